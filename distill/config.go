@@ -1,0 +1,195 @@
+package distill
+
+// Config is a recipe: everything a run depends on besides the machine. Its
+// YAML form is loaded by [Load], checked by [Config.Validate] and written in
+// full by [Config.Resolved].
+type Config struct {
+	Name          string        `yaml:"name"`          // name of the run, shown in reports and export metadata
+	Seed          uint64        `yaml:"seed"`          // all randomness derives from it
+	Model         string        `yaml:"model"`         // diffusers directory of the base model
+	Data          Data          `yaml:"data"`          // captioned images
+	Train         Train         `yaml:"train"`         // how the loop runs
+	LoRA          LoRA          `yaml:"lora"`          // shape of the adapters
+	Discriminator Discriminator `yaml:"discriminator"` // its head, and what is carried between phases
+	Eval          Eval          `yaml:"eval"`          // what is measured after a stage
+	Stages        []Stage       `yaml:"stages"`        // the ladder, in order
+
+	directory string // of the file it was loaded from; see Locate
+}
+
+// Data says where the captioned images come from.
+type Data struct {
+	Source     string   `yaml:"source"`     // parquet file, WebDataset pattern, folder or s3:// address
+	Resolution int      `yaml:"resolution"` // side of the square images in pixels, a multiple of 8
+	Captions   Captions `yaml:"captions"`   // which of an image's captions is used
+	MaxBad     int      `yaml:"max_bad"`    // undecodable images tolerated before the run stops
+}
+
+// Captions holds the probabilities of an image's captions, by how much of the
+// image they tell; they add up to 1.
+type Captions struct {
+	Fine   float64 `yaml:"fine"`   // the image's own caption
+	Kind   float64 `yaml:"kind"`   // its kind of object, shared by similar images
+	Coarse float64 `yaml:"coarse"` // its group, shared by many images
+}
+
+// Train holds the settings of the training loop.
+type Train struct {
+	Batch             int     `yaml:"batch"`              // samples of one micro-batch, over all devices
+	Accumulate        int     `yaml:"accumulate"`         // micro-batches of one optimizer update
+	Compute           string  `yaml:"compute"`            // arithmetic, f32 or bf16; master weights are f32
+	Granularity       string  `yaml:"granularity"`        // size of a compiled block: network, stage or layer
+	CheckpointMinutes float64 `yaml:"checkpoint_minutes"` // save after this long; 0 = not by time
+	CheckpointSamples int64   `yaml:"checkpoint_samples"` // save after this many samples; 0 = not by samples
+	KeepCheckpoints   int     `yaml:"keep_checkpoints"`   // complete checkpoints kept, at least 2
+	LogEvery          int64   `yaml:"log_every"`          // samples between two lines of statistics
+	EMA               float64 `yaml:"ema"`                // decay per update of the averaged student; 0 = off
+	ClipNorm          float64 `yaml:"clip_norm"`          // largest global gradient norm; 0 = off
+	AdamEpsilon       float64 `yaml:"adam_epsilon"`       // Adam's ε
+}
+
+// LoRA is the shape of the adapters. The scale is Alpha / Rank.
+type LoRA struct {
+	Rank  int     `yaml:"rank"`  // inner dimension
+	Alpha float64 `yaml:"alpha"` // numerator of the scale
+}
+
+// Discriminator holds what the paper leaves open about it (3.3), and when its
+// collapse is reported.
+type Discriminator struct {
+	HeadChannels     int     `yaml:"head_channels"`     // width of the head's convolutions; 0 = that of the mid block
+	HeadGroups       int     `yaml:"head_groups"`       // groups of its GroupNorm
+	CarryBackbone    bool    `yaml:"carry_backbone"`    // keep it from phase to phase within a stage
+	GateWindow       int64   `yaml:"gate_window"`       // samples over which the gate averages the accuracy
+	CollapseWindow   int64   `yaml:"collapse_window"`   // samples in a row that count as a collapse; 0 = do not watch
+	CollapseLoss     float64 `yaml:"collapse_loss"`     // a discriminator loss below this ...
+	CollapseAccuracy float64 `yaml:"collapse_accuracy"` // ... with an accuracy of at least this is collapsed
+}
+
+// Eval says what is sampled and measured.
+type Eval struct {
+	Samples      int      `yaml:"samples"`       // images per row of the report
+	Batch        int      `yaml:"batch"`         // images sampled at once
+	Guidance     float64  `yaml:"guidance"`      // of the undistilled teacher's rows
+	TeacherSteps int      `yaml:"teacher_steps"` // of the teacher's reference row
+	Steps        []int    `yaml:"steps"`         // step counts measured, undistilled and distilled
+	SheetPrompts []string `yaml:"sheet_prompts"` // captions of the sample sheets; empty = from the data
+	SheetSamples int      `yaml:"sheet_samples"` // images on a sheet
+	Seed         uint64   `yaml:"seed"`          // of the starting noise
+	Convention   string   `yaml:"convention"`    // metric convention: lightning, dmd2, pytorch-fid or tf1
+	Bootstrap    int      `yaml:"bootstrap"`     // resamples behind an interval; 0 = no intervals
+}
+
+// Values of Stage.Loss, Phase.Kind, Phase.Target, Phase.Form, Phase.Teacher
+// and Phase.Decay.
+const (
+	LossMSE         = "mse"         // (16)
+	LossAdversarial = "adversarial" // (20), (21)
+
+	KindMSE         = "mse"         // train by (16)
+	KindAdversarial = "adversarial" // train by (20), (21)
+	KindMerge       = "merge"       // merge the LoRA into the base; nothing is trained
+	KindX0          = "x0"          // convert to x0-prediction by (29)
+
+	TargetLoRA = "lora" // train the adapters
+	TargetFull = "full" // train the whole UNet
+
+	FormConditional   = "conditional"   // (22)
+	FormUnconditional = "unconditional" // (23)
+
+	TeacherStage = "stage" // the stage's teacher
+	TeacherSkip  = "skip"  // the stage's skip-level teacher
+
+	DecayConstant = "constant"
+	DecayLinear   = "linear" // to zero at the end of the phase
+)
+
+// Stage teaches a student of StudentSteps what a teacher does in TeacherSteps.
+type Stage struct {
+	Name             string    `yaml:"name"`               // names its folder and artifacts, and addresses it in --set
+	Loss             string    `yaml:"loss"`               // of its training phases: mse or adversarial
+	TeacherSteps     int       `yaml:"teacher_steps"`      // M, made by an earlier stage; the first stage's is the base
+	StudentSteps     int       `yaml:"student_steps"`      // N
+	Guidance         float64   `yaml:"guidance"`           // classifier-free guidance of the teacher; 0 = none
+	SkipTeacherSteps int       `yaml:"skip_teacher_steps"` // M of the skip-level teacher; 0 = none
+	Timesteps        []int     `yaml:"timesteps"`          // where the student trains; empty = its grid, {T/4 .. T} for N <= 2
+	NoiseLevels      []int     `yaml:"noise_levels"`       // t* at which the discriminator sees samples; empty = as they are
+	NoiseWeights     []float64 `yaml:"noise_weights"`      // of the levels; empty = equal
+	Phases           []Phase   `yaml:"phases"`             // in order
+}
+
+// Phase is one stretch of training with one objective, or a merge.
+type Phase struct {
+	Name                string    `yaml:"name"`                 // names it in logs, and addresses it in --set
+	Kind                string    `yaml:"kind"`                 // mse, adversarial, merge or x0
+	Target              string    `yaml:"target"`               // what is trained: lora or full
+	Form                string    `yaml:"form"`                 // discriminator: conditional or unconditional; empty otherwise
+	Teacher             string    `yaml:"teacher"`              // whose outputs are real: stage or skip
+	Samples             int64     `yaml:"samples"`              // length, rounded up to whole updates
+	LR                  float64   `yaml:"lr"`                   // learning rate of the student
+	DiscriminatorLR     float64   `yaml:"discriminator_lr"`     // learning rate of the discriminator; 0 = lr
+	Decay               string    `yaml:"decay"`                // of both rates over the phase: constant or linear
+	Beta1               float64   `yaml:"beta1"`                // Adam's first moment; 0 = none is kept
+	Beta2               float64   `yaml:"beta2"`                // Adam's second moment
+	WeightDecay         float64   `yaml:"weight_decay"`         // decoupled, of the student
+	WarmupDiscriminator int64     `yaml:"warmup_discriminator"` // first samples in which only the discriminator moves; 0 = off
+	Gate                float64   `yaml:"gate"`                 // least discriminator accuracy at which the student moves; 0 = off
+	NoiseWeights        []float64 `yaml:"noise_weights"`        // of the stage's levels in this phase; empty = the stage's
+}
+
+// GlobalBatch is the number of samples of one optimizer update.
+func (t Train) GlobalBatch() int { return t.Batch * t.Accumulate }
+
+// Scale is the factor of the adapters' product, Alpha / Rank.
+func (l LoRA) Scale() float64 { return l.Alpha / float64(l.Rank) }
+
+// StudentRate returns the learning rate of the student after done of total
+// samples of the phase.
+func (p *Phase) StudentRate(done, total int64) float64 { return p.LR * p.decay(done, total) }
+
+// DiscriminatorRate is the same for the discriminator.
+func (p *Phase) DiscriminatorRate(done, total int64) float64 {
+	if p.DiscriminatorLR > 0 {
+		return p.DiscriminatorLR * p.decay(done, total)
+	}
+	return p.StudentRate(done, total)
+}
+
+func (p *Phase) decay(done, total int64) float64 {
+	if p.Decay != DecayLinear || total <= 0 {
+		return 1
+	}
+	return max(0, 1-float64(done)/float64(total))
+}
+
+// Trains reports whether the phase consumes samples.
+func (p *Phase) Trains() bool { return p.Kind != KindMerge }
+
+// LevelWeights returns the weights of the stage's discriminator noise levels
+// in a phase of it.
+func (s *Stage) LevelWeights(p *Phase) []float64 {
+	if len(p.NoiseWeights) > 0 {
+		return p.NoiseWeights
+	}
+	return s.NoiseWeights
+}
+
+// Stage returns the stage of a name, nil when there is none.
+func (c *Config) Stage(name string) *Stage {
+	for i := range c.Stages {
+		if c.Stages[i].Name == name {
+			return &c.Stages[i]
+		}
+	}
+	return nil
+}
+
+// Phase returns the phase of a name, nil when there is none.
+func (s *Stage) Phase(name string) *Phase {
+	for i := range s.Phases {
+		if s.Phases[i].Name == name {
+			return &s.Phases[i]
+		}
+	}
+	return nil
+}

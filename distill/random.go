@@ -1,0 +1,121 @@
+package distill
+
+import (
+	"fmt"
+	"math"
+	"math/bits"
+)
+
+// Purpose separates the streams of random numbers that one seed gives. The
+// values are part of the format of a run: never renumber them.
+type Purpose uint32
+
+const (
+	Noise               Purpose = 1 // ε of a training sample
+	Timestep            Purpose = 2 // which t of the student's timesteps
+	Order               Purpose = 3 // order of the data set, per epoch
+	Caption             Purpose = 4 // which caption of an image
+	DiscriminatorNoise  Purpose = 5 // ε* added before the discriminator
+	DiscriminatorLevels Purpose = 6 // t* of that noise
+	EvalNoise           Purpose = 7 // starting noise of evaluation samples
+	Init                Purpose = 8 // initial weights
+	Dropout             Purpose = 9 // caption dropout in base training
+	Augment             Purpose = 10
+)
+
+// Philox4x32 is one block of Philox4x32-10 (Salmon et al., "Parallel random
+// numbers: as easy as 1, 2, 3", 2011): 128 random bits for a counter under a
+// key, with no state.
+func Philox4x32(counter [4]uint32, key [2]uint32) [4]uint32 {
+	c0, c1, c2, c3 := counter[0], counter[1], counter[2], counter[3]
+	k0, k1 := key[0], key[1]
+	for range 10 {
+		hi0, lo0 := bits.Mul32(0xD2511F53, c0)
+		hi1, lo1 := bits.Mul32(0xCD9E8D57, c2)
+		c0, c1, c2, c3 = hi1^c1^k0, lo1, hi0^c3^k1, lo0
+		k0 += 0x9E3779B9
+		k1 += 0xBB67AE85
+	}
+	return [4]uint32{c0, c1, c2, c3}
+}
+
+// block returns the random block of a stream: the seed is the key; the sample
+// index, the purpose and the block's number within the sample are the counter,
+// so no two of them ever share bits.
+func block(seed uint64, purpose Purpose, sample int64, number uint32) [4]uint32 {
+	return Philox4x32(
+		[4]uint32{number, uint32(purpose), uint32(sample), uint32(uint64(sample) >> 32)},
+		[2]uint32{uint32(seed), uint32(seed >> 32)})
+}
+
+// Normal fills dst with independent standard normal numbers: element i depends
+// on (seed, purpose, sample, i) alone. Box–Muller in float64, rounded to
+// float32; bit-identical on one architecture.
+func Normal(dst []float32, seed uint64, purpose Purpose, sample int64) {
+	var four [4]float32
+	for i, number := 0, uint32(0); i < len(dst); i, number = i+4, number+1 {
+		r := block(seed, purpose, sample, number)
+		four[0], four[1] = boxMuller(r[0], r[1])
+		four[2], four[3] = boxMuller(r[2], r[3])
+		copy(dst[i:], four[:])
+	}
+}
+
+// boxMuller makes two normals of 64 random bits; the radius reaches 6.7.
+func boxMuller(a, b uint32) (float32, float32) {
+	const scale = 1.0 / (1 << 32)
+	radius := math.Sqrt(-2 * math.Log((float64(a)+0.5)*scale))
+	sin, cos := math.Sincos(2 * math.Pi * scale * float64(b))
+	return float32(radius * cos), float32(radius * sin)
+}
+
+// Uniform returns the number of element in [0, 1), with 53 random bits.
+func Uniform(seed uint64, purpose Purpose, sample int64, element uint32) float64 {
+	r := block(seed, purpose, sample, element)
+	return float64((uint64(r[0])<<32|uint64(r[1]))>>11) / (1 << 53)
+}
+
+// Choice returns an index into weights with probability in proportion to them.
+// Weights must be finite, not negative, and not all zero.
+func Choice(weights []float64, seed uint64, purpose Purpose, sample int64, element uint32) (int, error) {
+	total, last := 0.0, -1
+	for i, w := range weights {
+		if !(w >= 0) || math.IsInf(w, 0) {
+			return 0, fmt.Errorf("weight %d is %g; weights must be finite and not negative", i, w)
+		}
+		total += w
+		if w > 0 {
+			last = i
+		}
+	}
+	if last < 0 || math.IsInf(total, 0) {
+		return 0, fmt.Errorf("the %d weights add up to %g; a positive sum is needed", len(weights), total)
+	}
+	u := Uniform(seed, purpose, sample, element) * total
+	for i, w := range weights {
+		if u < w {
+			return i, nil
+		}
+		u -= w
+	}
+	return last, nil
+}
+
+// Pick returns one of n equally likely indices, 0 <= i < n; n must be positive.
+func Pick(n int, seed uint64, purpose Purpose, sample int64, element uint32) int {
+	return int(Uniform(seed, purpose, sample, element) * float64(n))
+}
+
+// Permutation returns the order of a data set of n entries in an epoch
+// (Fisher–Yates on the Order stream).
+func Permutation(n int, seed uint64, epoch int64) []int {
+	order := make([]int, n)
+	for i := range order {
+		order[i] = i
+	}
+	for i := n - 1; i > 0; i-- {
+		j := Pick(i+1, seed, Order, epoch, uint32(i))
+		order[i], order[j] = order[j], order[i]
+	}
+	return order
+}

@@ -1,0 +1,146 @@
+package distill
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+)
+
+// Schedule is a discrete noise schedule: the cumulative alphas ā_t for
+// t = 0..T, with ā_0 = 1 (clean data). It is immutable.
+type Schedule struct {
+	betaStart, betaEnd float64
+	alphaBar           []float64 // indexed by the paper's t, length T+1
+}
+
+// NewSchedule returns the "scaled linear" schedule of latent diffusion:
+// sqrt(β) runs linearly from sqrt(betaStart) to sqrt(betaEnd) over steps
+// timesteps, and ā_t is the running product of 1 − β. All in float64.
+func NewSchedule(betaStart, betaEnd float64, steps int) (*Schedule, error) {
+	if steps < 2 {
+		return nil, fmt.Errorf("schedule: %d timesteps; at least 2 are needed", steps)
+	}
+	if !(betaStart > 0 && betaStart <= betaEnd && betaEnd < 1) {
+		return nil, fmt.Errorf("schedule: beta_start %g and beta_end %g; 0 < beta_start <= beta_end < 1 is needed", betaStart, betaEnd)
+	}
+	s := &Schedule{betaStart: betaStart, betaEnd: betaEnd, alphaBar: make([]float64, steps+1)}
+	s.alphaBar[0] = 1
+	lo, hi := math.Sqrt(betaStart), math.Sqrt(betaEnd)
+	for t := 1; t <= steps; t++ {
+		root := lo + (hi-lo)*float64(t-1)/float64(steps-1)
+		s.alphaBar[t] = s.alphaBar[t-1] * (1 - root*root)
+	}
+	return s, nil
+}
+
+// SDXLSchedule returns SDXL's schedule: β 0.00085 → 0.012 in 1000 steps.
+func SDXLSchedule() *Schedule {
+	s, err := NewSchedule(0.00085, 0.012, 1000)
+	if err != nil {
+		panic(err) // the constants above are valid
+	}
+	return s
+}
+
+// ParseScheduler reads a diffusers scheduler_config.json and returns its
+// schedule and the prediction type of the model beside it. Schedules other
+// than scaled_linear, rescaled zero-terminal-SNR schedules and v-prediction
+// are errors: the method keeps the original schedule (3.5).
+func ParseScheduler(data []byte) (*Schedule, Prediction, error) {
+	c := struct {
+		BetaStart  float64 `json:"beta_start"`
+		BetaEnd    float64 `json:"beta_end"`
+		Schedule   string  `json:"beta_schedule"`
+		Steps      int     `json:"num_train_timesteps"`
+		Prediction string  `json:"prediction_type"`
+		Rescale    bool    `json:"rescale_betas_zero_snr"`
+	}{BetaStart: 0.00085, BetaEnd: 0.012, Schedule: "scaled_linear", Steps: 1000, Prediction: "epsilon"}
+	if err := json.Unmarshal(data, &c); err != nil {
+		return nil, 0, fmt.Errorf("scheduler config: %w", err)
+	}
+	if c.Schedule != "scaled_linear" {
+		return nil, 0, fmt.Errorf("scheduler config: beta_schedule %q; only scaled_linear is supported", c.Schedule)
+	}
+	if c.Rescale {
+		return nil, 0, fmt.Errorf("scheduler config: rescale_betas_zero_snr is set; the method needs the original schedule, so use a base model trained without it")
+	}
+	p, err := ParsePrediction(c.Prediction)
+	if err != nil {
+		return nil, 0, fmt.Errorf("scheduler config: %w", err)
+	}
+	s, err := NewSchedule(c.BetaStart, c.BetaEnd, c.Steps)
+	if err != nil {
+		return nil, 0, fmt.Errorf("scheduler config: %w", err)
+	}
+	return s, p, nil
+}
+
+// T is the last timestep, where the network is fed pure noise (3.5).
+func (s *Schedule) T() int { return len(s.alphaBar) - 1 }
+
+// Betas returns the two ends that the schedule was made from.
+func (s *Schedule) Betas() (start, end float64) { return s.betaStart, s.betaEnd }
+
+// AlphaBar returns ā_t; NaN when t is outside 0..T.
+func (s *Schedule) AlphaBar(t int) float64 {
+	if t < 0 || t >= len(s.alphaBar) {
+		return math.NaN()
+	}
+	return s.alphaBar[t]
+}
+
+// signalNoise returns sqrt(ā_t) and sqrt(1 − ā_t).
+func (s *Schedule) signalNoise(t int) (signal, noise float64) {
+	a := s.AlphaBar(t)
+	return math.Sqrt(a), math.Sqrt(1 - a)
+}
+
+// Sigma returns sqrt((1 − ā_t) / ā_t), the noise level in the convention of
+// Euler samplers.
+func (s *Schedule) Sigma(t int) float64 {
+	a := s.AlphaBar(t)
+	return math.Sqrt((1 - a) / a)
+}
+
+// NetworkIndex returns the timestep index that a network is fed at t, t − 1.
+// Clean data (t = 0, seen by the discriminator only) shares index 0 with t = 1.
+func (s *Schedule) NetworkIndex(t int) int { return max(t-1, 0) }
+
+// Grid returns the timesteps that n-step inference visits, largest first:
+// round(T·k/n) for k = n..1, halves to even ("trailing" spacing, as
+// diffusers). It is nil when n is outside 1..T.
+func (s *Schedule) Grid(n int) []int {
+	if n < 1 || n > s.T() {
+		return nil
+	}
+	grid := make([]int, n)
+	for i := range grid {
+		grid[i] = roundRatio(s.T()*(n-i), n)
+	}
+	return grid
+}
+
+// Next returns the timestep that follows t in n-step inference, 0 after the
+// last. A t off the grid, such as the extra timesteps of (3.7), goes one
+// stride of T/n down, clamped at 0.
+func (s *Schedule) Next(n, t int) int {
+	if k, ok := s.gridIndex(n, t); ok {
+		return roundRatio(s.T()*(k-1), n)
+	}
+	return max(roundRatio(t*n-s.T(), n), 0)
+}
+
+// gridIndex returns the k with t = round(T·k/n), if there is one in 1..n.
+func (s *Schedule) gridIndex(n, t int) (k int, ok bool) {
+	for k := max(t*n/s.T(), 1); k <= min(t*n/s.T()+1, n); k++ {
+		if roundRatio(s.T()*k, n) == t {
+			return k, true
+		}
+	}
+	return 0, false
+}
+
+// roundRatio returns a/b rounded to the nearest integer, halves to even; b > 0.
+func roundRatio(a, b int) int {
+	return int(math.RoundToEven(float64(a) / float64(b)))
+}
