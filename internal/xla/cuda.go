@@ -1,0 +1,147 @@
+package xla
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// cudaSonames are the libraries that XLA's CUDA plugin opens by name while it runs, by CUDA major version,
+// dependencies first. Loading them beforehand by path makes the later look-ups succeed without LD_LIBRARY_PATH;
+// JAX does the same.
+var cudaSonames = map[int][]string{
+	13: {
+		"libcudart.so.13", "libnvrtc.so.13", "libnvJitLink.so.13", "libcublasLt.so.13", "libcublas.so.13",
+		"libcupti.so.13", "libcusparse.so.12", "libcusolver.so.12", "libcufft.so.12",
+		"libnccl.so.2", "libnvshmem_host.so.3", "libcudnn.so.9",
+	},
+	12: {
+		"libcudart.so.12", "libnvrtc.so.12", "libnvJitLink.so.12", "libcublasLt.so.12", "libcublas.so.12",
+		"libcupti.so.12", "libcusparse.so.12", "libcusolver.so.11", "libcufft.so.11",
+		"libnccl.so.2", "libnvshmem_host.so.3", "libcudnn.so.9",
+	},
+}
+
+// driverDirs are searched for libcuda.so.1 when the loader does not find it: containers and WSL put it there.
+var driverDirs = []string{"/usr/local/nvidia/lib64", "/usr/local/nvidia/lib", "/usr/lib/wsl/lib", "/usr/lib/x86_64-linux-gnu"}
+
+// CUDAMajor is the CUDA version that a plugin was built for, read from the folder of its package
+// (xla_cuda12, xla_cuda13); 13 when that does not tell.
+func CUDAMajor(plugin string) int {
+	if strings.Contains(plugin, "cuda12") {
+		return 12
+	}
+	return 13
+}
+
+// cudaLibraries lists the folders with NVIDIA's libraries for a CUDA plugin, those of its CUDA version first,
+// and the toolkit folder. The folders are those of the package tree that the plugin lies in, then of all others.
+func (s *Search) cudaLibraries(plugin string) (libDirs []string, dataDir string) {
+	major := CUDAMajor(plugin)
+	roots := []string{
+		filepath.Join(filepath.Dir(plugin), "..", "..", "nvidia"), // <site>/jax_plugins/xla_cuda13/x.so
+		filepath.Join(filepath.Dir(plugin), "..", "nvidia"),
+		filepath.Join(filepath.Dir(plugin), "nvidia"),
+	}
+	for _, site := range s.sites() {
+		roots = append(roots, filepath.Join(site, "nvidia"))
+	}
+	own := fmt.Sprintf("cu%d", major)
+	for _, root := range roots {
+		var first, rest []string
+		for _, pattern := range []string{filepath.Join(root, "*", "lib"), filepath.Join(root, "*", "*", "lib")} {
+			dirs, _ := filepath.Glob(pattern)
+			for _, dir := range dirs {
+				rel, _ := filepath.Rel(root, dir)
+				top, _, _ := strings.Cut(rel, string(filepath.Separator))
+				switch {
+				case top == own:
+					first = append(first, dir)
+				case len(top) == 4 && strings.HasPrefix(top, "cu1"): // cu11, cu12, cu13: another toolkit
+				default:
+					rest = append(rest, dir)
+				}
+			}
+		}
+		for _, dir := range append(first, rest...) {
+			dir = filepath.Clean(dir)
+			if !slices.Contains(libDirs, dir) {
+				libDirs = append(libDirs, dir)
+			}
+		}
+		if dataDir == "" {
+			for _, name := range []string{own, "cuda_nvcc"} {
+				if info, err := os.Stat(filepath.Join(root, name)); err == nil && info.IsDir() {
+					dataDir = filepath.Clean(filepath.Join(root, name))
+					break
+				}
+			}
+		}
+	}
+	if dataDir == "" {
+		for _, dir := range []string{os.Getenv("CUDA_HOME"), fmt.Sprintf("/usr/local/cuda-%d", major), "/usr/local/cuda"} {
+			if dir == "" {
+				continue
+			}
+			if info, err := os.Stat(dir); err == nil && info.IsDir() {
+				dataDir = dir
+				libDirs = append(libDirs, filepath.Join(dir, "lib64"))
+				break
+			}
+		}
+	}
+	return libDirs, dataDir
+}
+
+// cudaLibraryFiles resolves the libraries of a candidate to files, and names those that no folder holds.
+func cudaLibraryFiles(c Candidate) (files, missing []string) {
+	for _, soname := range cudaSonames[CUDAMajor(c.Path)] {
+		i := slices.IndexFunc(c.LibDirs, func(dir string) bool {
+			info, err := os.Stat(filepath.Join(dir, soname))
+			return err == nil && !info.IsDir()
+		})
+		if i < 0 {
+			missing = append(missing, soname)
+			continue
+		}
+		files = append(files, filepath.Join(c.LibDirs[i], soname))
+	}
+	return files, missing
+}
+
+// prepareCUDA sets what the plugin reads from the environment and loads the libraries that it will look up by
+// name. It returns notes on what is missing; the plugin itself decides whether it can do without.
+func prepareCUDA(c Candidate) (notes []string) {
+	if c.DataDir != "" {
+		if flags := os.Getenv("XLA_FLAGS"); !strings.Contains(flags, "--xla_gpu_cuda_data_dir") {
+			os.Setenv("XLA_FLAGS", strings.TrimSpace(flags+" --xla_gpu_cuda_data_dir="+c.DataDir))
+		}
+	} else {
+		notes = append(notes, "no CUDA toolkit folder (ptxas, libdevice) found beside the plugin")
+	}
+	if loadLibrary("libcuda.so.1") != nil {
+		for _, dir := range driverDirs {
+			if loadLibrary(filepath.Join(dir, "libcuda.so.1")) == nil {
+				break
+			}
+		}
+	}
+	files, missing := cudaLibraryFiles(c)
+	for _, f := range files {
+		if err := loadLibrary(f); err != nil {
+			notes = append(notes, fmt.Sprintf("CUDA library %s does not load: %v", f, err))
+		}
+	}
+	var absent []string
+	for _, soname := range missing {
+		if loadLibrary(soname) != nil { // the system's own copy, if any
+			absent = append(absent, soname)
+		}
+	}
+	if len(absent) > 0 {
+		notes = append(notes, "CUDA libraries not found: "+strings.Join(absent, ", "))
+	}
+	return notes
+}

@@ -1,0 +1,231 @@
+// Package xla opens the compute backend under everything else: it finds a PJRT plugin (CUDA, then CPU),
+// loads it together with the libraries that it needs, and hands it to GoMLX. Where no plugin can be used it
+// falls back to GoMLX's pure-Go backend and says so.
+//
+// Nothing is ever downloaded here: GoMLX's own plugin installer is switched off.
+//
+// Where plugins are looked for is written at [Search]; which one is taken, at [Open].
+package xla
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/gobackend"
+	gomlxxla "github.com/gomlx/go-xla/compute/xla"
+	"github.com/gomlx/go-xla/pjrt"
+)
+
+// Kinds of backend, as given to --backend and as reported in [Runtime].Kind. Auto is a choice only.
+const (
+	Auto = "auto"
+	CUDA = "cuda"
+	CPU  = "cpu"
+	Go   = "go"
+)
+
+// Choices lists what [Open] accepts.
+func Choices() []string { return []string{Auto, CUDA, CPU, Go} }
+
+// ErrNoBackend is wrapped by every error of [Open] that means that the asked-for backend cannot be had here.
+var ErrNoBackend = errors.New("no such backend on this machine")
+
+// Options of a backend. The zero value is one device, memory taken as it is needed.
+type Options struct {
+	Devices        int     // virtual CPU devices (kind cpu only); 0 = 1
+	MemoryFraction float64 // upper limit of the device memory taken, as a fraction (kind cuda only); 0 = plugin's default (0.75)
+	Preallocate    bool    // take that memory at once instead of as it is needed (kind cuda only)
+	VisibleDevices []int   // CUDA device numbers to use; nil = all
+	Search         *Search // where to look for plugins; nil = DefaultSearch()
+}
+
+// Validate reports the first impossible option.
+func (o Options) Validate() error {
+	if o.Devices < 0 || o.Devices > 1024 {
+		return fmt.Errorf("xla: %d virtual CPU devices asked for: choose between 1 and 1024", o.Devices)
+	}
+	if o.MemoryFraction < 0 || o.MemoryFraction > 1 {
+		return fmt.Errorf("xla: memory fraction %g: choose a value above 0 and at most 1", o.MemoryFraction)
+	}
+	return nil
+}
+
+// Runtime is an open backend and the account of how it was chosen.
+type Runtime struct {
+	Backend compute.Backend
+	Kind    string   // CUDA, CPU or Go
+	Plugin  string   // path of the plugin's shared library; empty for kind Go
+	Version string   // PJRT API version and the plugin's own; "pure Go" for kind Go
+	Notes   []string // warnings and reasons, in the order in which they came up; each a full clause without a full stop
+
+	client *client // nil for kind Go
+}
+
+// Close frees the backend's device memory. The backend and everything made with it is unusable afterwards.
+func (r *Runtime) Close() {
+	if r == nil || r.Backend == nil || r.Kind == Go {
+		return // the pure-Go backend holds nothing but ordinary Go memory
+	}
+	r.Backend.Finalize()
+	r.client = nil
+}
+
+// NumDevices is the number of devices that this process drives.
+func (r *Runtime) NumDevices() int { return r.Backend.NumDevices() }
+
+func init() {
+	// GoMLX would otherwise fetch plugins from the network the first time that a backend is opened.
+	os.Setenv(gomlxxla.NoAutoInstallEnv, "1")
+	gomlxxla.EnableAutoInstall(false)
+	if os.Getenv("GOPJRT_CUDA_CHECKS") == "" {
+		os.Setenv("GOPJRT_CUDA_CHECKS", "0")
+	}
+}
+
+// Open opens a backend. choice is one of [Choices]:
+//
+//   - auto (or ""): the CUDA plugin if there is an NVIDIA GPU and a plugin for it, else the CPU XLA plugin,
+//     else the pure-Go backend; every step down is told in Notes.
+//   - cuda, cpu: that plugin or an error that wraps [ErrNoBackend] and names what is missing.
+//   - go: the pure-Go backend.
+//
+// It never panics: what the plugins or GoMLX throw comes back as an error.
+func Open(choice string, opt Options) (*Runtime, error) {
+	if err := opt.Validate(); err != nil {
+		return nil, err
+	}
+	search := opt.Search
+	if search == nil && choice != Go {
+		search = DefaultSearch()
+	}
+	switch choice {
+	case Auto, "":
+		return openAuto(search, opt)
+	case CUDA, CPU:
+		rt, problems := openKind(search, choice, opt)
+		if rt == nil {
+			return nil, fmt.Errorf("xla: backend %q: %s; %s: %w", choice, strings.Join(problems, "; "), Remedy(choice), ErrNoBackend)
+		}
+		rt.Notes = append(problems, rt.Notes...)
+		return rt, nil
+	case Go:
+		return openGo(nil)
+	}
+	return nil, fmt.Errorf("xla: unknown backend %q: choose one of %s", choice, strings.Join(Choices(), ", "))
+}
+
+func openAuto(search *Search, opt Options) (*Runtime, error) {
+	var notes []string
+	if search.HasGPU {
+		rt, problems := openKind(search, CUDA, opt)
+		if rt != nil {
+			rt.Notes = append(problems, rt.Notes...)
+			return rt, nil
+		}
+		notes = append(notes, problems...)
+		notes = append(notes, "there is an NVIDIA GPU but it cannot be used: "+Remedy(CUDA))
+	} else {
+		notes = append(notes, "no NVIDIA GPU found, so the CPU is used")
+	}
+	rt, problems := openKind(search, CPU, opt)
+	if rt != nil {
+		rt.Notes = append(append(notes, problems...), rt.Notes...)
+		return rt, nil
+	}
+	notes = append(notes, problems...)
+	notes = append(notes, "warning: the pure-Go backend is used, which is correct but many times slower: "+Remedy(CPU))
+	return openGo(notes)
+}
+
+// openKind tries every candidate of a kind in order. Without success it returns nil and the reasons.
+func openKind(search *Search, kind string, opt Options) (*Runtime, []string) {
+	candidates := search.Candidates(kind)
+	if len(candidates) == 0 {
+		return nil, []string{fmt.Sprintf("no %s plugin found", kind)}
+	}
+	var problems []string
+	for _, c := range candidates {
+		rt, err := openCandidate(c, opt)
+		if err == nil {
+			return rt, problems
+		}
+		problems = append(problems, fmt.Sprintf("%s plugin %s (%s): %s", kind, c.Path, c.Source, firstLine(err)))
+	}
+	return nil, problems
+}
+
+func openCandidate(c Candidate, opt Options) (rt *Runtime, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			rt, err = nil, fmt.Errorf("plugin failed: %v", p)
+		}
+	}()
+	var notes []string
+	if c.Kind == CUDA {
+		notes = prepareCUDA(c)
+	}
+	plugin, err := loadPlugin(c.Kind, c.Path)
+	if err != nil {
+		return nil, err
+	}
+	config, values := plugin.name, pjrt.NamedValuesMap{}
+	switch c.Kind {
+	case CPU:
+		values["cpu_device_count"] = int64(max(opt.Devices, 1))
+	case CUDA:
+		if opt.MemoryFraction > 0 {
+			values["memory_fraction"] = float32(opt.MemoryFraction)
+		}
+		if opt.VisibleDevices != nil {
+			ids := make([]int64, len(opt.VisibleDevices))
+			for i, d := range opt.VisibleDevices {
+				ids[i] = int64(d)
+			}
+			values["visible_devices"] = ids
+		}
+		// go-xla overwrites preallocate in the map; only its configuration text reaches the plugin.
+		config += fmt.Sprintf(",preallocate=%t", opt.Preallocate)
+		if opt.Devices > 1 {
+			notes = append(notes, "virtual devices are an option of the CPU backend: ignored")
+		}
+	}
+	backend, cl, err := plugin.newBackend(config, values)
+	if err != nil {
+		return nil, err
+	}
+	return &Runtime{Backend: backend, Kind: c.Kind, Plugin: c.Path, Version: plugin.version(), Notes: notes, client: cl}, nil
+}
+
+func openGo(notes []string) (rt *Runtime, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			rt, err = nil, fmt.Errorf("xla: pure-Go backend: %v", p)
+		}
+	}()
+	backend, err := gobackend.New("")
+	if err != nil {
+		return nil, fmt.Errorf("xla: pure-Go backend: %w", err)
+	}
+	return &Runtime{Backend: backend, Kind: Go, Version: "pure Go", Notes: notes}, nil
+}
+
+// Remedy is the exact command that makes a kind of backend available, as a clause.
+func Remedy(kind string) string {
+	switch {
+	case kind == CUDA:
+		return `install the CUDA plugin and its libraries with: python3 -m pip install "jax[cuda13]==0.11.2" (driver 580 or newer; else "jax[cuda12]")`
+	case runtime.GOOS == "linux" && runtime.GOARCH == "amd64":
+		return "fetch the CPU plugin with: make setup (or: python3 scripts/fetch_plugin.py)"
+	default:
+		return "no CPU plugin is pinned for " + runtime.GOOS + "/" + runtime.GOARCH + ": set FEWSTEP_PJRT_PLUGIN to one of your own (its file must be named pjrt_c_api_cpu_plugin.so)"
+	}
+}
+
+func firstLine(err error) string {
+	s, _, _ := strings.Cut(err.Error(), "\n")
+	return s
+}

@@ -1,0 +1,151 @@
+package xla
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/gomlx/core/graph"
+)
+
+// cpuOrSkip opens the CPU plugin, or skips where it has not been fetched.
+func cpuOrSkip(t *testing.T, opt Options) *Runtime {
+	t.Helper()
+	rt, err := Open(CPU, opt)
+	if errors.Is(err, ErrNoBackend) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(rt.Close)
+	return rt
+}
+
+// multiply runs a 2×2 matrix product, of which every entry differs from that of the transposed order.
+func multiply(t *testing.T, backend compute.Backend) {
+	t.Helper()
+	product, err := graph.NewExec(backend, func(a, b *graph.Node) *graph.Node { return graph.Dot(a, b).Product() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := product.Exec([][]float32{{1, 2}, {3, 4}}, [][]float32{{5, 6}, {7, 8}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, want := out[0].Value().([][]float32), [][]float32{{19, 22}, {43, 50}}
+	for i := range want {
+		for j := range want[i] {
+			if got[i][j] != want[i][j] {
+				t.Fatalf("product %v, want %v", got, want)
+			}
+		}
+	}
+}
+
+// nowhere is a search that finds nothing.
+func nowhere(t *testing.T) *Search {
+	return &Search{CacheDir: filepath.Join(t.TempDir(), "plugins")}
+}
+
+func TestCPUPluginMultiplies(t *testing.T) {
+	rt := cpuOrSkip(t, Options{})
+	if rt.Kind != CPU || rt.NumDevices() != 1 || !strings.HasPrefix(rt.Version, "PJRT 0.") {
+		t.Fatalf("kind %q, %d devices, version %q", rt.Kind, rt.NumDevices(), rt.Version)
+	}
+	if _, err := os.Stat(rt.Plugin); err != nil {
+		t.Fatal(err)
+	}
+	multiply(t, rt.Backend)
+}
+
+func TestVirtualCPUDevices(t *testing.T) {
+	rt := cpuOrSkip(t, Options{Devices: 3})
+	if rt.NumDevices() != 3 {
+		t.Fatalf("%d devices, want 3", rt.NumDevices())
+	}
+	multiply(t, rt.Backend)
+}
+
+func TestAutoFallsBackToGo(t *testing.T) {
+	for _, gpu := range []bool{false, true} {
+		search := nowhere(t)
+		search.HasGPU = gpu
+		rt, err := Open(Auto, Options{Search: search})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rt.Kind != Go || rt.Plugin != "" {
+			t.Fatalf("kind %q, plugin %q", rt.Kind, rt.Plugin)
+		}
+		notes := strings.Join(rt.Notes, "\n")
+		for _, want := range []string{"warning: the pure-Go backend", "make setup", "no cpu plugin found"} {
+			if !strings.Contains(notes, want) {
+				t.Errorf("GPU %t: no %q in the notes:\n%s", gpu, want, notes)
+			}
+		}
+		if strings.Contains(notes, "jax[cuda13]") != gpu {
+			t.Errorf("GPU %t: the CUDA remedy is told only where there is a GPU:\n%s", gpu, notes)
+		}
+		multiply(t, rt.Backend)
+		rt.Close()
+	}
+}
+
+// The environment alone decides as well: no plugin in the cache folder of an empty home.
+func TestEmptyHomeFallsBackToGo(t *testing.T) {
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	t.Setenv("XDG_CACHE_HOME", filepath.Join(home, "cache"))
+	t.Setenv(PluginEnv, "")
+	t.Setenv(PluginPathEnv, "")
+	search := DefaultSearch()
+	search.HasGPU = false
+	search.SystemDirs = nil
+	rt, err := Open(Auto, Options{Search: search})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rt.Kind != Go {
+		t.Fatalf("kind %q with an empty home", rt.Kind)
+	}
+}
+
+func TestBrokenPluginIsNamed(t *testing.T) {
+	broken := filepath.Join(t.TempDir(), "pjrt_c_api_cpu_plugin.so")
+	if err := os.WriteFile(broken, []byte("not a library"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	search := nowhere(t)
+	search.PluginFile = broken
+	_, err := Open(CPU, Options{Search: search})
+	if !errors.Is(err, ErrNoBackend) || !strings.Contains(err.Error(), broken) {
+		t.Fatalf("error %v, want one that names %s", err, broken)
+	}
+	rt, err := Open(Auto, Options{Search: search})
+	if err != nil || rt.Kind != Go || !strings.Contains(strings.Join(rt.Notes, "\n"), broken) {
+		t.Fatalf("auto: %+v, %v", rt, err)
+	}
+}
+
+func TestOpenRefuses(t *testing.T) {
+	for _, c := range []struct {
+		choice string
+		opt    Options
+		want   string
+	}{
+		{"tpu", Options{}, "choose one of auto, cuda, cpu, go"},
+		{CUDA, Options{}, "jax[cuda13]"},
+		{CPU, Options{}, "make setup"},
+		{CPU, Options{Devices: -1}, "virtual CPU devices"},
+		{CUDA, Options{MemoryFraction: 1.5}, "memory fraction"},
+	} {
+		c.opt.Search = nowhere(t)
+		if _, err := Open(c.choice, c.opt); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("Open(%q, %+v): %v, want an error with %q", c.choice, c.opt, err, c.want)
+		}
+	}
+}
