@@ -1,0 +1,128 @@
+package rundir
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"fewstep/internal/atomicfile"
+)
+
+// Folders of artifacts, each with a manifest of its own.
+const (
+	Exports = "exports" // weight files for other programs
+	Sheets  = "sheets"  // sample sheets
+	Report  = "report"  // index.html and metrics.csv
+)
+
+var artifactFolders = []string{Exports, Sheets, Report}
+
+// SaveArtifact writes or replaces one file below exports, sheets or report and
+// lists it in that folder's manifest. f.Name is slash-separated and may have
+// folders of its own ("4step/unet/config.json"). It also works on a run opened
+// by View, and while the run trains in another process.
+func (d *Dir) SaveArtifact(folder string, f File) error {
+	if !slices.Contains(artifactFolders, folder) {
+		return fmt.Errorf("no artifact folder %q in a run directory: it has %s", folder, strings.Join(artifactFolders, ", "))
+	}
+	for part := range strings.SplitSeq(f.Name, "/") {
+		if !validName.MatchString(part) {
+			return fmt.Errorf("bad artifact name %q", f.Name)
+		}
+	}
+	if f.Name == manifestName || (f.Write == nil) == (f.WritePath == nil) {
+		return fmt.Errorf("artifact %q: bad name, or not exactly one of Write and WritePath", f.Name)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	root := d.Path(folder)
+	if err := os.MkdirAll(root, 0o777); err != nil {
+		return fmt.Errorf("save artifact: %w", err)
+	}
+	unlock, err := lockFolder(root)
+	if err != nil {
+		return fmt.Errorf("save artifact: %w", err)
+	}
+	defer unlock()
+
+	m, err := readManifest(root)
+	if err != nil {
+		if !skip(root, err).Unfinished {
+			return fmt.Errorf("save artifact: %w", err)
+		}
+		m = &manifest{Format: format}
+	}
+	listed := func(e entry) bool { return e.Name == f.Name }
+	// A file about to change is taken off the list first, so that the list never
+	// says anything false.
+	if slices.ContainsFunc(m.Files, listed) {
+		m.Files = slices.DeleteFunc(m.Files, listed)
+		if err := d.writeArtifactManifest(root, m); err != nil {
+			return err
+		}
+	}
+	if err := d.before("write " + f.Name); err != nil {
+		return err
+	}
+	e, err := put(root, f.Name, f)
+	if err != nil {
+		return fmt.Errorf("save artifact: %w", err)
+	}
+	m.Files = append(m.Files, e)
+	slices.SortFunc(m.Files, func(a, b entry) int { return strings.Compare(a.Name, b.Name) })
+	return d.writeArtifactManifest(root, m)
+}
+
+func (d *Dir) writeArtifactManifest(root string, m *manifest) error {
+	if err := d.before("write " + manifestName + " of " + root); err != nil {
+		return err
+	}
+	if err := writeJSON(filepath.Join(root, manifestName), m); err != nil {
+		return fmt.Errorf("save artifact: %w", err)
+	}
+	return nil
+}
+
+// Artifacts lists the names of the files below exports, sheets or report that
+// were saved completely.
+func (d *Dir) Artifacts(folder string) ([]string, error) {
+	m, err := readManifest(d.Path(folder))
+	if err != nil {
+		if skip(folder, err).Unfinished {
+			return nil, nil
+		}
+		return nil, err
+	}
+	var names []string
+	for _, e := range m.Files {
+		names = append(names, e.Name)
+	}
+	return names, nil
+}
+
+// ArtifactPath is where an artifact lies.
+func (d *Dir) ArtifactPath(folder, name string) string {
+	return d.Path(folder, filepath.FromSlash(path.Clean(name)))
+}
+
+// cleanTemp removes temporary files of killed writers from the folders that
+// only this process writes to.
+func (d *Dir) cleanTemp() error {
+	var failed error
+	folders := []string{d.root, d.EventsPath()}
+	filepath.WalkDir(d.Path("stages"), func(p string, e fs.DirEntry, err error) error {
+		if err == nil && e.IsDir() {
+			folders = append(folders, p)
+		}
+		return nil
+	})
+	for _, f := range folders {
+		failed = errors.Join(failed, atomicfile.CleanTemp(f))
+	}
+	return failed
+}

@@ -1,0 +1,276 @@
+package rundir
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// Point is a place in the run's progress.
+type Point struct {
+	Stage    string `json:"stage"`    // folder name of the stage
+	Phase    string `json:"phase"`    // folder name of the phase within it
+	Samples  int64  `json:"samples"`  // samples done in this phase
+	Position int64  `json:"position"` // samples done in the whole run; never decreases
+}
+
+// Snapshot is a complete, verified folder of files: a checkpoint or a result.
+type Snapshot struct {
+	Point
+	Folder string // absolute or relative as the run directory was given
+
+	manifest *manifest
+}
+
+// Checkpoint is the state from which a run continues.
+type Checkpoint = Snapshot
+
+// Path is where the snapshot's file lies.
+func (s *Snapshot) Path(file string) string { return filepath.Join(s.Folder, file) }
+
+// Files lists the names of the snapshot's files in the order of saving.
+func (s *Snapshot) Files() []string {
+	var names []string
+	for _, e := range s.manifest.Files {
+		names = append(names, e.Name)
+	}
+	return names
+}
+
+// SHA256 is the digest of one of the snapshot's files, "" where there is none
+// of that name.
+func (s *Snapshot) SHA256(file string) string {
+	for _, e := range s.manifest.Files {
+		if e.Name == file {
+			return e.SHA256
+		}
+	}
+	return ""
+}
+
+// Meta decodes the metadata given when the snapshot was saved into v.
+func (s *Snapshot) Meta(v any) error {
+	if s.manifest.Meta == nil {
+		return fmt.Errorf("%s: the snapshot was saved without metadata", s.Folder)
+	}
+	if err := json.Unmarshal(s.manifest.Meta, v); err != nil {
+		return fmt.Errorf("%s: metadata: %w", s.Folder, err)
+	}
+	return nil
+}
+
+// Skipped is a checkpoint that LatestCheckpoint passed over.
+type Skipped struct {
+	Folder string
+	Why    string
+	// Unfinished: the process ended while saving or deleting it, nothing is
+	// wrong. Otherwise files changed after they were complete.
+	Unfinished bool
+}
+
+func (s Skipped) String() string { return s.Folder + ": " + s.Why }
+
+// SaveCheckpoint saves the state at p, then deletes all but the newest Keep
+// complete checkpoints. Every record up to p must be in stats.jsonl before;
+// its bytes are synced first, and Rewind returns to them.
+//
+// meta is kept as JSON; nil for none. After an error the older checkpoints are
+// all still there.
+func (d *Dir) SaveCheckpoint(p Point, meta any, files ...File) error {
+	if d.lock == nil {
+		return ErrReadOnly
+	}
+	if err := checkNames(p.Stage, p.Phase); err != nil {
+		return err
+	}
+	if p.Position < 0 || p.Samples < 0 {
+		return fmt.Errorf("checkpoint at negative position %d (samples %d)", p.Position, p.Samples)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	found, _, err := d.list()
+	if err != nil {
+		return err
+	}
+	m := &manifest{Point: &p, Seq: 1}
+	for _, c := range found {
+		m.Seq = max(m.Seq, c.manifest.Seq+1)
+	}
+	if m.Stats, err = d.syncStats(); err != nil {
+		return err
+	}
+	folder := filepath.Join(d.PhasePath(p.Stage, p.Phase), "checkpoints", fmt.Sprintf("%012d", p.Position))
+	if err := d.save(folder, m, meta, files); err != nil {
+		return fmt.Errorf("save checkpoint: %w", err)
+	}
+	delete(d.damaged, folder)
+	if err := d.prune(folder); err != nil {
+		return fmt.Errorf("checkpoint %s is saved, but older ones could not be deleted: %w", folder, err)
+	}
+	return nil
+}
+
+// prune keeps the newest complete checkpoints and deletes the others, as well
+// as what interrupted saves left. It counts as complete what has a manifest,
+// right sizes and no failed verification; keep, just written, always stays.
+func (d *Dir) prune(keep string) error {
+	found, skipped, err := d.list()
+	if err != nil {
+		return err
+	}
+	kept := 0
+	for _, c := range found {
+		sound := !d.damaged[c.Folder] && c.manifest.sizes(c.Folder) == nil
+		if sound && (kept < max(d.Keep, 2) || c.Folder == keep) {
+			kept++
+			continue
+		}
+		if err := d.remove(c.Folder); err != nil {
+			return err
+		}
+	}
+	return d.removeUnfinished(skipped)
+}
+
+// removeUnfinished deletes what interrupted saves and deletions left. A folder
+// whose manifest is there but cannot be read stays, for a person to look at.
+func (d *Dir) removeUnfinished(skipped []Skipped) error {
+	for _, s := range skipped {
+		if !s.Unfinished {
+			continue
+		}
+		if err := d.remove(s.Folder); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// list finds the checkpoints with a readable manifest, newest first, and those
+// without.
+func (d *Dir) list() (found []*Checkpoint, skipped []Skipped, err error) {
+	folders, err := filepath.Glob(filepath.Join(escapeGlob(d.Path("stages")), "*", "*", "checkpoints", "*"))
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, folder := range folders {
+		if info, err := os.Stat(folder); err != nil || !info.IsDir() {
+			continue
+		}
+		m, err := readManifest(folder)
+		if err == nil && m.Point == nil {
+			err = &Damaged{Path: folder, Why: manifestName + " has no point"}
+		}
+		if err != nil {
+			skipped = append(skipped, skip(folder, err))
+			continue
+		}
+		found = append(found, &Checkpoint{Point: *m.Point, Folder: folder, manifest: m})
+	}
+	slices.SortFunc(found, func(a, b *Checkpoint) int {
+		return cmp.Or(cmp.Compare(b.Position, a.Position), cmp.Compare(b.manifest.Seq, a.manifest.Seq))
+	})
+	return found, skipped, nil
+}
+
+func skip(folder string, err error) Skipped {
+	s := Skipped{Folder: folder, Why: err.Error()}
+	var dmg *Damaged
+	if errors.As(err, &dmg) {
+		s.Why, s.Unfinished = dmg.Why, dmg.Why == neverFinished
+	}
+	return s
+}
+
+// LatestCheckpoint is the newest checkpoint whose files all have the size and
+// SHA-256 of its manifest, or nil where there is none. Those passed over are
+// listed with the reason; they are not deleted here.
+func (d *Dir) LatestCheckpoint() (*Checkpoint, []Skipped, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	found, skipped, err := d.list()
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, c := range found {
+		if err := c.manifest.verify(c.Folder); err != nil {
+			d.damaged[c.Folder] = true
+			skipped = append(skipped, skip(c.Folder, err))
+			continue
+		}
+		return c, skipped, nil
+	}
+	return nil, skipped, nil
+}
+
+// escapeGlob quotes the characters that Glob gives a meaning.
+func escapeGlob(path string) string {
+	var out []byte
+	for i := range len(path) {
+		switch path[i] {
+		case '*', '?', '[', '\\':
+			out = append(out, '\\')
+		}
+		out = append(out, path[i])
+	}
+	return string(out)
+}
+
+// resultFolder is where a phase's final weights lie.
+func (d *Dir) resultFolder(stage, phase string) string {
+	return filepath.Join(d.PhasePath(stage, phase), "result")
+}
+
+// SaveResult saves the final files of a phase; they are kept for ever. A sound
+// result that is there already is an error; a damaged one is replaced.
+func (d *Dir) SaveResult(p Point, meta any, files ...File) error {
+	if d.lock == nil {
+		return ErrReadOnly
+	}
+	if err := checkNames(p.Stage, p.Phase); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	folder := d.resultFolder(p.Stage, p.Phase)
+	if old, err := readManifest(folder); err == nil && old.verify(folder) == nil {
+		return fmt.Errorf("%s holds a complete result already; it is never overwritten", folder)
+	}
+	m := &manifest{Point: &p}
+	var err error
+	if m.Stats, err = d.syncStats(); err != nil {
+		return err
+	}
+	if err := d.save(folder, m, meta, files); err != nil {
+		return fmt.Errorf("save result: %w", err)
+	}
+	return nil
+}
+
+// Result is the verified result of a phase. Errors: fs.ErrNotExist where the
+// phase has none or its saving was interrupted, *Damaged where files changed.
+func (d *Dir) Result(stage, phase string) (*Snapshot, error) {
+	if err := checkNames(stage, phase); err != nil {
+		return nil, err
+	}
+	folder := d.resultFolder(stage, phase)
+	m, err := readManifest(folder)
+	if err != nil {
+		if skip(folder, err).Unfinished {
+			return nil, fmt.Errorf("no result of stage %s, phase %s: %w", stage, phase, fs.ErrNotExist)
+		}
+		return nil, err
+	}
+	if m.Point == nil {
+		return nil, &Damaged{Path: folder, Why: manifestName + " has no point"}
+	}
+	if err := m.verify(folder); err != nil {
+		return nil, err
+	}
+	return &Snapshot{Point: *m.Point, Folder: folder, manifest: m}, nil
+}

@@ -1,0 +1,191 @@
+package rundir
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+)
+
+// Change is one key whose value differs; Old or New is "(absent)" where the
+// key is missing.
+type Change struct{ Key, Old, New string }
+
+func (c Change) String() string { return fmt.Sprintf("%s: %s → %s", c.Key, c.Old, c.New) }
+
+// ConfigMismatch says that a run directory was made by another config.
+type ConfigMismatch struct {
+	Dir     string
+	Keys    []string // key paths such as stages[1].phases[0].lr, in order
+	Changes []Change // the same keys with old and new values
+}
+
+func newConfigMismatch(dir string, changes []Change) *ConfigMismatch {
+	e := &ConfigMismatch{Dir: dir, Changes: changes}
+	for _, c := range changes {
+		e.Keys = append(e.Keys, c.Key)
+	}
+	return e
+}
+
+func (e *ConfigMismatch) Error() string {
+	return fmt.Sprintf("run directory %s was made by another config; use a new directory or set these keys back:%s", e.Dir, list(e.Changes))
+}
+
+// LineageMismatch says that a run directory was made from other base weights
+// or other data.
+type LineageMismatch struct {
+	Dir     string
+	Changes []Change
+}
+
+func (e *LineageMismatch) Error() string {
+	return fmt.Sprintf("run directory %s was made from other inputs; use a new directory or give the same inputs:%s", e.Dir, list(e.Changes))
+}
+
+func list(changes []Change) string {
+	const most = 20
+	var b strings.Builder
+	for i, c := range changes {
+		if i == most {
+			fmt.Fprintf(&b, "\n  and %d more", len(changes)-most)
+			break
+		}
+		b.WriteString("\n  " + c.String())
+	}
+	return b.String()
+}
+
+func diffLineage(old, new Lineage) []Change {
+	tree := func(l Lineage) map[string]any {
+		t := map[string]any{"base_weights_sha256": l.BaseWeights, "data_manifest_sha256": l.DataManifest}
+		for k, v := range l.Extra {
+			t["extra."+k] = v
+		}
+		return t
+	}
+	return diffTrees("", tree(old), tree(new), nil, nil)
+}
+
+func parseYAML(b []byte) (any, error) {
+	var v any
+	if err := yaml.Unmarshal(b, &v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// diffYAML compares two YAML documents as trees: order of keys, comments and
+// number spelling (1e-5 or 0.00001) do not matter.
+func diffYAML(old, new []byte, mayDiffer []string) ([]Change, error) {
+	o, err := parseYAML(old)
+	if err != nil {
+		return nil, err
+	}
+	n, err := parseYAML(new)
+	if err != nil {
+		return nil, err
+	}
+	return diffTrees("", o, n, mayDiffer, nil), nil
+}
+
+type absent struct{}
+
+func diffTrees(key string, old, new any, mayDiffer []string, out []Change) []Change {
+	if key != "" && slices.Contains(mayDiffer, key) {
+		return out
+	}
+	om, oIsMap := old.(map[string]any)
+	nm, nIsMap := new.(map[string]any)
+	if oIsMap && nIsMap {
+		keys := slices.Collect(maps.Keys(om))
+		for k := range nm {
+			if _, both := om[k]; !both {
+				keys = append(keys, k)
+			}
+		}
+		slices.Sort(keys)
+		for _, k := range keys {
+			path := k
+			if key != "" {
+				path = key + "." + k
+			}
+			out = diffTrees(path, lookup(om, k), lookup(nm, k), mayDiffer, out)
+		}
+		return out
+	}
+	ol, oIsList := old.([]any)
+	nl, nIsList := new.([]any)
+	if oIsList && nIsList {
+		at := func(l []any, i int) any {
+			if i < len(l) {
+				return l[i]
+			}
+			return absent{}
+		}
+		for i := range max(len(ol), len(nl)) {
+			out = diffTrees(fmt.Sprintf("%s[%d]", key, i), at(ol, i), at(nl, i), mayDiffer, out)
+		}
+		return out
+	}
+	if o, n := spell(old), spell(new); !sameScalar(old, new) && (o != n || fmt.Sprintf("%T", old) != fmt.Sprintf("%T", new)) {
+		out = append(out, Change{Key: key, Old: o, New: n})
+	}
+	return out
+}
+
+func lookup(m map[string]any, k string) any {
+	if v, ok := m[k]; ok {
+		return v
+	}
+	return absent{}
+}
+
+// sameScalar reports whether both are numbers of the same value.
+func sameScalar(a, b any) bool {
+	x, okX := number(a)
+	y, okY := number(b)
+	return okX && okY && (x == y || math.IsNaN(x) && math.IsNaN(y))
+}
+
+func number(v any) (float64, bool) {
+	switch v := v.(type) {
+	case int:
+		return float64(v), true
+	case int64:
+		return float64(v), true
+	case uint64:
+		return float64(v), true
+	case float64:
+		return v, true
+	}
+	return 0, false
+}
+
+// spell writes a value on one line.
+func spell(v any) string {
+	switch v := v.(type) {
+	case absent:
+		return "(absent)"
+	case nil:
+		return "null"
+	case string:
+		return fmt.Sprintf("%q", v)
+	case map[string]any, []any:
+		node := &yaml.Node{}
+		if err := node.Encode(v); err == nil {
+			node.Style = yaml.FlowStyle
+			if b, err := yaml.Marshal(node); err == nil {
+				s := strings.Join(strings.Fields(string(b)), " ")
+				if len(s) > 80 {
+					s = s[:77] + "..."
+				}
+				return s
+			}
+		}
+	}
+	return fmt.Sprint(v)
+}
