@@ -1,0 +1,228 @@
+package distill
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+)
+
+var (
+	kinds       = []string{KindMSE, KindAdversarial, KindMerge, KindX0}
+	targets     = []string{TargetLoRA, TargetFull}
+	forms       = []string{FormConditional, FormUnconditional}
+	teachers    = []string{TeacherStage, TeacherSkip}
+	decays      = []string{DecayConstant, DecayLinear}
+	losses      = []string{LossMSE, LossAdversarial}
+	computes    = []string{"f32", "bf16"}
+	granular    = []string{"network", "stage", "layer"}
+	conventions = []string{"lightning", "dmd2", "pytorch-fid", "tf1"}
+)
+
+// Validate checks that the recipe can be run: every value in its range, every
+// stage and phase in a possible place. The error lists every problem, each a
+// sentence that opens with the key and says what to do.
+func (c *Config) Validate() error {
+	v := &checker{}
+	v.word("name", c.Name)
+	v.require("model", c.Model != "", "is missing; name the diffusers directory of the base model")
+	c.Data.check(v)
+	c.Train.check(v)
+	v.require("lora.rank", c.LoRA.Rank >= 1, "must be at least 1, and is %d", c.LoRA.Rank)
+	v.require("lora.alpha", c.LoRA.Alpha > 0, "must be positive, and is %g; equal to the rank it gives scale 1", c.LoRA.Alpha)
+	c.Discriminator.check(v)
+	c.Eval.check(v)
+	v.require("stages", len(c.Stages) > 0, "are missing; write stages: lightning for the paper's ladder")
+	for i := range c.Stages {
+		s := &c.Stages[i]
+		key := fmt.Sprintf("stages.%s", s.Name)
+		v.word(fmt.Sprintf("stages[%d].name", i), s.Name)
+		v.require(key, findStage(c.Stages, s.Name) == s, "stands twice; give the second one another name (like: %s keeps its settings)", s.Name)
+		s.check(v, key)
+	}
+	if len(v.problems) == 0 { // the ladder's own errors assume sound values
+		if _, err := NewLadder(c); err != nil {
+			v.problems = append(v.problems, err)
+		}
+	}
+	return errors.Join(v.problems...)
+}
+
+type checker struct{ problems []error }
+
+func (v *checker) require(key string, ok bool, format string, args ...any) {
+	if !ok {
+		v.problems = append(v.problems, fmt.Errorf("%s %s", key, fmt.Sprintf(format, args...)))
+	}
+}
+
+func (v *checker) oneOf(key, value string, allowed []string) {
+	if slices.Contains(allowed, value) {
+		return
+	}
+	if value == "" {
+		v.require(key, false, "is missing; it is one of %s", strings.Join(allowed, ", "))
+		return
+	}
+	hint := suggest(value, allowed)
+	if strings.HasPrefix(hint, "; known") {
+		hint = ""
+	}
+	v.require(key, false, "must be one of %s, and is %q%s", strings.Join(allowed, ", "), value, hint)
+}
+
+// word checks a name that becomes a folder and a part of dotted keys.
+func (v *checker) word(key, name string) {
+	ok := name != ""
+	for _, r := range name {
+		ok = ok && (r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_')
+	}
+	v.require(key, ok, "is %q; use letters, digits, - and _ only", name)
+}
+
+func (v *checker) fraction(key string, x float64) {
+	v.require(key, x >= 0 && x < 1, "must be at least 0 and below 1, and is %g", x)
+}
+
+func (d *Data) check(v *checker) {
+	v.require("data.source", d.Source != "", "is missing; name a parquet file, a WebDataset pattern or a folder of images")
+	v.require("data.resolution", d.Resolution >= 8 && d.Resolution%8 == 0, "must be a positive multiple of 8, and is %d", d.Resolution)
+	v.require("data.max_bad", d.MaxBad >= 0, "must not be negative, and is %d; 0 stops at the first bad image", d.MaxBad)
+	p := d.Captions
+	v.require("data.captions", p.Fine >= 0 && p.Kind >= 0 && p.Coarse >= 0 && math.Abs(p.Fine+p.Kind+p.Coarse-1) < 1e-6,
+		"must be probabilities that add up to 1, and are fine %g, kind %g, coarse %g", p.Fine, p.Kind, p.Coarse)
+}
+
+func (t *Train) check(v *checker) {
+	v.require("train.batch", t.Batch >= 1 && t.Batch <= 1<<20, "must be between 1 and 1048576, and is %d", t.Batch)
+	v.require("train.accumulate", t.Accumulate >= 1 && t.Accumulate <= 1<<20, "must be between 1 and 1048576, and is %d; 1 updates after every micro-batch", t.Accumulate)
+	v.oneOf("train.compute", t.Compute, computes)
+	v.oneOf("train.granularity", t.Granularity, granular)
+	v.require("train.checkpoint_minutes", t.CheckpointMinutes >= 0, "must not be negative, and is %g; 0 saves by samples only", t.CheckpointMinutes)
+	v.require("train.checkpoint_samples", t.CheckpointSamples >= 0, "must not be negative, and is %d; 0 saves by time only", t.CheckpointSamples)
+	v.require("train.keep_checkpoints", t.KeepCheckpoints >= 2, "must be at least 2, and is %d; with fewer, a crash while saving could leave none", t.KeepCheckpoints)
+	v.require("train.log_every", t.LogEvery >= 1, "must be at least 1 sample, and is %d", t.LogEvery)
+	v.fraction("train.ema", t.EMA)
+	v.require("train.clip_norm", t.ClipNorm >= 0, "must not be negative, and is %g; 0 switches clipping off", t.ClipNorm)
+	v.require("train.adam_epsilon", t.AdamEpsilon > 0, "must be positive, and is %g; 1e-8 is usual", t.AdamEpsilon)
+}
+
+func (d *Discriminator) check(v *checker) {
+	v.require("discriminator.head_channels", d.HeadChannels >= 0, "must not be negative, and is %d; 0 takes the mid block's width", d.HeadChannels)
+	v.require("discriminator.head_groups", d.HeadGroups >= 1, "must be at least 1, and is %d", d.HeadGroups)
+	if d.HeadChannels > 0 && d.HeadGroups > 0 {
+		v.require("discriminator.head_groups", d.HeadChannels%d.HeadGroups == 0, "must divide head_channels: %d channels do not fall into %d groups", d.HeadChannels, d.HeadGroups)
+	}
+	v.require("discriminator.gate_window", d.GateWindow >= 1, "must be at least 1 sample, and is %d", d.GateWindow)
+	v.require("discriminator.collapse_window", d.CollapseWindow >= 0, "must not be negative, and is %d; 0 does not watch for collapse", d.CollapseWindow)
+	v.require("discriminator.collapse_loss", d.CollapseLoss >= 0, "must not be negative, and is %g", d.CollapseLoss)
+	v.require("discriminator.collapse_accuracy", d.CollapseAccuracy >= 0 && d.CollapseAccuracy <= 1, "must be between 0 and 1, and is %g", d.CollapseAccuracy)
+}
+
+func (e *Eval) check(v *checker) {
+	v.require("eval.samples", e.Samples >= 2, "must be at least 2, because a covariance is measured, and is %d", e.Samples)
+	v.require("eval.batch", e.Batch >= 1, "must be at least 1, and is %d", e.Batch)
+	v.require("eval.guidance", e.Guidance >= 0, "must not be negative, and is %g; 0 or 1 is no guidance", e.Guidance)
+	v.require("eval.teacher_steps", e.TeacherSteps >= 1, "must be at least 1, and is %d", e.TeacherSteps)
+	for _, n := range e.Steps {
+		v.require("eval.steps", n >= 1, "must all be at least 1, and one is %d", n)
+	}
+	v.require("eval.sheet_samples", e.SheetSamples >= 0, "must not be negative, and is %d; 0 makes no sheets", e.SheetSamples)
+	v.require("eval.bootstrap", e.Bootstrap >= 0, "must not be negative, and is %d; 0 gives no intervals", e.Bootstrap)
+	v.oneOf("eval.convention", e.Convention, conventions)
+}
+
+func (s *Stage) check(v *checker, key string) {
+	v.oneOf(key+".loss", s.Loss, losses)
+	v.require(key+".student_steps", s.StudentSteps >= 1, "must be at least 1, and is %d", s.StudentSteps)
+	if s.StudentSteps >= 1 {
+		v.teacherSteps(key+".teacher_steps", s.TeacherSteps, s.StudentSteps)
+		if s.SkipTeacherSteps != 0 {
+			v.teacherSteps(key+".skip_teacher_steps", s.SkipTeacherSteps, s.StudentSteps)
+		}
+	}
+	v.require(key+".guidance", s.Guidance >= 0, "must not be negative, and is %g; 0 is no guidance", s.Guidance)
+	for i, t := range s.Timesteps {
+		v.require(key+".timesteps", t >= 1, "must all be at least 1, and one is %d", t)
+		v.require(key+".timesteps", !slices.Contains(s.Timesteps[:i], t), "must differ, and %d stands twice", t)
+	}
+	for _, t := range s.NoiseLevels {
+		v.require(key+".noise_levels", t >= 1, "must all be at least 1, and one is %d", t)
+	}
+	v.weights(key+".noise_weights", s.NoiseWeights, len(s.NoiseLevels))
+	v.require(key+".phases", len(s.Phases) > 0, "are missing; a stage needs at least one phase")
+	for i := range s.Phases {
+		p := &s.Phases[i]
+		at := key + ".phases." + p.Name
+		v.word(fmt.Sprintf("%s.phases[%d].name", key, i), p.Name)
+		v.require(at, s.Phase(p.Name) == p, "stands twice; give the second one another name (like: %s keeps its settings)", p.Name)
+		p.check(v, at, s)
+	}
+}
+
+func (v *checker) teacherSteps(key string, m, n int) {
+	v.require(key, m > n && m%n == 0, "must be a multiple of student_steps %d, and is %d; %d would do", n, m, 2*n)
+}
+
+func (v *checker) weights(key string, weights []float64, levels int) {
+	if len(weights) == 0 {
+		return
+	}
+	sum, ok := 0.0, true
+	for _, w := range weights {
+		sum += w
+		ok = ok && w >= 0
+	}
+	v.require(key, len(weights) == levels, "must be as many as the stage's %d noise_levels, and are %d", levels, len(weights))
+	v.require(key, ok && sum > 0, "must not be negative nor all zero, and are %v", weights)
+}
+
+func (p *Phase) check(v *checker, key string, s *Stage) {
+	v.oneOf(key+".kind", p.Kind, kinds)
+	if p.Kind == KindMerge {
+		v.require(key+".samples", p.Samples == 0, "must be 0, because a merge trains nothing, and is %d", p.Samples)
+		return
+	}
+	v.oneOf(key+".target", p.Target, targets)
+	v.oneOf(key+".teacher", p.Teacher, teachers)
+	v.oneOf(key+".decay", p.Decay, decays)
+	v.require(key+".samples", p.Samples >= 1, "must be at least 1, and is %d; leave the phase out of the list to skip it", p.Samples)
+	v.require(key+".lr", p.LR > 0, "must be positive, and is %g", p.LR)
+	v.require(key+".discriminator_lr", p.DiscriminatorLR >= 0, "must not be negative, and is %g; 0 takes lr", p.DiscriminatorLR)
+	v.fraction(key+".beta1", p.Beta1)
+	v.fraction(key+".beta2", p.Beta2)
+	v.require(key+".weight_decay", p.WeightDecay >= 0, "must not be negative, and is %g", p.WeightDecay)
+	v.require(key+".gate", p.Gate >= 0 && p.Gate <= 1, "is an accuracy between 0 and 1, and is %g; 0 switches it off", p.Gate)
+	v.require(key+".warmup_discriminator", p.WarmupDiscriminator >= 0 && p.WarmupDiscriminator < max(p.Samples, 1),
+		"must be at least 0 and below the phase's %d samples, and is %d", p.Samples, p.WarmupDiscriminator)
+	v.weights(key+".noise_weights", p.NoiseWeights, len(s.NoiseLevels))
+	if p.Kind == KindAdversarial {
+		v.require(key+".form", slices.Contains(forms, p.Form), "must be conditional or unconditional in an adversarial phase, and is %q", p.Form)
+		v.require(key+".kind", s.Loss != LossMSE, "is adversarial, and the stage's loss is mse; set the stage's loss to adversarial")
+		return
+	}
+	if p.Kind == KindMSE {
+		v.require(key+".kind", s.Loss != LossAdversarial, "is mse, and the stage's loss is adversarial; set the stage's loss to mse")
+	}
+	v.require(key+".form", p.Form == "", "must be empty, because a phase of kind %s has no discriminator, and is %q", p.Kind, p.Form)
+	v.require(key+".warmup_discriminator", p.WarmupDiscriminator == 0, "must be 0, because a phase of kind %s has no discriminator", p.Kind)
+	v.require(key+".gate", p.Gate == 0, "must be 0, because a phase of kind %s has no discriminator", p.Kind)
+}
+
+// CheckSchedule checks the recipe against the schedule of its base model:
+// timesteps and noise levels inside it, step counts that it can be cut into.
+func (c *Config) CheckSchedule(s *Schedule) error {
+	v := &checker{}
+	for _, st := range c.Stages {
+		key := "stages." + st.Name
+		for _, t := range append(slices.Clone(st.Timesteps), st.NoiseLevels...) {
+			v.require(key, t <= s.T(), "has the timestep %d, and the base model's schedule ends at %d", t, s.T())
+		}
+		v.require(key, max(st.TeacherSteps, st.SkipTeacherSteps) <= s.T(), "has a teacher of %d steps, and the base model's schedule has %d timesteps", max(st.TeacherSteps, st.SkipTeacherSteps), s.T())
+	}
+	for _, n := range append(slices.Clone(c.Eval.Steps), c.Eval.TeacherSteps) {
+		v.require("eval.steps", n <= s.T(), "has %d steps, and the base model's schedule has %d timesteps", n, s.T())
+	}
+	return errors.Join(v.problems...)
+}

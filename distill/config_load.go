@@ -1,0 +1,121 @@
+package distill
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+)
+
+// Load reads the recipe at path over the defaults of [Default], applies the
+// overrides ("train.batch=8", "stages.8.phases.lora-cond.samples=320", see
+// [Config.Set]) in order, and validates the result. Errors name the file, the
+// line and the full key; unknown and repeated keys are errors.
+//
+// "stages" has three forms, each over the paper's ladder of [Lightning]:
+//   - the word lightning: the ladder as it is;
+//   - a mapping from stage names to what differs in them;
+//   - a list: exactly these stages in this order. An entry is a name or a
+//     mapping with a name; what it leaves out is taken from the ladder's stage
+//     of that name, or of the name under its key "like".
+//
+// A stage's "phases" has the last two forms, over the phases of its stage.
+func Load(path string, overrides ...string) (*Config, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("recipe: %w", err)
+	}
+	c, err := Parse(data, path)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range overrides {
+		if err := c.Set(o); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.Validate(); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return c, nil
+}
+
+// Parse reads a recipe as [Load] does, from memory, without validating it;
+// file is its name in errors, and its folder is where [Config.Locate] starts.
+func Parse(data []byte, file string) (*Config, error) {
+	c := Default()
+	c.directory = filepath.Dir(file)
+	var document yaml.Node
+	if err := yaml.Unmarshal(data, &document); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	if document.Kind == 0 || len(document.Content) == 0 {
+		return nil, fmt.Errorf("%s: the recipe is empty; it needs at least model and data.source", file)
+	}
+	d := decoder{file: file}
+	d.config(document.Content[0], c)
+	if err := errors.Join(d.problems...); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Set applies one override "key=value". The value is YAML. Stages and phases
+// are addressed by name; * stands for all of them (all phases but merges), as
+// in "stages.*.phases.*.samples=64".
+func (c *Config) Set(override string) error {
+	key, value, ok := strings.Cut(override, "=")
+	if !ok || key == "" {
+		return fmt.Errorf("override %q: write it as key=value, for example train.batch=8", override)
+	}
+	var document yaml.Node
+	if err := yaml.Unmarshal([]byte(value), &document); err != nil {
+		return fmt.Errorf("override %q: %w", override, err)
+	}
+	if len(document.Content) == 0 {
+		return fmt.Errorf("override %q: the value is missing", override)
+	}
+	d := decoder{file: "override " + key, override: true}
+	d.set(strings.Split(key, "."), document.Content[0], c)
+	return errors.Join(d.problems...)
+}
+
+// Locate returns where a path of the recipe (Model, Data.Source) is found.
+// Absolute paths and addresses such as s3:// are themselves. A relative path is
+// looked for in the current directory, then in the recipe's folder and each
+// folder above it, so recipes work from anywhere in the repository; found
+// nowhere, it is returned as it is.
+func (c *Config) Locate(path string) string {
+	if path == "" || filepath.IsAbs(path) || strings.Contains(path, "://") || present(path) {
+		return path
+	}
+	directory, err := filepath.Abs(c.directory)
+	if err != nil {
+		return path
+	}
+	for {
+		if candidate := filepath.Join(directory, path); present(candidate) {
+			return candidate
+		}
+		parent := filepath.Dir(directory)
+		if parent == directory {
+			return path
+		}
+		directory = parent
+	}
+}
+
+// ModelPath is where the base model's directory is found.
+func (c *Config) ModelPath() string { return c.Locate(c.Model) }
+
+// SourcePath is where the data set is found.
+func (c *Config) SourcePath() string { return c.Locate(c.Data.Source) }
+
+func present(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid)
+}

@@ -1,0 +1,166 @@
+package distill
+
+import (
+	"reflect"
+
+	"gopkg.in/yaml.v3"
+)
+
+// stages reads the key "stages" over the ladder base, in one of its three
+// forms; see [Load].
+func (d *decoder) stages(n *yaml.Node, path string, base []Stage) []Stage {
+	switch n.Kind {
+	case yaml.ScalarNode:
+		if n.Value == "lightning" {
+			return Lightning()
+		}
+		d.problem(n, path, "%s where the word lightning, a list of stages or stages by name are expected%s",
+			describe(n), suggest(n.Value, []string{"lightning"}))
+		return base
+	case yaml.MappingNode:
+		for _, pair := range d.mapping(n, path) {
+			at := join(path, pair.key.Value)
+			s := findStage(base, pair.key.Value)
+			if s == nil {
+				d.problem(pair.key, at, "there is no such stage to change%s; write stages as a list to add or leave out stages",
+					suggest(pair.key.Value, stageNames(base)))
+				continue
+			}
+			d.structure(pair.value, at, reflect.ValueOf(s).Elem())
+		}
+		return base
+	}
+	list := []Stage{}
+	for i := range n.Content {
+		item := follow(n.Content[i])
+		name, like := d.entry(item, join(path, "-"))
+		var s Stage
+		if like != "" {
+			if from := findStage(base, like); from != nil {
+				s = copyStage(*from)
+			} else if item.Kind == yaml.ScalarNode || like != name {
+				d.problem(item, join(path, like), "there is no such stage to start from%s", suggest(like, stageNames(base)))
+				continue
+			}
+		}
+		s.Name = name
+		if item.Kind == yaml.MappingNode {
+			d.structure(item, join(path, name), reflect.ValueOf(&s).Elem(), "name", "like")
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+// phases reads the key "phases" over the phases base of a stage.
+func (d *decoder) phases(n *yaml.Node, path string, base []Phase) []Phase {
+	switch n.Kind {
+	case yaml.ScalarNode:
+		d.problem(n, path, "%s where a list of phases or phases by name are expected", describe(n))
+		return base
+	case yaml.MappingNode:
+		for _, pair := range d.mapping(n, path) {
+			at := join(path, pair.key.Value)
+			p := findPhase(base, pair.key.Value)
+			if p == nil {
+				d.problem(pair.key, at, "there is no such phase to change%s; write phases as a list to add or leave out phases",
+					suggest(pair.key.Value, phaseNames(base)))
+				continue
+			}
+			d.structure(pair.value, at, reflect.ValueOf(p).Elem())
+		}
+		return base
+	}
+	list := []Phase{}
+	for i := range n.Content {
+		item := follow(n.Content[i])
+		name, like := d.entry(item, join(path, "-"))
+		p := newPhase(kindOf(item))
+		if like != "" {
+			if from := findPhase(base, like); from != nil {
+				p = *from
+			} else if item.Kind == yaml.ScalarNode || like != name {
+				d.problem(item, join(path, like), "there is no such phase to start from%s", suggest(like, phaseNames(base)))
+				continue
+			}
+		}
+		p.Name = name
+		if item.Kind == yaml.MappingNode {
+			d.structure(item, join(path, name), reflect.ValueOf(&p).Elem(), "name", "like")
+		}
+		list = append(list, p)
+	}
+	return list
+}
+
+// entry returns the name of a list entry and the name it starts from.
+func (d *decoder) entry(n *yaml.Node, path string) (name, like string) {
+	if n.Kind == yaml.ScalarNode {
+		return n.Value, n.Value
+	}
+	if n.Kind != yaml.MappingNode {
+		d.problem(n, path, "%s where a name or keys with values are expected", describe(n))
+		return "", ""
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		switch v := follow(n.Content[i+1]); n.Content[i].Value {
+		case "name":
+			name = v.Value
+		case "like":
+			like = v.Value
+		}
+	}
+	if name == "" {
+		d.problem(n, path, "the entry has no name")
+	}
+	if like == "" {
+		like = name
+	}
+	return name, like
+}
+
+// kindOf returns the kind that a phase entry states, if it does.
+func kindOf(n *yaml.Node) string {
+	for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == "kind" {
+			return follow(n.Content[i+1]).Value
+		}
+	}
+	return ""
+}
+
+// newPhase holds the defaults of a phase that the ladder has no example of.
+func newPhase(kind string) Phase {
+	p := Phase{Kind: kind, Target: TargetFull, Teacher: TeacherStage, Decay: DecayConstant, Beta1: 0.9, Beta2: 0.999}
+	switch kind {
+	case KindMerge:
+		p.Beta1, p.Beta2 = 0, 0
+	case KindAdversarial:
+		p.Beta1, p.Beta2 = 0, 0.99
+	}
+	return p
+}
+
+func copyStage(s Stage) Stage {
+	s.Phases = append([]Phase(nil), s.Phases...)
+	return s
+}
+
+func findStage(stages []Stage, name string) *Stage { return (&Config{Stages: stages}).Stage(name) }
+func findPhase(phases []Phase, name string) *Phase { return (&Stage{Phases: phases}).Phase(name) }
+
+func stageNames(stages []Stage) []string {
+	names := make([]string, len(stages))
+	for i, s := range stages {
+		names[i] = s.Name
+	}
+	return names
+}
+
+func phaseNames(phases []Phase) []string {
+	names := make([]string, len(phases))
+	for i, p := range phases {
+		names[i] = p.Name
+	}
+	return names
+}

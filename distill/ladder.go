@@ -1,0 +1,283 @@
+package distill
+
+import (
+	"fmt"
+	"math"
+)
+
+// Artifact names a model that a ladder makes or starts from: "base", or kind
+// and stage such as "lora@8" or "full@8". The empty artifact is none.
+type Artifact string
+
+// Base is the original model.
+const Base Artifact = "base"
+
+// LoRAOf and FullOf name what a stage makes.
+func LoRAOf(stage string) Artifact { return Artifact("lora@" + stage) }
+func FullOf(stage string) Artifact { return Artifact("full@" + stage) }
+
+// Model is a network: full weights, with adapters over them where LoRA is not
+// empty (then Full is [Base], because every LoRA applies to the original).
+type Model struct {
+	Full       Artifact
+	LoRA       Artifact
+	Prediction Prediction
+}
+
+// String is "full@8", "base + lora@8" or, when it predicts x0, "full@1 (sample)".
+func (m Model) String() string {
+	text := string(m.Full)
+	if m.LoRA != "" {
+		text += " + " + string(m.LoRA)
+	}
+	if m.Prediction == Sample {
+		text += " (sample)"
+	}
+	return text
+}
+
+// Origin says where a part of the discriminator comes from at the start of a
+// phase.
+type Origin string
+
+const (
+	None    Origin = "none"    // the phase has no discriminator
+	Fresh   Origin = "fresh"   // backbone: the original UNet's encoder; head: newly initialised
+	Carried Origin = "carried" // from the phase before
+)
+
+// Step is one phase of a ladder with everything it depends on made explicit.
+type Step struct {
+	Stage, Phase         int    // indices into Config.Stages and Stage.Phases
+	StageName, PhaseName string //
+	Kind, Target, Form   string // as in Phase
+	StudentSteps         int    // N
+
+	Teacher      Model   // frozen; for x0 the frozen network of (29); none for a merge
+	TeacherSteps int     // M; 0 for x0 and merge
+	Guidance     float64 // of the teacher; 0 = none
+
+	Start     Model // what the student starts from; LoRA empty and Target lora = adapters with up = 0
+	FreshLoRA bool  // the adapters are newly initialised
+
+	DiscriminatorBackbone Origin
+	DiscriminatorHead     Origin
+
+	Produces   Artifact
+	Prediction Prediction // of what it produces
+	Final      bool       // no later phase of the stage makes this artifact again: it is exported
+
+	First   int64 // samples of all phases before this one
+	Samples int64 // of this phase, whole updates; 0 for a merge
+}
+
+// plan holds the lineage while the ladder is laid out.
+type plan struct {
+	config *Config
+	byStep map[int]Model // best model of each step count
+	full   Model         // best full model of the stage before, at first the base
+	lora   Artifact      // the last LoRA of the lineage
+	total  int64
+	steps  []Step
+}
+
+// Plan lays the recipe's ladder out: which teacher each phase has, what its
+// student starts from, whether its discriminator is new, and what it makes.
+//
+// Every LoRA applies to the original base: a stage's LoRA starts from that of
+// the stage before. A merge makes the stage's full model of base and LoRA, and
+// full phases go on from it; without one in the stage, they go on from the full
+// model of the stage before. Teachers are the best model with their step
+// count: full where there is one. The error names the stage and phase whose
+// place is impossible.
+func Plan(c *Config) ([]Step, error) {
+	p := plan{config: c, byStep: map[int]Model{}, full: Model{Full: Base}}
+	for i := range c.Stages {
+		if err := p.stage(i); err != nil {
+			return nil, err
+		}
+	}
+	return p.steps, nil
+}
+
+// stageState is what the phases of one stage hand to each other.
+type stageState struct {
+	index int
+	*Stage
+	teacher, skip Model
+	lora          bool // a LoRA phase came before
+	merged        bool // a merge or a full phase came before
+	full          Model
+	form          string // of the discriminator so far, empty for none
+}
+
+func (p *plan) stage(i int) error {
+	s := stageState{index: i, Stage: &p.config.Stages[i], full: p.full}
+	var err error
+	if s.teacher, err = p.teacher(&s, s.TeacherSteps, "teacher_steps"); err != nil {
+		return err
+	}
+	if s.SkipTeacherSteps > 0 {
+		if s.skip, err = p.teacher(&s, s.SkipTeacherSteps, "skip_teacher_steps"); err != nil {
+			return err
+		}
+	}
+	first := len(p.steps)
+	for j := range s.Phases {
+		step, err := p.phase(&s, j)
+		if err != nil {
+			return err
+		}
+		p.steps = append(p.steps, step)
+		p.total += step.Samples
+	}
+	last := map[Artifact]int{}
+	for k := first; k < len(p.steps); k++ {
+		last[p.steps[k].Produces] = k
+	}
+	for _, k := range last {
+		p.steps[k].Final = true
+	}
+	switch {
+	case s.merged:
+		p.full = s.full
+		p.byStep[s.StudentSteps] = s.full
+	case s.lora:
+		p.byStep[s.StudentSteps] = Model{Full: Base, LoRA: p.lora}
+	}
+	return nil
+}
+
+// teacher finds the model that plays a teacher of m steps: the base for the
+// first stage and for guided ones, else what an earlier stage made.
+func (p *plan) teacher(s *stageState, m int, key string) (Model, error) {
+	if model, ok := p.byStep[m]; ok {
+		return model, nil
+	}
+	if s.index == 0 || s.Guidance > 0 && key == "teacher_steps" {
+		return Model{Full: Base}, nil
+	}
+	return Model{}, fmt.Errorf("stage %q needs a teacher of %d steps, and no earlier stage makes one; set its %s to one of %s, or put a stage with student_steps %d before it",
+		s.Name, m, key, p.made(), m)
+}
+
+// made lists the step counts made so far, largest first.
+func (p *plan) made() string {
+	text := ""
+	for n := range descending(p.byStep) {
+		if text != "" {
+			text += ", "
+		}
+		text += fmt.Sprint(n)
+	}
+	if text == "" {
+		return "those that earlier stages make (none so far)"
+	}
+	return text
+}
+
+func (p *plan) phase(s *stageState, j int) (Step, error) {
+	ph := &s.Phases[j]
+	step := Step{
+		Stage: s.index, Phase: j, StageName: s.Name, PhaseName: ph.Name,
+		Kind: ph.Kind, Target: ph.Target, Form: ph.Form, StudentSteps: s.StudentSteps,
+		DiscriminatorBackbone: None, DiscriminatorHead: None,
+		First: p.total,
+	}
+	refuse := func(format string, args ...any) (Step, error) {
+		return Step{}, fmt.Errorf("stage %q, phase %q: %s", s.Name, ph.Name, fmt.Sprintf(format, args...))
+	}
+	if ph.Trains() {
+		batch := int64(max(p.config.Train.GlobalBatch(), 1))
+		updates := max(ph.Samples, 0) / batch
+		if ph.Samples > 0 && ph.Samples%batch != 0 {
+			updates++
+		}
+		if updates > (math.MaxInt64-p.total)/batch {
+			return refuse("its %d samples make the ladder longer than can be counted", ph.Samples)
+		}
+		step.Samples = updates * batch
+	}
+	switch ph.Kind {
+	case KindMSE, KindAdversarial:
+		step.Teacher, step.TeacherSteps, step.Guidance = s.teacher, s.TeacherSteps, s.Guidance
+		if ph.Teacher == TeacherSkip {
+			if s.SkipTeacherSteps == 0 {
+				return refuse("it learns from the skip-level teacher, and the stage has none; set the stage's skip_teacher_steps, or the phase's teacher to stage")
+			}
+			step.Teacher, step.TeacherSteps, step.Guidance = s.skip, s.SkipTeacherSteps, 0
+		}
+		if step.Teacher.Prediction == Sample {
+			return refuse("its teacher %s predicts x0; a teacher must predict ε, so put the x0 conversion into the last stage", step.Teacher)
+		}
+	case KindX0:
+		if ph.Target != TargetFull {
+			return refuse("the conversion to x0-prediction trains the full UNet; set its target to full")
+		}
+		if s.full.Prediction == Sample {
+			return refuse("the student predicts x0 already; leave out the second conversion")
+		}
+		if s.lora && !s.merged {
+			return refuse("the LoRA trained before is not in the full model; put a merge phase before it")
+		}
+		step.Teacher = s.full
+	case KindMerge:
+		if !s.lora {
+			return refuse("there is no LoRA in this stage to merge; put a LoRA phase before it, or leave it out")
+		}
+		if s.merged {
+			return refuse("the LoRA is merged already, and a second merge would undo the full training since; leave it out")
+		}
+		s.full = Model{Full: FullOf(s.Name)}
+		s.merged = true
+		step.Start = Model{Full: Base, LoRA: p.lora}
+		step.Produces = FullOf(s.Name)
+		return step, nil
+	default:
+		return refuse("its kind %q is unknown%s", ph.Kind, suggest(ph.Kind, kinds))
+	}
+	if ph.Kind == KindAdversarial {
+		if ph.Form == "" {
+			return refuse("it is adversarial, and the discriminator's form is missing; set form to conditional or unconditional")
+		}
+		p.discriminator(s, ph, &step)
+	}
+	switch ph.Target {
+	case TargetLoRA:
+		if s.merged {
+			return refuse("a LoRA phase cannot follow a merge or a full phase of its stage, because a LoRA applies to the original base; move it before them, or into a stage of its own")
+		}
+		step.Start = Model{Full: Base, LoRA: p.lora}
+		step.FreshLoRA = p.lora == ""
+		p.lora = LoRAOf(s.Name)
+		s.lora = true
+		step.Produces = p.lora
+	case TargetFull:
+		if s.lora && !s.merged {
+			return refuse("the LoRA trained before is not in the full model; put a merge phase before it")
+		}
+		step.Start = s.full
+		s.full.Full = FullOf(s.Name)
+		s.merged = true
+		if ph.Kind == KindX0 {
+			s.full.Prediction = Sample
+		}
+		step.Produces, step.Prediction = s.full.Full, s.full.Prediction
+	default:
+		return refuse("its target %q is unknown%s", ph.Target, suggest(ph.Target, targets))
+	}
+	return step, nil
+}
+
+// discriminator decides what of it is new: all at the start of a stage (3.3),
+// later only the head, and that only when the form changes its input.
+func (p *plan) discriminator(s *stageState, ph *Phase, step *Step) {
+	step.DiscriminatorBackbone, step.DiscriminatorHead = Fresh, Fresh
+	if s.form != "" && p.config.Discriminator.CarryBackbone {
+		step.DiscriminatorBackbone = Carried
+		if s.form == ph.Form {
+			step.DiscriminatorHead = Carried
+		}
+	}
+	s.form = ph.Form
+}
