@@ -1,0 +1,170 @@
+package monitor
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+)
+
+// NonFinite says that a number is NaN or infinite. The training loop stops
+// with it before the update, so the weights are still those of the step before.
+type NonFinite struct {
+	What    string // name of the value, or of the parameter whose gradient it is
+	Value   float64
+	Stage   string
+	Phase   string
+	Step    int64    // the optimizer step in this phase that was not done, from 1
+	Samples []int64  // indices of the batch's samples in the run
+	Keys    []string // keys of the same samples in the data set
+}
+
+func (e *NonFinite) Error() string {
+	s := fmt.Sprintf("%s is %v in stage %s, phase %s, step %d", e.What, e.Value, e.Stage, e.Phase, e.Step)
+	switch {
+	case len(e.Keys) > 0:
+		s += fmt.Sprintf(", samples %s", shorten(e.Keys))
+	case len(e.Samples) > 0:
+		s += fmt.Sprintf(", samples %s", shorten(e.Samples))
+	}
+	return s + "; nothing was updated. Lower the learning rate, or look at these samples"
+}
+
+func shorten[T any](list []T) string {
+	const most = 16
+	if len(list) <= most {
+		return fmt.Sprint(list)
+	}
+	return fmt.Sprintf("%v and %d more", list[:most], len(list)-most)
+}
+
+// CheckFinite returns a *NonFinite for the first value of r, by name, that is
+// not finite, else nil. samples and keys name the batch; either may be nil.
+func CheckFinite(r Record, samples []int64, keys []string) error {
+	for _, name := range slices.Sorted(maps.Keys(r.Values)) {
+		if x := r.Values[name]; math.IsNaN(x) || math.IsInf(x, 0) {
+			return &NonFinite{What: name, Value: x, Stage: r.Stage, Phase: r.Phase, Step: r.Step, Samples: samples, Keys: keys}
+		}
+	}
+	return nil
+}
+
+// Condition is the health of an adversarial phase.
+type Condition string
+
+const (
+	Healthy Condition = "healthy"
+	// Saturated: the discriminator is right about everything and its loss is near
+	// zero; the student gets no useful gradient.
+	Saturated Condition = "saturated"
+	// AtChance: the discriminator cannot tell real from fake. Harmless when the
+	// student is done, but with β1 = 0 Adam turns its noise into full-size steps.
+	AtChance Condition = "at chance"
+)
+
+// Finding is a change of condition, or the reminder that a bad one lasts.
+type Finding struct {
+	Condition
+	Stage, Phase string
+	Step         int64
+	Since        int64   // step at which the window began that showed it first
+	Loss         float64 // mean of loss_d over the window
+	Accuracy     float64 // mean of acc over the window
+}
+
+// String is one sentence for the log, with what to do.
+func (f Finding) String() string {
+	where := fmt.Sprintf("stage %s, phase %s, step %d", f.Stage, f.Phase, f.Step)
+	seen := fmt.Sprintf("loss %.3g, accuracy %.3f since step %d", f.Loss, f.Accuracy, f.Since)
+	switch f.Condition {
+	case Saturated:
+		return fmt.Sprintf("discriminator has collapsed: it is always right (%s) in %s; lower its learning rate, or add noise levels", seen, where)
+	case AtChance:
+		return fmt.Sprintf("discriminator is at chance (%s) in %s; if the student is not done, change its learning rate or give it warm-up steps", seen, where)
+	}
+	return fmt.Sprintf("discriminator has recovered (%s) in %s", seen, where)
+}
+
+// Watcher looks for discriminator collapse in the records of a run. The zero
+// value of a threshold means its default.
+type Watcher struct {
+	Window        int     // steps averaged; default 100
+	SaturatedLoss float64 // mean loss_d below it ... default 0.05
+	SaturatedAcc  float64 // ... with mean accuracy above it: saturated; default 0.99
+	ChanceAcc     float64 // mean accuracy within this of 0.5 ... default 0.02
+	ChanceLoss    float64 // ... with mean loss_d within this of 2·ln 2: at chance; default 0.02
+
+	stage, phase string
+	loss, acc    []float64 // the window, oldest first
+	steps        []int64
+	now          Condition
+	since        int64
+	reported     int64
+}
+
+func or(v, def float64) float64 {
+	if v == 0 {
+		return def
+	}
+	return v
+}
+
+// Update takes one record. It returns a finding when the condition changes,
+// and again every ten windows while a bad one lasts; otherwise nil. Records
+// without loss_d and acc are ignored, a new phase starts afresh. After a
+// continuation, feed it the phase's records from stats.jsonl first.
+func (w *Watcher) Update(r Record) *Finding {
+	if r.Stage != w.stage || r.Phase != w.phase {
+		w.stage, w.phase = r.Stage, r.Phase
+		w.loss, w.acc, w.steps, w.now = nil, nil, nil, Healthy
+	}
+	loss, ok := r.Values[LossD]
+	acc, ok2 := r.Values[Accuracy]
+	if !ok || !ok2 || r.Kind != KindStep {
+		return nil
+	}
+	window := w.Window
+	if window <= 0 {
+		window = 100
+	}
+	w.loss, w.acc, w.steps = append(w.loss, loss), append(w.acc, acc), append(w.steps, r.Step)
+	if len(w.loss) > window {
+		w.loss, w.acc, w.steps = w.loss[1:], w.acc[1:], w.steps[1:]
+	}
+	if len(w.loss) < window {
+		return nil
+	}
+	f := &Finding{Condition: Healthy, Stage: r.Stage, Phase: r.Phase, Step: r.Step, Loss: mean(w.loss), Accuracy: mean(w.acc)}
+	switch {
+	case f.Loss < or(w.SaturatedLoss, 0.05) && f.Accuracy > or(w.SaturatedAcc, 0.99):
+		f.Condition = Saturated
+	case math.Abs(f.Accuracy-0.5) < or(w.ChanceAcc, 0.02) && math.Abs(f.Loss-2*math.Ln2) < or(w.ChanceLoss, 0.02):
+		f.Condition = AtChance
+	}
+	changed := f.Condition != w.now
+	if changed {
+		w.now, w.since = f.Condition, w.steps[0]
+	}
+	f.Since = w.since
+	if !changed && (w.now == Healthy || r.Step-w.reported < int64(10*window)) {
+		return nil
+	}
+	w.reported = r.Step
+	return f
+}
+
+// Condition is the present condition of the phase.
+func (w *Watcher) Condition() Condition {
+	if w.now == "" {
+		return Healthy
+	}
+	return w.now
+}
+
+func mean(x []float64) float64 {
+	sum := 0.0
+	for _, v := range x {
+		sum += v
+	}
+	return sum / float64(len(x))
+}

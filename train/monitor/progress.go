@@ -1,0 +1,245 @@
+package monitor
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vbauerster/cupwriter"
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+)
+
+// Style is how progress is shown.
+type Style string
+
+const (
+	StyleAuto  Style = ""      // a bar on a terminal, else lines
+	StyleBar   Style = "bar"   // one line per phase, redrawn
+	StyleLines Style = "lines" // a plain line every few seconds
+	StyleJSON  Style = "json"  // a JSON object every few seconds
+)
+
+// Progress shows stage, phase, samples, speed, time left, losses,
+// discriminator accuracy and logit gap on one line.
+type Progress struct {
+	mu    sync.Mutex
+	out   io.Writer
+	style Style
+	every time.Duration
+	now   func() time.Time
+
+	stage, phase string
+	seen         []mark // of this phase, the last rateWindow
+	last         Record
+	shown        time.Time
+	pending      bool // last is newer than what was shown
+
+	container *mpb.Progress
+	bar       *mpb.Bar
+	text      string
+	textMu    sync.Mutex // text only: the bar reads it from its own goroutine
+}
+
+type mark struct {
+	at       time.Time
+	position int64
+}
+
+// The speed is an average over this time, or over the last two records where
+// they are further apart.
+const rateWindow = 30 * time.Second
+
+// NewProgress shows progress on w, which is stderr as a rule. In the styles
+// lines and json, a line comes at least every so often (0 means 10 s) and at
+// the beginning and end of each phase.
+func NewProgress(w io.Writer, style Style, every time.Duration) *Progress {
+	if every <= 0 {
+		every = 10 * time.Second
+	}
+	p := &Progress{out: w, style: style, every: every, now: time.Now}
+	if style == StyleAuto {
+		p.style = StyleLines
+		if cupwriter.New(w, false).IsTerminal() {
+			p.style = StyleBar
+		}
+	}
+	if p.style == StyleBar {
+		p.container = mpb.New(mpb.WithOutput(w), mpb.WithWidth(24), mpb.WithAutoRefresh(), mpb.PopCompletedMode())
+	}
+	return p
+}
+
+// Writer is where log lines go while progress is shown: above the bar.
+func (p *Progress) Writer() io.Writer { return aboveBar{p} }
+
+type aboveBar struct{ p *Progress }
+
+func (a aboveBar) Write(b []byte) (int, error) {
+	if a.p.container != nil {
+		if n, err := a.p.container.Write(b); err == nil {
+			return n, nil
+		}
+	}
+	a.p.mu.Lock()
+	defer a.p.mu.Unlock()
+	return a.p.out.Write(b)
+}
+
+// Update shows r, or keeps it to be shown.
+func (p *Progress) Update(r Record) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.now()
+	if r.Stage != p.stage || r.Phase != p.phase {
+		if err := p.finish(); err != nil {
+			return err
+		}
+		p.stage, p.phase, p.seen, p.shown = r.Stage, r.Phase, nil, time.Time{}
+		p.last = Record{}
+	}
+	if r.Kind != KindStep { // keep the losses of the last step on the line
+		r.Values = p.last.Values
+	}
+	p.seen = append(p.seen, mark{now, r.Position})
+	for len(p.seen) > 2 && now.Sub(p.seen[0].at) > rateWindow {
+		p.seen = p.seen[1:]
+	}
+	p.last, p.pending = r, true
+	if p.style == StyleBar {
+		p.draw()
+		return nil
+	}
+	if !p.shown.IsZero() && now.Sub(p.shown) < p.every && r.Samples < r.Total {
+		return nil
+	}
+	return p.print()
+}
+
+// finish shows the last record of a phase where it was not, and ends its bar.
+func (p *Progress) finish() error {
+	if p.bar != nil {
+		p.bar.Abort(false)
+		p.bar.Wait()
+		p.bar = nil
+		return nil
+	}
+	if p.pending {
+		return p.print()
+	}
+	return nil
+}
+
+// Close shows the last record and ends the bar.
+func (p *Progress) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	err := p.finish()
+	if p.container != nil {
+		p.container.Wait()
+		p.container = nil
+	}
+	return err
+}
+
+func (p *Progress) draw() {
+	text := line(p.last, p.rate())
+	p.textMu.Lock()
+	p.text = text
+	p.textMu.Unlock()
+	if p.bar == nil {
+		p.bar = p.container.AddBar(max(p.last.Total, 1),
+			mpb.BarFillerTrim(),
+			mpb.AppendDecorators(decor.Any(func(decor.Statistics) string {
+				p.textMu.Lock()
+				defer p.textMu.Unlock()
+				return " " + p.text
+			})))
+	}
+	p.bar.SetCurrent(min(p.last.Samples, max(p.last.Total, 1)))
+}
+
+func (p *Progress) print() error {
+	p.shown, p.pending = p.now(), false
+	if p.style != StyleJSON {
+		_, err := fmt.Fprintln(p.out, line(p.last, p.rate()))
+		return err
+	}
+	row := progressRow{Time: p.shown.UTC(), Record: p.last}
+	if rate := p.rate(); rate > 0 {
+		row.Rate = rate
+		row.ETA = left(p.last.Samples, p.last.Total, rate).Seconds()
+		row.RunETA = left(p.last.Position, p.last.RunTotal, rate).Seconds()
+	}
+	return json.NewEncoder(p.out).Encode(row)
+}
+
+// progressRow is a line in the style json.
+type progressRow struct {
+	Time time.Time `json:"time"`
+	Record
+	Rate   float64 `json:"samples_per_second,omitempty"`
+	ETA    float64 `json:"eta_seconds,omitempty"`     // of the phase
+	RunETA float64 `json:"run_eta_seconds,omitempty"` // of the run, at this phase's speed
+}
+
+// rate is in samples per second; 0 is unknown.
+func (p *Progress) rate() float64 {
+	if len(p.seen) == 0 {
+		return 0
+	}
+	first, last := p.seen[0], p.seen[len(p.seen)-1]
+	if s := last.at.Sub(first.at).Seconds(); s > 0 {
+		return float64(last.position-first.position) / s
+	}
+	return 0
+}
+
+func left(done, total int64, rate float64) time.Duration {
+	if rate <= 0 || total <= done {
+		return 0
+	}
+	return time.Duration(math.Min(float64(total-done)/rate, 1e9) * float64(time.Second))
+}
+
+// line is "8to4 lora-cond 1280/5000 26% 133.2/s eta 28s loss_d 1.386 ...".
+func line(r Record, rate float64) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s %d/%d", r.Stage, r.Phase, r.Samples, r.Total)
+	if r.Total > 0 {
+		fmt.Fprintf(&b, " %d%%", 100*r.Samples/r.Total)
+	}
+	if rate > 0 {
+		fmt.Fprintf(&b, " %.4g/s", rate)
+		if eta := left(r.Samples, r.Total, rate); eta > 0 {
+			fmt.Fprintf(&b, " eta %s", short(eta))
+		}
+		if eta := left(r.Position, r.RunTotal, rate); eta > 0 && r.RunTotal-r.Position > r.Total-r.Samples {
+			fmt.Fprintf(&b, " (run %s)", short(eta))
+		}
+	}
+	for _, key := range []string{Loss, LossD, LossG, Accuracy, Gap, GradNorm} {
+		if v, ok := r.Values[key]; ok {
+			fmt.Fprintf(&b, " %s %.4g", key, v)
+		}
+	}
+	return b.String()
+}
+
+// short is a duration to two units at most: 42s, 3m05s, 2h07m, 3d04h.
+func short(d time.Duration) string {
+	s := int64(d.Round(time.Second) / time.Second)
+	switch {
+	case s < 60:
+		return fmt.Sprintf("%ds", s)
+	case s < 3600:
+		return fmt.Sprintf("%dm%02ds", s/60, s%60)
+	case s < 86400:
+		return fmt.Sprintf("%dh%02dm", s/3600, s/60%60)
+	}
+	return fmt.Sprintf("%dd%02dh", s/86400, s/3600%24)
+}
