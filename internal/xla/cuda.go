@@ -111,6 +111,16 @@ func cudaLibraryFiles(c Candidate) (files, missing []string) {
 	return files, missing
 }
 
+// MissingLibraries names the NVIDIA libraries that lie in none of the candidate's folders. The system may still
+// have them elsewhere. Empty for CPU plugins.
+func (c Candidate) MissingLibraries() []string {
+	if c.Kind != CUDA {
+		return nil
+	}
+	_, missing := cudaLibraryFiles(c)
+	return missing
+}
+
 // prepareCUDA sets what the plugin reads from the environment and loads the libraries that it will look up by
 // name. It returns notes on what is missing; the plugin itself decides whether it can do without.
 func prepareCUDA(c Candidate) (notes []string) {

@@ -1,6 +1,7 @@
 package xla
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -9,8 +10,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"context"
 )
 
 // Environment variables that name plugins.

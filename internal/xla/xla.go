@@ -34,6 +34,18 @@ func Choices() []string { return []string{Auto, CUDA, CPU, Go} }
 // ErrNoBackend is wrapped by every error of [Open] that means that the asked-for backend cannot be had here.
 var ErrNoBackend = errors.New("no such backend on this machine")
 
+// noBackendError tells why no plugin of a kind could be opened.
+type noBackendError struct {
+	kind     string
+	problems []string
+}
+
+func (e *noBackendError) Error() string {
+	return fmt.Sprintf("xla: backend %q: %s; %s", e.kind, strings.Join(e.problems, "; "), Remedy(e.kind))
+}
+
+func (e *noBackendError) Unwrap() error { return ErrNoBackend }
+
 // Options of a backend. The zero value is one device, memory taken as it is needed.
 type Options struct {
 	Devices        int     // virtual CPU devices (kind cpu only); 0 = 1
@@ -108,7 +120,7 @@ func Open(choice string, opt Options) (*Runtime, error) {
 	case CUDA, CPU:
 		rt, problems := openKind(search, choice, opt)
 		if rt == nil {
-			return nil, fmt.Errorf("xla: backend %q: %s; %s: %w", choice, strings.Join(problems, "; "), Remedy(choice), ErrNoBackend)
+			return nil, &noBackendError{choice, problems}
 		}
 		rt.Notes = append(problems, rt.Notes...)
 		return rt, nil
@@ -213,16 +225,24 @@ func openGo(notes []string) (rt *Runtime, err error) {
 	return &Runtime{Backend: backend, Kind: Go, Version: "pure Go", Notes: notes}, nil
 }
 
-// Remedy is the exact command that makes a kind of backend available, as a clause.
-func Remedy(kind string) string {
+// RemedyCommand is the exact command that makes a kind of backend available.
+func RemedyCommand(kind string) string {
 	switch {
 	case kind == CUDA:
-		return `install the CUDA plugin and its libraries with: python3 -m pip install "jax[cuda13]==0.11.2" (driver 580 or newer; else "jax[cuda12]")`
+		return `python3 -m pip install "jax[cuda13]==0.11.2"`
 	case runtime.GOOS == "linux" && runtime.GOARCH == "amd64":
-		return "fetch the CPU plugin with: make setup (or: python3 scripts/fetch_plugin.py)"
+		return "python3 scripts/fetch_plugin.py"
 	default:
-		return "no CPU plugin is pinned for " + runtime.GOOS + "/" + runtime.GOARCH + ": set FEWSTEP_PJRT_PLUGIN to one of your own (its file must be named pjrt_c_api_cpu_plugin.so)"
+		return "export " + PluginEnv + "=<path of a pjrt_c_api_cpu_plugin.so for " + runtime.GOOS + "/" + runtime.GOARCH + ">"
 	}
+}
+
+// Remedy is the same as a clause of a message.
+func Remedy(kind string) string {
+	if kind == CUDA {
+		return "install the CUDA plugin and its libraries with: " + RemedyCommand(CUDA) + " (NVIDIA driver 580 or newer; cuda12 in place of cuda13 for older ones)"
+	}
+	return "get the CPU plugin with: make setup (or: " + RemedyCommand(CPU) + ")"
 }
 
 func firstLine(err error) string {

@@ -1,0 +1,203 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"fewstep/internal/xla"
+)
+
+func init() { register(newDoctor) }
+
+// diagnosis is what `fewstep doctor --json` prints.
+type diagnosis struct {
+	Version  string         `json:"version"`
+	Platform string         `json:"platform"`
+	CPUs     int            `json:"cpus"`
+	Memory   memoryFigures  `json:"memory"`
+	Disk     diskFigures    `json:"disk"`
+	GPUSeen  bool           `json:"nvidia_gpu_seen"`
+	Plugins  []foundPlugin  `json:"plugins"` // in the order in which `--backend auto` tries them
+	Asked    string         `json:"backend_asked"`
+	Chosen   *chosenBackend `json:"backend,omitempty"`
+	Reasons  []string       `json:"reasons"`
+	Missing  []missingPart  `json:"missing"`
+	Error    string         `json:"error,omitempty"`
+}
+
+type memoryFigures struct {
+	TotalBytes     int64 `json:"total_bytes"`
+	AvailableBytes int64 `json:"available_bytes"`
+}
+
+type diskFigures struct {
+	Folder    string `json:"folder"`
+	FreeBytes int64  `json:"free_bytes"`
+}
+
+type foundPlugin struct {
+	xla.Candidate
+	MissingLibraries []string `json:"missing_libraries,omitempty"`
+}
+
+type chosenBackend struct {
+	Kind         string       `json:"kind"`
+	Plugin       string       `json:"plugin,omitempty"`
+	Version      string       `json:"version"`
+	Devices      []xla.Device `json:"devices"`
+	CheckSeconds float64      `json:"check_seconds"` // compiling and running a small matrix product
+}
+
+type missingPart struct {
+	What    string `json:"what"`
+	Command string `json:"command"`
+}
+
+func newDoctor(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Show which backend is used and why, and what is missing and how to get it.",
+		Long: "Show which backend is used and why, and what is missing and how to get it.\n\n" +
+			"The backend is opened and computes a small matrix product. Nothing is changed or downloaded.\n" +
+			"The exit code is 1 where the asked-for backend cannot be used.",
+		Example: "  fewstep doctor\n  fewstep doctor --backend cuda --json",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			d, err := examine(a.backend)
+			if a.json {
+				if werr := a.writeJSON(d); werr != nil {
+					return werr
+				}
+			} else if werr := d.print(a.stdout); werr != nil {
+				return werr
+			}
+			return err
+		},
+	}
+}
+
+// examine fills a diagnosis; the error is that of opening or checking the backend.
+func examine(backend string) (*diagnosis, error) {
+	v := readVersion()
+	search := xla.DefaultSearch()
+	d := &diagnosis{
+		Version: v.Version, Platform: v.OS + "/" + v.Arch, CPUs: runtime.NumCPU(),
+		GPUSeen: search.HasGPU, Asked: backend,
+		Plugins: []foundPlugin{}, Reasons: []string{}, Missing: []missingPart{},
+	}
+	if total, available, err := xla.HostMemory(); err == nil {
+		d.Memory = memoryFigures{total, available}
+	}
+	if dir, err := os.Getwd(); err == nil {
+		d.Disk.Folder = dir
+		d.Disk.FreeBytes, _ = xla.DiskFree(dir)
+	}
+	found := map[string]int{}
+	for _, kind := range []string{xla.CUDA, xla.CPU} {
+		for _, c := range search.Candidates(kind) {
+			d.Plugins = append(d.Plugins, foundPlugin{c, c.MissingLibraries()})
+			found[kind]++
+		}
+	}
+
+	rt, err := xla.Open(backend, xla.Options{Search: search})
+	if err == nil {
+		defer rt.Close()
+		start := time.Now()
+		if err = rt.Check(); err == nil {
+			d.Chosen = &chosenBackend{rt.Kind, rt.Plugin, rt.Version, rt.Devices(), time.Since(start).Seconds()}
+		}
+		for _, note := range rt.Notes {
+			d.Reasons = append(d.Reasons, strings.TrimPrefix(note, "warning: "))
+		}
+	}
+	if found[xla.CPU] == 0 {
+		d.Missing = append(d.Missing, missingPart{"XLA CPU plugin", xla.RemedyCommand(xla.CPU)})
+	}
+	if d.GPUSeen && (d.Chosen == nil || d.Chosen.Kind != xla.CUDA) && backend != xla.CPU && backend != xla.Go ||
+		backend == xla.CUDA && found[xla.CUDA] == 0 {
+		d.Missing = append(d.Missing, missingPart{"XLA CUDA plugin and its libraries", xla.RemedyCommand(xla.CUDA)})
+	}
+	if err != nil {
+		d.Error = err.Error()
+		if !errors.Is(err, xla.ErrNoBackend) {
+			err = withHint(err, "try another one with --backend, such as --backend go")
+		}
+	}
+	return d, err
+}
+
+// print writes the diagnosis for a person.
+func (d *diagnosis) print(w io.Writer) error {
+	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(tw, "%s\t%s\n", name, fmt.Sprintf(format, args...))
+	}
+	row("fewstep", "%s, %s, %d CPUs", d.Version, d.Platform, d.CPUs)
+	row("memory", "%s free of %s", bytesText(d.Memory.AvailableBytes), bytesText(d.Memory.TotalBytes))
+	row("disk", "%s free in %s", bytesText(d.Disk.FreeBytes), d.Disk.Folder)
+	row("NVIDIA GPU", "%s", map[bool]string{true: "seen", false: "none seen"}[d.GPUSeen])
+	if len(d.Plugins) == 0 {
+		row("plugins", "none found")
+	}
+	for i, p := range d.Plugins {
+		name := ""
+		if i == 0 {
+			name = "plugins"
+		}
+		row(name, "%s  %s (%s)", p.Kind, p.Path, p.Source)
+		if len(p.MissingLibraries) > 0 {
+			row("", "      libraries not beside it: %s", strings.Join(p.MissingLibraries, ", "))
+		}
+	}
+	if d.Chosen == nil {
+		row("backend", "none for --backend %s", d.Asked)
+	} else {
+		row("backend", "%s (--backend %s), %s", d.Chosen.Kind, d.Asked, d.Chosen.Version)
+		if d.Chosen.Plugin != "" {
+			row("", "%s", d.Chosen.Plugin)
+		}
+		for _, dev := range d.Chosen.Devices {
+			row("", "device %d: %s", dev.Number, dev.Description)
+		}
+		row("check", "a matrix product is right (compiled and run in %.2f s)", d.Chosen.CheckSeconds)
+	}
+	for i, reason := range d.Reasons {
+		name := ""
+		if i == 0 {
+			name = "why"
+		}
+		row(name, "%s", reason)
+	}
+	for i, part := range d.Missing {
+		name := ""
+		if i == 0 {
+			name = "missing"
+		}
+		row(name, "%s; get it with:", part.What)
+		row("", "  %s", part.Command)
+	}
+	if len(d.Missing) == 0 {
+		row("missing", "nothing")
+	}
+	return tw.Flush()
+}
+
+// bytesText writes a size in the unit that suits it.
+func bytesText(n int64) string {
+	switch {
+	case n <= 0:
+		return "unknown"
+	case n < 1<<30:
+		return fmt.Sprintf("%d MiB", n>>20)
+	}
+	return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
+}
