@@ -1,5 +1,133 @@
 package data
 
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/bits"
+	"sort"
+)
+
+// OrderOptions says in which order rows are drawn and which of their captions
+// each sample gets.
+type OrderOptions struct {
+	Seed uint64
+	// Relative probabilities of the three caption levels. All zero means the
+	// fine caption always. An empty kind falls back to the coarse caption, an
+	// empty coarse caption to the fine one.
+	Fine, Kind, Coarse float64
+	Unweighted         bool // draw every row once per epoch, whatever its weight
+}
+
+// Order maps a sample count to a row and a caption. It holds no position: sample
+// k is the same whatever the batch size, the number of devices or the point of
+// restart.
+//
+// An epoch draws Len samples, the sum of the weights. Row r is drawn ⌊w⌋ or ⌈w⌉
+// times, w on average (systematic sampling with an offset per epoch), in the
+// order of a permutation keyed by seed and epoch.
+type Order struct {
+	set        *Set
+	seed       uint64
+	fine, kind float64   // upper bounds of the cumulative caption choice
+	until      []float64 // running sum of the weights
+	length     int64
+}
+
+// Order returns the reproducible order of the set's rows.
+func (s *Set) Order(opt OrderOptions) (*Order, error) {
+	total := opt.Fine + opt.Kind + opt.Coarse
+	if opt.Fine < 0 || opt.Kind < 0 || opt.Coarse < 0 || math.IsNaN(total) || math.IsInf(total, 0) {
+		return nil, fmt.Errorf("data: caption probabilities %g, %g, %g; want finite numbers of at least 0", opt.Fine, opt.Kind, opt.Coarse)
+	}
+	o := &Order{set: s, seed: opt.Seed, fine: 1, kind: 1, until: make([]float64, len(s.rows))}
+	if total > 0 {
+		o.fine, o.kind = opt.Fine/total, (opt.Fine+opt.Kind)/total
+	}
+	var sum float64
+	for i, r := range s.rows {
+		if opt.Unweighted {
+			sum++
+		} else {
+			sum += float64(r.Weight)
+		}
+		o.until[i] = sum
+	}
+	if sum <= 0 {
+		return nil, errors.New("data: all weights are 0; no row can be drawn")
+	}
+	if sum > 1<<40 {
+		return nil, fmt.Errorf("data: weights add up to %g, more than an epoch can draw", sum)
+	}
+	o.length = max(1, int64(math.Round(sum)))
+	return o, nil
+}
+
+// Len returns the number of samples in an epoch.
+func (o *Order) Len() int64 { return o.length }
+
+// Purposes keep the random choices of one sample independent.
+const (
+	purposePermute = 1 + iota
+	purposeOffset
+	purposeCaption
+)
+
+func counter(seed, purpose, n uint64) uint64 {
+	const golden = 0x9e3779b97f4a7c15
+	x := mix64(seed + golden)
+	x = mix64(x ^ purpose*0xd1342543de82ef95 + golden)
+	return mix64(x ^ n*golden + golden)
+}
+
+// unit maps 64 random bits to [0, 1).
+func unit(x uint64) float64 { return float64(x>>11) / (1 << 53) }
+
+// Row returns the row of sample k ≥ 0.
+func (o *Order) Row(k int64) int {
+	epoch, at := uint64(k/o.length), uint64(k%o.length)
+	slot := permute(at, uint64(o.length), counter(o.seed, purposePermute, epoch))
+	total := o.until[len(o.until)-1]
+	offset := unit(counter(o.seed, purposeOffset, epoch))
+	position := (float64(slot) + offset) / float64(o.length) * total
+	row := sort.Search(len(o.until), func(i int) bool { return o.until[i] > position })
+	return min(row, len(o.until)-1)
+}
+
+// Caption returns the caption of sample k ≥ 0: fine, kind or coarse by the
+// options' probabilities.
+func (o *Order) Caption(k int64) string {
+	row := o.set.rows[o.Row(k)]
+	u := unit(counter(o.seed, purposeCaption, uint64(k)))
+	switch {
+	case u < o.fine:
+		return row.Caption
+	case u < o.kind && row.Kind != "":
+		return row.Kind
+	case row.Coarse != "":
+		return row.Coarse
+	default:
+		return row.Caption
+	}
+}
+
+// permute is a keyed bijection of [0, n) without a table: a four-round Feistel
+// network on the next even number of bits, walked until it falls below n.
+func permute(x, n, key uint64) uint64 {
+	half := max(1, (bits.Len64(n-1)+1)/2)
+	mask := uint64(1)<<half - 1
+	for {
+		left, right := x>>half, x&mask
+		for round := range uint64(4) {
+			left, right = right, left^(mix64(right^mix64(key+round))&mask)
+		}
+		x = left<<half | right
+		if x < n {
+			return x
+		}
+	}
+}
+
 // mix64 is the finaliser of SplitMix64: a bijection of 64-bit numbers whose
 // output bits all depend on all input bits.
 func mix64(x uint64) uint64 {

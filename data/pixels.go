@@ -39,10 +39,10 @@ func decodeImage(encoded []byte) (img image.Image, err error) {
 	return img, err
 }
 
-// pixels lays img on white, cuts the largest centred square, resizes it to
+// squarePixels lays img on white, cuts the largest centred square, resizes it to
 // size × size with an anti-aliasing cubic filter where the size differs, and
-// returns [size, size, 3] in [−1, 1], row by row.
-func pixels(img image.Image, size int) []float32 {
+// returns [size, size, 3], row by row.
+func squarePixels(img image.Image, size int) []uint8 {
 	b := img.Bounds()
 	side := min(b.Dx(), b.Dy())
 	from := image.Pt(b.Min.X+(b.Dx()-side)/2, b.Min.Y+(b.Dy()-side)/2)
@@ -54,11 +54,18 @@ func pixels(img image.Image, size int) []float32 {
 		xdraw.CatmullRom.Scale(scaled, scaled.Bounds(), square, square.Bounds(), xdraw.Src, nil)
 		square = scaled
 	}
-	out := make([]float32, 0, size*size*3)
+	out := make([]uint8, 0, size*size*3)
 	for i := 0; i < len(square.Pix); i += 4 {
-		for _, v := range square.Pix[i : i+3] {
-			out = append(out, float32(v)/127.5-1)
-		}
+		out = append(out, square.Pix[i:i+3]...)
+	}
+	return out
+}
+
+// scalePixels maps 0…255 to [−1, 1].
+func scalePixels(pixels []uint8) []float32 {
+	out := make([]float32, len(pixels))
+	for i, v := range pixels {
+		out[i] = float32(v)/127.5 - 1
 	}
 	return out
 }

@@ -1,4 +1,25 @@
+// Package data turns captioned images into training samples: it builds the mini
+// data set, opens captioned parquet files and folders, and gives a reproducible
+// order of rows and captions that depends on the seed and the sample count
+// alone.
+//
+// A source is either a parquet file with an image column (encoded PNG, JPEG or
+// WebP) and a caption column, found by name, or a folder of images with a .txt
+// file beside each. Optional columns: key, kind, coarse, concept, style, split,
+// weight.
 package data
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+)
 
 // Row describes one image of a Set.
 type Row struct {
@@ -10,4 +31,184 @@ type Row struct {
 	Style   string  // may be empty
 	Split   string  // "train", "eval", or empty
 	Weight  float32 // expected draws per epoch; 1 where the source says nothing
+}
+
+// Options says how a source is opened. The zero value reads everything and
+// tolerates no undecodable image.
+type Options struct {
+	Split     string // keep only rows of this split; "" = all
+	MaxBad    int    // undecodable images that are left out before Open fails
+	CacheSize int    // keep decoded images of this side in memory (3·side² bytes each); 0 = decode on each call
+}
+
+// BadImage names an image that could not be decoded and was left out.
+type BadImage struct {
+	Key string
+	Err error
+}
+
+// Set is an opened source. It is safe for concurrent use.
+type Set struct {
+	rows      []Row
+	encoded   [][]byte
+	cached    [][]uint8 // [side, side, 3] each, where CacheSize asked for it
+	cacheSize int
+	bad       []BadImage
+}
+
+// Open reads a captioned parquet file or folder. Every image is decoded once: an
+// undecodable one is left out and named in Bad, or fails Open where there are
+// more than MaxBad. A row with an empty caption, a negative weight, a missing
+// column or a damaged file is an error that names it.
+func Open(path string, opt Options) (*Set, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("data: %w", err)
+	}
+	var rows []Row
+	var encoded [][]byte
+	if info.IsDir() {
+		rows, encoded, err = readFolder(path)
+	} else {
+		rows, encoded, err = readParquet(path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("data: %w", err)
+	}
+	if len(rows) == 0 {
+		return nil, fmt.Errorf("data: %s: no images", path)
+	}
+	for i, r := range rows {
+		if strings.TrimSpace(r.Caption) == "" {
+			return nil, fmt.Errorf("data: %s: row %d (%s): empty caption; give it one or remove the row", path, i, r.Key)
+		}
+		if w := float64(r.Weight); !(w >= 0) || math.IsInf(w, 0) {
+			return nil, fmt.Errorf("data: %s: row %d (%s): weight %g; want a finite number of at least 0", path, i, r.Key, w)
+		}
+	}
+	if opt.Split != "" {
+		n := 0
+		for i, r := range rows {
+			if r.Split == opt.Split {
+				rows[n], encoded[n] = r, encoded[i]
+				n++
+			}
+		}
+		if n == 0 {
+			return nil, fmt.Errorf("data: %s: none of its %d rows is of split %q", path, len(rows), opt.Split)
+		}
+		rows, encoded = rows[:n:n], encoded[:n:n]
+	}
+	s := &Set{cacheSize: opt.CacheSize}
+	if err := s.decodeAll(path, rows, encoded, opt); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// decodeAll decodes every image on all cores and keeps the rows that decode.
+func (s *Set) decodeAll(path string, rows []Row, encoded [][]byte, opt Options) error {
+	failed := make([]error, len(rows))
+	decoded := make([][]uint8, len(rows))
+	var wait sync.WaitGroup
+	workers := runtime.GOMAXPROCS(0)
+	for w := range workers {
+		wait.Go(func() {
+			for i := w; i < len(rows); i += workers {
+				img, err := decodeImage(encoded[i])
+				if err == nil && opt.CacheSize > 0 {
+					decoded[i] = squarePixels(img, opt.CacheSize)
+				}
+				failed[i] = err
+			}
+		})
+	}
+	wait.Wait()
+	for i, r := range rows {
+		if failed[i] != nil {
+			s.bad = append(s.bad, BadImage{r.Key, failed[i]})
+			continue
+		}
+		s.rows = append(s.rows, r)
+		s.encoded = append(s.encoded, encoded[i])
+		if opt.CacheSize > 0 {
+			s.cached = append(s.cached, decoded[i])
+		}
+	}
+	if len(s.bad) > opt.MaxBad {
+		return fmt.Errorf("data: %s: %d undecodable images, %d allowed; first: %s: %w; remove them or allow more",
+			path, len(s.bad), opt.MaxBad, s.bad[0].Key, s.bad[0].Err)
+	}
+	if len(s.rows) == 0 {
+		return fmt.Errorf("data: %s: no image can be decoded", path)
+	}
+	return nil
+}
+
+// Len returns the number of rows.
+func (s *Set) Len() int { return len(s.rows) }
+
+// Row returns row i; it panics outside [0, Len).
+func (s *Set) Row(i int) Row { return s.rows[i] }
+
+// Bad lists the images that were left out because they cannot be decoded.
+func (s *Set) Bad() []BadImage { return s.bad }
+
+// Image returns image i as [size, size, 3] (height, width, RGB) in [−1, 1]: laid
+// on white, the largest centred square, resized with an anti-aliasing cubic
+// filter where its side differs from size.
+func (s *Set) Image(i, size int) ([]float32, error) {
+	if i < 0 || i >= len(s.rows) {
+		return nil, fmt.Errorf("data: row %d of %d", i, len(s.rows))
+	}
+	if size < 1 {
+		return nil, fmt.Errorf("data: image size %d; want at least 1", size)
+	}
+	if size == s.cacheSize {
+		return scalePixels(s.cached[i]), nil
+	}
+	img, err := decodeImage(s.encoded[i])
+	if err != nil {
+		return nil, fmt.Errorf("data: %s: %w", s.rows[i].Key, err)
+	}
+	return scalePixels(squarePixels(img, size)), nil
+}
+
+// readFolder reads every PNG, JPEG and WebP file below dir in lexical order with
+// the caption in the .txt file beside it. The key is the relative path without
+// its extension.
+func readFolder(dir string) (rows []Row, encoded [][]byte, err error) {
+	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		ext := filepath.Ext(path)
+		switch strings.ToLower(ext) {
+		case ".png", ".jpg", ".jpeg", ".webp":
+		default:
+			return nil
+		}
+		if entry.IsDir() {
+			return nil
+		}
+		stem := strings.TrimSuffix(path, ext)
+		caption, err := os.ReadFile(stem + ".txt")
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s: no caption; write one to %s.txt", path, filepath.Base(stem))
+		} else if err != nil {
+			return err
+		}
+		image, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		key, err := filepath.Rel(dir, stem)
+		if err != nil {
+			return err
+		}
+		rows = append(rows, Row{Key: filepath.ToSlash(key), Caption: strings.TrimSpace(string(caption)), Weight: 1})
+		encoded = append(encoded, image)
+		return nil
+	})
+	return rows, encoded, err
 }
