@@ -1,0 +1,384 @@
+package stats
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"runtime"
+	"sort"
+	"sync"
+
+	"gonum.org/v1/gonum/mat"
+)
+
+// Interval is a value with a two-sided interval.
+type Interval struct {
+	Value, Low, High float64
+	Samples          int // on which Value was computed
+	Resamples        int
+	// Bias is by how much Value is expected to exceed what infinitely many
+	// samples would give; 0 for a mean.
+	Bias float64
+}
+
+// Corrected moves value and interval down by the estimated bias: an interval
+// for the distance at infinitely many samples. It is only to be trusted while
+// Bias is a small part of Value: with 8 or more times as many samples as
+// dimensions it covered as stated, with 4 times as many in 83 % instead of
+// 95 %, with as many not at all.
+func (iv Interval) Corrected() Interval {
+	iv.Value, iv.Low, iv.High, iv.Bias = iv.Value-iv.Bias, iv.Low-iv.Bias, iv.High-iv.Bias, 0
+	return iv
+}
+
+// Resampling says how an interval is made.
+type Resampling struct {
+	Resamples int     // default 400
+	Level     float64 // default 0.95
+	Seed      uint64
+}
+
+func (r Resampling) withDefaults() (Resampling, error) {
+	if r.Resamples == 0 {
+		r.Resamples = 400
+	}
+	if r.Level == 0 {
+		r.Level = 0.95
+	}
+	if r.Resamples < 20 || !(r.Level > 0 && r.Level < 1) {
+		return r, fmt.Errorf("an interval needs 20 or more resamples and a level between 0 and 1, got %d and %g", r.Resamples, r.Level)
+	}
+	return r, nil
+}
+
+// source is the random stream of one resample: independent of the others and
+// of which goroutine asks.
+func (r Resampling) source(resample int) *rand.Rand {
+	var key [32]byte
+	copy(key[:], "fewstep/eval/stats")
+	binary.LittleEndian.PutUint64(key[16:], r.Seed)
+	binary.LittleEndian.PutUint64(key[24:], uint64(resample))
+	return rand.New(rand.NewChaCha8(key))
+}
+
+// MeanInterval returns the mean of values (a CLIP score over its images) with
+// the percentile interval of the ordinary bootstrap.
+func MeanInterval(values []float64, opt Resampling) (Interval, error) {
+	opt, err := opt.withDefaults()
+	if err != nil {
+		return Interval{}, err
+	}
+	n := len(values)
+	if n < 2 {
+		return Interval{}, fmt.Errorf("an interval needs at least 2 samples, got %d", n)
+	}
+	var sum float64
+	for i, v := range values {
+		if !isFinite(v) {
+			return Interval{}, fmt.Errorf("sample %d has the value %v", i, v)
+		}
+		sum += v
+	}
+	means := make([]float64, opt.Resamples)
+	for r := range means {
+		rng := opt.source(r)
+		var s float64
+		for range n {
+			s += values[rng.IntN(n)]
+		}
+		means[r] = s / float64(n)
+	}
+	sort.Float64s(means)
+	iv := Interval{Value: sum / float64(n), Samples: n, Resamples: opt.Resamples}
+	iv.Low, iv.High = quantile(means, (1-opt.Level)/2), quantile(means, (1+opt.Level)/2)
+	return iv.around(), nil
+}
+
+// FrechetInterval returns the Fréchet distance of features, [n][dims], from
+// the reference with an interval for the distance *at this number of samples*,
+// as papers report it: how far the printed value would move with other
+// prompts and noise. The reference is the ruler and stays fixed.
+//
+// The distance is biased upwards at finite n, by about c/n. An ordinary
+// bootstrap adds that bias a second time, because its resamples repeat samples
+// and so have too little spread, and its percentile interval may then lie
+// wholly above the value it is for. Here each resample is a random half of the
+// samples without repetition: the deviations of a half-sample statistic about
+// its mean have the variance that the full-sample statistic has (delete-d
+// jackknife, Shao and Wu 1989, d = n/2), no sample occurs twice, and the mean
+// excess of the halves over the whole is an estimate of the bias itself, which
+// is reported apart. The interval is Value plus the quantiles of the
+// deviations.
+//
+// Measured on Gaussian data (300 sets each, nominal 95 %), the interval held
+// the expected distance at n in 93 % (n = 64, 4 dimensions), 94 % (256, 8),
+// 98 % (128, 32), 97 % (48, 64) and 98 % (256, 64) of the sets, 99 % where the
+// distributions are nearly equal: right or a little wide. The bias is
+// estimated within 7 % of itself while n is 4 times the dimensions or more,
+// and only within 40 % when n is about their number.
+func FrechetInterval(features [][]float64, reference *Moments, opt Resampling) (Interval, error) {
+	all, err := frechetHalves(reference, opt, features)
+	if err != nil {
+		return Interval{}, err
+	}
+	return all[0], nil
+}
+
+// FrechetDifference returns d(x, reference) - d(y, reference) with an interval
+// in which x and y are resampled together: sample i of both must share prompt
+// and noise. Two models made from the same noise err alike, so their
+// difference is known better than either distance; an interval that excludes
+// zero tells them apart.
+func FrechetDifference(x, y [][]float64, reference *Moments, opt Resampling) (Interval, error) {
+	if len(x) != len(y) {
+		return Interval{}, fmt.Errorf("a paired difference needs the same samples on both sides, got %d and %d", len(x), len(y))
+	}
+	all, err := frechetHalves(reference, opt, x, y)
+	if err != nil {
+		return Interval{}, err
+	}
+	return all[1], nil
+}
+
+// frechetHalves returns the interval of the first set's distance and, given a
+// second set, of the difference first minus second.
+func frechetHalves(reference *Moments, opt Resampling, sets ...[][]float64) ([]Interval, error) {
+	opt, err := opt.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if reference.count < 2 && !reference.given {
+		return nil, fmt.Errorf("the reference has %d samples, 2 or more are needed", reference.count)
+	}
+	n := len(sets[0])
+	if n < 4 {
+		return nil, fmt.Errorf("an interval for a Fréchet distance needs at least 4 samples, got %d", n)
+	}
+	ruler, err := newFrechetRuler(reference)
+	if err != nil {
+		return nil, err
+	}
+	measured := make([]*measuredSet, len(sets))
+	for s, features := range sets {
+		if len(features[0]) != reference.dims {
+			return nil, fmt.Errorf("features have %d dimensions but the reference has %d", len(features[0]), reference.dims)
+		}
+		if err := checkFeatures(features, reference.dims); err != nil {
+			return nil, err
+		}
+		measured[s] = ruler.measure(features)
+	}
+	half := n / 2
+	whole := make([]int, n)
+	for i := range whole {
+		whole[i] = i
+	}
+	point := make([]float64, len(sets)) // then differences
+	for s, m := range measured {
+		if point[s], err = m.distance(whole); err != nil {
+			return nil, err
+		}
+	}
+	halves := make([][]float64, len(sets))
+	for s := range halves {
+		halves[s] = make([]float64, opt.Resamples)
+	}
+	failures := make([]error, opt.Resamples)
+	var workers sync.WaitGroup
+	next := make(chan int)
+	for range min(runtime.GOMAXPROCS(0), opt.Resamples) {
+		workers.Go(func() {
+			for r := range next {
+				chosen := append([]int(nil), whole...)
+				opt.source(r).Shuffle(n, func(i, j int) { chosen[i], chosen[j] = chosen[j], chosen[i] })
+				chosen = chosen[:half]
+				sort.Ints(chosen)
+				for s, m := range measured {
+					v, err := m.distance(chosen)
+					if err != nil {
+						failures[r] = err
+					}
+					halves[s][r] = v
+				}
+			}
+		})
+	}
+	for r := range opt.Resamples {
+		next <- r
+	}
+	close(next)
+	workers.Wait()
+	if err := errors.Join(failures...); err != nil {
+		return nil, err
+	}
+	if len(sets) == 2 {
+		point[1] = point[0] - point[1]
+		for r := range halves[1] {
+			halves[1][r] = halves[0][r] - halves[1][r]
+		}
+	}
+	out := make([]Interval, len(sets))
+	for s := range out {
+		out[s] = halfSampleInterval(point[s], halves[s], n, half, opt)
+	}
+	out[0].Low = math.Max(out[0].Low, 0)
+	return out, nil
+}
+
+// halfSampleInterval turns values on m of n samples into an interval for the
+// value on n. Var(θm - θn) = σ²(1/m - 1/n), so deviations are scaled by
+// sqrt(m/(n-m)) to stand for σ²/n; a bias c/m - c/n by m/(n-m) to stand for c/n.
+func halfSampleInterval(value float64, halves []float64, n, m int, opt Resampling) Interval {
+	var mean float64
+	for _, v := range halves {
+		mean += v / float64(len(halves))
+	}
+	ratio := float64(m) / float64(n-m)
+	sort.Float64s(halves)
+	scale := math.Sqrt(ratio)
+	iv := Interval{Value: value, Samples: n, Resamples: len(halves), Bias: (mean - value) * ratio}
+	iv.Low = value + scale*(quantile(halves, (1-opt.Level)/2)-mean)
+	iv.High = value + scale*(quantile(halves, (1+opt.Level)/2)-mean)
+	return iv.around()
+}
+
+// around widens an interval that rounding or skew put beside its value.
+func (iv Interval) around() Interval {
+	iv.Low, iv.High = math.Min(iv.Low, iv.Value), math.Max(iv.High, iv.Value)
+	return iv
+}
+
+// quantile interpolates linearly between sorted values, as numpy does.
+func quantile(sorted []float64, q float64) float64 {
+	at := q * float64(len(sorted)-1)
+	i := int(at)
+	if i+1 >= len(sorted) {
+		return sorted[len(sorted)-1]
+	}
+	return sorted[i] + (at-float64(i))*(sorted[i+1]-sorted[i])
+}
+
+// frechetRuler is a reference prepared for many distances.
+type frechetRuler struct {
+	reference *Moments
+	root      *mat.Dense // [dims, r], RRᵀ = Σ
+	trace     float64
+}
+
+func newFrechetRuler(reference *Moments) (*frechetRuler, error) {
+	c := reference.Covariance()
+	root, err := covarianceRoot(c, reference.maxRank())
+	if err != nil {
+		return nil, err
+	}
+	return &frechetRuler{reference: reference, root: root, trace: mat.Trace(c)}, nil
+}
+
+// measuredSet holds what the distances of many subsets of one set share.
+// With Z = X·R, tr sqrt(Σ Σref) of a subset is the sum of the singular values
+// of its centred rows of Z over sqrt(m-1).
+type measuredSet struct {
+	ruler *frechetRuler
+	x     []float64  // [n, dims], less the reference's mean
+	z     *mat.Dense // [n, r]
+	gram  *mat.Dense // [n, n] = ZZᵀ, only where n-1 <= r
+}
+
+func (f *frechetRuler) measure(features [][]float64) *measuredSet {
+	n, dims := len(features), f.reference.dims
+	x := make([]float64, 0, n*dims)
+	for _, row := range features {
+		for j, v := range row {
+			x = append(x, v-f.reference.mean[j])
+		}
+	}
+	s := &measuredSet{ruler: f, x: x, z: new(mat.Dense)}
+	s.z.Mul(mat.NewDense(n, dims, x), f.root)
+	if _, r := s.z.Dims(); n <= r {
+		s.gram = new(mat.Dense)
+		s.gram.Mul(s.z, s.z.T())
+	}
+	return s
+}
+
+// distance is the Fréchet distance of the chosen samples from the reference.
+func (s *measuredSet) distance(chosen []int) (float64, error) {
+	m, dims := len(chosen), s.ruler.reference.dims
+	mean := make([]float64, dims)
+	for _, i := range chosen {
+		for j, v := range s.x[i*dims : (i+1)*dims] {
+			mean[j] += v
+		}
+	}
+	var meanTerm, trace float64
+	for j := range mean {
+		mean[j] /= float64(m)
+		meanTerm += mean[j] * mean[j]
+	}
+	for _, i := range chosen {
+		for j, v := range s.x[i*dims : (i+1)*dims] {
+			trace += (v - mean[j]) * (v - mean[j])
+		}
+	}
+	trace /= float64(m - 1)
+
+	var product *mat.Dense
+	_, r := s.z.Dims()
+	if s.gram != nil {
+		product = centredGram(s.gram, chosen)
+	} else {
+		product = centredScatter(s.z, chosen)
+	}
+	product.Scale(1/float64(m-1), product)
+	eigen, err := symmetricEigenvalues(product)
+	if err != nil {
+		return 0, err
+	}
+	return frechetFromParts(meanTerm, trace, s.ruler.trace, sumOfRoots(eigen, min(m-1, r)))
+}
+
+// centredGram is the Gram matrix of the chosen rows about their own mean.
+func centredGram(gram *mat.Dense, chosen []int) *mat.Dense {
+	m := len(chosen)
+	out := mat.NewDense(m, m, nil)
+	rowMean := make([]float64, m)
+	var all float64
+	for a, i := range chosen {
+		for b, j := range chosen {
+			v := gram.At(i, j)
+			out.Set(a, b, v)
+			rowMean[a] += v / float64(m)
+		}
+		all += rowMean[a] / float64(m)
+	}
+	for a := range m {
+		for b := range m {
+			out.Set(a, b, out.At(a, b)-rowMean[a]-rowMean[b]+all)
+		}
+	}
+	return out
+}
+
+// centredScatter is the scatter matrix of the chosen rows about their mean.
+func centredScatter(z *mat.Dense, chosen []int) *mat.Dense {
+	_, r := z.Dims()
+	rows := mat.NewDense(len(chosen), r, nil)
+	mean := make([]float64, r)
+	for a, i := range chosen {
+		rows.SetRow(a, z.RawRowView(i))
+		for j, v := range z.RawRowView(i) {
+			mean[j] += v / float64(len(chosen))
+		}
+	}
+	for a := range chosen {
+		row := rows.RawRowView(a)
+		for j := range row {
+			row[j] -= mean[j]
+		}
+	}
+	var out mat.Dense
+	out.Mul(rows.T(), rows)
+	return &out
+}
