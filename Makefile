@@ -1,0 +1,54 @@
+# make demo   distils the small teacher that comes with the repository and writes a report
+# make test   checks formatting, vets and tests everything
+#
+# Needs: Go, a C compiler, and python3 with pip (only to fetch the XLA CPU plugin, once).
+
+GO     ?= go
+PYTHON ?= python3
+RUN    ?= runs/demo
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
+# Version control is asked above, by git: Go's own stamping fails in a checkout that another user owns.
+GOBUILD := -buildvcs=false
+LDFLAGS := $(if $(VERSION),-ldflags "-X main.version=$(VERSION)")
+
+export CGO_ENABLED = 1
+# Plugins come from `make setup` alone.
+export GOMLX_NO_AUTO_INSTALL = 1
+
+.PHONY: help tools setup build format vet test demo clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+tools:
+	@command -v $(GO) >/dev/null || { echo "make: Go is missing: see https://go.dev/dl" >&2; exit 1; }
+	@command -v "$$($(GO) env CC)" >/dev/null || { echo "make: a C compiler is missing (Debian and Ubuntu: apt-get install gcc libc6-dev)" >&2; exit 1; }
+
+# Fetches the XLA CPU plugin into the user's cache folder; does nothing when it is there.
+setup:
+	@if command -v $(PYTHON) >/dev/null; then \
+		$(PYTHON) scripts/fetch_plugin.py; \
+	else \
+		echo "make: python3 is missing, so the XLA CPU plugin cannot be fetched: the pure-Go backend will be used, which is many times slower" >&2; \
+	fi
+
+build: tools
+	$(GO) build $(GOBUILD) $(LDFLAGS) -o bin/fewstep ./cmd/fewstep
+
+format:
+	@files=$$(find . -name '*.go' -not -path './.*' -not -path './runs/*' -exec gofmt -l {} +); \
+	if [ -n "$$files" ]; then echo "make: run gofmt -w on:" >&2; echo "$$files" >&2; exit 1; fi
+
+vet: tools
+	$(GO) vet $(GOBUILD) ./...
+
+test: setup format vet
+	$(GO) test $(GOBUILD) -timeout 15m ./...
+
+demo: setup build
+	bin/fewstep run configs/mini/demo.yaml --dir $(RUN)
+	@echo "the report is $(CURDIR)/$(RUN)/report/index.html"
+
+clean:
+	rm -rf bin
