@@ -1,0 +1,57 @@
+package lora
+
+import (
+	"fmt"
+	"slices"
+
+	"fewstep/model/weights"
+)
+
+// Write saves modules as a kohya-named safetensors file, which ComfyUI, A1111
+// and diffusers load: per module lora_down.weight, lora_up.weight and alpha, a
+// scalar (shape []). dtype is F16 when empty. A scale that dtype cannot hold
+// exactly is written as F32. The file is written atomically and streamed.
+func Write(path string, modules []Module, dtype weights.DType, metadata map[string]string) error {
+	tensors, err := Tensors(modules, dtype)
+	if err != nil {
+		return fmt.Errorf("cannot write LoRA %s: %w", path, err)
+	}
+	return weights.Write(path, tensors, metadata)
+}
+
+// Tensors are what Write saves, for weights.DataHash.
+func Tensors(modules []Module, dtype weights.DType) ([]weights.Tensor, error) {
+	if dtype == "" {
+		dtype = weights.F16
+	}
+	if len(modules) == 0 {
+		return nil, fmt.Errorf("there are no modules")
+	}
+	tensors := make([]weights.Tensor, 0, 3*len(modules))
+	for _, m := range modules {
+		if err := m.Validate(); err != nil {
+			return nil, err
+		}
+		name := kohyaName(m.Path)
+		tensors = append(tensors,
+			encoded(name+".lora_down.weight", m.Down, dtype),
+			encoded(name+".lora_up.weight", m.Up, dtype),
+			alphaTensor(name+".alpha", m.Alpha, dtype))
+	}
+	return tensors, nil
+}
+
+func encoded(name string, m Matrix, dtype weights.DType) weights.Tensor {
+	return weights.Tensor{
+		Name: name, DType: dtype, Shape: slices.Clone(m.Shape),
+		Fill: func() ([]byte, error) { return weights.Encode(m.Data, dtype) },
+	}
+}
+
+func alphaTensor(name string, alpha float64, dtype weights.DType) weights.Tensor {
+	t := weights.FromFloat32(name, []int{}, []float32{float32(alpha)}, dtype)
+	if v, err := t.Float32(); err == nil && float64(v[0]) == alpha {
+		return t
+	}
+	return weights.FromFloat32(name, []int{}, []float32{float32(alpha)}, weights.F32)
+}
