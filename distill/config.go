@@ -107,7 +107,7 @@ const (
 // Stage teaches a student of StudentSteps what a teacher does in TeacherSteps.
 type Stage struct {
 	Name             string    `yaml:"name"`               // names its folder and artifacts, and addresses it in --set
-	Loss             string    `yaml:"loss"`               // of its training phases: mse or adversarial
+	Loss             string    `yaml:"loss"`               // adversarial, or mse for a stage without a discriminator
 	TeacherSteps     int       `yaml:"teacher_steps"`      // M, made by an earlier stage; the first stage's is the base
 	StudentSteps     int       `yaml:"student_steps"`      // N
 	Guidance         float64   `yaml:"guidance"`           // classifier-free guidance of the teacher; 0 = none

@@ -199,11 +199,8 @@ func (p *Phase) check(v *checker, key string, s *Stage) {
 	v.weights(key+".noise_weights", p.NoiseWeights, len(s.NoiseLevels))
 	if p.Kind == KindAdversarial {
 		v.require(key+".form", slices.Contains(forms, p.Form), "must be conditional or unconditional in an adversarial phase, and is %q", p.Form)
-		v.require(key+".kind", s.Loss != LossMSE, "is adversarial, and the stage's loss is mse; set the stage's loss to adversarial")
+		v.require(key+".kind", s.Loss == LossAdversarial, "is adversarial, and the stage's loss is %s; set the stage's loss to adversarial", s.Loss)
 		return
-	}
-	if p.Kind == KindMSE {
-		v.require(key+".kind", s.Loss != LossAdversarial, "is mse, and the stage's loss is adversarial; set the stage's loss to mse")
 	}
 	v.require(key+".form", p.Form == "", "must be empty, because a phase of kind %s has no discriminator, and is %q", p.Kind, p.Form)
 	v.require(key+".warmup_discriminator", p.WarmupDiscriminator == 0, "must be 0, because a phase of kind %s has no discriminator", p.Kind)

@@ -77,6 +77,7 @@ type plan struct {
 	byStep map[int]Model // best model of each step count
 	full   Model         // best full model of the stage before, at first the base
 	lora   Artifact      // the last LoRA of the lineage
+	ahead  bool          // the stage before made a LoRA and no full model of it
 	total  int64
 	steps  []Step
 }
@@ -140,9 +141,10 @@ func (p *plan) stage(i int) error {
 	}
 	switch {
 	case s.merged:
-		p.full = s.full
+		p.full, p.ahead = s.full, false
 		p.byStep[s.StudentSteps] = s.full
 	case s.lora:
+		p.ahead = true
 		p.byStep[s.StudentSteps] = Model{Full: Base, LoRA: p.lora}
 	}
 	return nil
@@ -217,9 +219,6 @@ func (p *plan) phase(s *stageState, j int) (Step, error) {
 		if s.full.Prediction == Sample {
 			return refuse("the student predicts x0 already; leave out the second conversion")
 		}
-		if s.lora && !s.merged {
-			return refuse("the LoRA trained before is not in the full model; put a merge phase before it")
-		}
 		step.Teacher = s.full
 	case KindMerge:
 		if !s.lora {
@@ -255,6 +254,9 @@ func (p *plan) phase(s *stageState, j int) (Step, error) {
 	case TargetFull:
 		if s.lora && !s.merged {
 			return refuse("the LoRA trained before is not in the full model; put a merge phase before it")
+		}
+		if p.ahead && !s.merged {
+			return refuse("the stage before made only a LoRA, %s, that is in no full model; end that stage with a merge phase", p.lora)
 		}
 		step.Start = s.full
 		s.full.Full = FullOf(s.Name)
