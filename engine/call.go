@@ -1,0 +1,56 @@
+package engine
+
+import (
+	"fmt"
+	"strings"
+
+	"fewstep/model/nn"
+
+	"github.com/gomlx/gomlx/core/graph"
+)
+
+// Call evaluates a function without gradients.
+func (e *Engine) Call(f Function, bind Bind, in ...*Array) ([]*Array, error) {
+	if e.Granularity < nn.Network {
+		return e.callTape(f, bind, in)
+	}
+	p, err := e.callProgram(f, bind, in)
+	if err != nil {
+		return nil, err
+	}
+	args := append([]*Array{}, in...)
+	for _, name := range p.params {
+		a, err := bind.find(name)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, a)
+	}
+	return e.execute(p, args, nil)
+}
+
+func (e *Engine) callProgram(f Function, bind Bind, in []*Array) (*program, error) {
+	key := e.key("call", f.Key, in)
+	return e.get(key, func(g *graph.Graph, p *program) []*graph.Node {
+		values := inputNodes(g, shapesOf(in))
+		r := nn.NewInline(e.Compute, "", nil, bind.lookup(g, p))
+		return nodes(f.Body(r, values))
+	})
+}
+
+func (e *Engine) key(what, key string, in []*Array) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s|%s|%s", what, key, e.Compute)
+	for _, a := range in {
+		fmt.Fprintf(&b, "|%s", a.shape)
+	}
+	return b.String()
+}
+
+func nodes(values []nn.Value) []*graph.Node {
+	out := make([]*graph.Node, len(values))
+	for i, v := range values {
+		out[i] = v.(*graph.Node)
+	}
+	return out
+}

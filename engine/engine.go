@@ -1,0 +1,221 @@
+// Package engine runs networks written against nn.Runner on a GoMLX backend: it uploads parameters, compiles
+// programs once, evaluates functions, and takes optimizer steps.
+//
+// The granularity decides what a program is. At nn.Network a whole function (forward, loss, gradient and update)
+// is one program and nothing is recomputed: best for small models and CPUs. At nn.Stage and nn.Layer the function
+// is walked block by block on a tape that keeps block inputs only; the backward walk recomputes each block and
+// updates its parameters on the spot, so that no full-size gradient exists: what SDXL needs (see tape.go).
+package engine
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"fewstep/model/nn"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	"github.com/gomlx/gomlx/core/graph"
+)
+
+// Engine compiles and runs programs on one device.
+type Engine struct {
+	Backend     compute.Backend
+	Device      compute.DeviceNum
+	Compute     dtypes.DType // dtype of activations and products: Float32 or BFloat16
+	Granularity nn.Level
+
+	mu       sync.Mutex
+	programs map[string]*program
+	compiled CompileStats
+}
+
+// CompileStats counts the programs compiled so far and the seconds that took (summed over goroutines).
+type CompileStats struct {
+	Programs int
+	Seconds  float64
+}
+
+// New makes an engine on device 0.
+func New(backend compute.Backend, computeType dtypes.DType, granularity nn.Level) *Engine {
+	return &Engine{Backend: backend, Compute: computeType, Granularity: granularity, programs: map[string]*program{}}
+}
+
+// Compiled reports the compilations so far.
+func (e *Engine) Compiled() CompileStats {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.compiled
+}
+
+// Array is a tensor on the device.
+type Array struct {
+	buffer compute.Buffer
+	shape  shapes.Shape
+}
+
+// Shape implements nn.Value.
+func (a *Array) Shape() shapes.Shape { return a.shape }
+
+// Free gives the device memory back now. The array must not be used again.
+func (a *Array) Free() {
+	if a != nil && a.buffer != nil {
+		_ = a.buffer.Finalize()
+		a.buffer = nil
+	}
+}
+
+// Free frees several arrays.
+func Free(arrays ...*Array) {
+	for _, a := range arrays {
+		a.Free()
+	}
+}
+
+// Upload copies a flat slice ([]float32, []int32, []bfloat16.BFloat16, …) to the device.
+func (e *Engine) Upload(flat any, dims ...int) (*Array, error) {
+	dtype := dtypes.FromAny(flat)
+	if dtype == dtypes.InvalidDType {
+		switch flat.(type) {
+		case []float32:
+			dtype = dtypes.Float32
+		case []int32:
+			dtype = dtypes.Int32
+		default:
+			return nil, fmt.Errorf("cannot upload a %T", flat)
+		}
+	}
+	shape := shapes.Make(dtype, dims...)
+	buffer, err := e.Backend.BufferFromFlatData(e.Device, flat, shape)
+	if err != nil {
+		return nil, fmt.Errorf("uploading a tensor of shape %v: %w", dims, err)
+	}
+	return &Array{buffer: buffer, shape: shape}, nil
+}
+
+// Floats copies an f32 array to the host.
+func (e *Engine) Floats(a *Array) ([]float32, error) {
+	if a.shape.DType != dtypes.Float32 {
+		return nil, fmt.Errorf("array of %v read as f32", a.shape)
+	}
+	out := make([]float32, a.shape.Size())
+	if err := a.buffer.ToFlatData(out); err != nil {
+		return nil, fmt.Errorf("reading a tensor of shape %v from the device: %w", a.shape.Dimensions, err)
+	}
+	return out, nil
+}
+
+// Bind names the parameters of each network that a function uses.
+type Bind map[string]*Params
+
+// Function is a computation over networks. Body may only call r.Run; equal keys must mean equal bodies.
+type Function struct {
+	Key  string
+	Body func(r nn.Runner, in []nn.Value) []nn.Value
+}
+
+// program is a compiled graph: its inputs, then parameters, in the order of the graph's parameter handles.
+type program struct {
+	once    sync.Once
+	err     error
+	graph   *graph.Graph
+	params  []string // scope names of the parameters, in graph order after the inputs
+	seconds float64
+	info    any // what the builder wants to remember
+}
+
+// build fills a graph: it registers inputs first, then parameters by lookup, and returns the outputs.
+type build func(g *graph.Graph, p *program) []*graph.Node
+
+// get returns the program of a key, compiling it the first time. Several goroutines may compile different keys.
+func (e *Engine) get(key string, fill build) (*program, error) {
+	e.mu.Lock()
+	p, ok := e.programs[key]
+	if !ok {
+		p = &program{}
+		e.programs[key] = p
+	}
+	e.mu.Unlock()
+	p.once.Do(func() {
+		start := time.Now()
+		p.err = guard(func() error {
+			p.graph = graph.NewGraph(e.Backend, "fewstep")
+			outputs := fill(p.graph, p)
+			return p.graph.Compile(outputs...)
+		})
+		p.seconds = time.Since(start).Seconds()
+		e.mu.Lock()
+		e.compiled.Programs++
+		e.compiled.Seconds += p.seconds
+		e.mu.Unlock()
+		if p.err != nil {
+			p.err = fmt.Errorf("building program %.120s: %w", key, p.err)
+		}
+	})
+	return p, p.err
+}
+
+// execute runs a compiled program on device buffers; donated arrays are gone afterwards.
+func (e *Engine) execute(p *program, in []*Array, donate []bool) ([]*Array, error) {
+	buffers := make([]compute.Buffer, len(in))
+	for i, a := range in {
+		if a.buffer == nil {
+			return nil, fmt.Errorf("program input %d of shape %v was already freed", i, a.shape)
+		}
+		buffers[i] = a.buffer
+	}
+	var results []compute.Buffer
+	err := guard(func() (err error) {
+		results, err = p.graph.Executable().Execute(buffers, donate, e.Device)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i, d := range donate {
+		if d {
+			in[i].buffer = nil
+		}
+	}
+	out := make([]*Array, len(results))
+	for i, b := range results {
+		shape, err := b.Shape()
+		if err != nil {
+			return nil, err
+		}
+		out[i] = &Array{buffer: b, shape: shape}
+	}
+	return out, nil
+}
+
+// guard turns GoMLX's panics into errors.
+func guard(f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			if e, ok := r.(error); ok {
+				err = e
+			} else {
+				err = fmt.Errorf("%v", r)
+			}
+		}
+	}()
+	return f()
+}
+
+func inputNodes(g *graph.Graph, shapesIn []shapes.Shape) []nn.Value {
+	values := make([]nn.Value, len(shapesIn))
+	for i, s := range shapesIn {
+		values[i] = graph.Parameter(g, fmt.Sprintf("#%d", i), s)
+	}
+	return values
+}
+
+func shapesOf(in []*Array) []shapes.Shape {
+	out := make([]shapes.Shape, len(in))
+	for i, a := range in {
+		out[i] = a.shape
+	}
+	return out
+}

@@ -1,0 +1,170 @@
+package engine
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	"github.com/gomlx/gomlx/core/graph"
+)
+
+// Adam holds the settings of an Adam or AdamW optimizer, PyTorch's update rule.
+// With Beta1 = 0 no first moment is kept.
+type Adam struct {
+	Beta1, Beta2 float64
+	Eps          float64 // added to sqrt(v̂); 0 = 1e-8
+	WeightDecay  float64 // decoupled
+	ClipNorm     float64 // largest global gradient norm; 0 = off
+	EMA          float64 // decay of an averaged copy of the weights; 0 = off
+}
+
+// Optimizer is the state of training one network's trained parameters.
+type Optimizer struct {
+	Adam
+	Steps  int64 // updates done
+	params *Params
+	names  []string // trained parameters, in order
+	m, v   []*Array // moments; m is empty when Beta1 = 0
+	ema    []*Array
+	acc    []*Array // gradients added up over micro-batches, nil outside an accumulation
+}
+
+// NewOptimizer starts with zero moments (and the EMA at the weights).
+func (e *Engine) NewOptimizer(settings Adam, params *Params) (*Optimizer, error) {
+	if settings.Eps == 0 {
+		settings.Eps = 1e-8
+	}
+	o := &Optimizer{Adam: settings, params: params, names: params.Trained()}
+	if len(o.names) == 0 {
+		return nil, fmt.Errorf("nothing to train: no parameter is marked as trained")
+	}
+	for _, name := range o.names {
+		a := params.Get(name)
+		if o.Beta1 != 0 {
+			if err := e.zeros(&o.m, a); err != nil {
+				return nil, err
+			}
+		}
+		if err := e.zeros(&o.v, a); err != nil {
+			return nil, err
+		}
+		if o.EMA != 0 {
+			host, err := e.Floats(a)
+			if err != nil {
+				return nil, err
+			}
+			c, err := e.Upload(host, a.shape.Dimensions...)
+			if err != nil {
+				return nil, err
+			}
+			o.ema = append(o.ema, c)
+		}
+	}
+	return o, nil
+}
+
+func (e *Engine) zeros(list *[]*Array, like *Array) error {
+	z, err := e.Upload(make([]float32, like.shape.Size()), like.shape.Dimensions...)
+	*list = append(*list, z)
+	return err
+}
+
+// Params are the parameters being trained.
+func (o *Optimizer) Params() *Params { return o.params }
+
+// Free frees the moments and the average, not the parameters.
+func (o *Optimizer) Free() {
+	Free(o.m...)
+	Free(o.v...)
+	Free(o.ema...)
+	Free(o.acc...)
+}
+
+// state lists the moment arrays in program order.
+func (o *Optimizer) state() []*Array {
+	all := append([]*Array{}, o.m...)
+	all = append(all, o.v...)
+	return append(all, o.ema...)
+}
+
+func (o *Optimizer) setState(all []*Array) {
+	n := len(o.names)
+	if o.Beta1 != 0 {
+		o.m, all = all[:n:n], all[n:]
+	}
+	o.v, all = all[:n:n], all[n:]
+	if o.EMA != 0 {
+		o.ema = all[:n:n]
+	}
+}
+
+// signature identifies the static part of the update in program keys.
+func (o *Optimizer) signature() string {
+	return fmt.Sprintf("adam(%g,%g,%g,%g,%g,%g,%d)", o.Beta1, o.Beta2, o.Eps, o.WeightDecay, o.ClipNorm, o.EMA, len(o.names))
+}
+
+// hyper uploads what changes from step to step: [lr/(1-β1ᵗ), 1/sqrt(1-β2ᵗ), 1-lr·decay, gradient scale].
+func (e *Engine) hyper(o *Optimizer, lr, gradScale float64) (*Array, error) {
+	t := float64(o.Steps + 1)
+	return e.Upload([]float32{
+		float32(lr / (1 - math.Pow(o.Beta1, t))),
+		float32(1 / math.Sqrt(1-math.Pow(o.Beta2, t))),
+		float32(1 - lr*o.WeightDecay),
+		float32(gradScale),
+	}, 4)
+}
+
+// updateNodes adds one optimizer step to a graph. params, grads and state are in the order of o.names; the results are
+// the squared gradient norm, the new parameters and the new state. Where the norm is not finite nothing changes.
+func (o *Optimizer) updateNodes(params, grads, state []*graph.Node, hyper *graph.Node) (norm2 *graph.Node, newParams, newState []*graph.Node) {
+	g := hyper.Graph()
+	h := func(i int) *graph.Node { return graph.Reshape(graph.SliceAxis(hyper, 0, graph.AxisRange(i, i+1))) }
+	norm2 = graph.Zeros(g, shapes.Make(dtypes.Float32))
+	for i := range grads {
+		grads[i] = mulScalar(graph.ConvertDType(grads[i], dtypes.Float32), h(3))
+		norm2 = graph.Add(norm2, graph.ReduceAllSum(graph.Square(grads[i])))
+	}
+	ok := graph.IsFinite(norm2)
+	if o.ClipNorm != 0 {
+		scale := graph.MinScalar(graph.Div(graph.Scalar(g, dtypes.Float32, o.ClipNorm), graph.AddScalar(graph.Sqrt(norm2), 1e-12)), 1)
+		for i := range grads {
+			grads[i] = mulScalar(grads[i], scale)
+		}
+	}
+	n := len(params)
+	keep := func(new, old *graph.Node) *graph.Node {
+		return graph.Where(graph.BroadcastToDims(ok, old.Shape().Dimensions...), new, old)
+	}
+	var ms, vs, es []*graph.Node
+	var oldM, oldV, oldE []*graph.Node
+	if o.Beta1 != 0 {
+		oldM, state = state[:n], state[n:]
+	}
+	oldV, oldE = state[:n], state[n:]
+	for i, p := range params {
+		grad := grads[i]
+		m := grad
+		if o.Beta1 != 0 {
+			m = graph.Add(graph.MulScalar(oldM[i], o.Beta1), graph.MulScalar(grad, 1-o.Beta1))
+			ms = append(ms, keep(m, oldM[i]))
+		}
+		v := graph.Add(graph.MulScalar(oldV[i], o.Beta2), graph.MulScalar(graph.Square(grad), 1-o.Beta2))
+		vs = append(vs, keep(v, oldV[i]))
+		step := graph.Div(mulScalar(m, h(0)), graph.AddScalar(mulScalar(graph.Sqrt(v), h(1)), o.Eps))
+		updated := p
+		if o.WeightDecay != 0 {
+			updated = mulScalar(p, h(2))
+		}
+		updated = keep(graph.Sub(updated, step), p)
+		newParams = append(newParams, updated)
+		if o.EMA != 0 {
+			es = append(es, graph.Add(graph.MulScalar(oldE[i], o.EMA), graph.MulScalar(updated, 1-o.EMA)))
+		}
+	}
+	return norm2, newParams, append(append(ms, vs...), es...)
+}
+
+func mulScalar(x, scalar *graph.Node) *graph.Node {
+	return graph.Mul(x, graph.BroadcastToDims(scalar, x.Shape().Dimensions...))
+}

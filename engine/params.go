@@ -1,0 +1,205 @@
+package engine
+
+import (
+	"fmt"
+	"math"
+	"strings"
+
+	"fewstep/model/nn"
+
+	"github.com/gomlx/compute/shapes"
+	"github.com/gomlx/gomlx/core/graph"
+)
+
+// Params are one network's parameters on the device. Frozen entries may be shared between networks: a LoRA student
+// and its teacher hold the same base arrays.
+type Params struct {
+	Specs   []nn.Spec // in order of first use in the network
+	arrays  map[string]*Array
+	trained map[string]bool
+}
+
+// NewParams makes an empty set for the given specs.
+func NewParams(specs []nn.Spec) *Params {
+	return &Params{Specs: specs, arrays: map[string]*Array{}, trained: map[string]bool{}}
+}
+
+// Set puts an array under a spec's name.
+func (p *Params) Set(name string, a *Array, trained bool) {
+	p.arrays[name] = a
+	p.trained[name] = trained
+}
+
+// Get returns a parameter's array, nil when there is none.
+func (p *Params) Get(name string) *Array { return p.arrays[name] }
+
+// Trained lists the trained parameters in the order of Specs.
+func (p *Params) Trained() (names []string) {
+	for _, s := range p.Specs {
+		if p.trained[s.Name] {
+			names = append(names, s.Name)
+		}
+	}
+	return names
+}
+
+// Count is the number of elements of all parameters, and of the trained ones.
+func (p *Params) Count() (all, trained int) {
+	for _, s := range p.Specs {
+		all += s.Size()
+		if p.trained[s.Name] {
+			trained += s.Size()
+		}
+	}
+	return all, trained
+}
+
+// IsLoRA says whether a parameter is an adapter's factor.
+func IsLoRA(name string) bool {
+	return strings.HasSuffix(name, ".lora_down") || strings.HasSuffix(name, ".lora_up")
+}
+
+// Tensors is a set of host tensors by name, f32.
+type Tensors map[string][]float32
+
+// Load uploads host tensors as a network's parameters; every spec must be there with the right size.
+// trained says which of them an optimizer will change.
+func (e *Engine) Load(specs []nn.Spec, values Tensors, trained func(name string) bool) (*Params, error) {
+	p := NewParams(specs)
+	for _, s := range specs {
+		v, ok := values[s.Name]
+		if !ok {
+			return nil, fmt.Errorf("tensor %q of shape %v is missing", s.Name, s.Dims)
+		}
+		if len(v) != s.Size() {
+			return nil, fmt.Errorf("tensor %q has %d elements, the network needs %v", s.Name, len(v), s.Dims)
+		}
+		a, err := e.Upload(v, s.Dims...)
+		if err != nil {
+			return nil, fmt.Errorf("tensor %q: %w", s.Name, err)
+		}
+		p.Set(s.Name, a, trained != nil && trained(s.Name))
+	}
+	return p, nil
+}
+
+// Share makes a set of frozen parameters that refers to the same arrays as p.
+func (p *Params) Share() *Params {
+	q := NewParams(p.Specs)
+	for name, a := range p.arrays {
+		q.Set(name, a, false)
+	}
+	return q
+}
+
+// Download copies parameters to the host; names nil means all.
+func (e *Engine) Download(p *Params, names []string) (Tensors, error) {
+	if names == nil {
+		for _, s := range p.Specs {
+			names = append(names, s.Name)
+		}
+	}
+	out := Tensors{}
+	for _, n := range names {
+		a := p.arrays[n]
+		if a == nil {
+			return nil, fmt.Errorf("no parameter %q", n)
+		}
+		v, err := e.Floats(a)
+		if err != nil {
+			return nil, fmt.Errorf("parameter %q: %w", n, err)
+		}
+		out[n] = v
+	}
+	return out, nil
+}
+
+// FreeTrained frees the arrays that belong to this set alone.
+func (p *Params) FreeTrained() {
+	for name, a := range p.arrays {
+		if p.trained[name] {
+			a.Free()
+		}
+	}
+}
+
+// FreeAll frees every array of the set.
+func (p *Params) FreeAll() {
+	for _, a := range p.arrays {
+		a.Free()
+	}
+}
+
+// Fresh draws initial values for specs: uniform01 and normal give the k-th random number of a parameter, so that
+// the result depends on names only, not on order.
+func Fresh(specs []nn.Spec, uniform, normal func(name string, dst []float32)) Tensors {
+	out := Tensors{}
+	for _, s := range specs {
+		v := make([]float32, s.Size())
+		switch s.Init {
+		case nn.Ones:
+			for i := range v {
+				v[i] = 1
+			}
+		case nn.FanIn, nn.FanInLoRA:
+			fan := 1
+			for _, d := range s.Dims[1:] {
+				fan *= d
+			}
+			bound := float32(1 / math.Sqrt(float64(fan)))
+			uniform(s.Name, v)
+			for i := range v {
+				v[i] = (2*v[i] - 1) * bound
+			}
+		case nn.Normal002:
+			normal(s.Name, v)
+			for i := range v {
+				v[i] *= 0.02
+			}
+		case nn.LogitScale:
+			for i := range v {
+				v[i] = float32(math.Log(1 / 0.07))
+			}
+		}
+		out[s.Name] = v
+	}
+	return out
+}
+
+// split separates "network.rest" at the first dot.
+func split(name string) (network, rest string) {
+	network, rest, _ = strings.Cut(name, ".")
+	return network, rest
+}
+
+// find returns the array behind a scope name.
+func (b Bind) find(name string) (*Array, error) {
+	network, rest := split(name)
+	p, ok := b[network]
+	if !ok {
+		return nil, fmt.Errorf("no parameters bound to network %q (for %q)", network, name)
+	}
+	a := p.arrays[rest]
+	if a == nil {
+		return nil, fmt.Errorf("network %q has no parameter %q", network, rest)
+	}
+	return a, nil
+}
+
+// lookup makes graph parameters on first use and records their names in p.
+func (b Bind) lookup(g *graph.Graph, p *program) nn.Lookup {
+	seen := map[string]*graph.Node{}
+	return func(s nn.Spec) *graph.Node {
+		if n, ok := seen[s.Name]; ok {
+			return n
+		}
+		a, err := b.find(s.Name)
+		if err != nil {
+			panic(err)
+		}
+		n := graph.Parameter(g, s.Name, shapes.Make(a.shape.DType, a.shape.Dimensions...))
+		seen[s.Name] = n
+		p.params = append(p.params, s.Name)
+		return n
+	}
+}

@@ -1,0 +1,231 @@
+package engine
+
+import (
+	"fmt"
+
+	"fewstep/model/nn"
+
+	"github.com/gomlx/compute/shapes"
+	"github.com/gomlx/gomlx/core/graph"
+)
+
+// Step is one micro-batch's part of an optimizer step.
+type Step struct {
+	LR    float64
+	Micro int // index of this micro-batch in the step, from 0
+	Of    int // micro-batches in a step; 0 or 1 = no accumulation
+}
+
+// Result is what a training call reports.
+type Result struct {
+	Outputs []*Array // the function's outputs; the first is the scalar loss that was differentiated
+	Norm2   float64  // squared norm of the gradient before clipping; only with the last micro-batch, else -1
+	Updated bool
+}
+
+// Train evaluates f, whose first output is a scalar loss, differentiates it by the trained parameters of one network
+// and, with the last micro-batch, updates them. A gradient that is not finite changes nothing: the caller must look
+// at Norm2 and the loss.
+func (e *Engine) Train(f Function, bind Bind, network string, o *Optimizer, step Step, in ...*Array) (*Result, error) {
+	if bind[network] != o.params {
+		return nil, fmt.Errorf("the optimizer belongs to other parameters than network %q", network)
+	}
+	if e.Granularity < nn.Network {
+		return e.trainTape(f, bind, network, o, step, in)
+	}
+	if step.Of <= 1 {
+		return e.trainFused(f, bind, network, o, step, in)
+	}
+	return e.trainAccumulated(f, bind, network, o, step, in)
+}
+
+// trained is what a gradient program remembers about its order of parameters.
+type trained struct {
+	outputs int      // outputs of the function
+	frozen  []string // scope names of parameters that are not trained, in graph order
+}
+
+// gradientNodes builds f and the gradients of its loss by o's parameters (zeros for one the function does not use).
+func (e *Engine) gradientNodes(g *graph.Graph, p *program, f Function, bind Bind, network string, o *Optimizer, in []shapes.Shape) (outputs, params, grads []*graph.Node) {
+	values := inputNodes(g, in)
+	lookup := bind.lookup(g, p)
+	for _, name := range o.names { // first, so that their order is the optimizer's
+		a := o.params.Get(name)
+		params = append(params, lookup(nn.Spec{Name: network + "." + name, Dims: a.shape.Dimensions}))
+	}
+	n := len(p.params)
+	r := nn.NewInline(e.Compute, "", nil, lookup)
+	outputs = nodes(f.Body(r, values))
+	if outputs[0].Rank() != 0 {
+		panic(fmt.Errorf("function %q: the first output must be a scalar loss, it has shape %s", f.Key, outputs[0].Shape()))
+	}
+	grads = graph.Gradient(outputs[0], params...)
+	p.info = trained{outputs: len(outputs), frozen: p.params[n:]}
+	return outputs, params, grads
+}
+
+func (e *Engine) gather(p *program, bind Bind, o *Optimizer, in []*Array) ([]*Array, error) {
+	args := append([]*Array{}, in...)
+	for _, name := range o.names {
+		args = append(args, o.params.Get(name))
+	}
+	for _, name := range p.info.(trained).frozen {
+		a, err := bind.find(name)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, a)
+	}
+	return args, nil
+}
+
+// trainFused is forward, gradient and update in one program.
+func (e *Engine) trainFused(f Function, bind Bind, network string, o *Optimizer, step Step, in []*Array) (*Result, error) {
+	key := e.key("train|"+o.signature()+"|"+network, f.Key, in)
+	p, err := e.get(key, func(g *graph.Graph, p *program) []*graph.Node {
+		outputs, params, grads := e.gradientNodes(g, p, f, bind, network, o, shapesOf(in))
+		state, hyper := o.stateNodes(g)
+		norm2, newParams, newState := o.updateNodes(params, grads, state, hyper)
+		return append(append(append(outputs, norm2), newParams...), newState...)
+	})
+	if err != nil {
+		return nil, err
+	}
+	args, err := e.gather(p, bind, o, in)
+	if err != nil {
+		return nil, err
+	}
+	hyper, err := e.hyper(o, step.LR, 1)
+	if err != nil {
+		return nil, err
+	}
+	defer hyper.Free()
+	stateAt := len(args)
+	args = append(append(args, o.state()...), hyper)
+	donate := make([]bool, len(args))
+	for i := range o.names {
+		donate[len(in)+i] = true
+	}
+	for i := stateAt; i < len(args)-1; i++ {
+		donate[i] = true
+	}
+	out, err := e.execute(p, args, donate)
+	if err != nil {
+		return nil, err
+	}
+	n := p.info.(trained).outputs
+	return e.finish(o, out[:n], out[n:])
+}
+
+// finish installs [norm², parameters…, state…] into the optimizer.
+func (e *Engine) finish(o *Optimizer, outputs, rest []*Array) (*Result, error) {
+	norm, err := e.Floats(rest[0])
+	if err != nil {
+		return nil, err
+	}
+	rest[0].Free()
+	rest = rest[1:]
+	for i, name := range o.names {
+		o.params.arrays[name] = rest[i]
+	}
+	o.setState(rest[len(o.names):])
+	o.Steps++
+	return &Result{Outputs: outputs, Norm2: float64(norm[0]), Updated: true}, nil
+}
+
+// stateNodes makes the graph parameters of the moments and the hyper-parameters.
+func (o *Optimizer) stateNodes(g *graph.Graph) (state []*graph.Node, hyper *graph.Node) {
+	for i, a := range o.state() {
+		state = append(state, graph.Parameter(g, fmt.Sprintf("state%d", i), a.shape))
+	}
+	return state, graph.Parameter(g, "hyper", shapes.Make(state[0].DType(), 4))
+}
+
+// trainAccumulated adds gradients up over micro-batches and updates with the last one.
+func (e *Engine) trainAccumulated(f Function, bind Bind, network string, o *Optimizer, step Step, in []*Array) (*Result, error) {
+	key := e.key(fmt.Sprintf("gradient|%d|%s", len(o.names), network), f.Key, in)
+	p, err := e.get(key, func(g *graph.Graph, p *program) []*graph.Node {
+		outputs, params, grads := e.gradientNodes(g, p, f, bind, network, o, shapesOf(in))
+		for i, param := range params {
+			acc := graph.Parameter(g, fmt.Sprintf("acc%d", i), param.Shape())
+			outputs = append(outputs, graph.Add(acc, grads[i]))
+		}
+		return outputs
+	})
+	if err != nil {
+		return nil, err
+	}
+	if step.Micro == 0 {
+		if err := e.zeroAccumulators(o); err != nil {
+			return nil, err
+		}
+	}
+	args, err := e.gather(p, bind, o, in)
+	if err != nil {
+		return nil, err
+	}
+	donate := make([]bool, len(args)+len(o.acc))
+	for i := range o.acc {
+		donate[len(args)+i] = true
+	}
+	out, err := e.execute(p, append(args, o.acc...), donate)
+	if err != nil {
+		return nil, err
+	}
+	n := p.info.(trained).outputs
+	o.acc = out[n:]
+	if step.Micro+1 < step.Of {
+		return &Result{Outputs: out[:n], Norm2: -1}, nil
+	}
+	return e.applyAccumulated(o, step, out[:n])
+}
+
+func (e *Engine) zeroAccumulators(o *Optimizer) error {
+	Free(o.acc...)
+	o.acc = nil
+	for _, name := range o.names {
+		if err := e.zeros(&o.acc, o.params.Get(name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// applyAccumulated updates from o.acc, the mean over the step's micro-batches.
+func (e *Engine) applyAccumulated(o *Optimizer, step Step, outputs []*Array) (*Result, error) {
+	var shaped []*Array
+	for _, name := range o.names {
+		shaped = append(shaped, o.params.Get(name))
+	}
+	p, err := e.get(e.key("apply|"+o.signature(), "", shaped), func(g *graph.Graph, _ *program) []*graph.Node {
+		params, grads := make([]*graph.Node, len(shaped)), make([]*graph.Node, len(shaped))
+		for i, a := range shaped {
+			params[i] = graph.Parameter(g, fmt.Sprintf("p%d", i), a.shape)
+		}
+		for i, a := range shaped {
+			grads[i] = graph.Parameter(g, fmt.Sprintf("g%d", i), a.shape)
+		}
+		state, hyper := o.stateNodes(g)
+		norm2, newParams, newState := o.updateNodes(params, grads, state, hyper)
+		return append(append([]*graph.Node{norm2}, newParams...), newState...)
+	})
+	if err != nil {
+		return nil, err
+	}
+	hyper, err := e.hyper(o, step.LR, 1/float64(max(step.Of, 1)))
+	if err != nil {
+		return nil, err
+	}
+	defer hyper.Free()
+	args := append(append(append(shaped, o.acc...), o.state()...), hyper)
+	donate := make([]bool, len(args))
+	for i := range len(args) - 1 {
+		donate[i] = true
+	}
+	out, err := e.execute(p, args, donate)
+	if err != nil {
+		return nil, err
+	}
+	o.acc = nil
+	return e.finish(o, outputs, out)
+}

@@ -1,0 +1,90 @@
+// Package discriminator is the adversarial critic of SDXL-Lightning (3.3): the UNet's own encoder and mid block as
+// backbone, every weight of it trained, and a small convolutional head that ends in one logit per sample.
+package discriminator
+
+import (
+	"fmt"
+
+	"fewstep/model/nn"
+	"fewstep/model/unet"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/gomlx/core/graph"
+)
+
+// Config is a discriminator over a UNet's encoder.
+type Config struct {
+	UNet     *unet.Config
+	Channels int // of the head; 0 = the mid block's
+	Groups   int // of the head's group norms; 0 = the UNet's
+}
+
+// Form says what the discriminator looks at.
+type Form string
+
+// The two forms of (22) and (23).
+const (
+	Conditional   Form = "conditional"   // x_t' and x_t, features side by side
+	Unconditional Form = "unconditional" // x_t' alone
+)
+
+// HeadName is the scope of the head's parameters beside the backbone's diffusers keys.
+const HeadName = "head"
+
+// Backbone maps the UNet's five inputs to mid-block features, below name.
+func (c *Config) Backbone(name string) nn.Block { return c.UNet.Encoder(name) }
+
+// Head maps mid-block features [B, H, W, C or 2C] to logits [B] in f32: conv 3×3, then conv 4×4 stride 2 while the
+// side is above 4, then a valid 4×4 convolution (an average pool where the side is not 4), each with group norm and
+// SiLU, then a linear layer.
+func (c *Config) Head(name string) nn.Block {
+	channels, groups := c.Channels, c.Groups
+	if channels == 0 {
+		channels = c.UNet.BlockOutChannels[len(c.UNet.BlockOutChannels)-1]
+	}
+	if groups == 0 {
+		groups = c.UNet.NormGroups
+	}
+	return nn.Block{
+		Kind: fmt.Sprintf("discriminator_head(%d,%d)", channels, groups), Name: nn.Join(name, HeadName), Level: nn.Stage,
+		Build: func(s *nn.Scope, in []*graph.Node) []*graph.Node {
+			layer := 0
+			block := func(x *graph.Node, kernel, stride, pad int) *graph.Node {
+				x = s.Conv(fmt.Sprintf("convs.%d", layer), x, channels, kernel, stride, pad)
+				x = nn.SiLU(s.GroupNorm(fmt.Sprintf("norms.%d", layer), x, groups, 1e-5))
+				layer++
+				return x
+			}
+			x := block(in[0], 3, 1, 1)
+			for x.Shape().Dim(1) > 4 && x.Shape().Dim(2) > 4 {
+				x = block(x, 4, 2, 1)
+			}
+			if x.Shape().Dim(1) == 4 && x.Shape().Dim(2) == 4 {
+				x = block(x, 4, 1, 0)
+			}
+			x = graph.ReduceMean(x, 1, 2)
+			return []*graph.Node{graph.ConvertDType(graph.Reshape(s.Linear("out", x, 1, true), -1), dtypes.Float32)}
+		},
+	}
+}
+
+// Network is backbone and head in one block, for listing parameters and for counting. Inputs are the UNet's five.
+func (c *Config) Network(name string, form Form) nn.Block {
+	return nn.Block{
+		Kind: "discriminator(" + string(form) + ")", Name: name, Level: nn.Network,
+		Compose: func(r nn.Runner, in []nn.Value) []nn.Value {
+			h := nn.One(r, c.Backbone(""), in...)
+			if form == Conditional {
+				h = nn.One(r, Beside(), h, h)
+			}
+			return r.Run(c.Head(""), h)
+		},
+	}
+}
+
+// Beside concatenates two feature maps along their channels, x_t' first (22).
+func Beside() nn.Block {
+	return nn.Block{Kind: "beside", Build: func(_ *nn.Scope, in []*graph.Node) []*graph.Node {
+		return []*graph.Node{graph.Concatenate(in, 3)}
+	}}
+}

@@ -1,0 +1,177 @@
+// Package train runs the method: it turns a recipe's phases into engine functions, walks the ladder over a run
+// directory, and keeps it watched, resumable and checked.
+package train
+
+import (
+	"fmt"
+
+	"fewstep/engine"
+	"fewstep/model/discriminator"
+	"fewstep/model/nn"
+	"fewstep/model/unet"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/gomlx/core/graph"
+)
+
+// Networks that the functions below refer to.
+const (
+	NetUNet = "unet" // the student where something is trained, else whatever model is called
+	NetDisc = "disc"
+)
+
+// Functions builds the engine functions of one architecture. Every stage and phase uses the same few: timesteps and
+// schedule enter as per-sample coefficients, so no program depends on a stage.
+type Functions struct {
+	UNet *unet.Config
+	Disc *discriminator.Config
+	LoRA *nn.LoRA // adapters on the trained student; nil = full
+}
+
+// Inputs shared by the functions, in order: x [B,H,W,C], t [B], text [B,T,D], pooled [B,P], time ids [B,6].
+const conditions = 5
+
+func op(kind string, f func(in []*graph.Node) *graph.Node) nn.Block {
+	return nn.Block{Kind: kind, Build: func(_ *nn.Scope, in []*graph.Node) []*graph.Node {
+		return []*graph.Node{f(in)}
+	}}
+}
+
+// blend is a·x + b·u with per-sample coefficients: a move (5), or forward (1).
+var blend = op("blend", func(in []*graph.Node) *graph.Node {
+	return graph.Add(nn.Scale(in[0], in[1]), nn.Scale(in[2], in[3]))
+})
+
+// stack concatenates along the batch.
+func stack(n int) nn.Block {
+	return op(fmt.Sprintf("stack(%d)", n), func(in []*graph.Node) *graph.Node { return graph.Concatenate(in, 0) })
+}
+
+// part is sample range [i·B/n, (i+1)·B/n) of a stacked batch.
+func part(i, n int) nn.Block {
+	return op(fmt.Sprintf("part(%d,%d)", i, n), func(in []*graph.Node) *graph.Node {
+		b := in[0].Shape().Dim(0) / n
+		return graph.SliceAxis(in[0], 0, graph.AxisRange(i*b, (i+1)*b))
+	})
+}
+
+// Move is one network call and one deterministic step (5): inputs + a [B], b [B] → a·x + b·u.
+func (f *Functions) Move() engine.Function {
+	return engine.Function{Key: "move/" + f.signature(nil), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+		u := nn.One(r, f.UNet.Network(NetUNet, nil), in[:conditions]...)
+		return r.Run(blend, in[0], in[conditions], u, in[conditions+1])
+	}}
+}
+
+// GuidedMove is Move with classifier-free guidance: u = u_∅ + g·(u_c − u_∅), the empty prompt being zero embeddings.
+// Inputs + a, b, g [B].
+func (f *Functions) GuidedMove() engine.Function {
+	double := op("zeros_beside", func(in []*graph.Node) *graph.Node {
+		return graph.Concatenate([]*graph.Node{in[0], graph.ZerosLike(in[0])}, 0)
+	})
+	guide := op("guidance", func(in []*graph.Node) *graph.Node {
+		return graph.Add(in[1], nn.Scale(graph.Sub(in[0], in[1]), in[2]))
+	})
+	return engine.Function{Key: "guided/" + f.signature(nil), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+		both := r.Run(f.UNet.Network(NetUNet, nil),
+			nn.One(r, stack(2), in[0], in[0]), nn.One(r, stack(2), in[1], in[1]),
+			nn.One(r, double, in[2]), nn.One(r, double, in[3]), nn.One(r, stack(2), in[4], in[4]))[0]
+		u := nn.One(r, guide, nn.One(r, part(0, 2), both), nn.One(r, part(1, 2), both), in[conditions+2])
+		return r.Run(blend, in[0], in[conditions], u, in[conditions+1])
+	}}
+}
+
+// MSE is ‖a·x + b·f(x) − target‖² as a mean over elements (16); with a = 0, b = 1 and an x0 target it is the
+// conversion (29). Inputs + a, b, target.
+func (f *Functions) MSE() engine.Function {
+	loss := op("mse", func(in []*graph.Node) *graph.Node {
+		d := graph.ConvertDType(graph.Sub(in[0], in[1]), dtypes.Float32)
+		return graph.ReduceAllMean(graph.Square(d))
+	})
+	return engine.Function{Key: "mse/" + f.signature(f.LoRA), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+		u := nn.One(r, f.UNet.Network(NetUNet, f.LoRA), in[:conditions]...)
+		x := nn.One(r, blend, in[0], in[conditions], u, in[conditions+1])
+		return r.Run(loss, x, in[conditions+2])
+	}}
+}
+
+// Discriminator is L_D (20) over real and fake. Inputs: x_t, t, text, pooled, ids, then real, fake, t' [B],
+// noise, keep [B], add [B]: the discriminator sees keep·x + add·noise (3.7; keep = 1, add = 0 elsewhere).
+// Outputs: loss, accuracy, mean logit gap.
+func (f *Functions) Discriminator(form discriminator.Form) engine.Function {
+	loss := op("loss_d", func(in []*graph.Node) *graph.Node {
+		return graph.Add(graph.ReduceAllMean(nn.Softplus(graph.Neg(in[0]))), graph.ReduceAllMean(nn.Softplus(in[1])))
+	})
+	accuracy := op("accuracy", func(in []*graph.Node) *graph.Node {
+		zero := graph.ZerosLike(in[0])
+		right := graph.Add(graph.ConvertDType(graph.GreaterThan(in[0], zero), dtypes.Float32),
+			graph.ConvertDType(graph.LessThan(in[1], zero), dtypes.Float32))
+		return graph.MulScalar(graph.ReduceAllMean(right), 0.5)
+	})
+	gap := op("gap", func(in []*graph.Node) *graph.Node { return graph.ReduceAllMean(graph.Sub(in[0], in[1])) })
+	return engine.Function{Key: "disc/" + string(form) + f.signature(nil), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+		x, t, text, pooled, ids := in[0], in[1], in[2], in[3], in[4]
+		real, fake, next, noise, keep, add := in[5], in[6], in[7], in[8], in[9], in[10]
+		xs := []nn.Value{nn.One(r, blend, real, keep, noise, add), nn.One(r, blend, fake, keep, noise, add)}
+		ts := []nn.Value{next, next}
+		if form == discriminator.Conditional {
+			xs, ts = append(xs, x), append(ts, t)
+		}
+		n := len(xs)
+		repeat := func(v nn.Value) nn.Value {
+			all := make([]nn.Value, n)
+			for i := range all {
+				all[i] = v
+			}
+			return nn.One(r, stack(n), all...)
+		}
+		h := nn.One(r, f.Disc.Backbone(NetDisc), nn.One(r, stack(n), xs...), nn.One(r, stack(n), ts...), repeat(text), repeat(pooled), repeat(ids))
+		features := []nn.Value{nn.One(r, part(0, n), h), nn.One(r, part(1, n), h)}
+		both := nn.One(r, stack(2), features...)
+		if form == discriminator.Conditional {
+			start := nn.One(r, part(2, n), h)
+			both = nn.One(r, discriminator.Beside(), both, nn.One(r, stack(2), start, start))
+		}
+		logits := nn.One(r, f.Disc.Head(NetDisc), both)
+		lr, lf := nn.One(r, part(0, 2), logits), nn.One(r, part(1, 2), logits)
+		return []nn.Value{nn.One(r, loss, lr, lf), nn.One(r, accuracy, lr, lf), nn.One(r, gap, lr, lf)}
+	}}
+}
+
+// Generator is L_G (21) through the discriminator. Inputs: x_t, t, text, pooled, ids, a, b, t', noise, keep, add.
+func (f *Functions) Generator(form discriminator.Form) engine.Function {
+	loss := op("loss_g", func(in []*graph.Node) *graph.Node {
+		return graph.ReduceAllMean(nn.Softplus(graph.Neg(in[0])))
+	})
+	return engine.Function{Key: "gen/" + string(form) + f.signature(f.LoRA), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+		x, t, text, pooled, ids := in[0], in[1], in[2], in[3], in[4]
+		a, b, next, noise, keep, add := in[5], in[6], in[7], in[8], in[9], in[10]
+		u := nn.One(r, f.UNet.Network(NetUNet, f.LoRA), in[:conditions]...)
+		fake := nn.One(r, blend, nn.One(r, blend, x, a, u, b), keep, noise, add)
+		h := nn.One(r, f.Disc.Backbone(NetDisc), fake, next, text, pooled, ids)
+		if form == discriminator.Conditional {
+			start := nn.One(r, f.Disc.Backbone(NetDisc), x, t, text, pooled, ids)
+			h = nn.One(r, discriminator.Beside(), h, start)
+		}
+		return r.Run(loss, nn.One(r, f.Disc.Head(NetDisc), h))
+	}}
+}
+
+func (f *Functions) signature(lora *nn.LoRA) string {
+	s := f.UNet.Network("", nil).Kind
+	if f.Disc != nil {
+		s += f.Disc.Head("").Kind
+	}
+	if lora != nil {
+		s += fmt.Sprintf("lora(%d,%g)", lora.Rank, lora.Scale)
+	}
+	return s
+}
+
+// Generate is Move by the trained student, adapters included: the "fake" of the discriminator's update.
+func (f *Functions) Generate() engine.Function {
+	return engine.Function{Key: "generate/" + f.signature(f.LoRA), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+		u := nn.One(r, f.UNet.Network(NetUNet, f.LoRA), in[:conditions]...)
+		return r.Run(blend, in[0], in[conditions], u, in[conditions+1])
+	}}
+}
