@@ -166,7 +166,11 @@ func (d *diagnosis) print(w io.Writer) error {
 			row("", "%s", d.Chosen.Plugin)
 		}
 		for _, dev := range d.Chosen.Devices {
-			row("", "device %d: %s", dev.Number, dev.Description)
+			memory := ""
+			if dev.Memory != nil {
+				memory = fmt.Sprintf(", %s in use of %s", bytesText(dev.Memory.InUse), bytesText(dev.Memory.Limit))
+			}
+			row("", "device %d: %s%s", dev.Number, dev.Description, memory)
 		}
 		row("check", "a matrix product is right (compiled and run in %.2f s)", d.Chosen.CheckSeconds)
 	}
@@ -196,6 +200,8 @@ func bytesText(n int64) string {
 	switch {
 	case n <= 0:
 		return "unknown"
+	case n < 1<<20:
+		return fmt.Sprintf("%d KiB", (n+1023)>>10)
 	case n < 1<<30:
 		return fmt.Sprintf("%d MiB", n>>20)
 	}

@@ -9,8 +9,9 @@ import (
 
 // Device is one device of an open backend.
 type Device struct {
-	Number      int    `json:"number"`
-	Description string `json:"description"`
+	Number      int           `json:"number"`
+	Description string        `json:"description"`
+	Memory      *DeviceMemory `json:"memory,omitempty"` // nil where the plugin keeps no figures
 }
 
 // Devices describes the backend's devices in the words of the plugin.
@@ -18,6 +19,9 @@ func (r *Runtime) Devices() []Device {
 	devices := make([]Device, r.Backend.NumDevices())
 	for i := range devices {
 		devices[i] = Device{Number: i, Description: r.Backend.DeviceDescription(compute.DeviceNum(i))}
+		if m, err := r.DeviceMemory(i); err == nil {
+			devices[i].Memory = &m
+		}
 	}
 	return devices
 }

@@ -3,25 +3,10 @@ package xla
 /*
 #cgo linux LDFLAGS: -ldl
 #include <dlfcn.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdlib.h>
+#include "pjrt_table.h"
 
-// The head of every PJRT_Api table (OpenXLA, xla/pjrt/c/pjrt_c_api.h); function pointers follow it.
-typedef struct {
-	size_t struct_size;
-	void*  extension_start;
-	struct {
-		size_t struct_size;
-		void*  extension_start;
-		int    major_version;
-		int    minor_version;
-	} version;
-} fewstep_api_head;
-
-static void* fewstep_get_api(void* symbol) {
-	return ((void* (*)(void))symbol)();
-}
+static void* fewstep_get_api(void* symbol) { return ((void* (*)(void))symbol)(); }
 */
 import "C"
 
@@ -43,10 +28,8 @@ type pluginLibrary struct {
 	name         string
 	path         string
 	major, minor int
+	table        *C.fewstep_table // our copy of the plugin's table; lives as long as the process
 }
-
-// client is what is known of an opened PJRT client beyond go-xla's view of it.
-type client struct{}
 
 var (
 	loadMu  sync.Mutex // dlerror, go-xla's plugin table and client creation are not safe for concurrent use
@@ -57,7 +40,7 @@ var (
 func loadLibrary(path string) error {
 	loadMu.Lock()
 	defer loadMu.Unlock()
-	_, err := dlopen(path, C.RTLD_LAZY|C.RTLD_GLOBAL)
+	_, err := dlopen(path, C.RTLD_NOW|C.RTLD_LOCAL)
 	return err
 }
 
@@ -93,28 +76,34 @@ func loadPlugin(kind, path string) (*pluginLibrary, error) {
 	if api == nil {
 		return nil, errors.New("returned no PJRT table")
 	}
-	head := (*C.fewstep_api_head)(api)
+	table := C.fewstep_table_copy(api)
+	if table == nil {
+		return nil, errors.New("has a PJRT table that is too small")
+	}
 	p := &pluginLibrary{
 		name:  fmt.Sprintf("/fewstep/%d/%s", len(plugins), kind),
 		path:  path,
-		major: int(head.version.major_version),
-		minor: int(head.version.minor_version),
+		major: int(table.version.major_version),
+		minor: int(table.version.minor_version),
+		table: table,
 	}
-	if err := pjrt.RegisterPreloadedPlugin(p.name, uintptr(api)); err != nil {
+	if err := pjrt.RegisterPreloadedPlugin(p.name, uintptr(unsafe.Pointer(table))); err != nil {
 		return nil, fmt.Errorf("cannot be initialised: %w", err)
 	}
 	plugins[path] = p
 	return p, nil
 }
 
+// newBackend opens a client of the plugin through go-xla and keeps hold of it for the figures that go-xla does not give.
 func (p *pluginLibrary) newBackend(config string, values pjrt.NamedValuesMap) (compute.Backend, *client, error) {
 	loadMu.Lock()
 	defer loadMu.Unlock()
+	C.fewstep_take_created_client()
 	backend, err := gomlxxla.NewWithOptions(config, values)
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot be opened: %w", err)
 	}
-	return backend, &client{}, nil
+	return backend, &client{p.table, C.fewstep_take_created_client()}, nil
 }
 
 func (p *pluginLibrary) version() string { return fmt.Sprintf("PJRT %d.%d", p.major, p.minor) }

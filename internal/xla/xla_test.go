@@ -133,3 +133,47 @@ func TestOpenRefuses(t *testing.T) {
 		}
 	}
 }
+
+// The CPU plugin keeps no figures: its own refusal must come back, which shows that the right client and device
+// were asked. (That two clients are told apart is shown by their numbers of devices.)
+func TestDeviceMemory(t *testing.T) {
+	two := cpuOrSkip(t, Options{Devices: 2})
+	one := cpuOrSkip(t, Options{})
+	if _, err := two.DeviceMemory(1); err != nil && !errors.Is(err, ErrNoMemoryFigures) {
+		t.Error(err)
+	} else {
+		t.Log(err)
+	}
+	if _, err := one.DeviceMemory(1); err == nil || errors.Is(err, ErrNoMemoryFigures) {
+		t.Errorf("device 1 of one device: %v", err)
+	}
+	if two.client.handle == nil || one.client.handle == nil || two.client.handle == one.client.handle {
+		t.Errorf("clients %p and %p", two.client.handle, one.client.handle)
+	}
+	pureGo, err := Open(Go, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pureGo.DeviceMemory(0); !errors.Is(err, ErrNoMemoryFigures) {
+		t.Errorf("pure Go: %v", err)
+	}
+}
+
+func TestHostFigures(t *testing.T) {
+	if got := meminfo("MemTotal:       24684092 kB\nMemFree: 1 kB\nMemAvailable:   12 kB\n", "MemAvailable"); got != 12<<10 {
+		t.Errorf("MemAvailable %d", got)
+	}
+	total, available, err := HostMemory()
+	if err != nil {
+		t.Skip(err)
+	}
+	if available <= 0 || available > total {
+		t.Errorf("%d of %d bytes available", available, total)
+	}
+	if free, err := DiskFree(t.TempDir()); err != nil || free <= 0 {
+		t.Errorf("free space %d, %v", free, err)
+	}
+	if _, err := DiskFree(filepath.Join(t.TempDir(), "absent")); err == nil {
+		t.Error("free space of a folder that is not there")
+	}
+}

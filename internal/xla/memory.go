@@ -1,0 +1,54 @@
+package xla
+
+/*
+#include <stdlib.h>
+#include "pjrt_table.h"
+*/
+import "C"
+
+import (
+	"errors"
+	"fmt"
+	"unsafe"
+)
+
+// client is a PJRT client that go-xla opened through our copy of a plugin's table.
+type client struct {
+	table  *C.fewstep_table
+	handle unsafe.Pointer // owned by go-xla; nil when it was not seen
+}
+
+// DeviceMemory is what a plugin's allocator tells of one device, in bytes. A figure that the plugin does not
+// keep is 0.
+type DeviceMemory struct {
+	InUse int64 `json:"in_use_bytes"`
+	Peak  int64 `json:"peak_bytes"`  // highest InUse since the process began
+	Limit int64 `json:"limit_bytes"` // the most that may be in use
+}
+
+// ErrNoMemoryFigures is wrapped by the errors of [Runtime.DeviceMemory] where the plugin keeps no figures,
+// as those of CPUs and the pure-Go backend do.
+var ErrNoMemoryFigures = errors.New("this backend keeps no device memory figures")
+
+// DeviceMemory asks the plugin for the memory figures of one device.
+func (r *Runtime) DeviceMemory(device int) (DeviceMemory, error) {
+	if r.client == nil || r.client.handle == nil {
+		return DeviceMemory{}, fmt.Errorf("xla: device %d: %w", device, ErrNoMemoryFigures)
+	}
+	if device < 0 || device >= r.NumDevices() {
+		return DeviceMemory{}, fmt.Errorf("xla: device %d: this process has %d devices", device, r.NumDevices())
+	}
+	var stats C.fewstep_memory_stats
+	if message := C.fewstep_device_memory(r.client.table, r.client.handle, C.size_t(device), &stats); message != nil {
+		defer C.free(unsafe.Pointer(message))
+		return DeviceMemory{}, fmt.Errorf("xla: device %d: %w: %s", device, ErrNoMemoryFigures, C.GoString(message))
+	}
+	m := DeviceMemory{InUse: int64(stats.bytes_in_use)}
+	if stats.peak_bytes_in_use_is_set {
+		m.Peak = int64(stats.peak_bytes_in_use)
+	}
+	if stats.bytes_limit_is_set {
+		m.Limit = int64(stats.bytes_limit)
+	}
+	return m, nil
+}
