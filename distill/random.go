@@ -3,7 +3,6 @@ package distill
 import (
 	"fmt"
 	"math"
-	"math/bits"
 )
 
 // Purpose separates the streams of random numbers that one seed gives. The
@@ -27,52 +26,51 @@ const (
 // numbers: as easy as 1, 2, 3", 2011): 128 random bits for a counter under a
 // key, with no state.
 func Philox4x32(counter [4]uint32, key [2]uint32) [4]uint32 {
-	c0, c1, c2, c3 := counter[0], counter[1], counter[2], counter[3]
-	k0, k1 := key[0], key[1]
+	c0, c1, c2, c3 := philox(counter[0], counter[1], counter[2], counter[3], key[0], key[1])
+	return [4]uint32{c0, c1, c2, c3}
+}
+
+func philox(c0, c1, c2, c3, k0, k1 uint32) (uint32, uint32, uint32, uint32) {
 	for range 10 {
-		hi0, lo0 := bits.Mul32(0xD2511F53, c0)
-		hi1, lo1 := bits.Mul32(0xCD9E8D57, c2)
-		c0, c1, c2, c3 = hi1^c1^k0, lo1, hi0^c3^k1, lo0
+		p0, p1 := uint64(c0)*0xD2511F53, uint64(c2)*0xCD9E8D57
+		c0, c1, c2, c3 = uint32(p1>>32)^c1^k0, uint32(p1), uint32(p0>>32)^c3^k1, uint32(p0)
 		k0 += 0x9E3779B9
 		k1 += 0xBB67AE85
 	}
-	return [4]uint32{c0, c1, c2, c3}
+	return c0, c1, c2, c3
 }
 
 // block returns the random block of a stream: the seed is the key; the sample
 // index, the purpose and the block's number within the sample are the counter,
 // so no two of them ever share bits.
-func block(seed uint64, purpose Purpose, sample int64, number uint32) [4]uint32 {
-	return Philox4x32(
-		[4]uint32{number, uint32(purpose), uint32(sample), uint32(uint64(sample) >> 32)},
-		[2]uint32{uint32(seed), uint32(seed >> 32)})
+func block(seed uint64, purpose Purpose, sample int64, number uint32) (uint32, uint32, uint32, uint32) {
+	return philox(number, uint32(purpose), uint32(sample), uint32(uint64(sample)>>32), uint32(seed), uint32(seed>>32))
 }
 
 // Normal fills dst with independent standard normal numbers: element i depends
 // on (seed, purpose, sample, i) alone. Box–Muller in float64, rounded to
-// float32; bit-identical on one architecture.
+// float32; the same bits on every architecture.
 func Normal(dst []float32, seed uint64, purpose Purpose, sample int64) {
-	var four [4]float32
-	for i, number := 0, uint32(0); i < len(dst); i, number = i+4, number+1 {
-		r := block(seed, purpose, sample, number)
-		four[0], four[1] = boxMuller(r[0], r[1])
-		four[2], four[3] = boxMuller(r[2], r[3])
-		copy(dst[i:], four[:])
+	number := uint32(0)
+	for ; len(dst) >= 4; dst = dst[4:] {
+		a, b, c, d := block(seed, purpose, sample, number)
+		dst[0], dst[1] = boxMuller(a, b)
+		dst[2], dst[3] = boxMuller(c, d)
+		number++
 	}
-}
-
-// boxMuller makes two normals of 64 random bits; the radius reaches 6.7.
-func boxMuller(a, b uint32) (float32, float32) {
-	const scale = 1.0 / (1 << 32)
-	radius := math.Sqrt(-2 * math.Log((float64(a)+0.5)*scale))
-	sin, cos := math.Sincos(2 * math.Pi * scale * float64(b))
-	return float32(radius * cos), float32(radius * sin)
+	if len(dst) > 0 {
+		a, b, c, d := block(seed, purpose, sample, number)
+		var last [4]float32
+		last[0], last[1] = boxMuller(a, b)
+		last[2], last[3] = boxMuller(c, d)
+		copy(dst, last[:])
+	}
 }
 
 // Uniform returns the number of element in [0, 1), with 53 random bits.
 func Uniform(seed uint64, purpose Purpose, sample int64, element uint32) float64 {
-	r := block(seed, purpose, sample, element)
-	return float64((uint64(r[0])<<32|uint64(r[1]))>>11) / (1 << 53)
+	a, b, _, _ := block(seed, purpose, sample, element)
+	return float64((uint64(a)<<32|uint64(b))>>11) / (1 << 53)
 }
 
 // Choice returns an index into weights with probability in proportion to them.

@@ -106,13 +106,26 @@ func TestStreamsAreFrozen(t *testing.T) {
 	}
 }
 
-func TestExtremeNormalsAreFinite(t *testing.T) {
-	for _, a := range []uint32{0, 1, math.MaxUint32} {
-		for _, b := range []uint32{0, 1 << 31, math.MaxUint32} {
-			x, y := boxMuller(a, b)
-			if math.IsNaN(float64(x)) || math.IsInf(float64(x), 0) || math.Abs(float64(x)) > 6.8 || math.Abs(float64(y)) > 6.8 {
-				t.Errorf("boxMuller(%d, %d) = %g, %g", a, b, x, y)
-			}
+// The two halves of Box–Muller against the standard library, at the ends, at
+// every octant and in between.
+func TestBoxMullerParts(t *testing.T) {
+	values := []uint32{0, 1, 2, math.MaxUint32, math.MaxUint32 - 1, 0x5A827999, 0xB504F333}
+	for i := range uint32(8) {
+		values = append(values, i<<29, i<<29-1, i<<29+1)
+	}
+	for i := range uint32(20_000) {
+		values = append(values, i*0x9E3779B9)
+	}
+	for _, v := range values {
+		if got, want := minusTwoLog(v), -2*math.Log((float64(v)+0.5)/(1<<32)); math.Abs(got-want) > 1e-11*want {
+			t.Fatalf("minusTwoLog(%#x) = %g, want %g", v, got, want)
+		}
+		sin, cos := math.Sincos(2 * math.Pi / (1 << 32) * float64(v))
+		if c, s := circle(v); math.Abs(c-cos) > 2e-11 || math.Abs(s-sin) > 2e-11 {
+			t.Fatalf("circle(%#x) = %g, %g, want %g, %g", v, c, s, cos, sin)
+		}
+		if x, y := boxMuller(v, v); math.Abs(float64(x)) > 6.78 || math.Abs(float64(y)) > 6.78 {
+			t.Fatalf("boxMuller(%#x) = %g, %g", v, x, y)
 		}
 	}
 }
