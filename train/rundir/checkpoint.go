@@ -117,7 +117,7 @@ func (d *Dir) SaveCheckpoint(p Point, meta any, files ...File) error {
 
 // prune keeps the newest complete checkpoints and deletes the others, as well
 // as what interrupted saves left. It counts as complete what has a manifest,
-// right sizes and no failed verification; keep, just written, always stays.
+// right sizes and no failed verification; the folder keep always stays.
 func (d *Dir) prune(keep string) error {
 	found, skipped, err := d.list()
 	if err != nil {

@@ -299,7 +299,7 @@ func syncFolder(path string) error {
 	return nil
 }
 
-var validName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+var validName = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]*$`)
 
 func checkNames(names ...string) error {
 	for _, n := range names {

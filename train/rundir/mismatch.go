@@ -19,7 +19,7 @@ func (c Change) String() string { return fmt.Sprintf("%s: %s → %s", c.Key, c.O
 // ConfigMismatch says that a run directory was made by another config.
 type ConfigMismatch struct {
 	Dir     string
-	Keys    []string // key paths such as stages[1].phases[0].lr, in order
+	Keys    []string // key paths such as stages.8to4.phases.full.lr or seeds[2], in order
 	Changes []Change // the same keys with old and new values
 }
 
@@ -120,6 +120,10 @@ func diffTrees(key string, old, new any, mayDiffer []string, out []Change) []Cha
 	ol, oIsList := old.([]any)
 	nl, nIsList := new.([]any)
 	if oIsList && nIsList {
+		on, nn := names(ol), names(nl)
+		if on != nil && nn != nil {
+			return diffNamed(key, ol, nl, on, nn, mayDiffer, out)
+		}
 		at := func(l []any, i int) any {
 			if i < len(l) {
 				return l[i]
@@ -133,6 +137,43 @@ func diffTrees(key string, old, new any, mayDiffer []string, out []Change) []Cha
 	}
 	if o, n := spell(old), spell(new); !sameScalar(old, new) && (o != n || fmt.Sprintf("%T", old) != fmt.Sprintf("%T", new)) {
 		out = append(out, Change{Key: key, Old: o, New: n})
+	}
+	return out
+}
+
+// names are the values of the key "name" where every element of a list is a
+// mapping with another one, else nil.
+func names(list []any) []string {
+	var out []string
+	for _, e := range list {
+		m, _ := e.(map[string]any)
+		name, ok := m["name"].(string)
+		if !ok || slices.Contains(out, name) {
+			return nil
+		}
+		out = append(out, name)
+	}
+	return out
+}
+
+// diffNamed compares lists of named mappings by name, so that a stage put in
+// or left out is one change: stages.8to4.phases.full.lr.
+func diffNamed(key string, old, new []any, oldNames, newNames []string, mayDiffer []string, out []Change) []Change {
+	before := len(out)
+	for i, name := range oldNames {
+		var other any = absent{}
+		if j := slices.Index(newNames, name); j >= 0 {
+			other = new[j]
+		}
+		out = diffTrees(key+"."+name, old[i], other, mayDiffer, out)
+	}
+	for j, name := range newNames {
+		if !slices.Contains(oldNames, name) {
+			out = diffTrees(key+"."+name, absent{}, new[j], mayDiffer, out)
+		}
+	}
+	if len(out) == before && !slices.Equal(oldNames, newNames) {
+		out = append(out, Change{Key: key, Old: strings.Join(oldNames, ", "), New: strings.Join(newNames, ", ")})
 	}
 	return out
 }

@@ -39,18 +39,19 @@ func (d *Dir) syncStats() (int64, error) {
 // writer opens a new one whose first event tells TensorBoard to drop the steps
 // that are being redone.
 //
-// Call it once, between LatestCheckpoint and the first new record.
+// Call it once, between LatestCheckpoint and the first new record, with Keep
+// set.
 func (d *Dir) Rewind(s *Snapshot) error {
 	if d.lock == nil {
 		return ErrReadOnly
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	position, length := int64(0), int64(0)
+	position, length, keep := int64(0), int64(0), ""
 	if s != nil {
-		position, length = s.Position, s.manifest.Stats
+		position, length, keep = s.Position, s.manifest.Stats, s.Folder
 	}
-	found, skipped, err := d.list()
+	found, _, err := d.list()
 	if err != nil {
 		return err
 	}
@@ -61,7 +62,7 @@ func (d *Dir) Rewind(s *Snapshot) error {
 			}
 		}
 	}
-	if err := d.removeUnfinished(skipped); err != nil {
+	if err := d.prune(keep); err != nil { // an interrupted save may not have come to it
 		return err
 	}
 	return d.cutStats(length)

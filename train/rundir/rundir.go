@@ -78,7 +78,7 @@ type lineageFile struct {
 // goroutines.
 type Dir struct {
 	// Keep is how many complete checkpoints SaveCheckpoint leaves, over all
-	// phases; less than 2 counts as 2.
+	// phases; less than 2 counts as 2. Set it right after Open.
 	Keep int
 
 	root    string
@@ -109,6 +109,7 @@ func Open(dir string, resolvedConfig []byte, lineage Lineage, mayDiffer ...strin
 	if _, err := parseYAML(resolvedConfig); err != nil {
 		return nil, fmt.Errorf("resolved config for run directory %s: %w", dir, err)
 	}
+	dir = filepath.Clean(dir)
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		if err := os.MkdirAll(dir, 0o777); err != nil {
 			return nil, fmt.Errorf("create run directory: %w", err)
@@ -182,6 +183,7 @@ func (d *Dir) open(config []byte, lineage Lineage, mayDiffer []string) error {
 // View opens a run directory without locking it, for reading snapshots and
 // stats and for writing artifacts (report, exports), also while it trains.
 func View(dir string) (*Dir, error) {
+	dir = filepath.Clean(dir)
 	born, err := inspect(dir)
 	if err != nil {
 		return nil, err
