@@ -91,7 +91,11 @@ func (o *Order) Row(k int64) int {
 	offset := unit(counter(o.seed, purposeOffset, epoch))
 	position := (float64(slot) + offset) / float64(o.length) * total
 	row := sort.Search(len(o.until), func(i int) bool { return o.until[i] > position })
-	return min(row, len(o.until)-1)
+	row = min(row, len(o.until)-1)
+	for row > 0 && o.until[row] == o.until[row-1] { // rounding may step onto weight 0
+		row--
+	}
+	return row
 }
 
 // Caption returns the caption of sample k ≥ 0: fine, kind or coarse by the

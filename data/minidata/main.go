@@ -1,13 +1,16 @@
 // Command minidata builds the captioned images of the mini pipeline from the
-// unpacked npm packages; scripts/mini_data.sh fetches them and calls it.
+// unpacked npm packages, or trains the mini tokenizers on the captions of such a
+// data set; scripts/mini_data.sh fetches the packages and calls it.
 package main
 
 import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"fewstep/data"
+	"fewstep/model/clip"
 )
 
 func main() {
@@ -15,7 +18,16 @@ func main() {
 	out := flag.String("out", "", "parquet `file` to write")
 	size := flag.Int("size", 64, "image side in pixels")
 	keep := flag.Int("keep", 0, "choose about this many images that stand for all (0 = all)")
+	tokenizers := flag.String("tokenizers", "", "instead, train tokenizer/ and tokenizer_2/ below this `folder` on the captions of the file given by -out")
+	vocab := flag.Int("vocab", 2048, "most entries of a trained vocabulary")
 	flag.Parse()
+	if *tokenizers != "" && *out != "" {
+		if err := trainTokenizers(*out, *tokenizers, *vocab); err != nil {
+			fmt.Fprintln(os.Stderr, "minidata:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if *src == "" || *out == "" || flag.NArg() > 0 {
 		fmt.Fprintln(os.Stderr, "minidata: usage: minidata -src folder -out file.parquet [-size 64] [-keep n]")
 		os.Exit(2)
@@ -27,4 +39,44 @@ func main() {
 	}
 	fmt.Printf("%s: %d rows (%d train, %d eval), %d fine, %d kind and %d coarse captions\n",
 		*out, stats.Rows, stats.Train, stats.Eval, stats.Captions, stats.Kinds, stats.Coarse)
+}
+
+// captionLength is the length of the mini text encoders' input.
+const captionLength = 32
+
+func trainTokenizers(dataset, dir string, size int) error {
+	set, err := data.Open(dataset, data.Options{})
+	if err != nil {
+		return err
+	}
+	var captions []string
+	for i := range set.Len() {
+		r := set.Row(i)
+		captions = append(captions, r.Caption, r.Kind, r.Coarse)
+	}
+	v, err := clip.TrainBPE(captions, size)
+	if err != nil {
+		return err
+	}
+	for folder, pad := range map[string]string{"tokenizer": "<|endoftext|>", "tokenizer_2": "!"} {
+		if err := v.Write(filepath.Join(dir, folder), captionLength, pad); err != nil {
+			return err
+		}
+	}
+	t, err := clip.LoadTokenizer(filepath.Join(dir, "tokenizer"))
+	if err != nil {
+		return err
+	}
+	longest, text, cut := 0, "", 0
+	for _, c := range captions {
+		_, eos := t.Encode(c)
+		if eos == captionLength-1 {
+			cut++
+		}
+		if eos+1 > longest {
+			longest, text = eos+1, c
+		}
+	}
+	fmt.Printf("%s: %d tokens; longest caption %d of %d (%q), %d as long\n", dir, len(v.Tokens), longest, captionLength, text, cut)
+	return nil
 }
