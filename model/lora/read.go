@@ -201,9 +201,9 @@ func readAlpha(f *weights.File, name string) (float64, error) {
 // adapterMetadata is what matters of the PEFT config that diffusers stores as
 // JSON under "lora_adapter_metadata". Its zero value means there is none.
 type adapterMetadata struct {
-	Alpha    *float64           `json:"unet.lora_alpha"`
-	Patterns map[string]float64 `json:"unet.alpha_pattern"`
-	RSLoRA   bool               `json:"unet.use_rslora"`
+	Alpha    *float64           `json:"lora_alpha"`
+	Patterns map[string]float64 `json:"alpha_pattern"`
+	RSLoRA   bool               `json:"use_rslora"`
 }
 
 func parseAdapterMetadata(metadata map[string]string) (adapterMetadata, error) {
@@ -212,7 +212,20 @@ func parseAdapterMetadata(metadata map[string]string) (adapterMetadata, error) {
 	if !ok {
 		return a, nil
 	}
-	if err := json.Unmarshal([]byte(text), &a); err != nil {
+	fields := map[string]json.RawMessage{}
+	err := json.Unmarshal([]byte(text), &fields)
+	if err == nil { // saved from a pipeline, the keys carry the component's name
+		for _, name := range []string{"lora_alpha", "alpha_pattern", "use_rslora"} {
+			if value, ok := fields["unet."+name]; ok {
+				fields[name] = value
+			}
+		}
+		var plain []byte
+		if plain, err = json.Marshal(fields); err == nil {
+			err = json.Unmarshal(plain, &a)
+		}
+	}
+	if err != nil {
 		return a, fmt.Errorf("metadata key lora_adapter_metadata: %w", err)
 	}
 	return a, nil

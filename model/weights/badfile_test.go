@@ -161,7 +161,7 @@ func TestChangedFile(t *testing.T) {
 }
 
 // FuzzOpen wants an error or a file whose every tensor lies inside it and which
-// survives being written and read again.
+// whose header survives being written and read again.
 func FuzzOpen(f *testing.F) {
 	golden, err := os.ReadFile(pythonFile)
 	if err != nil {
@@ -173,7 +173,7 @@ func FuzzOpen(f *testing.F) {
 	f.Add(raw("{"+entryJSON("a", "F32", "[9223372036854775807,4]", "[0,4]")+"}", 4))
 	f.Add(raw(`{"__metadata__":{"k":"v"},`+entryJSON("b", "U8", "[3]", "[2,5]")+","+entryJSON("a", "F16", "[]", "[0,2]")+"}", 5))
 	f.Fuzz(func(t *testing.T, content []byte) {
-		file, path, err := openRaw(t, content)
+		file, _, err := openRaw(t, content)
 		if err != nil {
 			return
 		}
@@ -195,13 +195,13 @@ func FuzzOpen(f *testing.F) {
 		if total > len(content)-8 {
 			t.Fatalf("tensors hold %d bytes of a file of %d", total, len(content))
 		}
-		if err := Write(path+".copy", tensors, file.Metadata()); err != nil {
+		header, err := buildHeader(inFileOrder(tensors), file.Metadata())
+		if err != nil {
 			t.Fatalf("cannot write what was read: %v", err)
 		}
-		again, err := Open(path + ".copy")
-		if err != nil {
-			t.Fatalf("cannot read what was written: %v", err)
+		again, _, err := parseHeader(header[8:], uint64(total))
+		if err != nil || len(again) != len(tensors) {
+			t.Fatalf("read %d of %d tensors again: %v", len(again), len(tensors), err)
 		}
-		again.Close()
 	})
 }
