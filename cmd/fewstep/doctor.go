@@ -122,9 +122,12 @@ func examine(backend string) (*diagnosis, error) {
 	if found[xla.CPU] == 0 {
 		d.Missing = append(d.Missing, missingPart{"XLA CPU plugin", xla.RemedyCommand(xla.CPU)})
 	}
-	if d.GPUSeen && (d.Chosen == nil || d.Chosen.Kind != xla.CUDA) && backend != xla.CPU && backend != xla.Go ||
-		backend == xla.CUDA && found[xla.CUDA] == 0 {
-		d.Missing = append(d.Missing, missingPart{"XLA CUDA plugin and its libraries", xla.RemedyCommand(xla.CUDA)})
+	noCUDA := d.Chosen == nil || d.Chosen.Kind != xla.CUDA
+	if backend == xla.CUDA && !d.GPUSeen {
+		d.Missing = append(d.Missing, missingPart{"an NVIDIA GPU with its driver (no /dev/nvidia0)", "nvidia-smi"})
+	}
+	if noCUDA && (backend == xla.CUDA || backend == xla.Auto && d.GPUSeen) {
+		d.Missing = append(d.Missing, missingPart{"a working XLA CUDA plugin with its libraries", xla.RemedyCommand(xla.CUDA)})
 	}
 	if err != nil {
 		d.Error = err.Error()

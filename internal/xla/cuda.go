@@ -128,6 +128,9 @@ func prepareCUDA(c Candidate) (notes []string) {
 		if flags := os.Getenv("XLA_FLAGS"); !strings.Contains(flags, "--xla_gpu_cuda_data_dir") {
 			os.Setenv("XLA_FLAGS", strings.TrimSpace(flags+" --xla_gpu_cuda_data_dir="+c.DataDir))
 		}
+		if _, err := os.Stat(filepath.Join(c.DataDir, "nvvm", "libdevice", "libdevice.10.bc")); err != nil {
+			notes = append(notes, fmt.Sprintf("the CUDA toolkit folder %s holds no nvvm/libdevice/libdevice.10.bc", c.DataDir))
+		}
 	} else {
 		notes = append(notes, "no CUDA toolkit folder (ptxas, libdevice) found beside the plugin")
 	}

@@ -171,12 +171,15 @@ func openKind(search *Search, kind string, opt Options) (*Runtime, []string) {
 }
 
 func openCandidate(c Candidate, opt Options) (rt *Runtime, err error) {
+	var notes []string
 	defer func() {
 		if p := recover(); p != nil {
 			rt, err = nil, fmt.Errorf("plugin failed: %v", p)
 		}
+		if err != nil && len(notes) > 0 {
+			err = fmt.Errorf("%s (%s)", firstLine(err), strings.Join(notes, "; "))
+		}
 	}()
-	var notes []string
 	if c.Kind == CUDA {
 		notes = prepareCUDA(c)
 	}
