@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 
 PACKAGE = "lammps-jax-pjrt-cpu"
@@ -114,7 +115,10 @@ def install(wheel):
     if wheel is None and (sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64")):
         raise Unavailable(f"there is no pinned plugin for {sys.platform} on {platform.machine()}")
     plugins.mkdir(parents=True, exist_ok=True)
-    # Not named like a plugin's folder, and below one that fewstep does not look into.
+    for left in plugins.glob(".fetch-*"):  # of runs that were killed
+        if time.time() - left.stat().st_mtime > 24 * 3600:
+            shutil.rmtree(left, ignore_errors=True)
+    # Two levels down, where fewstep does not look for plugins.
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=plugins) as work:
         work = pathlib.Path(work)
         unpacked = work / "unpacked"

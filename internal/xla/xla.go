@@ -125,7 +125,7 @@ func Open(choice string, opt Options) (*Runtime, error) {
 		rt.Notes = append(problems, rt.Notes...)
 		return rt, nil
 	case Go:
-		return openGo(nil)
+		return openGo(nil, opt)
 	}
 	return nil, fmt.Errorf("xla: unknown backend %q: choose one of %s", choice, strings.Join(Choices(), ", "))
 }
@@ -150,7 +150,7 @@ func openAuto(search *Search, opt Options) (*Runtime, error) {
 	}
 	notes = append(notes, problems...)
 	notes = append(notes, "warning: the pure-Go backend is used, which is correct but many times slower: "+Remedy(CPU))
-	return openGo(notes)
+	return openGo(notes, opt)
 }
 
 // openKind tries every candidate of a kind in order. Without success it returns nil and the reasons.
@@ -215,12 +215,15 @@ func openCandidate(c Candidate, opt Options) (rt *Runtime, err error) {
 	return &Runtime{Backend: backend, Kind: c.Kind, Plugin: c.Path, Version: plugin.version(), Notes: notes, client: cl}, nil
 }
 
-func openGo(notes []string) (rt *Runtime, err error) {
+func openGo(notes []string, opt Options) (rt *Runtime, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			rt, err = nil, fmt.Errorf("xla: pure-Go backend: %v", p)
 		}
 	}()
+	if opt.Devices > 1 {
+		notes = append(notes, fmt.Sprintf("warning: %d virtual devices were asked for, but the pure-Go backend has one", opt.Devices))
+	}
 	backend, err := gobackend.New("")
 	if err != nil {
 		return nil, fmt.Errorf("xla: pure-Go backend: %w", err)

@@ -58,7 +58,7 @@ func TestAutoFallsBackToGo(t *testing.T) {
 	for _, gpu := range []bool{false, true} {
 		search := nowhere(t)
 		search.HasGPU = gpu
-		rt, err := Open(Auto, Options{Search: search})
+		rt, err := Open(Auto, Options{Search: search, Devices: 2})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,7 +66,7 @@ func TestAutoFallsBackToGo(t *testing.T) {
 			t.Fatalf("kind %q, plugin %q", rt.Kind, rt.Plugin)
 		}
 		notes := strings.Join(rt.Notes, "\n")
-		for _, want := range []string{"warning: the pure-Go backend", "make setup", "no cpu plugin found"} {
+		for _, want := range []string{"warning: the pure-Go backend", "make setup", "no cpu plugin found", "2 virtual devices"} {
 			if !strings.Contains(notes, want) {
 				t.Errorf("GPU %t: no %q in the notes:\n%s", gpu, want, notes)
 			}
