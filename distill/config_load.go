@@ -39,9 +39,22 @@ func Load(path string, overrides ...string) (*Config, error) {
 		}
 	}
 	if err := c.Validate(); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, inFile(path, err)
 	}
 	return c, nil
+}
+
+// inFile puts the file's name before each of the problems joined in err.
+func inFile(path string, err error) error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	var all []error
+	for _, e := range joined.Unwrap() {
+		all = append(all, fmt.Errorf("%s: %w", path, e))
+	}
+	return errors.Join(all...)
 }
 
 // Parse reads a recipe as [Load] does, from memory, without validating it;
