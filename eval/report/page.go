@@ -1,0 +1,350 @@
+package report
+
+import (
+	"bytes"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/base64"
+	"fmt"
+	"html/template"
+	"image/png"
+	"strconv"
+	"strings"
+)
+
+var (
+	//go:embed page.html
+	pageHTML string
+	//go:embed page.css
+	pageCSS string
+	//go:embed page.js
+	pageJS string
+
+	pageTemplate = template.Must(template.New("page").Parse(pageHTML))
+)
+
+// blankImage is a transparent GIF of one pixel.
+const blankImage = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
+
+// page is what page.html is filled with.
+type page struct {
+	R           *Report
+	Policy      string
+	CSS         template.CSS
+	JS          template.JS
+	Blank       template.URL
+	Headline    []string
+	Metrics     []Metric
+	Tables      []tableView
+	TeacherName string
+	Timed       bool
+	Columns     int // of a step table
+	Plots       []plotView
+	Sheets      []sheetView
+	Stages      []stageView
+	Adversarial bool
+	SortColumns []sortColumn
+	All         []rowView
+}
+
+type tableView struct {
+	ID, Title string
+	Calls     int
+	Verdicts  []verdictView
+	Groups    []groupView
+}
+
+type verdictView struct{ Class, Symbol, Words, Ours, Theirs string }
+
+type groupView struct {
+	Title, Class string
+	Entries      []entryView
+}
+
+type entryView struct {
+	Label, Model, Note, Class string
+	Steps, Calls, Time        string
+	Cells                     []cellView
+}
+
+type cellView struct {
+	Value, Interval, Ratio string
+	Best                   bool
+}
+
+type plotView struct {
+	Title  string
+	SVG    template.HTML
+	Legend []legendView
+}
+
+type legendView struct {
+	SVG  template.HTML
+	Name string
+}
+
+type sheetView struct {
+	Sheet
+	Source        template.URL
+	Width, Height int
+}
+
+type stageView struct {
+	Name   string
+	Phases []phaseView
+}
+
+type phaseView struct {
+	Name   string
+	Health *healthView
+	Notes  []string
+	Curves []curveView
+}
+
+type healthView struct {
+	Health
+	Class string
+}
+
+type curveView struct {
+	Name string
+	SVG  template.HTML
+}
+
+type sortColumn struct {
+	Name    string
+	Numeric bool
+}
+
+type rowView struct {
+	Model, Metric, Convention  string
+	Kind                       Kind
+	Steps, Calls, Samples      int
+	Value, Low, High           string
+	Shown, ShownLow, ShownHigh string
+}
+
+func renderPage(r *Report) ([]byte, error) {
+	p := &page{
+		R: r, CSS: template.CSS(pageCSS), JS: template.JS(pageJS), Blank: blankImage,
+		Headline: r.headline(), Metrics: r.metricsInUse(), Timed: len(r.Timings) > 0,
+		TeacherName: "teacher",
+		SortColumns: []sortColumn{{"model", false}, {"steps", true}, {"calls", true}, {"kind", false}, {"metric", false}, {"convention", false}, {"value", true}, {"low", true}, {"high", true}, {"samples", true}},
+	}
+	p.Policy = "default-src 'none'; img-src data:; style-src " + hashSource(pageCSS) + "; script-src " + hashSource(pageJS) + "; base-uri 'none'; form-action 'none'"
+	p.Columns = 3 + len(p.Metrics)
+	if p.Timed {
+		p.Columns++
+	}
+	for _, m := range p.Metrics {
+		if row, ok := r.teacherRow(m); ok {
+			p.TeacherName = fmt.Sprintf("teacher at %d steps%s", row.Steps, strings.TrimPrefix(guidance(row.Steps, row.Calls), ","))
+			break
+		}
+	}
+	for _, t := range r.stepTables() {
+		p.Tables = append(p.Tables, r.viewTable(t, p.Metrics))
+	}
+	r.viewPlots(p)
+	for i, s := range r.Sheets {
+		config, err := png.DecodeConfig(bytes.NewReader(s.PNG))
+		if err != nil {
+			return nil, fmt.Errorf("sheet %d (%s): %w", i, s.Title, err)
+		}
+		if s.Alt == "" {
+			s.Alt = strings.TrimSpace(s.Title + ". " + s.Caption)
+		}
+		p.Sheets = append(p.Sheets, sheetView{s, template.URL("data:image/png;base64," + base64.StdEncoding.EncodeToString(s.PNG)), config.Width, config.Height})
+	}
+	r.viewStages(p)
+	for _, row := range r.Rows {
+		v := rowView{
+			Model: row.Model, Metric: row.Metric, Convention: row.Convention, Kind: row.Kind,
+			Steps: row.Steps, Calls: row.Calls, Samples: row.Samples,
+			Value: number(row.Value), Shown: significant(row.Value, row.Low, row.High), ShownLow: "–", ShownHigh: "–",
+		}
+		if row.HasInterval() {
+			v.Low, v.High = number(row.Low), number(row.High)
+			v.ShownLow, v.ShownHigh = significant(row.Low, row.Low, row.High), significant(row.High, row.Low, row.High)
+		}
+		p.All = append(p.All, v)
+	}
+	var b bytes.Buffer
+	if err := pageTemplate.Execute(&b, p); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+// hashSource allows exactly this inline text.
+func hashSource(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
+}
+
+func (r *Report) viewTable(t stepTable, metrics []Metric) tableView {
+	v := tableView{
+		ID:    fmt.Sprintf("steps-%d-calls-%d", t.Steps, t.Calls),
+		Title: fmt.Sprintf("%s, %s per image", plural(t.Steps, "step"), plural(t.Calls, "network call")),
+		Calls: t.Calls,
+	}
+	for _, m := range metrics {
+		verdict, ours, theirs := t.judge(m)
+		view := verdictView{Words: verdict.Words()}
+		if verdict != NoRival {
+			view.Class = [...]string{"", "bad", "mid", "mid", "good"}[verdict]
+			view.Symbol = [...]string{"", "✗", "≈", "≈", "✓"}[verdict]
+			view.Ours, view.Theirs = significant(ours.Value, ours.Low, ours.High), significant(theirs.Value, theirs.Low, theirs.High)
+		}
+		v.Verdicts = append(v.Verdicts, view)
+	}
+	everyone := func(entry) bool { return true }
+	bests := make([]Row, len(metrics))
+	for i, m := range metrics {
+		bests[i], _ = best(m, t.Same, everyone)
+	}
+	for _, g := range []struct {
+		title, class string
+		entries      []entry
+		contest      bool
+	}{
+		{"Same number of calls: " + strconv.Itoa(t.Calls), "", t.Same, len(t.Same) > 1},
+		{"More calls, for orientation", "aside", t.Others, false},
+		{"Floor", "aside", t.Floor, false},
+		{"Published, on other prompts and images", "aside", t.Published, false},
+	} {
+		if len(g.entries) == 0 {
+			continue
+		}
+		group := groupView{Title: g.title, Class: g.class}
+		for _, e := range g.entries {
+			view := entryView{Label: e.Label(), Model: e.Model, Note: e.Note, Class: entryClass(e), Steps: strconv.Itoa(e.Steps), Calls: strconv.Itoa(e.Calls), Time: r.timeOf(e)}
+			if e.Kind == Real {
+				view.Steps, view.Calls = "–", "–"
+			}
+			for i, m := range metrics {
+				row, ok := e.rows[m]
+				if !ok {
+					view.Cells = append(view.Cells, cellView{})
+					continue
+				}
+				cell := cellView{Value: significant(row.Value, row.Low, row.High), Best: g.contest && row.sameModel(bests[i])}
+				if row.HasInterval() {
+					cell.Interval = significant(row.Low, row.Low, row.High) + " to " + significant(row.High, row.Low, row.High)
+				}
+				if teacher, ok := r.teacherRow(m); ok && teacher.Value > 0 && e.Note == "" && e.Kind != Real {
+					cell.Ratio = "×" + strconv.FormatFloat(row.Value/teacher.Value, 'f', 2, 64) + " teacher"
+				}
+				view.Cells = append(view.Cells, cell)
+			}
+			group.Entries = append(group.Entries, view)
+		}
+		v.Groups = append(v.Groups, group)
+	}
+	return v
+}
+
+func plural(n int, word string) string {
+	if n == 1 {
+		return "1 " + word
+	}
+	return strconv.Itoa(n) + " " + word + "s"
+}
+
+func entryClass(e entry) string {
+	switch {
+	case e.Kind == Full || e.Kind == LoRA:
+		return string(e.Kind)
+	case e.Kind == Real:
+		return "floor"
+	case e.Calls >= 2*e.Steps:
+		return "guided"
+	}
+	return "unguided"
+}
+
+func (r *Report) timeOf(e entry) string {
+	for _, t := range r.Timings {
+		if t.Model == e.Model && t.Kind == e.Kind && t.Steps == e.Steps && t.Calls == e.Calls {
+			if t.SecondsPerImage < 1 {
+				return short(1000*t.SecondsPerImage) + " ms"
+			}
+			return short(t.SecondsPerImage) + " s"
+		}
+	}
+	return "–"
+}
+
+// viewPlots adds every metric against calls, then against measured time.
+func (r *Report) viewPlots(p *page) {
+	axes := []struct {
+		title, what string
+		at          func(Row) (float64, bool)
+	}{{"network calls per image", "calls", func(row Row) (float64, bool) { return float64(row.Calls), true }}}
+	if p.Timed {
+		axes = append(axes, struct {
+			title, what string
+			at          func(Row) (float64, bool)
+		}{"milliseconds per image", "time", func(row Row) (float64, bool) {
+			for _, t := range r.Timings {
+				if t.Model == row.Model && t.Kind == row.Kind && t.Steps == row.Steps && t.Calls == row.Calls {
+					return 1000 * t.SecondsPerImage, true
+				}
+			}
+			return 0, false
+		}})
+	}
+	for _, axis := range axes {
+		for i, m := range p.Metrics {
+			svg, used, floor := r.qualityPlot(fmt.Sprintf("plot-%s-%d", axis.what, i), m, axis.title, axis.at)
+			if svg == "" {
+				continue
+			}
+			direction := "lower is better"
+			if m.Higher {
+				direction = "higher is better"
+			}
+			view := plotView{Title: fmt.Sprintf("%s against %s, %s", metricTitle(m), axis.title, direction), SVG: template.HTML(svg)}
+			for _, s := range used {
+				view.Legend = append(view.Legend, legendView{swatch(s.Class, s.Shape), s.Name})
+			}
+			if floor {
+				view.Legend = append(view.Legend, legendView{swatch("floor", ""), "real images against real images"})
+			}
+			p.Plots = append(p.Plots, view)
+		}
+	}
+}
+
+func swatch(class, shape string) template.HTML {
+	s := `<svg viewBox="0 0 36 14" aria-hidden="true"><line class="line ` + class + `" x1="1" y1="7" x2="35" y2="7"/>`
+	if shape != "" {
+		s += `<path class="mark ` + class + `" transform="translate(18 7)" d="` + shapes[shape] + `"/>`
+	}
+	return template.HTML(s + `</svg>`)
+}
+
+func (r *Report) viewStages(p *page) {
+	for i, stage := range r.Stages {
+		view := stageView{Name: stage.Name}
+		for j, phase := range stage.Phases {
+			pv := phaseView{Name: phase.Name, Notes: phase.Notes}
+			if phase.adversarial() {
+				p.Adversarial = true
+				h := DiscriminatorHealth(phase.curve(DLossCurve), phase.curve(AccuracyCurve), phase.curve(LogitGapCurve))
+				class := map[string]string{"balanced": "good", "collapsed": "bad"}[h.State]
+				if class == "" {
+					class = "mid"
+				}
+				pv.Health = &healthView{h, class}
+			}
+			for k, curve := range phase.Curves {
+				if svg := curvePlot(fmt.Sprintf("curve-%d-%d-%d", i, j, k), stage.Name+", "+phase.Name, curve); svg != "" {
+					pv.Curves = append(pv.Curves, curveView{curve.Name, template.HTML(svg)})
+				}
+			}
+			view.Phases = append(view.Phases, pv)
+		}
+		p.Stages = append(p.Stages, view)
+	}
+}
