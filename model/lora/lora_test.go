@@ -29,8 +29,8 @@ func sample() ([]Module, []string) {
 	r := rand.New(rand.NewPCG(1, 2))
 	modules := []Module{
 		{Path: "conv_in", Rank: 1, Alpha: 8, Down: matrix(r, 1, 4, 3, 3), Up: matrix(r, 6, 1, 1, 1)},
-		{Path: "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_out.0", Rank: 4, Alpha: 0.1, Down: matrix(r, 4, 5), Up: matrix(r, 3, 4)},
-		{Path: "mid_block.resnets.0.time_emb_proj", Rank: 2, Alpha: -2, Down: matrix(r, 2, 7), Up: matrix(r, 2, 2)},
+		{Path: "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_out.0", Rank: 4, Alpha: 8, Down: matrix(r, 4, 5), Up: matrix(r, 3, 4)},
+		{Path: "mid_block.resnets.0.time_emb_proj", Rank: 2, Alpha: 8, Down: matrix(r, 2, 7), Up: matrix(r, 2, 2)},
 	}
 	known := []string{"conv_out"}
 	for _, m := range modules {
@@ -50,10 +50,8 @@ func TestRoundTripKohya(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := slices.Clone(modules)
-		want[1].Alpha = float64(float32(0.1)) // beyond F16, so kept as F32
-		if !reflect.DeepEqual(got, want) {
-			t.Errorf("%s: read %+v, want %+v", dtype, got, want)
+		if !reflect.DeepEqual(got, modules) {
+			t.Errorf("%s: read %+v, want %+v", dtype, got, modules)
 		}
 		if report.MissingAlpha != 0 || report.TextEncoder != nil || !slices.Equal(report.Namings, []Naming{Kohya}) || report.Metadata["k"] != "v" {
 			t.Errorf("%s: report %+v", dtype, report)
@@ -71,6 +69,30 @@ func TestRoundTripKohya(t *testing.T) {
 	alpha, err := f.Tensor("lora_unet_conv_in.alpha")
 	if err != nil || alpha.DType != weights.F16 || len(alpha.Shape) != 0 {
 		t.Errorf("alpha is %s%v (%v), want an F16 scalar", alpha.DType, alpha.Shape, err)
+	}
+}
+
+// TestWriteUnifiesAlpha wants one alpha in the file and the changes as before.
+func TestWriteUnifiesAlpha(t *testing.T) {
+	modules, known := sample()
+	modules[0].Alpha, modules[1].Alpha, modules[2].Alpha = 4, 0.1, 0.1
+	path := filepath.Join(t.TempDir(), "lora.safetensors")
+	if err := Write(path, modules, "", nil); err != nil {
+		t.Fatal(err)
+	}
+	got, _, err := Read(path, known)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, m := range got {
+		if m.Alpha != float64(float32(0.1)) { // beyond F16, so kept as F32
+			t.Errorf("%s: alpha %g, want 0.1", m.Path, m.Alpha)
+		}
+		_, before, err1 := Delta(modules[i])
+		_, after, err2 := Delta(m)
+		if d := maxDifference(before, after); err1 != nil || err2 != nil || d > 0.02 {
+			t.Errorf("%s: change differs by %g (%v, %v)", m.Path, d, err1, err2)
+		}
 	}
 }
 

@@ -9,8 +9,12 @@ import (
 
 // Write saves modules as a kohya-named safetensors file, which ComfyUI, A1111
 // and diffusers load: per module lora_down.weight, lora_up.weight and alpha, a
-// scalar (shape []). dtype is F16 when empty. A scale that dtype cannot hold
+// scalar (shape []). dtype is F16 when empty; an alpha that it cannot hold
 // exactly is written as F32. The file is written atomically and streamed.
+//
+// All modules get the most frequent alpha; where a module has another one, its
+// up is rescaled, so that its change stays the same. diffusers (0.42) loses the
+// alphas of attention layers when they differ within a file.
 func Write(path string, modules []Module, dtype weights.DType, metadata map[string]string) error {
 	tensors, err := Tensors(modules, dtype)
 	if err != nil {
@@ -27,6 +31,7 @@ func Tensors(modules []Module, dtype weights.DType) ([]weights.Tensor, error) {
 	if len(modules) == 0 {
 		return nil, fmt.Errorf("there are no modules")
 	}
+	common := commonAlpha(modules)
 	tensors := make([]weights.Tensor, 0, 3*len(modules))
 	for _, m := range modules {
 		if err := m.Validate(); err != nil {
@@ -34,17 +39,41 @@ func Tensors(modules []Module, dtype weights.DType) ([]weights.Tensor, error) {
 		}
 		name := kohyaName(m.Path)
 		tensors = append(tensors,
-			encoded(name+".lora_down.weight", m.Down, dtype),
-			encoded(name+".lora_up.weight", m.Up, dtype),
-			alphaTensor(name+".alpha", m.Alpha, dtype))
+			encoded(name+".lora_down.weight", m.Down, 1, dtype),
+			encoded(name+".lora_up.weight", m.Up, m.Alpha/common, dtype),
+			alphaTensor(name+".alpha", common, dtype))
 	}
 	return tensors, nil
 }
 
-func encoded(name string, m Matrix, dtype weights.DType) weights.Tensor {
+// commonAlpha is the most frequent alpha, the first of several.
+func commonAlpha(modules []Module) float64 {
+	count := map[float64]int{}
+	best := modules[0].Alpha
+	for _, m := range modules {
+		count[m.Alpha]++
+	}
+	for _, m := range modules {
+		if count[m.Alpha] > count[best] {
+			best = m.Alpha
+		}
+	}
+	return best
+}
+
+func encoded(name string, m Matrix, factor float64, dtype weights.DType) weights.Tensor {
 	return weights.Tensor{
 		Name: name, DType: dtype, Shape: slices.Clone(m.Shape),
-		Fill: func() ([]byte, error) { return weights.Encode(m.Data, dtype) },
+		Fill: func() ([]byte, error) {
+			values := m.Data
+			if factor != 1 {
+				values = make([]float32, len(m.Data))
+				for i, v := range m.Data {
+					values[i] = float32(float64(v) * factor)
+				}
+			}
+			return weights.Encode(values, dtype)
+		},
 	}
 }
 
