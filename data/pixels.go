@@ -15,7 +15,7 @@ import (
 )
 
 // maxImagePixels bounds what a single image may claim before it is decoded.
-const maxImagePixels = 1 << 28
+const maxImagePixels = 1 << 26
 
 // decodeImage decodes PNG, JPEG or WebP. The decoders of the standard library
 // and of x/image are trusted with any bytes, but a panic in one is an error here.

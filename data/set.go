@@ -13,10 +13,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -153,6 +155,17 @@ func (s *Set) Row(i int) Row { return s.rows[i] }
 
 // Bad lists the images that were left out because they cannot be decoded.
 func (s *Set) Bad() []BadImage { return s.bad }
+
+// Captions returns every caption that Order can choose (fine, kind and coarse),
+// each once, in text order: what a cache of text encodings must hold.
+func (s *Set) Captions() []string {
+	seen := map[string]bool{}
+	for _, r := range s.rows {
+		seen[r.Caption], seen[r.Kind], seen[r.Coarse] = true, true, true
+	}
+	delete(seen, "")
+	return slices.Sorted(maps.Keys(seen))
+}
 
 // Image returns image i as [size, size, 3] (height, width, RGB) in [−1, 1]: laid
 // on white, the largest centred square, resized with an anti-aliasing cubic
