@@ -117,14 +117,8 @@ func (e *Events) Image(tag string, step int64, img image.Image) error {
 	if err := png.Encode(&buf, img); err != nil {
 		return fmt.Errorf("image %s: %w", tag, err)
 	}
-	var pic, value, s message
-	pic.integer(1, int64(img.Bounds().Dy()))
-	pic.integer(2, int64(img.Bounds().Dx()))
-	pic.integer(3, 3) // RGB
-	pic.bytes(4, buf.Bytes())
-	value.text(1, tag)
-	value.bytes(4, pic)
-	s.bytes(1, value)
+	var s message
+	s.bytes(1, imageValue(tag, img.Bounds().Dx(), img.Bounds().Dy(), buf.Bytes()))
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.summary(step, s)
@@ -148,7 +142,8 @@ func (e *Events) Close() error {
 
 func (e *Events) event(step int64) message {
 	var m message
-	m.double(1, float64(e.now().UnixNano())/1e9)
+	now := e.now()
+	m.double(1, float64(now.Unix())+float64(now.Nanosecond())/1e9)
 	m.integer(2, step)
 	return m
 }
@@ -170,6 +165,17 @@ func scalarValue(tag string, v float64) message {
 	var m message
 	m.text(1, tag)
 	m.float(2, float32(v))
+	return m
+}
+
+func imageValue(tag string, width, height int, png []byte) message {
+	var pic, m message
+	pic.integer(1, int64(height))
+	pic.integer(2, int64(width))
+	pic.integer(3, 3) // RGB
+	pic.bytes(4, png)
+	m.text(1, tag)
+	m.bytes(4, pic)
 	return m
 }
 
@@ -195,7 +201,11 @@ func (m *message) key(field, wire int) {
 	*m = binary.AppendUvarint(*m, uint64(field)<<3|uint64(wire))
 }
 
+// integer leaves out zero, the default, as proto3 does.
 func (m *message) integer(field int, v int64) {
+	if v == 0 {
+		return
+	}
 	m.key(field, 0)
 	*m = binary.AppendUvarint(*m, uint64(v))
 }

@@ -69,7 +69,7 @@ func NewProgress(w io.Writer, style Style, every time.Duration) *Progress {
 		}
 	}
 	if p.style == StyleBar {
-		p.container = mpb.New(mpb.WithOutput(w), mpb.WithWidth(24), mpb.WithAutoRefresh(), mpb.PopCompletedMode())
+		p.container = mpb.New(mpb.WithOutput(w), mpb.WithAutoRefresh(), mpb.PopCompletedMode())
 	}
 	return p
 }
@@ -153,7 +153,7 @@ func (p *Progress) draw() {
 	p.textMu.Unlock()
 	if p.bar == nil {
 		p.bar = p.container.AddBar(max(p.last.Total, 1),
-			mpb.BarFillerTrim(),
+			mpb.BarWidth(24), mpb.BarFillerTrim(),
 			mpb.AppendDecorators(decor.Any(func(decor.Statistics) string {
 				p.textMu.Lock()
 				defer p.textMu.Unlock()
