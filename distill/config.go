@@ -58,7 +58,7 @@ type LoRA struct {
 // collapse is reported.
 type Discriminator struct {
 	HeadChannels     int     `yaml:"head_channels"`     // width of the head's convolutions; 0 = that of the mid block
-	HeadGroups       int     `yaml:"head_groups"`       // groups of its GroupNorm
+	HeadGroups       int     `yaml:"head_groups"`       // groups of its GroupNorm; 0 = those of the UNet
 	CarryBackbone    bool    `yaml:"carry_backbone"`    // keep it from phase to phase within a stage
 	GateWindow       int64   `yaml:"gate_window"`       // samples over which the gate averages the accuracy
 	CollapseWindow   int64   `yaml:"collapse_window"`   // samples in a row that count as a collapse; 0 = do not watch

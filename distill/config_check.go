@@ -110,7 +110,7 @@ func (t *Train) check(v *checker) {
 
 func (d *Discriminator) check(v *checker) {
 	v.require("discriminator.head_channels", d.HeadChannels >= 0, "must not be negative, and is %d; 0 takes the mid block's width", d.HeadChannels)
-	v.require("discriminator.head_groups", d.HeadGroups >= 1, "must be at least 1, and is %d", d.HeadGroups)
+	v.require("discriminator.head_groups", d.HeadGroups >= 0, "must not be negative, and is %d; 0 takes the UNet's", d.HeadGroups)
 	if d.HeadChannels > 0 && d.HeadGroups > 0 {
 		v.require("discriminator.head_groups", d.HeadChannels%d.HeadGroups == 0, "must divide head_channels: %d channels do not fall into %d groups", d.HeadChannels, d.HeadGroups)
 	}

@@ -27,11 +27,7 @@ func mustParse(t *testing.T, text string) *Config {
 // The recipes in configs load, validate, fit SDXL's schedule, and come back
 // from their canonical form unchanged.
 func TestShippedRecipes(t *testing.T) {
-	var files []string
-	for _, pattern := range []string{"../configs/mini/demo.yaml", "../configs/mini/full.yaml", "../configs/sdxl/lightning.yaml"} {
-		files = append(files, pattern)
-	}
-	for _, file := range files {
+	for _, file := range []string{"../configs/mini/demo.yaml", "../configs/mini/full.yaml", "../configs/sdxl/lightning.yaml"} {
 		c, err := Load(file)
 		if err != nil {
 			t.Error(err)

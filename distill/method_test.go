@@ -60,7 +60,7 @@ func loadMethod(t *testing.T) *method {
 	if err := json.Unmarshal(data, m); err != nil {
 		t.Fatal(err)
 	}
-	// sdxl_counts is about networks and is tested with them.
+	// sdxl_counts is about networks: TestSDXLCounts.
 	known := []string{"A", "about", "c", "convert", "distillation_steps", "eps", "euler_sampling", "forward", "grids", "losses", "sdxl_counts", "sigma_at_1000", "x0"}
 	if keys := slices.Sorted(maps.Keys(all)); !slices.Equal(keys, known) {
 		t.Fatalf("fields of method.json: %v, want %v", keys, known)

@@ -83,3 +83,15 @@ func DiscriminatorLevel(levels []int, weights []float64, seed uint64, sample int
 	}
 	return levels[i], nil
 }
+
+// DiscriminatorView returns what the discriminator of level t* (see
+// [DiscriminatorLevel]) is shown of a sample x_{t'}: forward(x, ε*, t*) at t*,
+// where ε* is shared between real and fake, as coefficients of x and ε*. Level
+// 0 shows x_{t'} itself at t'.
+func (s *Schedule) DiscriminatorView(tNext, level int) (t int, a, b float64) {
+	if level == 0 {
+		return tNext, 1, 0
+	}
+	a, b = s.ForwardCoefficients(level)
+	return level, a, b
+}

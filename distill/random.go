@@ -19,7 +19,6 @@ const (
 	EvalNoise           Purpose = 7 // starting noise of evaluation samples
 	Init                Purpose = 8 // initial weights
 	Dropout             Purpose = 9 // caption dropout in base training
-	Augment             Purpose = 10
 )
 
 // Philox4x32 is one block of Philox4x32-10 (Salmon et al., "Parallel random
@@ -102,18 +101,4 @@ func Choice(weights []float64, seed uint64, purpose Purpose, sample int64, eleme
 // Pick returns one of n equally likely indices, 0 <= i < n; n must be positive.
 func Pick(n int, seed uint64, purpose Purpose, sample int64, element uint32) int {
 	return int(Uniform(seed, purpose, sample, element) * float64(n))
-}
-
-// Permutation returns the order of a data set of n entries in an epoch
-// (Fisher–Yates on the Order stream).
-func Permutation(n int, seed uint64, epoch int64) []int {
-	order := make([]int, n)
-	for i := range order {
-		order[i] = i
-	}
-	for i := n - 1; i > 0; i-- {
-		j := Pick(i+1, seed, Order, epoch, uint32(i))
-		order[i], order[j] = order[j], order[i]
-	}
-	return order
 }

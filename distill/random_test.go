@@ -183,32 +183,6 @@ func TestDiscriminatorLevel(t *testing.T) {
 	}
 }
 
-func TestPermutation(t *testing.T) {
-	a, b := Permutation(1000, 1, 0), Permutation(1000, 1, 1)
-	if !slices.Equal(a, Permutation(1000, 1, 0)) || slices.Equal(a, b) {
-		t.Error("an epoch's order is not its own")
-	}
-	sorted := slices.Sorted(slices.Values(a))
-	for i, v := range sorted {
-		if i != v {
-			t.Fatalf("entry %d is missing", i)
-		}
-	}
-	if len(Permutation(0, 1, 0)) != 0 {
-		t.Error("an empty order is not empty")
-	}
-	// Where entry 0 of three goes, over many epochs.
-	var at [3]int
-	for e := range int64(6000) {
-		at[slices.Index(Permutation(3, 1, e), 0)]++
-	}
-	for i, n := range at {
-		if n < 1800 || n > 2200 {
-			t.Errorf("entry 0 stood at place %d in %d of 6000 epochs", i, n)
-		}
-	}
-}
-
 func TestNormalDoesNotAllocate(t *testing.T) {
 	x := make([]float32, 1024)
 	if n := testing.AllocsPerRun(10, func() { Normal(x, 1, Noise, 3) }); n != 0 {

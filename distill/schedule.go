@@ -9,8 +9,7 @@ import (
 // Schedule is a discrete noise schedule: the cumulative alphas ā_t for
 // t = 0..T, with ā_0 = 1 (clean data). It is immutable.
 type Schedule struct {
-	betaStart, betaEnd float64
-	alphaBar           []float64 // indexed by the paper's t, length T+1
+	alphaBar []float64 // indexed by the paper's t, length T+1
 }
 
 // NewSchedule returns the "scaled linear" schedule of latent diffusion:
@@ -23,7 +22,7 @@ func NewSchedule(betaStart, betaEnd float64, steps int) (*Schedule, error) {
 	if !(betaStart > 0 && betaStart <= betaEnd && betaEnd < 1) {
 		return nil, fmt.Errorf("schedule: beta_start %g and beta_end %g; 0 < beta_start <= beta_end < 1 is needed", betaStart, betaEnd)
 	}
-	s := &Schedule{betaStart: betaStart, betaEnd: betaEnd, alphaBar: make([]float64, steps+1)}
+	s := &Schedule{alphaBar: make([]float64, steps+1)}
 	s.alphaBar[0] = 1
 	lo, hi := math.Sqrt(betaStart), math.Sqrt(betaEnd)
 	for t := 1; t <= steps; t++ {
@@ -77,9 +76,6 @@ func ParseScheduler(data []byte) (*Schedule, Prediction, error) {
 
 // T is the last timestep, where the network is fed pure noise (3.5).
 func (s *Schedule) T() int { return len(s.alphaBar) - 1 }
-
-// Betas returns the two ends that the schedule was made from.
-func (s *Schedule) Betas() (start, end float64) { return s.betaStart, s.betaEnd }
 
 // AlphaBar returns ā_t; NaN when t is outside 0..T.
 func (s *Schedule) AlphaBar(t int) float64 {
