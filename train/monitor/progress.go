@@ -7,6 +7,7 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vbauerster/cupwriter"
@@ -41,8 +42,7 @@ type Progress struct {
 
 	container *mpb.Progress
 	bar       *mpb.Bar
-	text      string
-	textMu    sync.Mutex // text only: the bar reads it from its own goroutine
+	text      *atomic.Value // the bar's line, read from its own goroutine
 }
 
 type mark struct {
@@ -147,17 +147,17 @@ func (p *Progress) Close() error {
 }
 
 func (p *Progress) draw() {
-	text := line(p.last, p.rate())
-	p.textMu.Lock()
-	p.text = text
-	p.textMu.Unlock()
-	if p.bar == nil {
+	text := " " + line(p.last, p.rate())
+	if p.bar != nil {
+		p.text.Store(text)
+	} else {
+		own := &atomic.Value{} // a bar that has ended keeps its last line
+		own.Store(text)
+		p.text = own
 		p.bar = p.container.AddBar(max(p.last.Total, 1),
 			mpb.BarWidth(24), mpb.BarFillerTrim(),
 			mpb.AppendDecorators(decor.Any(func(decor.Statistics) string {
-				p.textMu.Lock()
-				defer p.textMu.Unlock()
-				return " " + p.text
+				return own.Load().(string)
 			})))
 	}
 	p.bar.SetCurrent(min(p.last.Samples, max(p.last.Total, 1)))

@@ -128,6 +128,9 @@ func TestProgressBar(t *testing.T) {
 			t.Errorf("%q lacks %q", out.String(), part)
 		}
 	}
+	if i, j := strings.LastIndex(out.String(), "lora-cond 160/160"), strings.Index(out.String(), "8to4 full"); i > j {
+		t.Errorf("the ended phase is drawn after the next:\n%s", out.String())
+	}
 	if _, err := io.WriteString(p.Writer(), "after the end\n"); err != nil || !strings.HasSuffix(out.String(), "after the end\n") {
 		t.Errorf("%v, %q", err, out.String())
 	}
