@@ -1,0 +1,245 @@
+package golden
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"fewstep/engine"
+	"fewstep/internal/xla"
+	"fewstep/model/nn"
+	"fewstep/model/weights"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	"github.com/gomlx/gomlx/core/graph"
+)
+
+const (
+	forwardTolerance  = 1e-4 // largest difference over largest value of an output
+	gradientTolerance = 1e-3
+)
+
+// comparison is one golden model: its folder below testdata, our block, and what its inputs and outputs are called.
+type comparison struct {
+	folder  string
+	block   nn.Block // with the name "net"
+	inputs  []string
+	integer []string // inputs that our network takes as int32
+	outputs []string
+	given   map[string]array // inputs that are derived from the golden ones
+}
+
+// array is a host tensor in our layout (NHWC).
+type array struct {
+	dims   []int
+	values []float32
+}
+
+// backend opens the CPU plugin. Without one the test fails, except in -short mode.
+func backend(t *testing.T) *xla.Runtime {
+	t.Helper()
+	rt, err := xla.Open(xla.CPU, xla.Options{})
+	if err != nil {
+		if testing.Short() {
+			t.Skip(err)
+		}
+		t.Fatal(err)
+	}
+	t.Cleanup(rt.Close)
+	return rt
+}
+
+func golden(t *testing.T, folder string) map[string]array {
+	t.Helper()
+	f, err := weights.Open(filepath.Join("testdata", folder, "golden.safetensors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	out := map[string]array{}
+	for _, name := range f.Names() {
+		tensor, err := f.Tensor(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		values, err := tensor.Float32()
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := array{tensor.Shape, values}
+		if len(a.dims) == 4 && !strings.HasPrefix(name, "grad.param.") {
+			a = channelsLast(a)
+		}
+		out[name] = a
+	}
+	return out
+}
+
+// channelsLast turns PyTorch's NCHW into NHWC.
+func channelsLast(a array) array {
+	n, c, h, w := a.dims[0], a.dims[1], a.dims[2], a.dims[3]
+	out := array{[]int{n, h, w, c}, make([]float32, len(a.values))}
+	for i := range n {
+		for j := range c {
+			for k := range h * w {
+				out.values[(i*h*w+k)*c+j] = a.values[(i*c+j)*h*w+k]
+			}
+		}
+	}
+	return out
+}
+
+// run compares parameter lists, outputs and gradients of one model.
+func (c comparison) run(t *testing.T) {
+	rt := backend(t)
+	e := engine.New(rt.Backend, dtypes.Float32, nn.Network)
+	want := golden(t, c.folder)
+	for name, a := range c.given {
+		want["in."+name] = a
+	}
+
+	var inputs []*engine.Array
+	var inShapes []shapes.Shape
+	upload := func(a array, integer bool) {
+		var flat any = a.values
+		if integer {
+			ids := make([]int32, len(a.values))
+			for i, v := range a.values {
+				ids[i] = int32(v)
+			}
+			flat = ids
+		}
+		u, err := e.Upload(flat, a.dims...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		inputs, inShapes = append(inputs, u), append(inShapes, u.Shape())
+	}
+	for _, name := range c.inputs {
+		upload(want["in."+name], slices.Contains(c.integer, name))
+	}
+	specs, err := nn.Trace(rt.Backend, c.block, inShapes...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.sameParameters(t, specs)
+
+	tensors := engine.Tensors{}
+	for _, s := range specs {
+		tensors[s.Name] = weight(s.Name, s.Dims)
+	}
+	params, err := e.Load(specs, tensors, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer params.FreeAll()
+	for _, name := range c.outputs {
+		upload(want["cot."+name], false)
+	}
+
+	// Outputs first, then the gradients of Σ output·factor for every input and parameter that the file has.
+	var gradients []string
+	for name := range want {
+		if strings.HasPrefix(name, "grad.") {
+			gradients = append(gradients, name)
+		}
+	}
+	slices.Sort(gradients)
+	if len(gradients) < 4 {
+		t.Fatalf("only %d gradients to compare", len(gradients))
+	}
+	f := engine.Function{Key: c.folder, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+		out := r.Run(c.block, in[:len(c.inputs)]...)
+		g := in[0].(*graph.Node).Graph()
+		loss := graph.ScalarZero(g, dtypes.Float32)
+		for i := range c.outputs {
+			loss = graph.Add(loss, graph.ReduceAllSum(graph.Mul(out[i].(*graph.Node), in[len(c.inputs)+i].(*graph.Node))))
+		}
+		var of []*graph.Node
+		for _, name := range gradients {
+			if p, ok := strings.CutPrefix(name, "grad.param."); ok {
+				of = append(of, g.GetParameterByName(nn.Join(c.block.Name, p)))
+			} else {
+				of = append(of, in[slices.Index(c.inputs, strings.TrimPrefix(name, "grad.in."))].(*graph.Node))
+			}
+		}
+		for _, d := range graph.Gradient(loss, of...) {
+			out = append(out, d)
+		}
+		return out
+	}}
+	got, err := e.Call(f, engine.Bind{c.block.Name: params}, inputs...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != len(c.outputs)+len(gradients) {
+		t.Fatalf("%d outputs, want %d", len(got)-len(gradients), len(c.outputs))
+	}
+	for i, a := range got {
+		name, tolerance := "", forwardTolerance
+		if i < len(c.outputs) {
+			name = "out." + c.outputs[i]
+		} else {
+			name, tolerance = gradients[i-len(c.outputs)], gradientTolerance
+		}
+		values, err := e.Floats(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := close(values, a.Shape().Dimensions, want[name], tolerance); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// close says how far got is from want, relative to want's largest value.
+func close(got []float32, dims []int, want array, tolerance float64) error {
+	if !slices.Equal(dims, want.dims) {
+		return fmt.Errorf("shape %v, want %v", dims, want.dims)
+	}
+	var difference, largest float64
+	for i, w := range want.values {
+		d := math.Abs(float64(got[i]) - float64(w))
+		if math.IsNaN(d) {
+			return fmt.Errorf("element %d is %g, want %g", i, got[i], w)
+		}
+		difference, largest = max(difference, d), max(largest, math.Abs(float64(w)))
+	}
+	if largest == 0 || difference > tolerance*largest {
+		return fmt.Errorf("differs by %g of %g", difference, largest)
+	}
+	return nil
+}
+
+// sameParameters compares names and shapes with the library's state dict.
+func (c comparison) sameParameters(t *testing.T, specs []nn.Spec) {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join("testdata", c.folder, "tensors.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string][]int{}
+	if err := json.Unmarshal(raw, &want); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range specs {
+		dims, ok := want[s.Name]
+		if !ok {
+			t.Errorf("parameter %q is not in the library's state dict", s.Name)
+		} else if !slices.Equal(dims, s.Dims) {
+			t.Errorf("parameter %q has shape %v, the library's %v", s.Name, s.Dims, dims)
+		}
+		delete(want, s.Name)
+	}
+	for name := range want {
+		t.Errorf("parameter %q of the library's state dict is not used", name)
+	}
+}
+
+func configOf(folder string) string { return filepath.Join("testdata", folder, "config.json") }

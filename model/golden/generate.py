@@ -1,0 +1,222 @@
+"""Writes testdata/: tiny UNets, autoencoders and CLIP models with their outputs and gradients in PyTorch.
+
+Made with torch 2.15.0, diffusers 0.42.1, transformers 5.23.0, safetensors 0.8.0, numpy; run as
+    python model/golden/generate.py
+Weights are not stored: both sides draw them from the parameter's name (see weight below and drawn.go), so that the
+models need not be as small as the files. Each folder of testdata has
+    config.json         as the library saves it
+    tensors.json        the state dict's names and shapes, as a checkpoint has them
+    golden.safetensors  in.*, out.*, cot.* (the fixed factors of the gradient's scalar) and grad.* in PyTorch's layout
+"""
+
+import json
+import os
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.numpy import save_file
+from transformers import (CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection,
+                          CLIPVisionConfig)
+
+HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "testdata")
+
+
+def uniform(name, count):
+    """count numbers in [-1, 1): splitmix64 from the FNV-1a hash of the name, 24 bits each."""
+    seed = 0xCBF29CE484222325
+    for b in name.encode():
+        seed = ((seed ^ b) * 0x100000001B3) % 2**64
+    with np.errstate(over="ignore"):
+        z = np.uint64(seed) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+    return (z >> np.uint64(40)).astype(np.float64) / 2**23 - 1
+
+
+def weight(name, shape):
+    u = uniform(name, int(np.prod(shape, dtype=np.int64)))
+    if name.endswith("bias"):
+        u = 0.2 * u
+    elif "norm" in name.rsplit(".", 2)[-2:][0]:  # a norm's gain
+        u = 1 + 0.3 * u
+    elif len(shape) > 1:
+        u = u * np.sqrt(3 / np.prod(shape[1:]))
+    return torch.from_numpy(u.reshape(shape).astype(np.float32))
+
+
+def checkpoint_names(model):
+    """Names as on disk: transformers 5 keeps a text model's parameters without the prefix that files have."""
+    names = {}
+    for k in model.state_dict():
+        names[k] = k if type(model) is not CLIPTextModel or k.startswith("text_model.") else "text_model." + k
+    return names
+
+
+def fill(model):
+    names = checkpoint_names(model)
+    model.load_state_dict({k: weight(names[k], tuple(v.shape)) for k, v in model.state_dict().items()})
+    return model.eval()
+
+
+def write(case, model, inputs, run, params):
+    """Runs run(inputs) -> {name: output}; params are checkpoint names whose gradients are kept."""
+    folder = os.path.join(HERE, case)
+    os.makedirs(folder, exist_ok=True)
+    fill(model)
+    names = checkpoint_names(model)
+    inputs = {k: v.requires_grad_(v.is_floating_point()) for k, v in inputs.items()}
+    outputs = run(inputs)
+    cot = {k: torch.from_numpy(uniform(case + ".cot." + k, v.numel()).reshape(v.shape).astype(np.float32))
+           for k, v in outputs.items()}
+    sum((v * cot[k]).sum() for k, v in outputs.items()).backward()
+    data = {}
+    for k, v in inputs.items():
+        data["in." + k] = v.detach().float()
+        if v.grad is not None:
+            data["grad.in." + k] = v.grad
+    for k, v in outputs.items():
+        data["out." + k] = v.detach()
+        data["cot." + k] = cot[k]
+    own = {names.get(k, k): p for k, p in model.named_parameters()}
+    for k in params:
+        assert own[k].grad is not None and own[k].grad.abs().max() > 0, k
+        data["grad.param." + k] = own[k].grad
+    save_file({k: np.array(v.numpy(), dtype=np.float32, order="C") for k, v in data.items()},
+              os.path.join(folder, "golden.safetensors"))
+    os.chmod(os.path.join(folder, "golden.safetensors"), 0o644)
+    shapes = {names[k]: list(v.shape) for k, v in model.state_dict().items()}
+    with open(os.path.join(folder, "tensors.json"), "w") as f:
+        json.dump(shapes, f, indent=0)
+        f.write("\n")
+    if isinstance(model, (UNet2DConditionModel, AutoencoderKL)):
+        model.save_config(folder)
+    else:
+        model.config.architectures = [type(model).__name__]
+        model.config.save_pretrained(folder)
+    print(case, sum(p.numel() for p in model.parameters()), "parameters,",
+          os.path.getsize(os.path.join(folder, "golden.safetensors")), "bytes,",
+          {k: [round(float(v.detach().std()), 3)] + list(v.shape) for k, v in outputs.items()})
+
+
+def tensor(name, *shape):
+    return torch.from_numpy(uniform(name, int(np.prod(shape))).reshape(shape).astype(np.float32) * 1.7)
+
+
+def unet(case, height, width, tokens, params, **config):
+    model = UNet2DConditionModel(addition_embed_type="text_time", **config)
+    pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
+    inputs = {
+        "sample": tensor(case + ".sample", 2, config["in_channels"], height, width),
+        "time": torch.tensor([999, 431]),
+        "text": tensor(case + ".text", 2, tokens, config["cross_attention_dim"]),
+        "pooled": tensor(case + ".pooled", 2, pooled),
+        "ids": torch.tensor([[64, 64, 0, 0, 64, 64], [80, 96, 5, 7, 64, 72]]),
+    }
+
+    def run(i):
+        added = {"text_embeds": i["pooled"], "time_ids": i["ids"]}
+        return {"sample": model(i["sample"], i["time"], i["text"], added_cond_kwargs=added).sample}
+
+    write(case, model, inputs, run, params)
+
+
+def vae(case, height, width, params, **config):
+    levels = len(config["block_out_channels"])
+    model = AutoencoderKL(down_block_types=["DownEncoderBlock2D"] * levels, up_block_types=["UpDecoderBlock2D"] * levels,
+                          **config)
+    f = 2 ** (levels - 1)
+    inputs = {
+        "image": tensor(case + ".image", 2, 3, height, width),
+        "noise": tensor(case + ".noise", 2, config["latent_channels"], height // f, width // f),
+    }
+
+    def run(i):
+        latent = model.encode(i["image"]).latent_dist
+        z = latent.mean + latent.std * i["noise"]
+        return {"image": model.decode(z).sample, "mean": latent.mean, "logvar": latent.logvar}
+
+    write(case, model, inputs, run, params)
+
+
+def text(case, model, ids, params):
+    def run(i):
+        out = model(input_ids=i["ids"], output_hidden_states=True)
+        pooled = out.pooler_output if hasattr(out, "pooler_output") else model.text_model(input_ids=i["ids"]).pooler_output
+        r = {"hidden": out.hidden_states[-2], "pooled": pooled}
+        if hasattr(out, "text_embeds"):
+            r["projected"] = out.text_embeds
+        return r
+
+    write(case, model, {"ids": torch.tensor(ids)}, run, params)
+
+
+def main():
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    unet("unet", 8, 8, 5,
+         ["conv_in.weight", "down_blocks.2.attentions.1.transformer_blocks.1.attn2.to_k.weight",
+          "up_blocks.1.resnets.2.norm1.weight", "add_embedding.linear_1.bias"],
+         in_channels=4, out_channels=4, sample_size=8, block_out_channels=[32, 64, 64], layers_per_block=2,
+         down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+         up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+         transformer_layers_per_block=[1, 1, 2], attention_head_dim=[2, 4, 8], cross_attention_dim=48,
+         use_linear_projection=True, addition_time_embed_dim=16, projection_class_embeddings_input_dim=120,
+         norm_num_groups=8)
+    unet("unet_odd", 8, 12, 7,
+         ["conv_out.weight", "down_blocks.0.attentions.0.proj_in.weight", "mid_block.resnets.1.time_emb_proj.bias",
+          "down_blocks.0.downsamplers.0.conv.bias"],
+         in_channels=3, out_channels=5, sample_size=8, block_out_channels=[32, 96], layers_per_block=1,
+         down_block_types=["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+         up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+         transformer_layers_per_block=[2, 1], attention_head_dim=[4, 3], cross_attention_dim=20,
+         use_linear_projection=False, addition_time_embed_dim=8, projection_class_embeddings_input_dim=58,
+         norm_num_groups=16, norm_eps=1e-6)
+    vae("vae", 24, 24,
+        ["encoder.down_blocks.0.downsamplers.0.conv.bias", "encoder.mid_block.attentions.0.to_q.weight",
+         "decoder.up_blocks.1.resnets.0.norm2.weight", "quant_conv.weight"],
+        block_out_channels=[32, 64, 64], layers_per_block=2, norm_num_groups=8, latent_channels=4, sample_size=24)
+    vae("vae_odd", 16, 24,
+        ["encoder.conv_in.weight", "encoder.down_blocks.2.downsamplers.0.conv.bias",
+         "decoder.up_blocks.1.resnets.0.conv_shortcut.weight"],
+        block_out_channels=[16, 16, 32, 48], layers_per_block=1, norm_num_groups=16, latent_channels=3, sample_size=16,
+        mid_block_add_attention=False, use_quant_conv=False, use_post_quant_conv=False)
+    params = ["text_model.embeddings.token_embedding.weight", "text_model.embeddings.position_embedding.weight",
+              "text_model.encoder.layers.0.self_attn.k_proj.weight", "text_model.encoder.layers.1.mlp.fc1.bias"]
+    text("clip_text",
+         CLIPTextModel(CLIPTextConfig(vocab_size=60, hidden_size=32, intermediate_size=64, num_hidden_layers=3,
+                                      num_attention_heads=4, max_position_embeddings=9, hidden_act="quick_gelu",
+                                      bos_token_id=0, eos_token_id=2, pad_token_id=1)),
+         [[58, 7, 3, 3, 41, 59, 59, 59, 59], [58, 12, 59, 0, 0, 0, 0, 0, 0]], params)
+    text("clip_text_projection",
+         CLIPTextModelWithProjection(CLIPTextConfig(vocab_size=60, hidden_size=48, intermediate_size=100,
+                                                    num_hidden_layers=2, num_attention_heads=3, projection_dim=20,
+                                                    max_position_embeddings=12, hidden_act="gelu", bos_token_id=56,
+                                                    eos_token_id=57, pad_token_id=0)),
+         [[56, 7, 3, 59, 41, 57, 0], [56, 57, 0, 0, 0, 0, 0]], params + ["text_projection.weight"])
+    both = CLIPModel(CLIPConfig(
+        text_config=CLIPTextConfig(vocab_size=30, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+                                   num_attention_heads=2, max_position_embeddings=6, bos_token_id=28,
+                                   eos_token_id=29, pad_token_id=0).to_dict(),
+        vision_config=CLIPVisionConfig(hidden_size=40, intermediate_size=72, num_hidden_layers=2,
+                                       num_attention_heads=5, image_size=18, patch_size=4).to_dict(),
+        projection_dim=12))
+
+    def run(i):
+        out = both(input_ids=i["ids"], pixel_values=i["image"])
+        states = both.vision_model(i["image"], output_hidden_states=True).hidden_states
+        features = both.visual_projection(both.vision_model(i["image"]).pooler_output)
+        r = {"logits": out.logits_per_image, "image": features}
+        r.update({f"state{k}": h for k, h in enumerate(states)})
+        return r
+
+    write("clip", both, {"image": tensor("clip.image", 2, 3, 18, 18),
+                         "ids": torch.tensor([[28, 3, 4, 29, 0, 0], [28, 9, 29, 0, 0, 0]])}, run,
+          ["vision_model.embeddings.patch_embedding.weight", "vision_model.embeddings.class_embedding",
+           "vision_model.embeddings.position_embedding.weight", "vision_model.encoder.layers.1.self_attn.v_proj.weight",
+           "text_projection.weight", "logit_scale"])
+
+
+if __name__ == "__main__":
+    main()
