@@ -71,8 +71,12 @@ func ServeMetrics(addr string) (*Metrics, error) {
 // Addr is the address that is listened on, with its port.
 func (m *Metrics) Addr() string { return m.addr }
 
-// Update makes r the record that is served.
+// Update makes r the record that is served. Update and Close of a nil *Metrics
+// do nothing.
 func (m *Metrics) Update(r Record) error {
+	if m == nil {
+		return nil
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if r.Stage != m.stage || r.Phase != m.phase {
@@ -121,6 +125,9 @@ func (m *Metrics) set(name string, v float64) {
 
 // Close stops serving.
 func (m *Metrics) Close() error {
+	if m == nil {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if err := m.server.Shutdown(ctx); err != nil {

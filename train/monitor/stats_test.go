@@ -94,7 +94,7 @@ func (f *failing) Close() error        { f.closes++; return errFailing }
 
 func TestFan(t *testing.T) {
 	var a, b failing
-	f := Fan(&a, nil, &b)
+	f := Fan(&a, nil, (*Metrics)(nil), &b)
 	if err := f.Update(Record{}); !errors.Is(err, errFailing) || b.updates != 1 {
 		t.Errorf("%v, %+v", err, b)
 	}

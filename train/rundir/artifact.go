@@ -82,7 +82,7 @@ func (d *Dir) writeArtifactManifest(root string, m *manifest) error {
 	if err := d.before("write " + manifestName + " of " + root); err != nil {
 		return err
 	}
-	if err := writeJSON(filepath.Join(root, manifestName), m); err != nil {
+	if err := m.write(root); err != nil {
 		return fmt.Errorf("save artifact: %w", err)
 	}
 	return nil

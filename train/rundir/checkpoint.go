@@ -1,6 +1,7 @@
 package rundir
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -79,8 +80,9 @@ func (s Skipped) String() string { return s.Folder + ": " + s.Why }
 // complete checkpoints. Every record up to p must be in stats.jsonl before;
 // its bytes are synced first, and Rewind returns to them.
 //
-// meta is kept as JSON; nil for none. After an error the older checkpoints are
-// all still there.
+// meta is kept as JSON; nil for none. A sound checkpoint of the same point and
+// metadata is left as it is, because the state follows from the point. After an
+// error the older checkpoints are all still there.
 func (d *Dir) SaveCheckpoint(p Point, meta any, files ...File) error {
 	if d.lock == nil {
 		return ErrReadOnly
@@ -105,6 +107,11 @@ func (d *Dir) SaveCheckpoint(p Point, meta any, files ...File) error {
 		return err
 	}
 	folder := filepath.Join(d.PhasePath(p.Stage, p.Phase), "checkpoints", fmt.Sprintf("%012d", p.Position))
+	for _, c := range found {
+		if c.Folder == folder && c.same(m, meta) && c.manifest.verify(folder) == nil {
+			return nil
+		}
+	}
 	if err := d.save(folder, m, meta, files); err != nil {
 		return fmt.Errorf("save checkpoint: %w", err)
 	}
@@ -113,6 +120,19 @@ func (d *Dir) SaveCheckpoint(p Point, meta any, files ...File) error {
 		return fmt.Errorf("checkpoint %s is saved, but older ones could not be deleted: %w", folder, err)
 	}
 	return nil
+}
+
+// same reports whether c was saved with the point, records and metadata given.
+func (c *Checkpoint) same(m *manifest, meta any) bool {
+	var b []byte
+	if meta != nil {
+		b, _ = json.Marshal(meta)
+	}
+	var old bytes.Buffer
+	if c.manifest.Meta != nil && json.Compact(&old, c.manifest.Meta) != nil {
+		return false
+	}
+	return c.Point == *m.Point && c.manifest.Stats == m.Stats && bytes.Equal(old.Bytes(), b)
 }
 
 // prune keeps the newest complete checkpoints and deletes the others, as well

@@ -61,6 +61,25 @@ type manifest struct {
 	Files  []entry `json:"files"`
 	// Meta is the caller's, such as the optimizer's step count.
 	Meta json.RawMessage `json:"meta,omitempty"`
+	// SHA256 is of this manifest as compact JSON without this field.
+	SHA256 string `json:"manifest_sha256,omitempty"`
+}
+
+func (m manifest) digest() (string, error) {
+	m.SHA256 = ""
+	b, err := json.Marshal(m)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+func (m *manifest) write(folder string) (err error) {
+	if m.SHA256, err = m.digest(); err != nil {
+		return fmt.Errorf("%s: %w", folder, err)
+	}
+	return writeJSON(filepath.Join(folder, manifestName), m)
 }
 
 // digester counts and hashes what passes through it.
@@ -141,6 +160,9 @@ func readManifest(folder string) (*manifest, error) {
 	}
 	if m.Format != format {
 		return nil, &Damaged{Path: folder, Why: fmt.Sprintf("%s says format %q, this program knows %q", manifestName, m.Format, format)}
+	}
+	if sum, err := m.digest(); err != nil || sum != m.SHA256 {
+		return nil, &Damaged{Path: folder, Why: manifestName + " does not match its own SHA-256"}
 	}
 	for _, e := range m.Files {
 		if !filepath.IsLocal(filepath.FromSlash(e.Name)) {
@@ -248,7 +270,7 @@ func (d *Dir) save(folder string, m *manifest, meta any, files []File) (err erro
 	if err := d.before("write " + manifestName); err != nil {
 		return err
 	}
-	return writeJSON(filepath.Join(folder, manifestName), m)
+	return m.write(folder)
 }
 
 // remove deletes a snapshot folder, its manifest first, so that a half-deleted
