@@ -36,18 +36,22 @@ func CUDAMajor(plugin string) int {
 	return 13
 }
 
-// cudaLibraries lists the folders with NVIDIA's libraries for a CUDA plugin, those of its CUDA version first,
-// and the toolkit folder. The folders are those of the package tree that the plugin lies in, then of all others.
-func (s *Search) cudaLibraries(plugin string) (libDirs []string, dataDir string) {
-	major := CUDAMajor(plugin)
-	roots := []string{
-		filepath.Join(filepath.Dir(plugin), "..", "..", "nvidia"), // <site>/jax_plugins/xla_cuda13/x.so
-		filepath.Join(filepath.Dir(plugin), "..", "nvidia"),
-		filepath.Join(filepath.Dir(plugin), "nvidia"),
-	}
+// cudaRoots are the folders "nvidia" that hold the wheels of NVIDIA's libraries: first those of the package tree
+// that the plugin lies in (<site>/jax_plugins/xla_cuda13/xla_cuda_plugin.so), then those of all others.
+func (s *Search) cudaRoots(plugin string) []string {
+	dir := filepath.Dir(plugin)
+	roots := []string{filepath.Join(dir, "..", "..", "nvidia"), filepath.Join(dir, "..", "nvidia"), filepath.Join(dir, "nvidia")}
 	for _, site := range s.sites() {
-		roots = append(roots, filepath.Join(site, "nvidia"))
+		if root := filepath.Join(site, "nvidia"); !slices.Contains(roots, root) {
+			roots = append(roots, root)
+		}
 	}
+	return roots
+}
+
+// cudaLibDirs lists the library folders of some roots, in each those of the CUDA version first and those of another
+// CUDA version not at all.
+func cudaLibDirs(roots []string, major int) (libDirs []string) {
 	own := fmt.Sprintf("cu%d", major)
 	for _, root := range roots {
 		var first, rest []string
@@ -66,33 +70,12 @@ func (s *Search) cudaLibraries(plugin string) (libDirs []string, dataDir string)
 			}
 		}
 		for _, dir := range append(first, rest...) {
-			dir = filepath.Clean(dir)
 			if !slices.Contains(libDirs, dir) {
 				libDirs = append(libDirs, dir)
 			}
 		}
-		if dataDir == "" {
-			for _, name := range []string{own, "cuda_nvcc"} {
-				if info, err := os.Stat(filepath.Join(root, name)); err == nil && info.IsDir() {
-					dataDir = filepath.Clean(filepath.Join(root, name))
-					break
-				}
-			}
-		}
 	}
-	if dataDir == "" {
-		for _, dir := range []string{os.Getenv("CUDA_HOME"), fmt.Sprintf("/usr/local/cuda-%d", major), "/usr/local/cuda"} {
-			if dir == "" {
-				continue
-			}
-			if info, err := os.Stat(dir); err == nil && info.IsDir() {
-				dataDir = dir
-				libDirs = append(libDirs, filepath.Join(dir, "lib64"))
-				break
-			}
-		}
-	}
-	return libDirs, dataDir
+	return libDirs
 }
 
 // cudaLibraryFiles resolves the libraries of a candidate to files, and names those that no folder holds.
@@ -124,15 +107,12 @@ func (c Candidate) MissingLibraries() []string {
 // prepareCUDA sets what the plugin reads from the environment and loads the libraries that it will look up by
 // name. It returns notes on what is missing; the plugin itself decides whether it can do without.
 func prepareCUDA(c Candidate) (notes []string) {
-	if c.DataDir != "" {
-		if flags := os.Getenv("XLA_FLAGS"); !strings.Contains(flags, "--xla_gpu_cuda_data_dir") {
-			os.Setenv("XLA_FLAGS", strings.TrimSpace(flags+" --xla_gpu_cuda_data_dir="+c.DataDir))
-		}
-		if _, err := os.Stat(filepath.Join(c.DataDir, "nvvm", "libdevice", "libdevice.10.bc")); err != nil {
-			notes = append(notes, fmt.Sprintf("the CUDA toolkit folder %s holds no nvvm/libdevice/libdevice.10.bc", c.DataDir))
-		}
-	} else {
-		notes = append(notes, "no CUDA toolkit folder (ptxas, libdevice) found beside the plugin")
+	dataDir, err := c.toolkitFolder()
+	if err != nil {
+		notes = append(notes, err.Error())
+	}
+	if flags := os.Getenv("XLA_FLAGS"); dataDir != "" && !strings.Contains(flags, "--xla_gpu_cuda_data_dir") {
+		os.Setenv("XLA_FLAGS", strings.TrimSpace(flags+" --xla_gpu_cuda_data_dir="+dataDir))
 	}
 	if loadLibrary("libcuda.so.1") != nil {
 		for _, dir := range driverDirs {

@@ -27,6 +27,7 @@ type Candidate struct {
 	Source  string   `json:"source"`             // how it was found
 	LibDirs []string `json:"lib_dirs,omitempty"` // folders of NVIDIA libraries that belong to it, best first
 	DataDir string   `json:"data_dir,omitempty"` // CUDA toolkit folder (ptxas, libdevice) for --xla_gpu_cuda_data_dir
+	Triton  string   `json:"triton,omitempty"`   // Triton's folder with the same two files, where no toolkit has them
 }
 
 // Search says where plugins are looked for, in this order:
@@ -42,7 +43,8 @@ type Search struct {
 	CacheDir    string
 	SiteDirs    func() []string // called at most once, and only when a CUDA plugin is asked for
 	SystemDirs  []string
-	HasGPU      bool // whether this machine shows an NVIDIA GPU
+	ToolkitDirs []string // CUDA toolkits outside of Python packages
+	HasGPU      bool     // whether this machine shows an NVIDIA GPU
 
 	siteDirs []string // answer of SiteDirs
 	asked    bool
@@ -51,10 +53,11 @@ type Search struct {
 // DefaultSearch is the search that the environment asks for.
 func DefaultSearch() *Search {
 	s := &Search{
-		PluginFile: os.Getenv(PluginEnv),
-		SiteDirs:   pythonSiteDirs,
-		SystemDirs: []string{"/usr/local/lib/go-xla"},
-		HasGPU:     hasNVIDIAGPU(),
+		PluginFile:  os.Getenv(PluginEnv),
+		SiteDirs:    pythonSiteDirs,
+		SystemDirs:  []string{"/usr/local/lib/go-xla"},
+		ToolkitDirs: systemToolkits(),
+		HasGPU:      hasNVIDIAGPU(),
 	}
 	for _, d := range filepath.SplitList(os.Getenv(PluginPathEnv)) {
 		if d != "" {
@@ -96,7 +99,12 @@ func (s *Search) Candidates(kind string) []Candidate {
 		seen[path] = true
 		c := Candidate{Kind: kind, Path: path, Source: source}
 		if kind == CUDA {
-			c.LibDirs, c.DataDir = s.cudaLibraries(path)
+			major, roots := CUDAMajor(path), s.cudaRoots(path)
+			c.DataDir, c.Triton = s.toolkit(roots, major)
+			c.LibDirs = cudaLibDirs(roots, major)
+			if lib := filepath.Join(c.DataDir, "lib64"); c.DataDir != "" && isDir(lib) {
+				c.LibDirs = append(c.LibDirs, lib)
+			}
 		}
 		found = append(found, c)
 	}
@@ -206,7 +214,7 @@ func hasNVIDIAGPU() bool {
 	if runtime.GOOS != "linux" {
 		return false
 	}
-	for _, pattern := range []string{"/dev/nvidia[0-9]*", "/proc/driver/nvidia/gpus/*", "/dev/dxg"} {
+	for _, pattern := range []string{"/dev/nvidia[0-9]*", "/dev/nvidiactl", "/proc/driver/nvidia/gpus/*", "/dev/dxg"} {
 		if files, _ := filepath.Glob(pattern); len(files) > 0 {
 			return true
 		}

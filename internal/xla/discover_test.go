@@ -32,7 +32,7 @@ func TestCUDACandidateFromPythonPackages(t *testing.T) {
 	site := touch(t, t.TempDir(),
 		"jax_plugins/xla_cuda13/xla_cuda_plugin.so",
 		"nvidia/cu13/lib/libcudart.so.13", "nvidia/cu13/lib/libcublas.so.13", "nvidia/cu13/lib/libcublasLt.so.13",
-		"nvidia/cu13/lib/libcusparse.so.12", "nvidia/cu13/bin/ptxas",
+		"nvidia/cu13/lib/libcusparse.so.12", "nvidia/cu13/bin/ptxas", "nvidia/cu13/nvvm/libdevice/libdevice.10.bc",
 		"nvidia/cu12/lib/libcudart.so.12",
 		"nvidia/cusparse/lib/libcusparse.so.12",
 		"nvidia/cudnn/lib/libcudnn.so.9", "nvidia/nccl/lib/libnccl.so.2", "nvidia/nvshmem/lib/libnvshmem_host.so.3",
@@ -66,6 +66,46 @@ func TestCUDACandidateFromPythonPackages(t *testing.T) {
 	}
 	if cpu := search.Candidates(CPU); len(cpu) != 0 {
 		t.Errorf("a CUDA plugin was taken for a CPU plugin: %+v", cpu)
+	}
+}
+
+// PyTorch's own set of wheels holds no ptxas and no libdevice: an installed toolkit is taken, else Triton's copies.
+func TestToolkitOfPyTorchEnvironment(t *testing.T) {
+	root := touch(t, t.TempDir(),
+		"site/jax_plugins/xla_cuda13/xla_cuda_plugin.so", "site/nvidia/cu13/lib/libcudart.so.13",
+		"site/triton/backends/nvidia/lib/libdevice.10.bc", "site/triton/backends/nvidia/bin/ptxas",
+		"cuda/bin/ptxas", "cuda/nvvm/libdevice/libdevice.10.bc", "cuda/lib64/libcupti.so.13")
+	site := filepath.Join(root, "site")
+	search := &Search{
+		SiteDirs:    func() []string { return []string{site} },
+		ToolkitDirs: []string{"", filepath.Join(root, "absent"), filepath.Join(root, "cuda")},
+	}
+	c := search.Candidates(CUDA)[0]
+	if c.DataDir != filepath.Join(root, "cuda") || c.Triton != "" {
+		t.Errorf("toolkit %q, Triton %q", c.DataDir, c.Triton)
+	}
+	if want := []string{filepath.Join(site, "nvidia/cu13/lib"), filepath.Join(root, "cuda/lib64")}; !reflect.DeepEqual(c.LibDirs, want) {
+		t.Errorf("library folders %q, want %q", c.LibDirs, want)
+	}
+	if dir, err := c.toolkitFolder(); dir != c.DataDir || err != nil {
+		t.Errorf("folder %q, %v", dir, err)
+	}
+
+	search.ToolkitDirs = nil
+	c = search.Candidates(CUDA)[0]
+	if c.DataDir != filepath.Join(site, "nvidia/cu13") || c.Triton != filepath.Join(site, "triton/backends/nvidia") {
+		t.Fatalf("toolkit %q, Triton %q", c.DataDir, c.Triton)
+	}
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	for range 2 {
+		dir, err := c.toolkitFolder()
+		if err != nil || !isFile(filepath.Join(dir, libdeviceFile)) || !isFile(filepath.Join(dir, ptxasFile)) {
+			t.Fatalf("folder %q, %v", dir, err)
+		}
+	}
+	c.Triton = ""
+	if dir, err := c.toolkitFolder(); dir != c.DataDir || err == nil || !strings.Contains(err.Error(), libdeviceFile) {
+		t.Errorf("folder %q, %v", dir, err)
 	}
 }
 
