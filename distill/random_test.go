@@ -117,7 +117,7 @@ func TestBoxMullerParts(t *testing.T) {
 		values = append(values, i*0x9E3779B9)
 	}
 	for _, v := range values {
-		if got, want := minusTwoLog(v), -2*math.Log((float64(v)+0.5)/(1<<32)); math.Abs(got-want) > 1e-11*want {
+		if got, want := minusTwoLog(v), -2*math.Log((float64(v)+0.5)/(1<<32)); math.Abs(got-want) > 1e-12*want {
 			t.Fatalf("minusTwoLog(%#x) = %g, want %g", v, got, want)
 		}
 		sin, cos := math.Sincos(2 * math.Pi / (1 << 32) * float64(v))
