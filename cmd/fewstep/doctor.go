@@ -53,7 +53,7 @@ type chosenBackend struct {
 	Plugin       string       `json:"plugin,omitempty"`
 	Version      string       `json:"version"`
 	Devices      []xla.Device `json:"devices"`
-	CheckSeconds float64      `json:"check_seconds"` // compiling and running a small matrix product
+	CheckSeconds float64      `json:"check_seconds"` // compiling and running a small program
 }
 
 type missingPart struct {
@@ -66,7 +66,7 @@ func newDoctor(a *app) *cobra.Command {
 		Use:   "doctor",
 		Short: "Show which backend is used and why, and what is missing and how to get it.",
 		Long: "Show which backend is used and why, and what is missing and how to get it.\n\n" +
-			"The backend is opened and computes a small matrix product. Nothing is changed or downloaded.\n" +
+			"The backend is opened and computes a small program. Nothing is changed or downloaded.\n" +
 			"The exit code is 1 where the asked-for backend cannot be used.",
 		Example: "  fewstep doctor\n  fewstep doctor --backend cuda --json",
 		Args:    cobra.NoArgs,
@@ -175,7 +175,7 @@ func (d *diagnosis) print(w io.Writer) error {
 			}
 			row("", "device %d: %s%s", dev.Number, dev.Description, memory)
 		}
-		row("check", "a matrix product is right (compiled and run in %.2f s)", d.Chosen.CheckSeconds)
+		row("check", "a small program computes right (compiled and run in %.2f s)", d.Chosen.CheckSeconds)
 	}
 	for i, reason := range d.Reasons {
 		name := ""
