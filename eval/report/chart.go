@@ -20,7 +20,10 @@ func spanning(low, high float64, log bool) scale {
 		return scale{low / 1.15, high * 1.15, true}
 	}
 	if high <= low {
-		pad := math.Max(math.Abs(low)*0.1, 1e-9)
+		pad := math.Abs(low) * 0.1
+		if pad == 0 {
+			pad = 1
+		}
 		low, high = low-pad, high+pad
 	}
 	step := niceStep(high-low, 5)

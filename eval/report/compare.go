@@ -57,7 +57,7 @@ type entry struct {
 func (e entry) Label() string {
 	switch e.Kind {
 	case Real:
-		return "Real images (floor)"
+		return "Real images"
 	case Full:
 		return "Distilled, full"
 	case LoRA:
@@ -131,7 +131,8 @@ func (r *Report) stepTables() []stepTable {
 		order := func(e entry) int { return slices.Index([]Kind{Full, LoRA, Undistilled, Teacher, Real}, e.Kind) }
 		slices.SortStableFunc(t.Same, func(a, b entry) int { return order(a) - order(b) })
 		for _, e := range published {
-			if e.Steps == t.Steps && (e.Kind == Full || e.Kind == LoRA) {
+			shared := slices.ContainsFunc(r.metricsInUse(), func(m Metric) bool { _, ok := e.rows[m]; return ok })
+			if shared && e.Steps == t.Steps && (e.Kind == Full || e.Kind == LoRA) {
 				e.Note = r.publishedSource(e)
 				t.Published = append(t.Published, e)
 			}
@@ -215,7 +216,7 @@ func (r *Report) headline() []string {
 			}
 		}
 		if len(parts) > 0 {
-			out = append(out, fmt.Sprintf("%s: %s network calls.", metricTitle(m), strings.Join(parts, "; ")))
+			out = append(out, fmt.Sprintf("%s: distilled is %s network calls.", metricTitle(m), strings.Join(parts, "; ")))
 		}
 	}
 	return out

@@ -40,6 +40,7 @@ type page struct {
 	Timed       bool
 	Columns     int // of a step table
 	Plots       []plotView
+	TimePlots   []plotView
 	Sheets      []sheetView
 	Stages      []stageView
 	Adversarial bool
@@ -63,7 +64,7 @@ type groupView struct {
 
 type entryView struct {
 	Label, Model, Note, Class string
-	Steps, Calls, Time        string
+	Steps, Calls, Cost, Time  string
 	Cells                     []cellView
 }
 
@@ -194,7 +195,8 @@ func (r *Report) viewTable(t stepTable, metrics []Metric) tableView {
 		if verdict != NoRival {
 			view.Class = [...]string{"", "bad", "mid", "mid", "good"}[verdict]
 			view.Symbol = [...]string{"", "✗", "≈", "≈", "✓"}[verdict]
-			view.Ours, view.Theirs = significant(ours.Value, ours.Low, ours.High), significant(theirs.Value, theirs.Low, theirs.High)
+			view.Ours = significant(ours.Value, ours.Low, ours.High) + " " + map[Kind]string{Full: "full", LoRA: "LoRA"}[ours.Kind]
+			view.Theirs = significant(theirs.Value, theirs.Low, theirs.High) + " undistilled, " + plural(theirs.Steps, "step") + guidance(theirs.Steps, theirs.Calls)
 		}
 		v.Verdicts = append(v.Verdicts, view)
 	}
@@ -210,7 +212,7 @@ func (r *Report) viewTable(t stepTable, metrics []Metric) tableView {
 	}{
 		{"Same number of calls: " + strconv.Itoa(t.Calls), "", t.Same, len(t.Same) > 1},
 		{"More calls, for orientation", "aside", t.Others, false},
-		{"Floor", "aside", t.Floor, false},
+		{"Real images: what a perfect model would score", "aside", t.Floor, false},
 		{"Published, on other prompts and images", "aside", t.Published, false},
 	} {
 		if len(g.entries) == 0 {
@@ -218,9 +220,9 @@ func (r *Report) viewTable(t stepTable, metrics []Metric) tableView {
 		}
 		group := groupView{Title: g.title, Class: g.class}
 		for _, e := range g.entries {
-			view := entryView{Label: e.Label(), Model: e.Model, Note: e.Note, Class: entryClass(e), Steps: strconv.Itoa(e.Steps), Calls: strconv.Itoa(e.Calls), Time: r.timeOf(e)}
+			view := entryView{Label: e.Label(), Model: e.Model, Note: e.Note, Class: entryClass(e), Steps: strconv.Itoa(e.Steps), Calls: strconv.Itoa(e.Calls), Cost: plural(e.Steps, "step") + ", " + plural(e.Calls, "call"), Time: r.timeOf(e)}
 			if e.Kind == Real {
-				view.Steps, view.Calls = "–", "–"
+				view.Steps, view.Calls, view.Cost = "–", "–", ""
 			}
 			for i, m := range metrics {
 				row, ok := e.rows[m]
@@ -264,56 +266,54 @@ func entryClass(e entry) string {
 }
 
 func (r *Report) timeOf(e entry) string {
-	for _, t := range r.Timings {
-		if t.Model == e.Model && t.Kind == e.Kind && t.Steps == e.Steps && t.Calls == e.Calls {
-			if t.SecondsPerImage < 1 {
-				return short(1000*t.SecondsPerImage) + " ms"
-			}
-			return short(t.SecondsPerImage) + " s"
-		}
+	t, ok := r.timing(e.Model, e.Kind, e.Steps, e.Calls)
+	switch {
+	case !ok:
+		return "–"
+	case t.SecondsPerImage < 1:
+		return short(1000*t.SecondsPerImage) + " ms"
 	}
-	return "–"
+	return short(t.SecondsPerImage) + " s"
 }
 
-// viewPlots adds every metric against calls, then against measured time.
+// viewPlots adds every metric against calls and against measured time.
 func (r *Report) viewPlots(p *page) {
-	axes := []struct {
-		title, what string
-		at          func(Row) (float64, bool)
-	}{{"network calls per image", "calls", func(row Row) (float64, bool) { return float64(row.Calls), true }}}
-	if p.Timed {
-		axes = append(axes, struct {
-			title, what string
-			at          func(Row) (float64, bool)
-		}{"milliseconds per image", "time", func(row Row) (float64, bool) {
-			for _, t := range r.Timings {
-				if t.Model == row.Model && t.Kind == row.Kind && t.Steps == row.Steps && t.Calls == row.Calls {
-					return 1000 * t.SecondsPerImage, true
-				}
-			}
-			return 0, false
-		}})
+	p.Plots = r.plotsAgainst("calls", "network calls per image", p.Metrics, func(row Row) (float64, bool) { return float64(row.Calls), true })
+	p.TimePlots = r.plotsAgainst("time", "milliseconds per image", p.Metrics, func(row Row) (float64, bool) {
+		t, ok := r.timing(row.Model, row.Kind, row.Steps, row.Calls)
+		return 1000 * t.SecondsPerImage, ok
+	})
+}
+
+func (r *Report) plotsAgainst(id, cost string, metrics []Metric, at func(Row) (float64, bool)) []plotView {
+	var out []plotView
+	for i, m := range metrics {
+		q := r.qualityPlot(fmt.Sprintf("plot-%s-%d", id, i), m, cost, at)
+		if q.svg == "" {
+			continue
+		}
+		view := plotView{Title: q.title, SVG: template.HTML(q.svg)}
+		for _, s := range q.series {
+			view.Legend = append(view.Legend, legendView{swatch(s.Class, s.Shape), s.Name})
+		}
+		if q.teacher != "" {
+			view.Legend = append(view.Legend, legendView{swatch("teacher", ""), q.teacher})
+		}
+		if q.floor {
+			view.Legend = append(view.Legend, legendView{swatch("floor", ""), "real images: what a perfect model would score"})
+		}
+		out = append(out, view)
 	}
-	for _, axis := range axes {
-		for i, m := range p.Metrics {
-			svg, used, floor := r.qualityPlot(fmt.Sprintf("plot-%s-%d", axis.what, i), m, axis.title, axis.at)
-			if svg == "" {
-				continue
-			}
-			direction := "lower is better"
-			if m.Higher {
-				direction = "higher is better"
-			}
-			view := plotView{Title: fmt.Sprintf("%s against %s, %s", metricTitle(m), axis.title, direction), SVG: template.HTML(svg)}
-			for _, s := range used {
-				view.Legend = append(view.Legend, legendView{swatch(s.Class, s.Shape), s.Name})
-			}
-			if floor {
-				view.Legend = append(view.Legend, legendView{swatch("floor", ""), "real images against real images"})
-			}
-			p.Plots = append(p.Plots, view)
+	return out
+}
+
+func (r *Report) timing(model string, kind Kind, steps, calls int) (Timing, bool) {
+	for _, t := range r.Timings {
+		if t.Model == model && t.Kind == kind && t.Steps == steps && t.Calls == calls {
+			return t, true
 		}
 	}
+	return Timing{}, false
 }
 
 func swatch(class, shape string) template.HTML {

@@ -20,9 +20,17 @@ var qualitySeries = []series{
 	{"unguided", "diamond", "undistilled, unguided", func(r Row) bool { return (r.Kind == Undistilled || r.Kind == Teacher) && !r.Guided() }},
 }
 
-// qualityPlot draws a metric against what an image costs: network calls, or
-// seconds where at returns those. It returns "" with fewer than two points.
-func (r *Report) qualityPlot(id string, m Metric, xTitle string, at func(Row) (float64, bool)) (svg string, used []series, floor bool) {
+// quality is a drawn plot and what its legend must name.
+type quality struct {
+	title, svg string
+	series     []series
+	teacher    string // name of the teacher's level; "" without one
+	floor      bool
+}
+
+// qualityPlot draws a metric against what an image costs (at gives it, where
+// known). The svg is empty with fewer than two points.
+func (r *Report) qualityPlot(id string, m Metric, xTitle string, at func(Row) (float64, bool)) quality {
 	type point struct {
 		x float64
 		Row
@@ -59,7 +67,7 @@ func (r *Report) qualityPlot(id string, m Metric, xTitle string, at func(Row) (f
 		xLow, xHigh = math.Min(xLow, x), math.Max(xHigh, x)
 	}
 	if n < 2 {
-		return "", nil, false
+		return quality{}
 	}
 	logY := low > 0 && high/low > 6
 	if !logY && low > 0 && low < 0.3*high {
@@ -80,7 +88,8 @@ func (r *Report) qualityPlot(id string, m Metric, xTitle string, at func(Row) (f
 	if m.Higher {
 		direction = "higher is better"
 	}
-	c := newChart(id, fmt.Sprintf("%s against %s, %s", metricTitle(m), xTitle, direction), strings.Join(described, ". "), 480, 340, xs, spanning(low, high, logY))
+	out := quality{title: fmt.Sprintf("%s against %s, %s", metricTitle(m), xTitle, direction)}
+	c := newChart(id, out.title, strings.Join(described, ". "), 480, 340, xs, spanning(low, high, logY))
 	var xTicks []float64
 	for v := math.Pow(2, math.Ceil(math.Log2(xs.min))); v <= xs.max; v *= 2 {
 		xTicks = append(xTicks, v)
@@ -88,13 +97,17 @@ func (r *Report) qualityPlot(id string, m Metric, xTitle string, at func(Row) (f
 	c.axes(xTicks, c.y.ticks(5), xTitle+" (log scale)", m.Name+" ("+direction+")")
 	for _, f := range floors {
 		c.level(f.Value, "line floor")
-		floor = true
+		out.floor = true
+	}
+	if t, ok := r.teacherRow(m); ok {
+		c.level(t.Value, "line teacher")
+		out.teacher = fmt.Sprintf("level of the teacher at %d steps%s", t.Steps, strings.TrimPrefix(guidance(t.Steps, t.Calls), ","))
 	}
 	for i, s := range qualitySeries {
 		if len(lines[i]) == 0 {
 			continue
 		}
-		used = append(used, s)
+		out.series = append(out.series, s)
 		var px, py []float64
 		for _, p := range lines[i] {
 			px, py = append(px, p.x), append(py, p.Value)
@@ -113,7 +126,8 @@ func (r *Report) qualityPlot(id string, m Metric, xTitle string, at func(Row) (f
 			c.mark("mark "+s.Class, s.Shape, p.x, p.Value, text)
 		}
 	}
-	return c.done(), used, floor
+	out.svg = c.done()
+	return out
 }
 
 func compareFloats(a, b float64) int {
@@ -159,6 +173,9 @@ func curvePlot(id, where string, curve Curve) string {
 		y = scale{0, 1, false}
 	}
 	x := scale{float64(points[0].Samples), float64(points[len(points)-1].Samples), false}
+	if x.min < x.max/10 {
+		x.min = 0
+	}
 	if x.max <= x.min {
 		return ""
 	}
@@ -166,9 +183,9 @@ func curvePlot(id, where string, curve Curve) string {
 	c := newChart(id, curve.Name+", "+where,
 		fmt.Sprintf("from %s to %s over %s samples, lowest %s, highest %s", short(first), short(last), tickLabel(x.max-x.min), short(low), short(high)),
 		300, 170, x, y)
-	c.top, c.bottom, c.left = 8, 34, 46
+	c.top, c.bottom, c.left = 8, 38, 46
 	ticks := c.y.ticks(4)
-	c.axes(c.x.ticks(4), ticks, "training samples", "")
+	c.axes(c.x.ticks(5), ticks, "training samples", "")
 	if curve.Name == AccuracyCurve {
 		c.level(0.5, "line chance")
 	}
