@@ -193,6 +193,8 @@ func explain(err error) error {
 		return fmt.Errorf("no space left on the disk: free some or choose another folder: %w", err)
 	case errors.Is(err, syscall.EDQUOT):
 		return fmt.Errorf("the disk quota is used up: free some space or choose another folder: %w", err)
+	case errors.Is(err, syscall.EFBIG):
+		return fmt.Errorf("the file is larger than the file system or a limit of the shell (ulimit -f) allows: %w", err)
 	case errors.Is(err, syscall.EROFS):
 		return fmt.Errorf("the file system is read-only: choose another folder: %w", err)
 	case errors.Is(err, fs.ErrPermission):

@@ -88,6 +88,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	for errno, hint := range map[syscall.Errno]string{
 		syscall.ENOSPC: "no space left",
 		syscall.EDQUOT: "quota",
+		syscall.EFBIG:  "ulimit -f",
 		syscall.EACCES: "no permission",
 		syscall.EPERM:  "no permission",
 		syscall.EROFS:  "read-only",
@@ -103,6 +104,36 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	err := WriteBytes(filepath.Join(path, "below"), nil)
 	if err == nil || !strings.Contains(err.Error(), "not a folder") {
 		t.Errorf("writing below a file: %v", err)
+	}
+}
+
+// TestWriteBeyondLimit lets the operating system refuse bytes halfway.
+func TestWriteBeyondLimit(t *testing.T) {
+	if path := os.Getenv("ATOMICFILE_TEST_LIMIT"); path != "" {
+		if err := WriteBytes(path, make([]byte, 4*bufferBytes)); err != nil {
+			fmt.Print(err)
+		}
+		os.Exit(0)
+	}
+	sh, err := exec.LookPath("sh")
+	if err != nil {
+		t.Skip("no shell to set the limit")
+	}
+	path := filepath.Join(t.TempDir(), "file")
+	if err := WriteBytes(path, []byte("old")); err != nil {
+		t.Fatal(err)
+	}
+	child := exec.Command(sh, "-c", `ulimit -f 100; exec "$0" -test.run='^TestWriteBeyondLimit$'`, os.Args[0])
+	child.Env = append(os.Environ(), "ATOMICFILE_TEST_LIMIT="+path)
+	out, err := child.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "ulimit -f") || !strings.Contains(string(out), path) {
+		t.Errorf("child said %q (%v), want the file and the limit", out, err)
+	}
+	if got, _ := os.ReadFile(path); string(got) != "old" {
+		t.Errorf("content %q, want the old one", got)
+	}
+	if names := entries(t, filepath.Dir(path)); len(names) != 1 {
+		t.Errorf("folder holds %v, want the file alone", names)
 	}
 }
 

@@ -69,6 +69,7 @@ func TestRefusesBadFiles(t *testing.T) {
 		{"offset beyond 64 bits", raw("{"+entryJSON("a", "F32", "[1]", "[0,18446744073709551620]")+"}", 4), "whole numbers"},
 		{"product overflow", raw("{"+entryJSON("a", "F32", "[4294967296,4294967296]", "[0,0]")+"}", 0), "too large"},
 		{"overflow to fitting size", raw("{"+entryJSON("a", "F32", "[9223372036854775807,4]", "[0,4]")+"}", 4), "too large"},
+		{"bytes beyond int", raw("{"+entryJSON("a", "F16", "[4611686018427387904]", "[0,0]")+"}", 0), "too large"},
 		{"dimension beyond int", raw("{"+entryJSON("a", "F32", "[18446744073709551615]", "[0,4]")+"}", 4), "too large"},
 		{"overflow hidden by zero", raw("{"+entryJSON("a", "F32", "[9223372036854775807,9223372036854775807,0]", "[0,0]")+"}", 0), "too large"},
 		{"unknown dtype", raw("{"+entryJSON("a", "F33", "[1]", "[0,4]")+"}", 4), `tensor a: unknown dtype "F33"`},

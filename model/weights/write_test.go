@@ -47,6 +47,15 @@ func TestWriteRefuses(t *testing.T) {
 	}
 }
 
+func TestHeaderPadding(t *testing.T) {
+	for n := range 9 {
+		header, err := buildHeader([]Tensor{FromFloat32(strings.Repeat("n", n), []int{1}, []float32{1}, F16)}, nil)
+		if err != nil || len(header)%8 != 0 {
+			t.Errorf("a name of %d bytes: the data begin at %d (%v), want a multiple of 8", n, len(header), err)
+		}
+	}
+}
+
 func TestEncodeKeepsInfinities(t *testing.T) {
 	inf := float32(math.Inf(1))
 	for _, d := range []DType{F16, BF16, F32, F64} {
