@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -239,58 +238,4 @@ func escapeGlob(path string) string {
 		out = append(out, path[i])
 	}
 	return string(out)
-}
-
-// resultFolder is where a phase's final weights lie.
-func (d *Dir) resultFolder(stage, phase string) string {
-	return filepath.Join(d.PhasePath(stage, phase), "result")
-}
-
-// SaveResult saves the final files of a phase; they are kept for ever. A sound
-// result that is there already is an error; a damaged one is replaced.
-func (d *Dir) SaveResult(p Point, meta any, files ...File) error {
-	if d.lock == nil {
-		return ErrReadOnly
-	}
-	if err := checkNames(p.Stage, p.Phase); err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	folder := d.resultFolder(p.Stage, p.Phase)
-	if old, err := readManifest(folder); err == nil && old.verify(folder) == nil {
-		return fmt.Errorf("%s holds a complete result already; it is never overwritten", folder)
-	}
-	m := &manifest{Point: &p}
-	var err error
-	if m.Stats, err = d.syncStats(); err != nil {
-		return err
-	}
-	if err := d.save(folder, m, meta, files); err != nil {
-		return fmt.Errorf("save result: %w", err)
-	}
-	return nil
-}
-
-// Result is the verified result of a phase. Errors: fs.ErrNotExist where the
-// phase has none or its saving was interrupted, *Damaged where files changed.
-func (d *Dir) Result(stage, phase string) (*Snapshot, error) {
-	if err := checkNames(stage, phase); err != nil {
-		return nil, err
-	}
-	folder := d.resultFolder(stage, phase)
-	m, err := readManifest(folder)
-	if err != nil {
-		if skip(folder, err).Unfinished {
-			return nil, fmt.Errorf("no result of stage %s, phase %s: %w", stage, phase, fs.ErrNotExist)
-		}
-		return nil, err
-	}
-	if m.Point == nil {
-		return nil, &Damaged{Path: folder, Why: manifestName + " has no point"}
-	}
-	if err := m.verify(folder); err != nil {
-		return nil, err
-	}
-	return &Snapshot{Point: *m.Point, Folder: folder, manifest: m}, nil
 }
