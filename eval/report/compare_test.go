@@ -1,6 +1,9 @@
 package report
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 func TestCompare(t *testing.T) {
 	distance, score := Metric{Name: "FD"}, Metric{Name: "CLIP score", Higher: true}
@@ -92,6 +95,32 @@ func TestDiscriminatorHealth(t *testing.T) {
 	} {
 		if got := DiscriminatorHealth(c.loss, c.accuracy, nil); got.State != c.want {
 			t.Errorf("got %+v, want %s", got, c.want)
+		}
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	row := func(metric string, samples int) Row {
+		return Row{metric, 8, 8, Full, metric, "mini", 1, nan, nan, samples}
+	}
+	for _, c := range []struct {
+		rows []Row
+		want []string
+	}{
+		{[]Row{row("FD", 2048)}, []string{}},
+		{[]Row{row("FD", 512)}, []string{"Few samples (512) for FD [mini]"}},
+		{[]Row{row("CLIP score", 512)}, []string{}},
+		{[]Row{row("FD", 4096), {"b", 4, 4, Full, "FD", "mini", 1, nan, nan, 8192}}, []string{"Different sample counts for FD [mini] (4096 to 8192)"}},
+	} {
+		got := (&Report{Rows: c.rows}).warnings()
+		if len(got) != len(c.want) {
+			t.Errorf("%+v: %q, want %q", c.rows, got, c.want)
+			continue
+		}
+		for i := range got {
+			if !strings.Contains(got[i], c.want[i]) {
+				t.Errorf("%+v: %q, want %q", c.rows, got[i], c.want[i])
+			}
 		}
 	}
 }

@@ -25,7 +25,7 @@ func demoReport(t *testing.T) *Report {
 			{"Intervals", "95 %, 400 random halves of the samples, seed 7"},
 			{"Teacher", "32 Euler steps, guidance 3, trailing spacing"},
 		},
-		Warnings: []string{"512 samples are below the 2,048 that a Fréchet distance wants: compare rows of this page only with each other."},
+		Warnings: []string{"This page tests the layout."},
 		Commands: []Command{{"Make the run again", "fewstep run configs/mini/demo.yaml --dir run"}, {"Evaluate one model", "fewstep eval --model run/exports/8step_lora.safetensors --base mini --steps 8 --samples 512 --seed 7 --convention mini"}},
 		Lineage: []Artifact{
 			{"base UNet", "mini/unet/diffusion_pytorch_model.safetensors", "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", ""},

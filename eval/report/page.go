@@ -34,6 +34,7 @@ type page struct {
 	JS          template.JS
 	Blank       template.URL
 	Headline    []string
+	Warnings    []string
 	Metrics     []Metric
 	Tables      []tableView
 	TeacherName string
@@ -128,7 +129,7 @@ type rowView struct {
 func renderPage(r *Report) ([]byte, error) {
 	p := &page{
 		R: r, CSS: template.CSS(pageCSS), JS: template.JS(pageJS), Blank: blankImage,
-		Headline: r.headline(), Metrics: r.metricsInUse(), Timed: len(r.Timings) > 0,
+		Headline: r.headline(), Warnings: r.warnings(), Metrics: r.metricsInUse(), Timed: len(r.Timings) > 0,
 		TeacherName: "teacher",
 		SortColumns: []sortColumn{{"model", false}, {"steps", true}, {"calls", true}, {"kind", false}, {"metric", false}, {"convention", false}, {"value", true}, {"low", true}, {"high", true}, {"samples", true}},
 	}

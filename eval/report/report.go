@@ -208,6 +208,40 @@ func (r *Report) Validate() error {
 	return errors.Join(errs...)
 }
 
+// recommendedSamples is EVAL's bound for a Fréchet distance.
+const recommendedSamples = 2048
+
+// warnings are the caller's and those that the rows themselves call for.
+func (r *Report) warnings() []string {
+	out := slices.Clone(r.Warnings)
+	var few, mixed []string
+	fewest := math.MaxInt
+	for _, m := range r.metricsInUse() {
+		if m.Higher {
+			continue
+		}
+		least, most := math.MaxInt, 0
+		for _, row := range r.Rows {
+			if r.metric(row.Metric, row.Convention) == m {
+				least, most = min(least, row.Samples), max(most, row.Samples)
+			}
+		}
+		if least < recommendedSamples {
+			few, fewest = append(few, metricTitle(m)), min(fewest, least)
+		}
+		if least != most {
+			mixed = append(mixed, fmt.Sprintf("%s (%d to %d)", metricTitle(m), least, most))
+		}
+	}
+	if len(few) > 0 {
+		out = append(out, fmt.Sprintf("Few samples (%d) for %s: below %d a Fréchet distance is noticeably biased upwards, so compare the rows of this page with each other only.", fewest, enumerate(few), recommendedSamples))
+	}
+	if len(mixed) > 0 {
+		out = append(out, fmt.Sprintf("Different sample counts for %s: fewer samples raise a distance, so only rows of equal count compare.", enumerate(mixed)))
+	}
+	return out
+}
+
 // metric returns how a row's metric is read. Unlisted ones are distances,
 // smaller being better, unless they are named a score.
 func (r *Report) metric(name, convention string) Metric {

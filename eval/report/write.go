@@ -102,5 +102,5 @@ func writeJSON(w io.Writer, r *Report) error {
 		Metrics   []Metric   `json:"metrics"`
 		Rows      []jsonRow  `json:"rows"`
 		Timings   []Timing   `json:"timings,omitempty"`
-	}{r.Title, r.Generated, r.Facts, r.Warnings, r.Commands, r.Lineage, r.metricsInUse(), rows, r.Timings})
+	}{r.Title, r.Generated, r.Facts, r.warnings(), r.Commands, r.Lineage, r.metricsInUse(), rows, r.Timings})
 }
