@@ -35,6 +35,14 @@ type comparison struct {
 	given   map[string]array // inputs that are derived from the golden ones
 }
 
+// Compiling is nearly all of these tests' time, and the numbers do not depend on how hard the compiler tries.
+func TestMain(m *testing.M) {
+	if os.Getenv("XLA_FLAGS") == "" {
+		os.Setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+	}
+	os.Exit(m.Run())
+}
+
 // array is a host tensor in our layout (NHWC).
 type array struct {
 	dims   []int

@@ -7,8 +7,11 @@ models need not be as small as the files. Each folder of testdata has
     config.json         as the library saves it
     tensors.json        the state dict's names and shapes, as a checkpoint has them
     golden.safetensors  in.*, out.*, cot.* (the fixed factors of the gradient's scalar) and grad.* in PyTorch's layout
+The folders below testdata/sdxl have config.json and digest.json (parameter count and the hash of all names and shapes)
+of the full-size models, made without weights.
 """
 
+import hashlib
 import json
 import os
 
@@ -90,14 +93,34 @@ def write(case, model, inputs, run, params):
     with open(os.path.join(folder, "tensors.json"), "w") as f:
         json.dump(shapes, f, indent=0)
         f.write("\n")
+    save_config(model, folder)
+    print(case, sum(p.numel() for p in model.parameters()), "parameters,",
+          os.path.getsize(os.path.join(folder, "golden.safetensors")), "bytes,",
+          {k: [round(float(v.detach().std()), 3)] + list(v.shape) for k, v in outputs.items()})
+
+
+def save_config(model, folder):
     if isinstance(model, (UNet2DConditionModel, AutoencoderKL)):
         model.save_config(folder)
     else:
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(folder)
-    print(case, sum(p.numel() for p in model.parameters()), "parameters,",
-          os.path.getsize(os.path.join(folder, "golden.safetensors")), "bytes,",
-          {k: [round(float(v.detach().std()), 3)] + list(v.shape) for k, v in outputs.items()})
+
+
+def digest(case, make):
+    """Full-size models: the state dict as lines "name [d, d]\n" sorted by name, hashed."""
+    folder = os.path.join(HERE, "sdxl", case)
+    os.makedirs(folder, exist_ok=True)
+    with torch.device("meta"):
+        model = make()
+    names = checkpoint_names(model)
+    lines = sorted(f"{names[k]} {list(v.shape)}\n" for k, v in model.state_dict().items())
+    count = sum(v.numel() for v in model.state_dict().values())
+    with open(os.path.join(folder, "digest.json"), "w") as f:
+        json.dump({"parameters": count, "sha256": hashlib.sha256("".join(lines).encode()).hexdigest()}, f, indent=2)
+        f.write("\n")
+    save_config(model, folder)
+    print(case, count)
 
 
 def tensor(name, *shape):
@@ -156,12 +179,12 @@ def main():
     torch.manual_seed(0)
     torch.set_num_threads(1)
     unet("unet", 8, 8, 5,
-         ["conv_in.weight", "down_blocks.2.attentions.1.transformer_blocks.1.attn2.to_k.weight",
+         ["conv_in.weight", "down_blocks.2.attentions.1.transformer_blocks.0.attn2.to_k.weight",
           "up_blocks.1.resnets.2.norm1.weight", "add_embedding.linear_1.bias"],
          in_channels=4, out_channels=4, sample_size=8, block_out_channels=[32, 64, 64], layers_per_block=2,
          down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
          up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-         transformer_layers_per_block=[1, 1, 2], attention_head_dim=[2, 4, 8], cross_attention_dim=48,
+         transformer_layers_per_block=[1, 1, 1], attention_head_dim=[2, 4, 8], cross_attention_dim=48,
          use_linear_projection=True, addition_time_embed_dim=16, projection_class_embeddings_input_dim=120,
          norm_num_groups=8)
     unet("unet_odd", 8, 12, 7,
@@ -216,6 +239,28 @@ def main():
           ["vision_model.embeddings.patch_embedding.weight", "vision_model.embeddings.class_embedding",
            "vision_model.embeddings.position_embedding.weight", "vision_model.encoder.layers.1.self_attn.v_proj.weight",
            "text_projection.weight", "logit_scale"])
+
+    digest("unet", lambda: UNet2DConditionModel(
+        in_channels=4, out_channels=4, sample_size=128, block_out_channels=[320, 640, 1280], layers_per_block=2,
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        transformer_layers_per_block=[1, 2, 10], attention_head_dim=[5, 10, 20], cross_attention_dim=2048,
+        use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=2816))
+    digest("vae", lambda: AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4,
+        block_out_channels=[128, 256, 512, 512], layers_per_block=2, latent_channels=4, sample_size=1024,
+        scaling_factor=0.13025))
+    small = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+    digest("text_encoder", lambda: CLIPTextModel(CLIPTextConfig(**small, projection_dim=768)))
+    digest("text_encoder_2", lambda: CLIPTextModelWithProjection(CLIPTextConfig(
+        hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20, projection_dim=1280,
+        hidden_act="gelu")))
+    digest("clip_vit_l14", lambda: CLIPModel(CLIPConfig(
+        text_config=CLIPTextConfig(**small).to_dict(),
+        vision_config=CLIPVisionConfig(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24,
+                                       num_attention_heads=16, image_size=224, patch_size=14).to_dict(),
+        projection_dim=768)))
 
 
 if __name__ == "__main__":

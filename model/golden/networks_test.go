@@ -4,7 +4,6 @@ import (
 	"testing"
 
 	"fewstep/model/clip"
-	"fewstep/model/nn"
 	"fewstep/model/unet"
 	"fewstep/model/vae"
 )
@@ -55,22 +54,15 @@ func TestCLIPText(t *testing.T) {
 	}
 }
 
-// TestCLIPModel runs both towers and their comparison as one network, so that all of a CLIPModel's parameters occur.
 func TestCLIPModel(t *testing.T) {
 	text, err := clip.LoadTextConfig(configOf("clip"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	vision, err := clip.LoadVisionConfig(configOf("clip"))
+	model, err := clipBlock("net", configOf("clip"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	model := nn.Block{Kind: "clip", Name: "net", Level: nn.Network,
-		Compose: func(r nn.Runner, in []nn.Value) []nn.Value {
-			image := r.Run(vision.Vision(""), in[0])
-			words := r.Run(text.Text(""), in[1], in[2])
-			return append(r.Run(clip.Logits(""), image[0], words[clip.TextProjected]), image...)
-		}}
 	comparison{folder: "clip", block: model,
 		inputs: []string{"image", "ids", "eos"}, integer: []string{"ids", "eos"},
 		outputs: []string{"logits", "image", "state0", "state1", "state2"},
