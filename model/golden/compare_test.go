@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"fewstep/engine"
@@ -49,17 +50,18 @@ type array struct {
 	values []float32
 }
 
-// backend opens the CPU plugin. Without one the test fails, except in -short mode.
+var opened = sync.OnceValues(func() (*xla.Runtime, error) { return xla.Open(xla.CPU, xla.Options{}) })
+
+// backend is the CPU plugin. Without one the test fails, except in -short mode.
 func backend(t *testing.T) *xla.Runtime {
 	t.Helper()
-	rt, err := xla.Open(xla.CPU, xla.Options{})
+	rt, err := opened()
 	if err != nil {
 		if testing.Short() {
 			t.Skip(err)
 		}
 		t.Fatal(err)
 	}
-	t.Cleanup(rt.Close)
 	return rt
 }
 
@@ -103,55 +105,18 @@ func channelsLast(a array) array {
 	return out
 }
 
-// run compares parameter lists, outputs and gradients of one model.
+// run compares parameter lists, outputs and gradients of one model as a single program. In -short mode there are no
+// gradients, whose compilation takes most of the time.
 func (c comparison) run(t *testing.T) {
+	t.Parallel()
 	rt := backend(t)
 	e := engine.New(rt.Backend, dtypes.Float32, nn.Network)
-	want := golden(t, c.folder)
-	for name, a := range c.given {
-		want["in."+name] = a
-	}
-
-	var inputs []*engine.Array
-	var inShapes []shapes.Shape
-	upload := func(a array, integer bool) {
-		var flat any = a.values
-		if integer {
-			ids := make([]int32, len(a.values))
-			for i, v := range a.values {
-				ids[i] = int32(v)
-			}
-			flat = ids
-		}
-		u, err := e.Upload(flat, a.dims...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		inputs, inShapes = append(inputs, u), append(inShapes, u.Shape())
-	}
-	for _, name := range c.inputs {
-		upload(want["in."+name], slices.Contains(c.integer, name))
-	}
-	specs, err := nn.Trace(rt.Backend, c.block, inShapes...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.sameParameters(t, specs)
-
-	tensors := engine.Tensors{}
-	for _, s := range specs {
-		tensors[s.Name] = weight(s.Name, s.Dims)
-	}
-	params, err := e.Load(specs, tensors, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer params.FreeAll()
+	want, inputs, params := c.upload(t, e)
+	var factors []*engine.Array
 	for _, name := range c.outputs {
-		upload(want["cot."+name], false)
+		factors = append(factors, c.array(t, e, want["cot."+name], false))
 	}
-
-	// Outputs first, then the gradients of Σ output·factor for every input and parameter that the file has.
+	// Gradients of Σ output·factor for every input and parameter that the file has.
 	var gradients []string
 	for name := range want {
 		if strings.HasPrefix(name, "grad.") {
@@ -162,30 +127,104 @@ func (c comparison) run(t *testing.T) {
 	if len(gradients) < 4 {
 		t.Fatalf("only %d gradients to compare", len(gradients))
 	}
+	if testing.Short() {
+		gradients = nil
+	}
 	f := engine.Function{Key: c.folder, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
 		out := r.Run(c.block, in[:len(c.inputs)]...)
-		g := in[0].(*graph.Node).Graph()
-		loss := graph.ScalarZero(g, dtypes.Float32)
-		for i := range c.outputs {
-			loss = graph.Add(loss, graph.ReduceAllSum(graph.Mul(out[i].(*graph.Node), in[len(c.inputs)+i].(*graph.Node))))
-		}
-		var of []*graph.Node
-		for _, name := range gradients {
-			if p, ok := strings.CutPrefix(name, "grad.param."); ok {
-				of = append(of, g.GetParameterByName(nn.Join(c.block.Name, p)))
-			} else {
-				of = append(of, in[slices.Index(c.inputs, strings.TrimPrefix(name, "grad.in."))].(*graph.Node))
-			}
-		}
-		for _, d := range graph.Gradient(loss, of...) {
-			out = append(out, d)
+		if len(gradients) > 0 {
+			out = append(out, c.gradientsOf(gradients, out, in)...)
 		}
 		return out
 	}}
+	got, err := e.Call(f, engine.Bind{c.block.Name: params}, append(inputs, factors...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.compare(t, e, got, want, gradients)
+}
+
+// runLayers compares the outputs of one model that is run layer by layer on e, which other models share: blocks of
+// equal kinds are then one program, and a kind that leaves out a setting shows.
+func (c comparison) runLayers(t *testing.T, e *engine.Engine) {
+	want, inputs, params := c.upload(t, e)
+	f := engine.Function{Key: c.folder, Body: func(r nn.Runner, in []nn.Value) []nn.Value { return r.Run(c.block, in...) }}
 	got, err := e.Call(f, engine.Bind{c.block.Name: params}, inputs...)
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.compare(t, e, got, want, nil)
+}
+
+// gradientsOf builds the named gradients of Σ output·factor; in holds the inputs and then a factor for each output.
+func (c comparison) gradientsOf(names []string, out, in []nn.Value) (of []nn.Value) {
+	g := in[0].(*graph.Node).Graph()
+	loss := graph.ScalarZero(g, dtypes.Float32)
+	for i := range c.outputs {
+		loss = graph.Add(loss, graph.ReduceAllSum(graph.Mul(out[i].(*graph.Node), in[len(c.inputs)+i].(*graph.Node))))
+	}
+	var targets []*graph.Node
+	for _, name := range names {
+		if p, ok := strings.CutPrefix(name, "grad.param."); ok {
+			targets = append(targets, g.GetParameterByName(nn.Join(c.block.Name, p)))
+		} else {
+			targets = append(targets, in[slices.Index(c.inputs, strings.TrimPrefix(name, "grad.in."))].(*graph.Node))
+		}
+	}
+	for _, d := range graph.Gradient(loss, targets...) {
+		of = append(of, d)
+	}
+	return of
+}
+
+// upload reads the golden file, checks our parameters against the library's, and puts inputs and weights on the device.
+func (c comparison) upload(t *testing.T, e *engine.Engine) (want map[string]array, inputs []*engine.Array, params *engine.Params) {
+	t.Helper()
+	want = golden(t, c.folder)
+	for name, a := range c.given {
+		want["in."+name] = a
+	}
+	var inShapes []shapes.Shape
+	for _, name := range c.inputs {
+		a := c.array(t, e, want["in."+name], slices.Contains(c.integer, name))
+		inputs, inShapes = append(inputs, a), append(inShapes, a.Shape())
+	}
+	specs, err := nn.Trace(e.Backend, c.block, inShapes...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.sameParameters(t, specs)
+	tensors := engine.Tensors{}
+	for _, s := range specs {
+		tensors[s.Name] = weight(s.Name, s.Dims)
+	}
+	if params, err = e.Load(specs, tensors, nil); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(params.FreeAll)
+	return want, inputs, params
+}
+
+func (c comparison) array(t *testing.T, e *engine.Engine, a array, integer bool) *engine.Array {
+	t.Helper()
+	var flat any = a.values
+	if integer {
+		ids := make([]int32, len(a.values))
+		for i, v := range a.values {
+			ids[i] = int32(v)
+		}
+		flat = ids
+	}
+	u, err := e.Upload(flat, a.dims...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+// compare checks the outputs, and the gradients that follow them.
+func (c comparison) compare(t *testing.T, e *engine.Engine, got []*engine.Array, want map[string]array, gradients []string) {
+	t.Helper()
 	if len(got) != len(c.outputs)+len(gradients) {
 		t.Fatalf("%d outputs, want %d", len(got)-len(gradients), len(c.outputs))
 	}

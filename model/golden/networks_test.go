@@ -3,70 +3,69 @@ package golden
 import (
 	"testing"
 
+	"fewstep/engine"
 	"fewstep/model/clip"
+	"fewstep/model/nn"
 	"fewstep/model/unet"
 	"fewstep/model/vae"
+
+	"github.com/gomlx/compute/dtypes"
 )
 
-func TestUNet(t *testing.T) {
+// comparisons are all golden models.
+func comparisons(t *testing.T) (all []comparison) {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, folder := range []string{"unet", "unet_odd"} {
-		t.Run(folder, func(t *testing.T) {
-			config, err := unet.LoadConfig(configOf(folder))
-			if err != nil {
-				t.Fatal(err)
-			}
-			comparison{folder: folder, block: config.Network("net", nil),
-				inputs:  []string{"sample", "time", "text", "pooled", "ids"},
-				outputs: []string{"sample"}}.run(t)
-		})
+		config, err := unet.LoadConfig(configOf(folder))
+		must(err)
+		all = append(all, comparison{folder: folder, block: config.Network("net", nil),
+			inputs: []string{"sample", "time", "text", "pooled", "ids"}, outputs: []string{"sample"}})
 	}
-}
-
-func TestVAE(t *testing.T) {
 	for _, folder := range []string{"vae", "vae_odd"} {
-		t.Run(folder, func(t *testing.T) {
-			config, err := vae.LoadConfig(configOf(folder))
-			if err != nil {
-				t.Fatal(err)
-			}
-			comparison{folder: folder, block: config.Autoencoder("net"),
-				inputs:  []string{"image", "noise"},
-				outputs: []string{"image", "mean", "logvar"}}.run(t)
-		})
+		config, err := vae.LoadConfig(configOf(folder))
+		must(err)
+		all = append(all, comparison{folder: folder, block: config.Autoencoder("net"),
+			inputs: []string{"image", "noise"}, outputs: []string{"image", "mean", "logvar"}})
+	}
+	for _, folder := range []string{"clip_text", "clip_text_projection", "clip"} {
+		config, err := clip.LoadTextConfig(configOf(folder))
+		must(err)
+		c := comparison{folder: folder, block: config.Text("net"),
+			inputs: []string{"ids", "eos"}, integer: []string{"ids", "eos"}, outputs: []string{"hidden", "pooled"},
+			given: map[string]array{"eos": eosPositions(config, golden(t, folder)["in.ids"])}}
+		switch {
+		case folder == "clip":
+			c.block, err = clipBlock("net", configOf(folder))
+			must(err)
+			c.inputs = []string{"image", "ids", "eos"}
+			c.outputs = []string{"logits", "image", "state0", "state1", "state2"}
+		case config.Projected:
+			c.outputs = append(c.outputs, "projected")
+		}
+		all = append(all, c)
+	}
+	return all
+}
+
+// TestNetworks compares each model, whole, with the library that it comes from.
+func TestNetworks(t *testing.T) {
+	for _, c := range comparisons(t) {
+		t.Run(c.folder, c.run)
 	}
 }
 
-func TestCLIPText(t *testing.T) {
-	for _, folder := range []string{"clip_text", "clip_text_projection"} {
-		t.Run(folder, func(t *testing.T) {
-			config, err := clip.LoadTextConfig(configOf(folder))
-			if err != nil {
-				t.Fatal(err)
-			}
-			outputs := []string{"hidden", "pooled"}
-			if config.Projected {
-				outputs = append(outputs, "projected")
-			}
-			comparison{folder: folder, block: config.Text("net"),
-				inputs: []string{"ids", "eos"}, integer: []string{"ids", "eos"}, outputs: outputs,
-				given: map[string]array{"eos": eosPositions(config, golden(t, folder)["in.ids"])}}.run(t)
-		})
+// TestLayers compares the outputs of all models run layer by layer.
+func TestLayers(t *testing.T) {
+	e := engine.New(backend(t).Backend, dtypes.Float32, nn.Layer)
+	for _, c := range comparisons(t) {
+		t.Run(c.folder, func(t *testing.T) { c.runLayers(t, e) })
 	}
-}
-
-func TestCLIPModel(t *testing.T) {
-	text, err := clip.LoadTextConfig(configOf("clip"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	model, err := clipBlock("net", configOf("clip"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	comparison{folder: "clip", block: model,
-		inputs: []string{"image", "ids", "eos"}, integer: []string{"ids", "eos"},
-		outputs: []string{"logits", "image", "state0", "state1", "state2"},
-		given:   map[string]array{"eos": eosPositions(text, golden(t, "clip")["in.ids"])}}.run(t)
 }
 
 func eosPositions(config *clip.TextConfig, ids array) array {
