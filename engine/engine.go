@@ -29,6 +29,7 @@ type Engine struct {
 
 	mu       sync.Mutex
 	programs map[string]*program
+	plans    map[string]*plan
 	compiled CompileStats
 }
 
@@ -40,7 +41,8 @@ type CompileStats struct {
 
 // New makes an engine on device 0.
 func New(backend compute.Backend, computeType dtypes.DType, granularity nn.Level) *Engine {
-	return &Engine{Backend: backend, Compute: computeType, Granularity: granularity, programs: map[string]*program{}}
+	return &Engine{Backend: backend, Compute: computeType, Granularity: granularity,
+		programs: map[string]*program{}, plans: map[string]*plan{}}
 }
 
 // Compiled reports the compilations so far.
@@ -116,49 +118,56 @@ type Function struct {
 	Body func(r nn.Runner, in []nn.Value) []nn.Value
 }
 
-// program is a compiled graph: its inputs, then parameters, in the order of the graph's parameter handles.
+// program is a graph: first built, so that its shapes are known, then compiled. Its parameters are inputs in the
+// order in which they were made.
 type program struct {
-	once    sync.Once
-	err     error
-	graph   *graph.Graph
-	params  []string // scope names of the parameters, in graph order after the inputs
-	seconds float64
-	info    any // what the builder wants to remember
+	declared, once sync.Once
+	err            error
+	graph          *graph.Graph
+	pending        []*graph.Node  // outputs of the built graph
+	outputs        []shapes.Shape // their shapes
+	params         []string       // scope names of the network parameters, in graph order
+	info           any            // what the builder wants to remember
 }
 
-// build fills a graph: it registers inputs first, then parameters by lookup, and returns the outputs.
+// build fills a graph and returns its outputs.
 type build func(g *graph.Graph, p *program) []*graph.Node
 
-// get returns the program of a key, compiling it the first time. Several goroutines may compile different keys.
+// get returns the program of a key, building and compiling it the first time. Several goroutines may compile
+// different keys at once.
 func (e *Engine) get(key string, fill build) (*program, error) {
-	e.mu.Lock()
-	p, ok := e.programs[key]
-	if !ok {
-		p = &program{}
-		e.programs[key] = p
+	p, err := e.declare(key, fill)
+	if err != nil {
+		return nil, err
 	}
-	e.mu.Unlock()
+	e.compile(p)
+	return p, p.err
+}
+
+// compile compiles a declared program once.
+func (e *Engine) compile(p *program) {
 	p.once.Do(func() {
+		if p.err != nil {
+			return
+		}
 		start := time.Now()
-		p.err = guard(func() error {
-			p.graph = graph.NewGraph(e.Backend, "fewstep")
-			outputs := fill(p.graph, p)
-			return p.graph.Compile(outputs...)
-		})
-		p.seconds = time.Since(start).Seconds()
+		if err := guard(func() error { return p.graph.Compile(p.pending...) }); err != nil {
+			p.err = fmt.Errorf("compiling a program: %w", err)
+		}
+		p.pending = nil
 		e.mu.Lock()
 		e.compiled.Programs++
-		e.compiled.Seconds += p.seconds
+		e.compiled.Seconds += time.Since(start).Seconds()
 		e.mu.Unlock()
-		if p.err != nil {
-			p.err = fmt.Errorf("building program %.120s: %w", key, p.err)
-		}
 	})
-	return p, p.err
 }
 
 // execute runs a compiled program on device buffers; donated arrays are gone afterwards.
 func (e *Engine) execute(p *program, in []*Array, donate []bool) ([]*Array, error) {
+	e.compile(p)
+	if p.err != nil {
+		return nil, p.err
+	}
 	buffers := make([]compute.Buffer, len(in))
 	for i, a := range in {
 		if a.buffer == nil {

@@ -168,3 +168,17 @@ func (o *Optimizer) updateNodes(params, grads, state []*graph.Node, hyper *graph
 func mulScalar(x, scalar *graph.Node) *graph.Node {
 	return graph.Mul(x, graph.BroadcastToDims(scalar, x.Shape().Dimensions...))
 }
+
+// Average returns the averaged weights of an optimizer with EMA.
+func (e *Engine) Average(o *Optimizer) (Tensors, error) {
+	out, err := e.Download(o.params, nil)
+	if err != nil {
+		return nil, err
+	}
+	for i, a := range o.ema {
+		if out[o.names[i]], err = e.Floats(a); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}

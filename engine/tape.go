@@ -1,11 +1,191 @@
 package engine
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
 
-func (e *Engine) callTape(f Function, bind Bind, in []*Array) ([]*Array, error) {
-	return nil, fmt.Errorf("not yet")
+	"fewstep/model/nn"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	"github.com/gomlx/gomlx/core/graph"
+)
+
+// tapeValue is an array on its way through a function, freed when nobody will ask for it again.
+type tapeValue struct {
+	array *Array
+	owned bool // made here, not given by the caller
+	uses  int  // forward uses to come
+	held  int  // tape entries that will need it in the backward walk
+	needs bool // a gradient flows back through it
+	grad  *Array
 }
 
-func (e *Engine) trainTape(f Function, bind Bind, network string, o *Optimizer, step Step, in []*Array) (*Result, error) {
-	return nil, fmt.Errorf("not yet")
+func (v *tapeValue) Shape() shapes.Shape { return v.array.shape }
+
+func (v *tapeValue) release() {
+	if v.owned && v.uses == 0 && v.held == 0 {
+		v.array.Free()
+	}
+}
+
+// entry is one block evaluation to be walked back through: it keeps the block's inputs only.
+type entry struct {
+	call    blockCall
+	in, out []*tapeValue
+	params  []string // relative names
+	trained []string // relative names of trained parameters
+}
+
+// tape runs blocks and remembers those that a gradient flows through.
+type tape struct {
+	e       *Engine
+	bind    Bind
+	network string // trained network, "" = no gradients
+	o       *Optimizer
+	plan    *plan
+	values  int
+	entries []entry
+}
+
+type tapeRunner struct {
+	*tape
+	prefix string
+	lora   *nn.LoRA
+}
+
+// isTrained says whether a scope name is a parameter that the optimizer changes.
+func (t *tape) isTrained(scope string) bool {
+	network, rest := split(scope)
+	return t.o != nil && network == t.network && t.o.params.trained[rest]
+}
+
+// Run implements nn.Runner.
+func (r *tapeRunner) Run(b nn.Block, in ...nn.Value) []nn.Value {
+	prefix, lora, apart := inner(b, r.prefix, r.lora, r.e.Granularity)
+	if apart {
+		return b.Compose(&tapeRunner{tape: r.tape, prefix: prefix, lora: lora}, in)
+	}
+	args, arrays, shapesIn := make([]*tapeValue, len(in)), make([]*Array, len(in)), make([]shapes.Shape, len(in))
+	needs := false
+	for i, v := range in {
+		args[i] = v.(*tapeValue)
+		arrays[i] = args[i].array
+		shapesIn[i] = arrays[i].shape
+		needs = needs || args[i].needs
+	}
+	call := r.e.newCall(b, prefix, lora, shapesIn)
+	p, err := r.e.forward(call, r.bind, shapesIn)
+	if err != nil {
+		panic(err)
+	}
+	rec := entry{call: call, in: args, params: p.params}
+	for _, name := range p.params {
+		a, err := r.bind.find(nn.Join(prefix, name))
+		if err != nil {
+			panic(err)
+		}
+		arrays = append(arrays, a)
+		if r.isTrained(nn.Join(prefix, name)) {
+			rec.trained = append(rec.trained, name)
+		}
+	}
+	needs = needs || len(rec.trained) > 0
+	results, err := r.e.execute(p, arrays, nil)
+	if err != nil {
+		panic(fmt.Errorf("running %s of %s: %w", b.Kind, prefix, err))
+	}
+	out := make([]nn.Value, len(results))
+	for i, a := range results {
+		v := &tapeValue{array: a, owned: true, uses: r.plan.uses[r.values], needs: needs}
+		r.values++
+		rec.out = append(rec.out, v)
+		out[i] = v
+	}
+	if needs {
+		r.entries = append(r.entries, rec)
+		for _, v := range args {
+			v.held++
+		}
+	}
+	for _, v := range args {
+		v.uses--
+		v.release()
+	}
+	for _, v := range rec.out {
+		v.release() // a result nobody uses
+	}
+	return out
+}
+
+// walk runs a function forwards.
+func (t *tape) walk(f Function, in []*Array) (outputs []*tapeValue, err error) {
+	values := make([]nn.Value, len(in))
+	for i, a := range in {
+		values[i] = &tapeValue{array: a, uses: t.plan.uses[i]}
+	}
+	t.values = len(in)
+	err = guard(func() error {
+		for _, v := range f.Body(&tapeRunner{tape: t}, values) {
+			outputs = append(outputs, v.(*tapeValue))
+		}
+		return nil
+	})
+	return outputs, err
+}
+
+func (e *Engine) callTape(f Function, bind Bind, in []*Array) ([]*Array, error) {
+	pl, _, err := e.planFor(f, bind, nil, in, "call")
+	if err != nil {
+		return nil, err
+	}
+	t := &tape{e: e, bind: bind, plan: pl}
+	outputs, err := t.walk(f, in)
+	if err != nil {
+		return nil, err
+	}
+	return arraysOf(outputs), nil
+}
+
+func arraysOf(values []*tapeValue) []*Array {
+	out := make([]*Array, len(values))
+	for i, v := range values {
+		out[i] = v.array
+	}
+	return out
+}
+
+// backward is the program of one block's backward: inputs, parameters and output cotangents → cotangents of the
+// inputs that need one, gradients of the trained parameters.
+func (e *Engine) backward(c blockCall, bind Bind, in []shapes.Shape, needsIn, hasOut []bool, outShapes []shapes.Shape, trained []string) (*program, error) {
+	key := fmt.Sprintf("backward|%s|%v|%v|%s", c.key, needsIn, hasOut, strings.Join(trained, ","))
+	return e.declare(key, func(g *graph.Graph, p *program) []*graph.Node {
+		inputs := inputNodes(g, in)
+		var cots []*graph.Node
+		for i, has := range hasOut {
+			if has {
+				cots = append(cots, graph.Parameter(g, fmt.Sprintf("cotangent%d", i), outShapes[i]))
+			} else {
+				cots = append(cots, nil)
+			}
+		}
+		outs := e.nodesOf(c, bind, g, p, inputs)
+		sum := graph.ScalarZero(g, dtypes.Float32)
+		for i, cot := range cots {
+			if cot != nil {
+				product := graph.Mul(graph.ConvertDType(outs[i], dtypes.Float32), graph.StopGradient(graph.ConvertDType(cot, dtypes.Float32)))
+				sum = graph.Add(sum, graph.ReduceAllSum(product))
+			}
+		}
+		var by []*graph.Node
+		for i, needs := range needsIn {
+			if needs {
+				by = append(by, inputs[i].(*graph.Node))
+			}
+		}
+		for _, name := range trained {
+			by = append(by, g.GetParameterByName(name))
+		}
+		return graph.Gradient(sum, by...)
+	})
 }

@@ -8,11 +8,11 @@ import (
 	"sort"
 	"time"
 
+	"fewstep/distill/program"
 	"fewstep/engine"
 	"fewstep/model/discriminator"
 	"fewstep/model/nn"
 	"fewstep/model/unet"
-	"fewstep/train"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -106,7 +106,7 @@ func Run(e *engine.Engine, device string, o Options) (*Result, error) {
 type setup struct {
 	e              *engine.Engine
 	o              Options
-	f              *train.Functions
+	f              *program.Functions
 	student, base  *engine.Params
 	disc           *engine.Params
 	optS, optD     *engine.Optimizer
@@ -116,7 +116,7 @@ type setup struct {
 }
 
 func newSetup(e *engine.Engine, p Preset, o Options) (*setup, error) {
-	s := &setup{e: e, o: o, f: &train.Functions{UNet: p.UNet, Disc: &discriminator.Config{UNet: p.UNet}}}
+	s := &setup{e: e, o: o, f: &program.Functions{UNet: p.UNet, Disc: &discriminator.Config{UNet: p.UNet}}}
 	rng := rand.New(rand.NewPCG(1, 2))
 	normal := func(_ string, v []float32) {
 		for i := range v {
@@ -206,7 +206,7 @@ func newSetup(e *engine.Engine, p Preset, o Options) (*setup, error) {
 func (s *setup) step() error {
 	switch s.o.Step {
 	case "forward":
-		out, err := s.e.Call(s.f.Move(), engine.Bind{train.NetUNet: s.student}, s.inputs(s.a, s.b)...)
+		out, err := s.e.Call(s.f.Move(), engine.Bind{program.NetUNet: s.student}, s.inputs(s.a, s.b)...)
 		return s.wait(out, err)
 	case "mse-lora", "mse-full":
 		real, err := s.walk(s.f.GuidedMove(), 4, s.a, s.b, s.g)
@@ -214,7 +214,7 @@ func (s *setup) step() error {
 			return err
 		}
 		defer real.Free()
-		res, err := s.e.Train(s.f.MSE(), engine.Bind{train.NetUNet: s.student}, train.NetUNet, s.optS, engine.Step{LR: 1e-6}, s.inputs(s.a, s.b, real)...)
+		res, err := s.e.Train(s.f.MSE(), engine.Bind{program.NetUNet: s.student}, program.NetUNet, s.optS, engine.Step{LR: 1e-6}, s.inputs(s.a, s.b, real)...)
 		return s.done(res, err)
 	}
 	real, err := s.walk(s.f.Move(), 2, s.a, s.b)
@@ -222,19 +222,19 @@ func (s *setup) step() error {
 		return err
 	}
 	defer real.Free()
-	bind := engine.Bind{train.NetUNet: s.student, train.NetDisc: s.disc}
+	bind := engine.Bind{program.NetUNet: s.student, program.NetDisc: s.disc}
 	fake, err := s.e.Call(s.f.Generate(), bind, s.inputs(s.a, s.b)...)
 	if err != nil {
 		return err
 	}
 	defer engine.Free(fake...)
 	noise := s.cond[0]
-	res, err := s.e.Train(s.f.Discriminator(discriminator.Conditional), bind, train.NetDisc, s.optD, engine.Step{LR: 1e-6},
+	res, err := s.e.Train(s.f.Discriminator(discriminator.Conditional), bind, program.NetDisc, s.optD, engine.Step{LR: 1e-6},
 		s.inputs(real, fake[0], s.next, noise, s.one, s.nul)...)
 	if err := s.done(res, err); err != nil {
 		return err
 	}
-	res, err = s.e.Train(s.f.Generator(discriminator.Conditional), bind, train.NetUNet, s.optS, engine.Step{LR: 1e-6},
+	res, err = s.e.Train(s.f.Generator(discriminator.Conditional), bind, program.NetUNet, s.optS, engine.Step{LR: 1e-6},
 		s.inputs(s.a, s.b, s.next, noise, s.one, s.nul)...)
 	return s.done(res, err)
 }
@@ -247,7 +247,7 @@ func (s *setup) walk(f engine.Function, calls int, more ...*engine.Array) (*engi
 	x := s.cond[0]
 	for i := range calls {
 		in := append(append([]*engine.Array{x}, s.cond[1:]...), more...)
-		out, err := s.e.Call(f, engine.Bind{train.NetUNet: s.base}, in...)
+		out, err := s.e.Call(f, engine.Bind{program.NetUNet: s.base}, in...)
 		if err != nil {
 			return nil, err
 		}

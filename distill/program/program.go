@@ -1,6 +1,7 @@
-// Package train runs the method: it turns a recipe's phases into engine functions, walks the ladder over a run
-// directory, and keeps it watched, resumable and checked.
-package train
+// Package program is the method as engine functions: network calls, deterministic steps and losses over networks
+// written against nn.Runner. Schedule and timesteps enter as per-sample coefficients (see distill), so that every
+// stage and phase of the ladder uses the same few programs.
+package program
 
 import (
 	"fmt"

@@ -1,0 +1,240 @@
+package engine
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+
+	"fewstep/model/nn"
+
+	"github.com/gomlx/compute/shapes"
+	"github.com/gomlx/gomlx/core/graph"
+)
+
+// plan is what one dry walk over a function learns: how often each value is used, how often each trained parameter is
+// visited, and which programs the real walk will need. It depends on shapes only and is kept per function.
+type plan struct {
+	uses   []int          // per value in order of creation, the function's inputs first
+	visits map[string]int // per block prefix with trained parameters
+	loss   int            // value that is differentiated: the function's first output
+}
+
+// blockCall identifies one evaluation of a block: everything its programs depend on besides the arrays.
+type blockCall struct {
+	block  nn.Block
+	prefix string // absolute scope of the block
+	lora   *nn.LoRA
+	key    string
+}
+
+func (e *Engine) newCall(b nn.Block, prefix string, lora *nn.LoRA, in []shapes.Shape) blockCall {
+	var k strings.Builder
+	fmt.Fprintf(&k, "%s|%s", b.Kind, e.Compute)
+	if lora != nil {
+		fmt.Fprintf(&k, "|lora(%d,%g)", lora.Rank, lora.Scale)
+	}
+	for _, s := range in {
+		fmt.Fprintf(&k, "|%s", s)
+	}
+	return blockCall{block: b, prefix: prefix, lora: lora, key: k.String()}
+}
+
+// nodesOf builds the block on a graph; lookups are by names relative to the block, recorded in p.
+func (e *Engine) nodesOf(c blockCall, bind Bind, g *graph.Graph, p *program, in []nn.Value) []*graph.Node {
+	seen := map[string]*graph.Node{}
+	lookup := func(s nn.Spec) *graph.Node {
+		if n, ok := seen[s.Name]; ok {
+			return n
+		}
+		a, err := bind.find(nn.Join(c.prefix, s.Name))
+		if err != nil {
+			panic(err)
+		}
+		seen[s.Name] = graph.Parameter(g, s.Name, a.shape)
+		p.params = append(p.params, s.Name)
+		return seen[s.Name]
+	}
+	b := c.block
+	b.Name = ""
+	return nodes(nn.NewInline(e.Compute, "", c.lora, lookup).Run(b, in...))
+}
+
+// forward returns the block's forward program; it is built (shapes are known) but perhaps not yet compiled.
+func (e *Engine) forward(c blockCall, bind Bind, in []shapes.Shape) (*program, error) {
+	return e.declare("forward|"+c.key, func(g *graph.Graph, p *program) []*graph.Node {
+		return e.nodesOf(c, bind, g, p, inputNodes(g, in))
+	})
+}
+
+// declare builds a program's graph now and compiles it on first use, or in compileAll.
+func (e *Engine) declare(key string, fill build) (*program, error) {
+	e.mu.Lock()
+	p, ok := e.programs[key]
+	if !ok {
+		p = &program{}
+		e.programs[key] = p
+	}
+	e.mu.Unlock()
+	p.declared.Do(func() {
+		p.err = guard(func() error {
+			p.graph = graph.NewGraph(e.Backend, "fewstep")
+			p.pending = fill(p.graph, p)
+			for _, n := range p.pending {
+				p.outputs = append(p.outputs, n.Shape())
+			}
+			return nil
+		})
+		if p.err != nil {
+			p.err = fmt.Errorf("building program %.120s: %w", key, p.err)
+		}
+	})
+	return p, p.err
+}
+
+// compileAll compiles programs on all cores; those that are compiled already cost nothing.
+func (e *Engine) compileAll(programs []*program) error {
+	var wait sync.WaitGroup
+	slots := make(chan struct{}, runtime.GOMAXPROCS(0))
+	for _, p := range programs {
+		wait.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			e.compile(p)
+		})
+	}
+	wait.Wait()
+	for _, p := range programs {
+		if p.err != nil {
+			return p.err
+		}
+	}
+	return nil
+}
+
+// planValue stands for a value in a dry walk.
+type planValue struct {
+	id    int
+	shape shapes.Shape
+	needs bool // a gradient flows back through it
+}
+
+func (v *planValue) Shape() shapes.Shape { return v.shape }
+
+type planner struct {
+	e        *Engine
+	bind     Bind
+	trained  func(scope string) bool // nil when no gradient is wanted
+	plan     *plan
+	programs map[*program]bool
+	err      error
+	entries  []planEntry
+}
+
+// planEntry is a block that the backward walk will visit.
+type planEntry struct {
+	call    blockCall
+	in, out []*planValue
+}
+
+// planRunner walks a function without running it.
+type planRunner struct {
+	*planner
+	prefix string
+	lora   *nn.LoRA
+}
+
+// inner decides what becomes of a block below a prefix: its scope and adapters, and whether it is taken apart.
+func inner(b nn.Block, prefix string, lora *nn.LoRA, granularity nn.Level) (string, *nn.LoRA, bool) {
+	if b.LoRA != nil {
+		lora = b.LoRA
+	}
+	if b.Plain {
+		lora = nil
+	}
+	return nn.Join(prefix, b.Name), lora, b.Compose != nil && b.Level > granularity
+}
+
+// Run implements nn.Runner.
+func (r *planRunner) Run(b nn.Block, in ...nn.Value) []nn.Value {
+	prefix, lora, apart := inner(b, r.prefix, r.lora, r.e.Granularity)
+	if apart {
+		return b.Compose(&planRunner{planner: r.planner, prefix: prefix, lora: lora}, in)
+	}
+	args := make([]*planValue, len(in))
+	shapesIn := make([]shapes.Shape, len(in))
+	needs := false
+	for i, v := range in {
+		args[i] = v.(*planValue)
+		shapesIn[i] = args[i].shape
+		r.plan.uses[args[i].id]++
+		needs = needs || args[i].needs
+	}
+	call := r.e.newCall(b, prefix, lora, shapesIn)
+	p, err := r.e.forward(call, r.bind, shapesIn)
+	if err != nil {
+		panic(err)
+	}
+	r.programs[p] = true
+	if r.trained != nil {
+		for _, name := range p.params {
+			if r.trained(nn.Join(prefix, name)) {
+				needs = true
+				r.plan.visits[prefix]++
+				break
+			}
+		}
+	}
+	out := make([]nn.Value, len(p.outputs))
+	entry := planEntry{call: call, in: args}
+	for i, s := range p.outputs {
+		v := &planValue{id: len(r.plan.uses), shape: s, needs: needs}
+		r.plan.uses = append(r.plan.uses, 0)
+		out[i] = v
+		entry.out = append(entry.out, v)
+	}
+	if needs {
+		r.entries = append(r.entries, entry)
+	}
+	return out
+}
+
+// planFor walks a function once per key and shapes, and compiles in parallel every forward program it will need
+// (backward programs are compiled when the first backward walk reaches them: see warm in tape.go).
+func (e *Engine) planFor(f Function, bind Bind, trained func(string) bool, in []*Array, what string) (*plan, []planEntry, error) {
+	key := e.key("plan|"+what, f.Key, in)
+	e.mu.Lock()
+	known, ok := e.plans[key]
+	e.mu.Unlock()
+	if ok {
+		return known, nil, nil
+	}
+	pl := &planner{e: e, bind: bind, trained: trained, plan: &plan{visits: map[string]int{}}, programs: map[*program]bool{}}
+	values := make([]nn.Value, len(in))
+	for i, a := range in {
+		values[i] = &planValue{id: i, shape: a.shape}
+		pl.plan.uses = append(pl.plan.uses, 0)
+	}
+	err := guard(func() error {
+		out := f.Body(&planRunner{planner: pl}, values)
+		for _, v := range out {
+			pl.plan.uses[v.(*planValue).id]++
+		}
+		pl.plan.loss = out[0].(*planValue).id
+		return nil
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("planning %.60s: %w", f.Key, err)
+	}
+	var list []*program
+	for p := range pl.programs {
+		list = append(list, p)
+	}
+	if err := e.compileAll(list); err != nil {
+		return nil, nil, err
+	}
+	e.mu.Lock()
+	e.plans[key] = pl.plan
+	e.mu.Unlock()
+	return pl.plan, pl.entries, nil
+}

@@ -1,0 +1,318 @@
+package engine
+
+import (
+	"fmt"
+
+	"fewstep/model/nn"
+
+	"github.com/gomlx/compute/shapes"
+	"github.com/gomlx/gomlx/core/graph"
+)
+
+// trainTape is Train block by block. Where a block's parameters are visited once and neither accumulation nor clipping
+// asks for whole gradients, the block is updated as soon as its gradient is there.
+func (e *Engine) trainTape(f Function, bind Bind, network string, o *Optimizer, step Step, in []*Array) (*Result, error) {
+	t := &tape{e: e, bind: bind, network: network, o: o}
+	pl, entries, err := e.planFor(f, bind, t.isTrained, in, "train|"+network)
+	if err != nil {
+		return nil, err
+	}
+	t.plan = pl
+	if entries != nil {
+		if err := t.warm(entries); err != nil {
+			return nil, err
+		}
+	}
+	outputs, err := t.walk(f, in)
+	if err != nil {
+		return nil, err
+	}
+	loss := outputs[0]
+	if loss.Shape().Rank() != 0 {
+		return nil, fmt.Errorf("function %q: the first output must be a scalar loss, it has shape %s", f.Key, loss.Shape())
+	}
+	immediate := step.Of <= 1 && o.ClipNorm == 0
+	if !immediate && step.Micro == 0 {
+		if err := e.zeroAccumulators(o); err != nil {
+			return nil, err
+		}
+	}
+	w := &walker{tape: t, step: step, immediate: immediate, left: map[string]int{}, index: map[string]int{}}
+	for i, name := range o.names {
+		w.index[name] = i
+	}
+	for prefix, n := range pl.visits {
+		w.left[prefix] = n
+	}
+	one, err := e.Upload([]float32{1})
+	if err != nil {
+		return nil, err
+	}
+	loss.grad = one
+	if immediate {
+		if w.hyper, err = e.hyper(o, step.LR, 1); err != nil {
+			return nil, err
+		}
+		defer w.hyper.Free()
+	}
+	if err := w.back(); err != nil {
+		return nil, err
+	}
+	results := arraysOf(outputs)
+	switch {
+	case immediate:
+		o.Steps++
+		norm2, err := w.totalNorm()
+		return &Result{Outputs: results, Norm2: norm2, Updated: true}, err
+	case step.Micro+1 < step.Of:
+		return &Result{Outputs: results, Norm2: -1}, nil
+	}
+	return e.applyAccumulated(o, step, results)
+}
+
+// walker goes back over a tape.
+type walker struct {
+	*tape
+	step      Step
+	immediate bool
+	hyper     *Array
+	left      map[string]int // visits to come per block prefix
+	index     map[string]int // optimizer's index of a parameter
+	norms     []*Array
+	pending   map[string][]*Array // gradients of blocks that are visited more than once
+}
+
+func (w *walker) back() error {
+	for i := len(w.entries) - 1; i >= 0; i-- {
+		if err := w.visit(&w.entries[i]); err != nil {
+			return err
+		}
+		w.entries[i] = entry{}
+	}
+	return nil
+}
+
+func (w *walker) visit(rec *entry) error {
+	e := w.e
+	var args []*Array
+	var shapesIn, outShapes []shapes.Shape
+	needsIn, hasOut := make([]bool, len(rec.in)), make([]bool, len(rec.out))
+	any := false
+	for i, v := range rec.in {
+		args = append(args, v.array)
+		shapesIn = append(shapesIn, v.array.shape)
+		needsIn[i] = v.needs
+	}
+	for i, v := range rec.out {
+		outShapes = append(outShapes, v.array.shape)
+		if v.grad != nil {
+			hasOut[i], any = true, true
+			args = append(args, v.grad)
+		}
+	}
+	if any {
+		p, err := e.backward(rec.call, w.bind, shapesIn, needsIn, hasOut, outShapes, rec.trained)
+		if err != nil {
+			return err
+		}
+		for _, name := range rec.params {
+			a, err := w.bind.find(nn.Join(rec.call.prefix, name))
+			if err != nil {
+				return err
+			}
+			args = append(args, a)
+		}
+		out, err := e.execute(p, args, nil)
+		if err != nil {
+			return fmt.Errorf("backward of %s at %s: %w", rec.call.block.Kind, rec.call.prefix, err)
+		}
+		for i, v := range rec.in {
+			if !needsIn[i] {
+				continue
+			}
+			if v.grad == nil {
+				v.grad = out[0]
+			} else if v.grad, err = e.add(v.grad, out[0]); err != nil {
+				return err
+			}
+			out = out[1:]
+		}
+		if err := w.gradients(rec, out); err != nil {
+			return err
+		}
+	}
+	for _, v := range rec.out {
+		v.grad.Free()
+		v.grad = nil
+	}
+	for _, v := range rec.in {
+		v.held--
+		v.release()
+	}
+	return nil
+}
+
+// gradients takes a block's parameter gradients: updates at once, or adds them up.
+func (w *walker) gradients(rec *entry, grads []*Array) error {
+	if len(rec.trained) == 0 {
+		return nil
+	}
+	e, o, prefix := w.e, w.o, rec.call.prefix
+	indices := make([]int, len(rec.trained))
+	for i, name := range rec.trained {
+		_, rest := split(nn.Join(prefix, name))
+		indices[i] = w.index[rest]
+	}
+	if !w.immediate {
+		for i, k := range indices {
+			sum, err := e.add(o.acc[k], grads[i])
+			if err != nil {
+				return err
+			}
+			o.acc[k] = sum
+		}
+		return nil
+	}
+	w.left[prefix]--
+	if w.pending == nil {
+		w.pending = map[string][]*Array{}
+	}
+	if before := w.pending[prefix]; before != nil {
+		for i := range grads {
+			sum, err := e.add(before[i], grads[i])
+			if err != nil {
+				return err
+			}
+			grads[i] = sum
+		}
+	}
+	w.pending[prefix] = grads
+	if w.left[prefix] > 0 {
+		return nil
+	}
+	delete(w.pending, prefix)
+	return w.update(indices, grads)
+}
+
+// update is one optimizer step for a block's parameters.
+func (w *walker) update(indices []int, grads []*Array) error {
+	e, o := w.e, w.o
+	var args []*Array
+	for _, k := range indices {
+		args = append(args, o.params.Get(o.names[k]))
+	}
+	args = append(args, grads...)
+	n := len(indices)
+	lists := [][]*Array{}
+	if o.Beta1 != 0 {
+		lists = append(lists, o.m)
+	}
+	lists = append(lists, o.v)
+	if o.EMA != 0 {
+		lists = append(lists, o.ema)
+	}
+	for _, list := range lists {
+		for _, k := range indices {
+			args = append(args, list[k])
+		}
+	}
+	p, err := e.get(e.key("update|"+o.signature(), "", args), func(g *graph.Graph, _ *program) []*graph.Node {
+		all := nodes(inputNodes(g, shapesOf(args)))
+		hyper := graph.Parameter(g, "hyper", w.hyper.shape)
+		norm2, params, state := o.updateNodes(all[:n], all[n:2*n], all[2*n:], hyper)
+		return append(append([]*graph.Node{norm2}, params...), state...)
+	})
+	if err != nil {
+		return err
+	}
+	donate := make([]bool, len(args)+1)
+	for i := range args {
+		donate[i] = true
+	}
+	out, err := e.execute(p, append(args, w.hyper), donate)
+	if err != nil {
+		return err
+	}
+	w.norms = append(w.norms, out[0])
+	out = out[1:]
+	for i, k := range indices {
+		o.params.arrays[o.names[k]] = out[i]
+	}
+	for l, list := range lists {
+		for i, k := range indices {
+			list[k] = out[(l+1)*n+i]
+		}
+	}
+	return nil
+}
+
+func (w *walker) totalNorm() (float64, error) {
+	total := 0.0
+	for _, a := range w.norms {
+		v, err := w.e.Floats(a)
+		if err != nil {
+			return 0, err
+		}
+		total += float64(v[0])
+		a.Free()
+	}
+	return total, nil
+}
+
+// add returns a + b and takes both.
+func (e *Engine) add(a, b *Array) (*Array, error) {
+	p, err := e.get(e.key("add", "", []*Array{a, b}), func(g *graph.Graph, _ *program) []*graph.Node {
+		in := nodes(inputNodes(g, shapesOf([]*Array{a, b})))
+		return []*graph.Node{graph.Add(in[0], in[1])}
+	})
+	if err != nil {
+		return nil, err
+	}
+	out, err := e.execute(p, []*Array{a, b}, []bool{true, true})
+	if err != nil {
+		return nil, err
+	}
+	return out[0], nil
+}
+
+// warm compiles in parallel the backward programs that the entries of a plan will need. Which outputs receive a
+// cotangent follows from walking the entries back.
+func (t *tape) warm(entries []planEntry) error {
+	marked := map[int]bool{t.plan.loss: true}
+	var list []*program
+	for i := len(entries) - 1; i >= 0; i-- {
+		en := entries[i]
+		var shapesIn, outShapes []shapes.Shape
+		needsIn, hasOut := make([]bool, len(en.in)), make([]bool, len(en.out))
+		any := false
+		for k, v := range en.out {
+			outShapes = append(outShapes, v.shape)
+			hasOut[k] = marked[v.id]
+			any = any || hasOut[k]
+		}
+		if !any {
+			continue
+		}
+		for k, v := range en.in {
+			shapesIn = append(shapesIn, v.shape)
+			needsIn[k] = v.needs
+			marked[v.id] = marked[v.id] || v.needs
+		}
+		fwd, err := t.e.forward(en.call, t.bind, shapesIn)
+		if err != nil {
+			return err
+		}
+		var trained []string
+		for _, name := range fwd.params {
+			if t.isTrained(nn.Join(en.call.prefix, name)) {
+				trained = append(trained, name)
+			}
+		}
+		p, err := t.e.backward(en.call, t.bind, shapesIn, needsIn, hasOut, outShapes, trained)
+		if err != nil {
+			return err
+		}
+		list = append(list, p)
+	}
+	return t.e.compileAll(list)
+}

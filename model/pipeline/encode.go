@@ -1,0 +1,219 @@
+package pipeline
+
+import (
+	"fmt"
+	"slices"
+
+	"fewstep/engine"
+	"fewstep/model/nn"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	"github.com/gomlx/gomlx/core/graph"
+)
+
+// Encoders are a pipeline's text encoders and VAE on a device.
+type Encoders struct {
+	p    *Pipeline
+	e    *engine.Engine
+	bind engine.Bind
+	n    int // batch of the compiled programs
+}
+
+// Names under which the encoders' parameters are bound.
+const (
+	netText1 = "text1"
+	netText2 = "text2"
+	netVAE   = "vae"
+)
+
+// TextShapes are the inputs of a text encoder for a batch: token ids and end-of-text positions.
+func (p *Pipeline) TextShapes(batch int) []shapes.Shape {
+	return []shapes.Shape{shapes.Make(dtypes.Int32, batch, p.Tokens()), shapes.Make(dtypes.Int32, batch)}
+}
+
+// VAESpecs lists the autoencoder's parameters.
+func (p *Pipeline) VAESpecs(e *engine.Engine) ([]nn.Spec, error) {
+	side := 8 * p.Factor()
+	return nn.Trace(e.Backend, p.VAE.Autoencoder(""), shapes.Make(dtypes.Float32, 1, side, side, 3), shapes.Make(dtypes.Float32, 1, 8, 8, p.VAE.LatentChannels))
+}
+
+// Parts of a pipeline that LoadEncoders can load.
+const (
+	TextPart = "text" // both text encoders
+	VAEPart  = "vae"
+)
+
+// LoadEncoders puts the named parts on the engine's device; programs work on batches of n.
+func (p *Pipeline) LoadEncoders(e *engine.Engine, n int, parts ...string) (*Encoders, error) {
+	c := &Encoders{p: p, e: e, bind: engine.Bind{}, n: n}
+	load := func(net, component string, specs []nn.Spec) error {
+		values, err := Read(p.Dir, component)
+		if err != nil {
+			return err
+		}
+		if c.bind[net], err = e.Load(specs, values, nil); err != nil {
+			return fmt.Errorf("%s/%s: %w", p.Dir, component, err)
+		}
+		return nil
+	}
+	for i, net := range []string{netText1, netText2} {
+		if !slices.Contains(parts, TextPart) {
+			break
+		}
+		specs, err := nn.Trace(e.Backend, p.Text[i].Text(""), p.TextShapes(1)...)
+		if err != nil {
+			return nil, err
+		}
+		if err := load(net, []string{"text_encoder", "text_encoder_2"}[i], specs); err != nil {
+			return nil, err
+		}
+	}
+	if !slices.Contains(parts, VAEPart) {
+		return c, nil
+	}
+	specs, err := p.VAESpecs(e)
+	if err != nil {
+		return nil, err
+	}
+	return c, load(netVAE, "vae", specs)
+}
+
+// Free gives the encoders' device memory back.
+func (c *Encoders) Free() {
+	for _, p := range c.bind {
+		p.FreeAll()
+	}
+}
+
+// Embedding is an encoded prompt: Text is [T·D], Pooled [P].
+type Embedding struct {
+	Text, Pooled []float32
+}
+
+// Text encodes prompts: hidden states of both encoders side by side, and the second's pooled projection.
+func (c *Encoders) Text(prompts []string) ([]Embedding, error) {
+	f := engine.Function{Key: "text/" + c.p.Text[0].Text("").Kind + c.p.Text[1].Text("").Kind, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+		one := r.Run(c.p.Text[0].Text(netText1), in[0], in[1])
+		two := r.Run(c.p.Text[1].Text(netText2), in[2], in[3])
+		both := nn.One(r, nn.Block{Kind: "beside_text", Build: func(_ *nn.Scope, in []*graph.Node) []*graph.Node {
+			return []*graph.Node{graph.Concatenate(in, 2)}
+		}}, one[0], two[0])
+		return []nn.Value{both, two[2]}
+	}}
+	tokens := c.p.Tokens()
+	out := make([]Embedding, 0, len(prompts))
+	for start := 0; start < len(prompts); start += c.n {
+		batch := prompts[start:min(start+c.n, len(prompts))]
+		var in []*engine.Array
+		for k := range 2 {
+			ids, eos := make([]int32, c.n*tokens), make([]int32, c.n)
+			for i := range c.n {
+				id, _ := c.p.Tokenizer[k].Encode(batch[min(i, len(batch)-1)])
+				copy(ids[i*tokens:(i+1)*tokens], id)
+				eos[i] = c.p.Text[k].EOSPosition(id)
+			}
+			for _, v := range []struct {
+				data any
+				dims []int
+			}{{ids, []int{c.n, tokens}}, {eos, []int{c.n}}} {
+				a, err := c.e.Upload(v.data, v.dims...)
+				if err != nil {
+					return nil, err
+				}
+				in = append(in, a)
+			}
+		}
+		res, err := c.run(f, in)
+		if err != nil {
+			return nil, fmt.Errorf("encoding prompts: %w", err)
+		}
+		td, pd := len(res[0])/c.n, len(res[1])/c.n
+		for i := range batch {
+			out = append(out, Embedding{Text: res[0][i*td : (i+1)*td], Pooled: res[1][i*pd : (i+1)*pd]})
+		}
+	}
+	return out, nil
+}
+
+// run calls f, frees its inputs and returns its outputs on the host.
+func (c *Encoders) run(f engine.Function, in []*engine.Array) ([][]float32, error) {
+	out, err := c.e.Call(f, c.bind, in...)
+	engine.Free(in...)
+	if err != nil {
+		return nil, err
+	}
+	defer engine.Free(out...)
+	host := make([][]float32, len(out))
+	for i, a := range out {
+		if host[i], err = c.e.Floats(a); err != nil {
+			return nil, err
+		}
+	}
+	return host, nil
+}
+
+// Latents encodes images, [S·S·3] each in [−1, 1], to scaled latents [s·s·C]: the mean of the posterior.
+func (c *Encoders) Latents(images [][]float32, resolution int) ([][]float32, error) {
+	f := engine.Function{Key: "encode/" + c.p.VAE.Encoder("").Kind, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+		return r.Run(c.p.VAE.Encoder(netVAE), in[0])[:1]
+	}}
+	mean, scale := c.p.VAE.LatentScale()
+	return c.images(f, images, []int{resolution, resolution, 3}, func(v []float32) {
+		for i := range v {
+			k := i % len(mean)
+			v[i] = float32((float64(v[i]) - mean[k]) * scale[k])
+		}
+	})
+}
+
+// Images decodes scaled latents [s·s·C] to images [S·S·3], about [−1, 1].
+func (c *Encoders) Images(latents [][]float32, resolution int) ([][]float32, error) {
+	f := engine.Function{Key: "decode/" + c.p.VAE.Decoder("").Kind, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+		return r.Run(c.p.VAE.Decoder(netVAE), in[0])
+	}}
+	mean, scale := c.p.VAE.LatentScale()
+	raw := make([][]float32, len(latents))
+	for i, z := range latents {
+		raw[i] = make([]float32, len(z))
+		for j := range z {
+			k := j % len(mean)
+			raw[i][j] = float32(float64(z[j])/scale[k] + mean[k])
+		}
+	}
+	side := resolution / c.p.Factor()
+	return c.images(f, raw, []int{side, side, c.p.VAE.LatentChannels}, nil)
+}
+
+// images runs f over batches of n, the last one padded.
+func (c *Encoders) images(f engine.Function, in [][]float32, dims []int, after func([]float32)) ([][]float32, error) {
+	size := dims[0] * dims[1] * dims[2]
+	out := make([][]float32, 0, len(in))
+	for start := 0; start < len(in); start += c.n {
+		batch := in[start:min(start+c.n, len(in))]
+		flat := make([]float32, c.n*size)
+		for i, v := range batch {
+			if len(v) != size {
+				return nil, fmt.Errorf("image %d has %d values, want %v", start+i, len(v), dims)
+			}
+			copy(flat[i*size:], v)
+		}
+		a, err := c.e.Upload(flat, append([]int{c.n}, dims...)...)
+		if err != nil {
+			return nil, err
+		}
+		res, err := c.run(f, []*engine.Array{a})
+		if err != nil {
+			return nil, err
+		}
+		n := len(res[0]) / c.n
+		for i := range batch {
+			v := res[0][i*n : (i+1)*n : (i+1)*n]
+			if after != nil {
+				after(v)
+			}
+			out = append(out, v)
+		}
+	}
+	return out, nil
+}

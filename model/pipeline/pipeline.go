@@ -1,0 +1,162 @@
+// Package pipeline reads and writes a text-to-image model in diffusers' directory layout: UNet, VAE, two CLIP text
+// encoders with their tokenizers, and the scheduler's settings. Architectures come from the config files.
+package pipeline
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"fewstep/distill"
+	"fewstep/engine"
+	"fewstep/model/clip"
+	"fewstep/model/nn"
+	"fewstep/model/unet"
+	"fewstep/model/vae"
+	"fewstep/model/weights"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+)
+
+// Components of a diffusers directory that hold weights, and the file each keeps them in.
+var files = map[string]string{
+	"unet":           "diffusion_pytorch_model.safetensors",
+	"vae":            "diffusion_pytorch_model.safetensors",
+	"text_encoder":   "model.safetensors",
+	"text_encoder_2": "model.safetensors",
+	"clip":           "model.safetensors", // not diffusers': the CLIPModel that fewstep's mini metrics use
+}
+
+// Pipeline is a model directory: its structure, not its weights.
+type Pipeline struct {
+	Dir        string
+	UNet       *unet.Config
+	VAE        *vae.Config
+	Text       [2]*clip.TextConfig
+	Tokenizer  [2]*clip.Tokenizer
+	Vision     *clip.VisionConfig // nil when the directory has no clip folder
+	Schedule   *distill.Schedule
+	Prediction distill.Prediction
+}
+
+// Open reads every config of a model directory.
+func Open(dir string) (*Pipeline, error) {
+	p := &Pipeline{Dir: dir}
+	if _, err := os.Stat(filepath.Join(dir, "model_index.json")); err != nil {
+		return nil, fmt.Errorf("%s is not a diffusers model directory: it has no model_index.json (%w)", dir, err)
+	}
+	var err error
+	if p.UNet, err = unet.LoadConfig(filepath.Join(dir, "unet", "config.json")); err != nil {
+		return nil, err
+	}
+	if p.VAE, err = vae.LoadConfig(filepath.Join(dir, "vae", "config.json")); err != nil {
+		return nil, err
+	}
+	for i, suffix := range []string{"", "_2"} {
+		if p.Text[i], err = clip.LoadTextConfig(filepath.Join(dir, "text_encoder"+suffix, "config.json")); err != nil {
+			return nil, err
+		}
+		if p.Tokenizer[i], err = clip.LoadTokenizer(filepath.Join(dir, "tokenizer"+suffix)); err != nil {
+			return nil, err
+		}
+	}
+	path := filepath.Join(dir, "scheduler", "scheduler_config.json")
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if p.Schedule, p.Prediction, err = distill.ParseScheduler(raw); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "clip", "config.json")); err == nil {
+		if p.Vision, err = clip.LoadVisionConfig(filepath.Join(dir, "clip", "config.json")); err != nil {
+			return nil, err
+		}
+	}
+	return p, p.check()
+}
+
+// check says where the components do not fit each other.
+func (p *Pipeline) check() error {
+	text := p.Text[0].HiddenSize + p.Text[1].HiddenSize
+	switch {
+	case !p.Text[1].Projected:
+		return fmt.Errorf("%s: text_encoder_2 has no text projection, SDXL's family needs one", p.Dir)
+	case text != p.UNet.CrossAttentionDim:
+		return fmt.Errorf("%s: the text encoders give %d+%d values a token, the UNet's cross_attention_dim is %d", p.Dir, p.Text[0].HiddenSize, p.Text[1].HiddenSize, p.UNet.CrossAttentionDim)
+	case p.Text[1].ProjectionDim != p.UNet.PooledDim():
+		return fmt.Errorf("%s: text_encoder_2 projects to %d values, the UNet takes %d pooled", p.Dir, p.Text[1].ProjectionDim, p.UNet.PooledDim())
+	case p.VAE.LatentChannels != p.UNet.InChannels:
+		return fmt.Errorf("%s: the VAE has %d latent channels, the UNet takes %d", p.Dir, p.VAE.LatentChannels, p.UNet.InChannels)
+	}
+	return nil
+}
+
+// Factor is the VAE's down-scaling: image side / latent side.
+func (p *Pipeline) Factor() int { return 1 << (len(p.VAE.BlockOutChannels) - 1) }
+
+// Tokens is the length of a prompt in tokens.
+func (p *Pipeline) Tokens() int { return p.Text[0].MaxPositions }
+
+// UNetInputs are the shapes of the UNet's five inputs at a batch and an image size in pixels.
+func (p *Pipeline) UNetInputs(batch, resolution int) []shapes.Shape {
+	f := func(dims ...int) shapes.Shape { return shapes.Make(dtypes.Float32, dims...) }
+	side := resolution / p.Factor()
+	return []shapes.Shape{f(batch, side, side, p.UNet.InChannels), f(batch), f(batch, p.Tokens(), p.UNet.CrossAttentionDim),
+		f(batch, p.UNet.PooledDim()), f(batch, unet.TimeIDs)}
+}
+
+// TimeIDs are the micro-conditions of an uncropped image of its own size.
+func (p *Pipeline) TimeIDs(resolution int) []float32 {
+	r := float32(resolution)
+	return []float32{r, r, 0, 0, r, r}
+}
+
+// UNetSpecs lists the UNet's parameters, with adapters if lora is not nil.
+func (p *Pipeline) UNetSpecs(b compute.Backend, lora *nn.LoRA) ([]nn.Spec, error) {
+	return nn.Trace(b, p.UNet.Network("", lora), p.UNetInputs(1, 8*p.Factor())...)
+}
+
+// Read returns a component's tensors, as f32.
+func Read(dir, component string) (engine.Tensors, error) {
+	src, err := weights.OpenModel(filepath.Join(dir, component))
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	out := engine.Tensors{}
+	for _, name := range src.Names() {
+		t, err := src.Tensor(name)
+		if err != nil {
+			return nil, err
+		}
+		if out[name], err = t.Float32(); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// Write saves tensors as a component's weights file, in the order and with the shapes of specs.
+func Write(dir, component string, specs []nn.Spec, values engine.Tensors, to weights.DType, metadata map[string]string) error {
+	file, ok := files[component]
+	if !ok {
+		return fmt.Errorf("no component %q", component)
+	}
+	return WriteFile(filepath.Join(dir, component, file), specs, values, to, metadata)
+}
+
+// WriteFile saves tensors as one safetensors file.
+func WriteFile(path string, specs []nn.Spec, values engine.Tensors, to weights.DType, metadata map[string]string) error {
+	tensors := make([]weights.Tensor, len(specs))
+	for i, s := range specs {
+		v, ok := values[s.Name]
+		if !ok {
+			return fmt.Errorf("%s: tensor %q is missing", path, s.Name)
+		}
+		tensors[i] = weights.FromFloat32(s.Name, s.Dims, v, to)
+	}
+	return weights.Write(path, tensors, metadata)
+}

@@ -1,0 +1,220 @@
+package base
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math"
+	"time"
+
+	"fewstep/data"
+	"fewstep/distill"
+	"fewstep/engine"
+	"fewstep/model/nn"
+	"fewstep/model/pipeline"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+)
+
+// Trainer runs a recipe.
+type Trainer struct {
+	Config  *Config
+	Backend compute.Backend
+	Log     *slog.Logger
+
+	p     *pipeline.Pipeline
+	e     *engine.Engine
+	train *data.Set
+	eval  *data.Set // nil when the source has no eval split
+	order *data.Order
+}
+
+// Run trains the parts that have samples, in the order vae, clip, unet, and writes each when it is done.
+func (t *Trainer) Run(ctx context.Context) error {
+	c := t.Config
+	var err error
+	if t.p, err = pipeline.Open(c.Model); err != nil {
+		return err
+	}
+	opt := data.Options{Split: "train", CacheSize: c.Resolution}
+	if t.train, err = data.Open(c.Data, opt); err != nil {
+		return err
+	}
+	opt.Split = "eval"
+	if t.eval, err = data.Open(c.Data, opt); err != nil {
+		t.eval = nil
+	}
+	t.order, err = t.train.Order(data.OrderOptions{Seed: c.Seed, Fine: c.Captions.Fine, Kind: c.Captions.Kind, Coarse: c.Captions.Coarse})
+	if err != nil {
+		return err
+	}
+	dtype := dtypes.Float32
+	if c.Compute == "bf16" {
+		dtype = dtypes.BFloat16
+	}
+	t.e = engine.New(t.Backend, dtype, nn.Network)
+	for _, part := range []struct {
+		name    string
+		samples int64
+		run     func(context.Context) error
+	}{{"vae", c.VAE.Samples, t.trainVAE}, {"clip", c.CLIP.Samples, t.trainCLIP}, {"unet", c.UNet.Samples, t.trainUNet}} {
+		if part.samples == 0 {
+			continue
+		}
+		start := time.Now()
+		if err := part.run(ctx); err != nil {
+			return fmt.Errorf("training the %s: %w", part.name, err)
+		}
+		t.Log.Info("done", "part", part.name, "samples", part.samples, "seconds", int(time.Since(start).Seconds()))
+	}
+	return nil
+}
+
+// rate is the learning rate after done of p.Samples.
+func (p *Part) rate(done int64) float64 {
+	if done < p.Warmup {
+		return p.LR * float64(done+int64(p.Batch)) / float64(p.Warmup+int64(p.Batch))
+	}
+	x := float64(done-p.Warmup) / float64(max(p.Samples-p.Warmup, 1))
+	return p.LR * (0.01 + 0.99*0.5*(1+math.Cos(math.Pi*min(x, 1))))
+}
+
+func (p *Part) adam() engine.Adam {
+	return engine.Adam{Beta1: 0.9, Beta2: 0.99, WeightDecay: p.WeightDecay, ClipNorm: p.ClipNorm, EMA: p.EMA}
+}
+
+// batch is one update's inputs on the host.
+type batch []tensor
+
+type tensor struct {
+	flat any
+	dims []int
+}
+
+// loop feeds batches, made ahead by several goroutines, to an optimizer until p.Samples are seen. The trained weights
+// (averaged, if EMA is on) are returned.
+func (t *Trainer) loop(ctx context.Context, name string, p *Part, f engine.Function, specs []nn.Spec, start engine.Tensors, fill func(first int64) (batch, error)) (engine.Tensors, error) {
+	params, err := t.e.Load(specs, start, func(string) bool { return true })
+	if err != nil {
+		return nil, err
+	}
+	defer params.FreeAll()
+	o, err := t.e.NewOptimizer(p.adam(), params)
+	if err != nil {
+		return nil, err
+	}
+	defer o.Free()
+	next, stop := ahead(p.Samples, int64(p.Batch), fill)
+	defer stop()
+	begin, reported := time.Now(), time.Now()
+	var sum, count float64
+	for done := int64(0); done < p.Samples; done += int64(p.Batch) {
+		if err := ctx.Err(); err != nil {
+			t.Log.Warn("stopped early; saving what is there", "part", name, "samples", done)
+			break
+		}
+		b := <-next
+		if b.err != nil {
+			return nil, b.err
+		}
+		loss, err := t.step(f, name, params, o, p.rate(done), b.batch)
+		if err != nil {
+			return nil, fmt.Errorf("samples %d to %d: %w", done, done+int64(p.Batch)-1, err)
+		}
+		sum, count = sum+loss, count+1
+		if time.Since(reported) > 5*time.Second || done+int64(p.Batch) >= p.Samples {
+			speed := float64(done+int64(p.Batch)) / time.Since(begin).Seconds()
+			t.Log.Info(name, "samples", done+int64(p.Batch), "of", p.Samples, "loss", fmt.Sprintf("%.5f", sum/count),
+				"per_s", int(speed), "eta", (time.Duration(float64(p.Samples-done)/speed) * time.Second).String())
+			sum, count, reported = 0, 0, time.Now()
+		}
+	}
+	if p.EMA > 0 {
+		return t.e.Average(o)
+	}
+	return t.e.Download(params, nil)
+}
+
+func (t *Trainer) step(f engine.Function, name string, params *engine.Params, o *engine.Optimizer, lr float64, b batch) (float64, error) {
+	var in []*engine.Array
+	defer func() { engine.Free(in...) }()
+	for _, x := range b {
+		a, err := t.e.Upload(x.flat, x.dims...)
+		if err != nil {
+			return 0, err
+		}
+		in = append(in, a)
+	}
+	r, err := t.e.Train(f, engine.Bind{name: params}, name, o, engine.Step{LR: lr}, in...)
+	if err != nil {
+		return 0, err
+	}
+	defer engine.Free(r.Outputs...)
+	v, err := t.e.Floats(r.Outputs[0])
+	if err != nil {
+		return 0, err
+	}
+	loss := float64(v[0])
+	if math.IsNaN(loss) || math.IsInf(loss, 0) || math.IsNaN(r.Norm2) || math.IsInf(r.Norm2, 0) {
+		return 0, fmt.Errorf("loss %g with squared gradient norm %g is not finite; lower the learning rate", loss, r.Norm2)
+	}
+	return loss, nil
+}
+
+type result struct {
+	batch batch
+	err   error
+}
+
+// ahead makes batches in order, some in parallel and in advance.
+func ahead(samples, size int64, fill func(first int64) (batch, error)) (<-chan result, func()) {
+	const depth = 6
+	queue := make(chan chan result, depth)
+	out := make(chan result)
+	quit := make(chan struct{})
+	go func() {
+		defer close(queue)
+		for first := int64(0); first < samples; first += size {
+			slot := make(chan result, 1)
+			select {
+			case queue <- slot:
+			case <-quit:
+				return
+			}
+			go func() {
+				b, err := fill(first)
+				slot <- result{b, err}
+			}()
+		}
+	}()
+	go func() {
+		for slot := range queue {
+			select {
+			case out <- <-slot:
+			case <-quit:
+				return
+			}
+		}
+	}()
+	return out, func() { close(quit) }
+}
+
+// fresh draws a component's initial weights from the seed and the parameters' names.
+func (t *Trainer) fresh(specs []nn.Spec) engine.Tensors {
+	return engine.Fresh(specs,
+		func(name string, v []float32) {
+			for i := range v {
+				v[i] = float32(distill.Uniform(t.Config.Seed, distill.Init, hash(name), uint32(i)))
+			}
+		},
+		func(name string, v []float32) { distill.Normal(v, t.Config.Seed, distill.Init, hash(name)) })
+}
+
+func hash(s string) int64 {
+	h := uint64(14695981039346656037)
+	for i := range len(s) {
+		h = (h ^ uint64(s[i])) * 1099511628211
+	}
+	return int64(h >> 1)
+}

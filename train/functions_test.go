@@ -1,0 +1,224 @@
+package train
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"testing"
+
+	"fewstep/distill"
+	"fewstep/engine"
+	"fewstep/internal/xla"
+	"fewstep/model/discriminator"
+	"fewstep/model/nn"
+	"fewstep/model/unet"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+)
+
+var runtime *xla.Runtime
+
+func TestMain(m *testing.M) {
+	rt, err := xla.Open(xla.Auto, xla.Options{})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	runtime = rt
+	os.Exit(m.Run())
+}
+
+// tiny is a UNet of SDXL's family that compiles in seconds.
+func tiny() *unet.Config {
+	return &unet.Config{InChannels: 4, OutChannels: 4, BlockOutChannels: []int{8, 16}, LayersPerBlock: 1,
+		DownBlockTypes: []string{"DownBlock2D", "CrossAttnDownBlock2D"}, UpBlockTypes: []string{"CrossAttnUpBlock2D", "UpBlock2D"},
+		TransformerLayers: []int{1, 2}, AttentionHeads: []int{1, 2}, CrossAttentionDim: 12, LinearProjection: true,
+		AdditionEmbedType: "text_time", AdditionTimeDim: 4, ProjectionDim: 30, NormGroups: 4, NormEps: 1e-5, FlipSinToCos: true,
+		MidBlockType: "UNetMidBlock2DCrossAttn", ActFn: "silu"}
+}
+
+const (
+	tinyBatch  = 2
+	tinySide   = 16
+	tinyTokens = 3
+)
+
+// world is a tiny student and discriminator with inputs for every function.
+type world struct {
+	t      *testing.T
+	e      *engine.Engine
+	f      *Functions
+	values map[string]engine.Tensors
+	specs  map[string][]nn.Spec
+	bind   engine.Bind
+}
+
+func newWorld(t *testing.T, level nn.Level, lora *nn.LoRA, form discriminator.Form, compute dtypes.DType) *world {
+	t.Helper()
+	c := tiny()
+	w := &world{t: t, e: engine.New(runtime.Backend, compute, level),
+		f:      &Functions{UNet: c, Disc: &discriminator.Config{UNet: c}, LoRA: lora},
+		values: map[string]engine.Tensors{}, specs: map[string][]nn.Spec{}, bind: engine.Bind{}}
+	ins := []shapes.Shape{}
+	for _, d := range tinyInputs() {
+		ins = append(ins, shapes.Make(dtypes.Float32, d...))
+	}
+	for name, b := range map[string]nn.Block{NetUNet: c.Network("", lora), NetDisc: w.f.Disc.Network("", form)} {
+		specs, err := nn.Trace(runtime.Backend, b, ins...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := engine.Tensors{}
+		for i, s := range specs {
+			x := make([]float32, s.Size())
+			distill.Normal(x, 7, distill.Init, int64(1000*len(name)+i))
+			for k := range x {
+				x[k] *= 0.2
+				if s.Init == nn.Ones {
+					x[k]++
+				}
+			}
+			v[s.Name] = x
+		}
+		w.specs[name], w.values[name] = specs, v
+		w.load(name)
+	}
+	return w
+}
+
+func (w *world) load(name string) {
+	w.t.Helper()
+	p, err := w.e.Load(w.specs[name], w.values[name], func(n string) bool {
+		return name == NetDisc || w.f.LoRA == nil || engine.IsLoRA(n)
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.bind[name] = p
+}
+
+func tinyInputs() [][]int {
+	return [][]int{{tinyBatch, tinySide, tinySide, 4}, {tinyBatch}, {tinyBatch, tinyTokens, 12}, {tinyBatch, 6}, {tinyBatch, 6}}
+}
+
+// array uploads reproducible numbers: normal, or for vectors of coefficients the given ones.
+func (w *world) array(seed int64, dims ...int) *engine.Array {
+	w.t.Helper()
+	n := 1
+	for _, d := range dims {
+		n *= d
+	}
+	v := make([]float32, n)
+	distill.Normal(v, 11, distill.Noise, seed)
+	return w.upload(v, dims...)
+}
+
+func (w *world) upload(v []float32, dims ...int) *engine.Array {
+	w.t.Helper()
+	a, err := w.e.Upload(v, dims...)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return a
+}
+
+func (w *world) vector(v ...float32) *engine.Array { return w.upload(v, len(v)) }
+
+func (w *world) conditions() []*engine.Array {
+	d := tinyInputs()
+	return []*engine.Array{w.array(1, d[0]...), w.vector(999, 499), w.array(2, d[2]...), w.array(3, d[3]...), w.upload([]float32{64, 64, 0, 0, 64, 64, 64, 64, 0, 0, 64, 64}, d[4]...)}
+}
+
+func (w *world) inputs(kind string) []*engine.Array {
+	x := tinyInputs()[0]
+	c := w.conditions()
+	switch kind {
+	case "mse":
+		return append(c, w.vector(0.9, 0.8), w.vector(-0.3, 0.2), w.array(4, x...))
+	case "disc":
+		return append(c, w.array(5, x...), w.array(6, x...), w.vector(499, 249), w.array(7, x...), w.vector(0.9, 1), w.vector(0.2, 0))
+	}
+	return append(c, w.vector(0.9, 0.8), w.vector(-0.3, 0.2), w.vector(499, 249), w.array(7, x...), w.vector(0.9, 1), w.vector(0.2, 0))
+}
+
+func (w *world) function(kind string, form discriminator.Form) (engine.Function, string) {
+	switch kind {
+	case "mse":
+		return w.f.MSE(), NetUNet
+	case "disc":
+		return w.f.Discriminator(form), NetDisc
+	}
+	return w.f.Generator(form), NetUNet
+}
+
+// trainOnce takes one optimizer step over micro-batches and returns the loss and the trained tensors afterwards.
+func (w *world) trainOnce(kind string, form discriminator.Form, adam engine.Adam, micro int) (float64, engine.Tensors, float64) {
+	w.t.Helper()
+	f, network := w.function(kind, form)
+	o, err := w.e.NewOptimizer(adam, w.bind[network])
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	in := w.inputs(kind)
+	var loss, norm float64
+	for step := range 2 {
+		for k := range micro {
+			r, err := w.e.Train(f, w.bind, network, o, engine.Step{LR: 1e-3 * float64(step+1), Micro: k, Of: micro}, in...)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			v, err := w.e.Floats(r.Outputs[0])
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			loss, norm = float64(v[0]), r.Norm2
+		}
+	}
+	after, err := w.e.Download(w.bind[network], w.bind[network].Trained())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return loss, after, norm
+}
+
+// The tape, at both of its granularities, must do what one monolithic GoMLX gradient does.
+func TestTapeEqualsMonolith(t *testing.T) {
+	lora := &nn.LoRA{Rank: 4, Scale: 0.5}
+	cases := []struct {
+		kind string
+		lora *nn.LoRA
+		form discriminator.Form
+		adam engine.Adam
+		n    int
+	}{
+		{"mse", nil, discriminator.Conditional, engine.Adam{Beta1: 0.9, Beta2: 0.999, EMA: 0.5}, 1},
+		{"mse", lora, discriminator.Conditional, engine.Adam{Beta1: 0.9, Beta2: 0.999, WeightDecay: 0.1}, 2},
+		{"disc", nil, discriminator.Conditional, engine.Adam{Beta2: 0.99}, 1},
+		{"gen", nil, discriminator.Conditional, engine.Adam{Beta2: 0.99, ClipNorm: 0.01}, 1},
+		{"gen", lora, discriminator.Unconditional, engine.Adam{Beta2: 0.99}, 1},
+	}
+	for _, c := range cases {
+		t.Run(fmt.Sprintf("%s-%t-%s", c.kind, c.lora != nil, c.form), func(t *testing.T) {
+			loss, want, norm := newWorld(t, nn.Network, c.lora, c.form, dtypes.Float32).trainOnce(c.kind, c.form, c.adam, c.n)
+			for _, level := range []nn.Level{nn.Stage, nn.Layer} {
+				gotLoss, got, gotNorm := newWorld(t, level, c.lora, c.form, dtypes.Float32).trainOnce(c.kind, c.form, c.adam, c.n)
+				if math.Abs(gotLoss-loss) > 1e-5*math.Abs(loss) || math.Abs(gotNorm-norm) > 1e-3*norm {
+					t.Errorf("granularity %d: loss %g, norm² %g; want %g, %g", level, gotLoss, gotNorm, loss, norm)
+				}
+				worst, where := 0.0, ""
+				for name, v := range want {
+					for i := range v {
+						// Adam's step is lr·sign-like; a gradient at rounding level may flip it, hence the scale of lr.
+						if d := math.Abs(float64(v[i] - got[name][i])); d > worst {
+							worst, where = d, name
+						}
+					}
+				}
+				if worst > 5e-4 {
+					t.Errorf("granularity %d: parameter %s differs by %g", level, where, worst)
+				}
+			}
+		})
+	}
+}
