@@ -91,7 +91,8 @@ func (s *Scope) Linear(name string, x *graph.Node, out int, bias bool) *graph.No
 	dims := x.Shape().Dimensions
 	in := dims[len(dims)-1]
 	w := s.weight(name+".weight", out, in)
-	flat := graph.Reshape(x, -1, in)
+	// Conditions come in f32 whatever the compute dtype.
+	flat := graph.ConvertDType(graph.Reshape(x, -1, in), s.Compute)
 	y := graph.DotGeneral(flat, []int{1}, nil, w, []int{1}, nil)
 	if bias {
 		b := s.Param(name+".bias", Zeros, out)
