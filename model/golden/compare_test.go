@@ -24,6 +24,7 @@ import (
 const (
 	forwardTolerance  = 1e-4 // largest difference over largest value of an output
 	gradientTolerance = 1e-3
+	bfloat16Tolerance = 5e-2 // of outputs computed in bf16
 )
 
 // comparison is one golden model: its folder below testdata, our block, and what its inputs and outputs are called.
@@ -141,19 +142,19 @@ func (c comparison) run(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.compare(t, e, got, want, gradients)
+	c.compare(t, e, got, want, gradients, forwardTolerance)
 }
 
 // runLayers compares the outputs of one model that is run layer by layer on e, which other models share: blocks of
 // equal kinds are then one program, and a kind that leaves out a setting shows.
-func (c comparison) runLayers(t *testing.T, e *engine.Engine) {
+func (c comparison) runLayers(t *testing.T, e *engine.Engine, tolerance float64) {
 	want, inputs, params := c.upload(t, e)
 	f := engine.Function{Key: c.folder, Body: func(r nn.Runner, in []nn.Value) []nn.Value { return r.Run(c.block, in...) }}
 	got, err := e.Call(f, engine.Bind{c.block.Name: params}, inputs...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.compare(t, e, got, want, nil)
+	c.compare(t, e, got, want, nil, tolerance)
 }
 
 // gradientsOf builds the named gradients of Σ output·factor; in holds the inputs and then a factor for each output.
@@ -223,13 +224,13 @@ func (c comparison) array(t *testing.T, e *engine.Engine, a array, integer bool)
 }
 
 // compare checks the outputs, and the gradients that follow them.
-func (c comparison) compare(t *testing.T, e *engine.Engine, got []*engine.Array, want map[string]array, gradients []string) {
+func (c comparison) compare(t *testing.T, e *engine.Engine, got []*engine.Array, want map[string]array, gradients []string, tolerance float64) {
 	t.Helper()
 	if len(got) != len(c.outputs)+len(gradients) {
 		t.Fatalf("%d outputs, want %d", len(got)-len(gradients), len(c.outputs))
 	}
 	for i, a := range got {
-		name, tolerance := "", forwardTolerance
+		name, tolerance := "", tolerance
 		if i < len(c.outputs) {
 			name = "out." + c.outputs[i]
 		} else {

@@ -62,9 +62,25 @@ func TestNetworks(t *testing.T) {
 
 // TestLayers compares the outputs of all models run layer by layer.
 func TestLayers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("compiles a few hundred small programs")
+	}
 	e := engine.New(backend(t).Backend, dtypes.Float32, nn.Layer)
 	for _, c := range comparisons(t) {
-		t.Run(c.folder, func(t *testing.T) { c.runLayers(t, e) })
+		t.Run(c.folder, func(t *testing.T) { c.runLayers(t, e, forwardTolerance) })
+	}
+}
+
+// TestBFloat16 computes in bf16 with f32 inputs and weights, which must build and stay near the f32 outputs.
+func TestBFloat16(t *testing.T) {
+	if testing.Short() {
+		t.Skip("compiles a few hundred small programs")
+	}
+	e := engine.New(backend(t).Backend, dtypes.BFloat16, nn.Layer)
+	for _, c := range comparisons(t) {
+		if c.folder != "unet" && c.folder != "vae_odd" { // the others have every kind of layer
+			t.Run(c.folder, func(t *testing.T) { c.runLayers(t, e, bfloat16Tolerance) })
+		}
 	}
 }
 
