@@ -5,7 +5,7 @@ Made with torch 2.15.0, diffusers 0.42.1, transformers 5.23.0, safetensors 0.8.0
 Weights are not stored: both sides draw them from the parameter's name (see weight below and drawn.go), so that the
 models need not be as small as the files. Each folder of testdata has
     config.json         as the library saves it
-    tensors.json        the state dict's names and shapes, as a checkpoint has them
+    tensors.json        the state dict's names and shapes, as a checkpoint has them, and unet_odd's adapters
     golden.safetensors  in.*, out.*, cot.* (the fixed factors of the gradient's scalar) and grad.* in PyTorch's layout
 The folders below testdata/sdxl have config.json and digest.json (parameter count and the hash of all names and shapes)
 of the full-size models, made without weights.
@@ -17,6 +17,7 @@ import os
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.numpy import save_file
 from transformers import (CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection,
@@ -63,7 +64,33 @@ def fill(model):
     return model.eval()
 
 
-def write(case, model, inputs, run, params):
+def adapt(model, rank, scale):
+    """Adds scale·up(down(x)) to every linear and convolution but conv_in, conv_out and the embeddings' (kohya's LoRA:
+    down has the convolution's kernel, up is 1×1). Returns the adapters under this project's names."""
+    adapters = {}
+
+    def hook(down, up):
+        def forward(module, args, output):
+            x = args[0]
+            if isinstance(module, torch.nn.Linear):
+                return output + scale * F.linear(F.linear(x, down), up)
+            return output + scale * F.conv2d(F.conv2d(x, down, None, module.stride, module.padding), up)
+        return forward
+
+    for name, module in model.named_modules():
+        if (not isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)) or name in ("conv_in", "conv_out")
+                or name.startswith(("time_embedding", "add_embedding"))):
+            continue
+        shape = tuple(module.weight.shape)
+        key = name + ".weight.lora_"
+        down = weight(key + "down", (rank,) + shape[1:]).requires_grad_()
+        up = weight(key + "up", (shape[0], rank) + (1,) * len(shape[2:])).requires_grad_()
+        adapters.update({key + "down": down, key + "up": up})
+        module.register_forward_hook(hook(down, up))
+    return adapters
+
+
+def write(case, model, inputs, run, params, adapters={}):
     """Runs run(inputs) -> {name: output}; params are checkpoint names whose gradients are kept."""
     folder = os.path.join(HERE, case)
     os.makedirs(folder, exist_ok=True)
@@ -82,7 +109,7 @@ def write(case, model, inputs, run, params):
     for k, v in outputs.items():
         data["out." + k] = v.detach()
         data["cot." + k] = cot[k]
-    own = {names.get(k, k): p for k, p in model.named_parameters()}
+    own = {names.get(k, k): p for k, p in model.named_parameters()} | adapters
     for k in params:
         assert own[k].grad is not None and own[k].grad.abs().max() > 0, k
         data["grad.param." + k] = own[k].grad
@@ -90,6 +117,7 @@ def write(case, model, inputs, run, params):
               os.path.join(folder, "golden.safetensors"))
     os.chmod(os.path.join(folder, "golden.safetensors"), 0o644)
     shapes = {names[k]: list(v.shape) for k, v in model.state_dict().items()}
+    shapes.update({k: list(v.shape) for k, v in adapters.items()})
     with open(os.path.join(folder, "tensors.json"), "w") as f:
         json.dump(shapes, f, indent=0)
         f.write("\n")
@@ -127,8 +155,9 @@ def tensor(name, *shape):
     return torch.from_numpy(uniform(name, int(np.prod(shape))).reshape(shape).astype(np.float32) * 1.7)
 
 
-def unet(case, height, width, tokens, params, **config):
+def unet(case, height, width, tokens, params, lora=None, **config):
     model = UNet2DConditionModel(addition_embed_type="text_time", **config)
+    adapters = adapt(model, *lora) if lora else {}
     pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
     inputs = {
         "sample": tensor(case + ".sample", 2, config["in_channels"], height, width),
@@ -142,7 +171,7 @@ def unet(case, height, width, tokens, params, **config):
         added = {"text_embeds": i["pooled"], "time_ids": i["ids"]}
         return {"sample": model(i["sample"], i["time"], i["text"], added_cond_kwargs=added).sample}
 
-    write(case, model, inputs, run, params)
+    write(case, model, inputs, run, params, adapters)
 
 
 def vae(case, height, width, params, **config):
@@ -189,7 +218,8 @@ def main():
          norm_num_groups=8)
     unet("unet_odd", 8, 12, 7,
          ["conv_out.weight", "down_blocks.0.attentions.0.proj_in.weight", "mid_block.resnets.1.time_emb_proj.bias",
-          "down_blocks.0.downsamplers.0.conv.bias"],
+          "down_blocks.0.downsamplers.0.conv.weight.lora_down", "up_blocks.0.resnets.1.conv1.weight.lora_up",
+          "mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj.weight.lora_down"], lora=(3, 0.5),
          in_channels=3, out_channels=5, sample_size=8, block_out_channels=[32, 96], layers_per_block=1,
          down_block_types=["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
          up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],

@@ -24,7 +24,11 @@ func comparisons(t *testing.T) (all []comparison) {
 	for _, folder := range []string{"unet", "unet_odd"} {
 		config, err := unet.LoadConfig(configOf(folder))
 		must(err)
-		all = append(all, comparison{folder: folder, block: config.Network("net", nil),
+		var lora *nn.LoRA
+		if folder == "unet_odd" {
+			lora = &nn.LoRA{Rank: 3, Scale: 0.5}
+		}
+		all = append(all, comparison{folder: folder, block: config.Network("net", lora),
 			inputs: []string{"sample", "time", "text", "pooled", "ids"}, outputs: []string{"sample"}})
 	}
 	for _, folder := range []string{"vae", "vae_odd"} {
