@@ -1,0 +1,314 @@
+package export
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"fewstep/distill"
+	"fewstep/model/lora"
+	"fewstep/model/weights"
+	"fewstep/train/rundir"
+)
+
+const (
+	linear = "mid_block.attentions.0.proj_in"
+	kernel = "mid_block.resnets.0.conv1"
+	other  = "conv_in"
+)
+
+var shapes = map[string][]int{linear: {6, 4}, kernel: {5, 3, 3, 3}, other: {4, 2, 3, 3}}
+
+// fakeRun makes a base model of three layers and a run whose 8-step stage has made a LoRA (scale 2 / 4) and its
+// merge, with the products done here, by hand.
+func fakeRun(t *testing.T) (*rundir.Dir, *distill.Config) {
+	t.Helper()
+	model := filepath.Join(t.TempDir(), "base")
+	for _, name := range []string{"unet/config.json", "model_index.json", "scheduler/scheduler_config.json", "vae/config.json",
+		"tokenizer/vocab.json", "tokenizer/merges.txt"} {
+		copyTo(t, filepath.Join("../../assets/mini", name), filepath.Join(model, name))
+	}
+	for _, name := range []string{"text_encoder", "text_encoder_2", "tokenizer_2"} {
+		copyTo(t, "../../assets/mini/vae/config.json", filepath.Join(model, name, "config.json"))
+	}
+	rng := rand.New(rand.NewPCG(3, 4))
+	normal := func(n int) []float32 {
+		v := make([]float32, n)
+		for i := range v {
+			v[i] = float32(rng.NormFloat64())
+		}
+		return v
+	}
+	var base, full, adapters []weights.Tensor
+	for _, layer := range []string{linear, kernel, other} {
+		shape := shapes[layer]
+		inner := 1
+		for _, d := range shape[1:] {
+			inner *= d
+		}
+		w := normal(shape[0] * inner)
+		base = append(base, weights.FromFloat32(layer+".weight", shape, slices.Clone(w), weights.F32))
+		if layer != other {
+			const rank = 4
+			down, up := normal(rank*inner), normal(shape[0]*rank)
+			for o := range shape[0] {
+				for i := range inner {
+					sum := 0.0
+					for r := range rank {
+						sum += float64(up[o*rank+r]) * float64(down[r*inner+i])
+					}
+					w[o*inner+i] += float32(sum * 2 / rank)
+				}
+			}
+			downShape, upShape := append([]int{rank}, shape[1:]...), []int{shape[0], rank}
+			if len(shape) == 4 {
+				upShape = append(upShape, 1, 1)
+			}
+			adapters = append(adapters, weights.FromFloat32(layer+".weight.lora_down", downShape, down, weights.F32),
+				weights.FromFloat32(layer+".weight.lora_up", upShape, up, weights.F32))
+		}
+		full = append(full, weights.FromFloat32(layer+".weight", shape, w, weights.F32))
+	}
+	must(t, weights.Write(filepath.Join(model, "unet", "diffusion_pytorch_model.safetensors"), base, nil))
+
+	c, err := distill.Parse([]byte(fmt.Sprintf("name: test\nmodel: %s\ndata: {source: x.parquet, resolution: 64}\n"+
+		"lora: {rank: 4, alpha: 2}\nstages: lightning\n", model)), "test.yaml")
+	must(t, err)
+	d, err := rundir.Open(filepath.Join(t.TempDir(), "run"), c.Resolved(), rundir.Lineage{BaseWeights: "ba5e"})
+	must(t, err)
+	t.Cleanup(func() { d.Close() })
+	for phase, tensors := range map[string][]weights.Tensor{"lora-uncond": adapters, "merge": full} {
+		must(t, d.SaveResult(rundir.Point{Stage: "8", Phase: phase}, nil, rundir.File{Name: ResultFile,
+			WritePath: func(path string) error { return weights.Write(path, tensors, nil) }}))
+	}
+	must(t, d.SaveResult(rundir.Point{Stage: "1", Phase: "full-uncond"}, nil, rundir.File{Name: ResultFile,
+		WritePath: func(path string) error { return weights.Write(path, full, nil) }}))
+	return d, c
+}
+
+func stepOf(t *testing.T, c *distill.Config, stage, phase string) distill.Step {
+	t.Helper()
+	steps, err := distill.Plan(c)
+	must(t, err)
+	for _, s := range steps {
+		if s.StageName == stage && s.PhaseName == phase {
+			return s
+		}
+	}
+	t.Fatalf("no phase %s/%s", stage, phase)
+	return distill.Step{}
+}
+
+// The exported LoRA, merged onto the base, is the merge phase's UNet within the rounding of fp16.
+func TestLoRAEqualsMerge(t *testing.T) {
+	d, c := fakeRun(t)
+	for _, phase := range []string{"lora-uncond", "merge"} {
+		must(t, Artifact(d, c, stepOf(t, c, "8", phase)))
+	}
+	modules, report, err := lora.Read(d.ArtifactPath(rundir.Exports, "8step_lora.safetensors"), []string{linear, kernel, other})
+	must(t, err)
+	if len(modules) != 2 || !slices.Equal(report.Namings, []lora.Naming{lora.Kohya}) || report.MissingAlpha != 0 {
+		t.Fatalf("%d modules, %+v", len(modules), report)
+	}
+	base, err := weights.OpenModel(filepath.Join(c.ModelPath(), "unet"))
+	must(t, err)
+	defer base.Close()
+	full, err := weights.Open(d.ArtifactPath(rundir.Exports, "8step_unet.safetensors"))
+	must(t, err)
+	defer full.Close()
+	if len(full.Names()) != 3 {
+		t.Fatalf("tensors %v", full.Names())
+	}
+	for layer, shape := range shapes {
+		want := floats(t, full, layer+".weight")
+		got := floats(t, base, layer+".weight")
+		for _, m := range modules {
+			if m.Path == layer {
+				must(t, lora.Merge(got, shape, m))
+			}
+		}
+		for i := range want {
+			if diff := math.Abs(float64(want[i] - got[i])); diff > 8e-3*max(1, math.Abs(float64(want[i]))) {
+				t.Fatalf("%s[%d]: merged %g, full %g", layer, i, got[i], want[i])
+			}
+		}
+	}
+}
+
+func TestFilesAndMetadata(t *testing.T) {
+	d, c := fakeRun(t)
+	steps, err := distill.Plan(c)
+	must(t, err)
+	owed, err := Missing(d, steps)
+	must(t, err)
+	var names []string
+	for _, s := range owed { // the merge is not final in its stage: full-uncond is
+		names = append(names, Name(s))
+		must(t, Artifact(d, c, s))
+	}
+	if !slices.Equal(names, []string{"8step_lora.safetensors", "1step_unet_x0.safetensors"}) {
+		t.Errorf("owed %v", names)
+	}
+	have, err := d.Artifacts(rundir.Exports)
+	must(t, err)
+	want := []string{"1step_scheduler_config.json", "1step_unet_comfyui.json", "1step_unet_x0.safetensors",
+		"8step_lora.safetensors", "8step_lora_comfyui.json", "8step_scheduler_config.json"}
+	if !slices.Equal(have, want) {
+		t.Errorf("exports %v, want %v", have, want)
+	}
+	if owed, err := Missing(d, steps); err != nil || len(owed) != 0 {
+		t.Errorf("still owed: %v, %v", owed, err)
+	}
+
+	f, err := weights.Open(d.ArtifactPath(rundir.Exports, "1step_unet_x0.safetensors"))
+	must(t, err)
+	defer f.Close()
+	spec, ok := weights.ParseModelSpec(f.Metadata())
+	if !ok || spec.SamplerSteps != 1 || spec.PredictionType != "sample" || spec.Spacing != "trailing" || spec.GuidanceScale != 0 ||
+		spec.BaseSHA256 != "ba5e" || spec.ConfigSHA256 != c.Hash() || spec.Stage != "1/full-uncond" || !spec.Date.IsZero() ||
+		spec.Architecture != "stable-diffusion-xl-family" {
+		t.Errorf("metadata %+v", spec)
+	}
+	var scheduler map[string]any
+	raw, err := os.ReadFile(d.ArtifactPath(rundir.Exports, "1step_scheduler_config.json"))
+	must(t, err)
+	must(t, json.Unmarshal(raw, &scheduler))
+	if scheduler["prediction_type"] != "sample" || scheduler["timestep_spacing"] != "trailing" || scheduler["_class_name"] != "EulerDiscreteScheduler" || scheduler["beta_end"] != 0.012 {
+		t.Errorf("scheduler %s", raw)
+	}
+}
+
+// ComfyUI samples one-step weights as x0 predictions and others as they are.
+func TestWorkflow(t *testing.T) {
+	_, c := fakeRun(t)
+	for _, want := range []struct {
+		stage, phase, loader string
+		x0                   bool
+	}{{"8", "lora-uncond", "LoraLoaderModelOnly", false}, {"8", "full-uncond", "UNETLoader", false}, {"1", "full-uncond", "UNETLoader", true}} {
+		s := stepOf(t, c, want.stage, want.phase)
+		var nodes map[string]node
+		must(t, json.Unmarshal(workflow(c, s, Name(s)), &nodes))
+		if nodes["2"].Class != want.loader || (nodes["3"].Class == "ModelSamplingDiscrete") != want.x0 {
+			t.Errorf("%s/%s: %v", want.stage, want.phase, nodes)
+		}
+		k := nodes["7"].Inputs
+		if k["scheduler"] != "sgm_uniform" || k["sampler_name"] != "euler" || k["cfg"] != 1.0 || k["steps"] != float64(s.StudentSteps) {
+			t.Errorf("%s/%s: %v", want.stage, want.phase, k)
+		}
+		for id, n := range nodes {
+			for name, v := range n.Inputs {
+				if l, ok := v.([]any); ok && nodes[l[0].(string)].Class == "" {
+					t.Errorf("node %s: %s refers to the missing node %v", id, name, l[0])
+				}
+			}
+		}
+	}
+}
+
+func TestExportsRepeat(t *testing.T) {
+	d, c := fakeRun(t)
+	s := stepOf(t, c, "8", "lora-uncond")
+	read := func() []byte {
+		must(t, Artifact(d, c, s))
+		raw, err := os.ReadFile(d.ArtifactPath(rundir.Exports, Name(s)))
+		must(t, err)
+		return raw
+	}
+	if !bytes.Equal(read(), read()) {
+		t.Error("the same result gave two different files")
+	}
+}
+
+func TestDirectory(t *testing.T) {
+	d, c := fakeRun(t)
+	out := filepath.Join(t.TempDir(), "deep", "8step")
+	must(t, Directory(d, c, stepOf(t, c, "8", "lora-uncond"), out, weights.F32))
+	got, err := weights.OpenModel(filepath.Join(out, "unet"))
+	must(t, err)
+	defer got.Close()
+	result, err := d.Result("8", "merge")
+	must(t, err)
+	want, err := weights.Open(result.Path(ResultFile))
+	must(t, err)
+	defer want.Close()
+	for _, name := range want.Names() {
+		a, b := floats(t, want, name), floats(t, got, name)
+		for i := range a {
+			if math.Abs(float64(a[i]-b[i])) > 1e-5 {
+				t.Fatalf("%s[%d]: %g, want %g", name, i, b[i], a[i])
+			}
+		}
+	}
+	for _, name := range []string{"model_index.json", "scheduler/scheduler_config.json", "unet/config.json", "vae/config.json", "tokenizer/merges.txt"} {
+		if _, err := os.Stat(filepath.Join(out, name)); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := Directory(d, c, stepOf(t, c, "8", "lora-uncond"), out, weights.F32); err == nil || !strings.Contains(err.Error(), "not empty") {
+		t.Errorf("overwriting a directory: %v", err)
+	}
+	left, _ := filepath.Glob(filepath.Join(filepath.Dir(out), ".fewstep-tmp-*"))
+	if len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestBadResults(t *testing.T) {
+	d, c := fakeRun(t)
+	if err := Artifact(d, c, stepOf(t, c, "4", "lora-uncond")); err == nil || !strings.Contains(err.Error(), "no result of stage 4") {
+		t.Errorf("a phase without result: %v", err)
+	}
+	big := weights.FromFloat32("x.weight", []int{1}, []float32{1e6}, weights.F32)
+	half := weights.FromFloat32("y.weight.lora_up", []int{2, 1}, []float32{1, 2}, weights.F32)
+	for phase, bad := range map[string]struct {
+		tensor weights.Tensor
+		want   string
+	}{"full-uncond": {big, "x.weight"}, "lora-uncond": {half, "lora_down"}} {
+		must(t, d.SaveResult(rundir.Point{Stage: "2", Phase: phase}, nil, rundir.File{Name: ResultFile,
+			WritePath: func(path string) error { return weights.Write(path, []weights.Tensor{bad.tensor}, nil) }}))
+		s := stepOf(t, c, "2", phase)
+		if err := Artifact(d, c, s); err == nil || !strings.Contains(err.Error(), bad.want) {
+			t.Errorf("%s: %v", phase, err)
+		}
+		if _, err := os.Stat(d.ArtifactPath(rundir.Exports, Name(s))); err == nil {
+			t.Errorf("%s: half-written %s", phase, Name(s))
+		}
+	}
+}
+
+func floats(t *testing.T, f weights.Source, name string) []float32 {
+	t.Helper()
+	tensor, err := f.Tensor(name)
+	must(t, err)
+	v, err := tensor.Float32()
+	must(t, err)
+	return v
+}
+
+func copyTo(t *testing.T, from, to string) {
+	t.Helper()
+	in, err := os.Open(from)
+	must(t, err)
+	defer in.Close()
+	must(t, os.MkdirAll(filepath.Dir(to), 0o755))
+	out, err := os.Create(to)
+	must(t, err)
+	defer out.Close()
+	_, err = io.Copy(out, in)
+	must(t, err)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

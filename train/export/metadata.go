@@ -1,0 +1,84 @@
+package export
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"fewstep/distill"
+	"fewstep/model/unet"
+	"fewstep/model/weights"
+	"fewstep/train/rundir"
+)
+
+// metadataOf describes an export file: modelspec, lineage and the sampler its weights need. It has no date.
+func metadataOf(d *rundir.Dir, c *distill.Config, s distill.Step, tensors []weights.Tensor) (map[string]string, error) {
+	hash, err := weights.DataHash(tensors)
+	if err != nil {
+		return nil, err
+	}
+	architecture, err := Architecture(filepath.Join(c.ModelPath(), "unet", "config.json"))
+	if err != nil {
+		return nil, err
+	}
+	what := "UNet"
+	if IsLoRA(s) {
+		architecture += "/lora"
+		what = "LoRA"
+	}
+	spec := weights.ModelSpec{
+		Architecture:   architecture,
+		Implementation: "diffusers",
+		Title:          fmt.Sprintf("%s, %d-step %s", c.Name, s.StudentSteps, what),
+		Width:          c.Data.Resolution,
+		Height:         c.Data.Resolution,
+		PredictionType: s.Prediction.String(),
+		DataHash:       hash,
+		BaseSHA256:     d.Lineage().BaseWeights,
+		Stage:          s.StageName + "/" + s.PhaseName,
+		ConfigSHA256:   c.Hash(),
+		SamplerSteps:   s.StudentSteps,
+		Spacing:        "trailing",
+	}
+	return spec.Metadata()
+}
+
+// Architecture is modelspec's name for a UNet: Stability AI's for one of SDXL's own size, else
+// "stable-diffusion-xl-family", which no program mistakes for it.
+func Architecture(config string) (string, error) {
+	c, err := unet.LoadConfig(config)
+	if err != nil {
+		return "", err
+	}
+	if fmt.Sprint(c.BlockOutChannels, c.TransformerLayers, c.CrossAttentionDim) == "[320 640 1280] [1 2 10] 2048" {
+		return "stable-diffusion-xl-v1-base", nil
+	}
+	return "stable-diffusion-xl-family", nil
+}
+
+// schedulerConfig is the base model's scheduler_config.json as the few-step weights need it: Euler on the trailing
+// grid, and what the network predicts.
+func schedulerConfig(model string, p distill.Prediction) ([]byte, error) {
+	path := filepath.Join(model, "scheduler", "scheduler_config.json")
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	settings := map[string]any{}
+	if err := json.Unmarshal(raw, &settings); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	settings["_class_name"] = "EulerDiscreteScheduler"
+	settings["timestep_spacing"] = "trailing"
+	settings["prediction_type"] = p.String()
+	for _, other := range []string{"skip_prk_steps", "set_alpha_to_one", "clip_sample", "sample_max_value"} {
+		delete(settings, other) // keys of other schedulers
+	}
+	return indented(settings)
+}
+
+func indented(v any) ([]byte, error) {
+	b, err := json.MarshalIndent(v, "", "  ")
+	return append(b, '\n'), err
+}
