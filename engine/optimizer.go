@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"fewstep/model/nn"
+
 	"fmt"
 	"math"
 
@@ -181,4 +183,55 @@ func (e *Engine) Average(o *Optimizer) (Tensors, error) {
 		}
 	}
 	return out, nil
+}
+
+// lists names the state's arrays as they are saved: m, v and ema before each parameter's name.
+func (o *Optimizer) lists() map[string][]*Array {
+	l := map[string][]*Array{"v": o.v}
+	if o.Beta1 != 0 {
+		l["m"] = o.m
+	}
+	if o.EMA != 0 {
+		l["ema"] = o.ema
+	}
+	return l
+}
+
+// SaveOptimizer copies the state to the host under "m.NAME", "v.NAME" and "ema.NAME", with its specs.
+func (e *Engine) SaveOptimizer(o *Optimizer) ([]nn.Spec, Tensors, error) {
+	var specs []nn.Spec
+	values := Tensors{}
+	for _, kind := range []string{"m", "v", "ema"} {
+		for i, a := range o.lists()[kind] {
+			name := kind + "." + o.names[i]
+			v, err := e.Floats(a)
+			if err != nil {
+				return nil, nil, fmt.Errorf("optimizer state %q: %w", name, err)
+			}
+			specs = append(specs, nn.Spec{Name: name, Dims: a.shape.Dimensions})
+			values[name] = v
+		}
+	}
+	return specs, values, nil
+}
+
+// RestoreOptimizer puts saved state back.
+func (e *Engine) RestoreOptimizer(o *Optimizer, values Tensors, steps int64) error {
+	for kind, list := range o.lists() {
+		for i, old := range list {
+			name := kind + "." + o.names[i]
+			v, ok := values[name]
+			if !ok || len(v) != old.shape.Size() {
+				return fmt.Errorf("optimizer state %q is missing or has the wrong size", name)
+			}
+			a, err := e.Upload(v, old.shape.Dimensions...)
+			if err != nil {
+				return err
+			}
+			old.Free()
+			list[i] = a
+		}
+	}
+	o.Steps = steps
+	return nil
 }

@@ -203,3 +203,20 @@ func (b Bind) lookup(g *graph.Graph, p *program) nn.Lookup {
 		return n
 	}
 }
+
+// Replace uploads new values for parameters that the set already has.
+func (e *Engine) Replace(p *Params, values Tensors) error {
+	for name, v := range values {
+		old := p.arrays[name]
+		if old == nil || len(v) != old.shape.Size() {
+			return fmt.Errorf("tensor %q does not belong here or has the wrong size", name)
+		}
+		a, err := e.Upload(v, old.shape.Dimensions...)
+		if err != nil {
+			return err
+		}
+		old.Free()
+		p.arrays[name] = a
+	}
+	return nil
+}

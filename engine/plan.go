@@ -16,7 +16,7 @@ import (
 // visited, and which programs the real walk will need. It depends on shapes only and is kept per function.
 type plan struct {
 	uses   []int          // per value in order of creation, the function's inputs first
-	visits map[string]int // per block prefix with trained parameters
+	visits map[string]int // per site with trained parameters
 	loss   int            // value that is differentiated: the function's first output
 }
 
@@ -27,6 +27,9 @@ type blockCall struct {
 	lora   *nn.LoRA
 	key    string
 }
+
+// site is the place of a block in its network: several kinds may share one scope.
+func (c blockCall) site() string { return c.prefix + "|" + c.block.Kind }
 
 func (e *Engine) newCall(b nn.Block, prefix string, lora *nn.LoRA, in []shapes.Shape) blockCall {
 	var k strings.Builder
@@ -180,7 +183,7 @@ func (r *planRunner) Run(b nn.Block, in ...nn.Value) []nn.Value {
 		for _, name := range p.params {
 			if r.trained(nn.Join(prefix, name)) {
 				needs = true
-				r.plan.visits[prefix]++
+				r.plan.visits[call.site()]++
 				break
 			}
 		}

@@ -41,8 +41,8 @@ func (e *Engine) trainTape(f Function, bind Bind, network string, o *Optimizer, 
 	for i, name := range o.names {
 		w.index[name] = i
 	}
-	for prefix, n := range pl.visits {
-		w.left[prefix] = n
+	for site, n := range pl.visits {
+		w.left[site] = n
 	}
 	one, err := e.Upload([]float32{1})
 	if err != nil {
@@ -76,7 +76,7 @@ type walker struct {
 	step      Step
 	immediate bool
 	hyper     *Array
-	left      map[string]int // visits to come per block prefix
+	left      map[string]int // visits to come per site
 	index     map[string]int // optimizer's index of a parameter
 	norms     []*Array
 	pending   map[string][]*Array // gradients of blocks that are visited more than once
@@ -157,7 +157,7 @@ func (w *walker) gradients(rec *entry, grads []*Array) error {
 	if len(rec.trained) == 0 {
 		return nil
 	}
-	e, o, prefix := w.e, w.o, rec.call.prefix
+	e, o, prefix, site := w.e, w.o, rec.call.prefix, rec.call.site()
 	indices := make([]int, len(rec.trained))
 	for i, name := range rec.trained {
 		_, rest := split(nn.Join(prefix, name))
@@ -173,11 +173,11 @@ func (w *walker) gradients(rec *entry, grads []*Array) error {
 		}
 		return nil
 	}
-	w.left[prefix]--
+	w.left[site]--
 	if w.pending == nil {
 		w.pending = map[string][]*Array{}
 	}
-	if before := w.pending[prefix]; before != nil {
+	if before := w.pending[site]; before != nil {
 		for i := range grads {
 			sum, err := e.add(before[i], grads[i])
 			if err != nil {
@@ -186,11 +186,11 @@ func (w *walker) gradients(rec *entry, grads []*Array) error {
 			grads[i] = sum
 		}
 	}
-	w.pending[prefix] = grads
-	if w.left[prefix] > 0 {
+	w.pending[site] = grads
+	if w.left[site] > 0 {
 		return nil
 	}
-	delete(w.pending, prefix)
+	delete(w.pending, site)
 	return w.update(indices, grads)
 }
 

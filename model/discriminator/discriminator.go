@@ -4,6 +4,7 @@ package discriminator
 
 import (
 	"fmt"
+	"strings"
 
 	"fewstep/model/nn"
 	"fewstep/model/unet"
@@ -88,3 +89,6 @@ func Beside() nn.Block {
 		return []*graph.Node{graph.Concatenate(in, 3)}
 	}}
 }
+
+// IsHead says whether a parameter belongs to the head rather than to the backbone.
+func IsHead(name string) bool { return strings.HasPrefix(name, HeadName+".") }

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"fewstep/distill"
+	"fewstep/internal/xla"
+	"fewstep/train"
+	"fewstep/train/monitor"
+	"fewstep/train/rundir"
+)
+
+func init() { register(newRun) }
+
+type runOptions struct {
+	dir, until, metrics string
+	set                 []string
+}
+
+func newRun(a *app) *cobra.Command {
+	var o runOptions
+	c := &cobra.Command{
+		Use:   "run CONFIG",
+		Short: "Distil a model down the whole ladder: starts, continues, or says that it is done.",
+		Long: "Everything the run makes lies in its directory; the same command continues after a crash, a kill or Ctrl-C.\n" +
+			"A directory made by another config is refused, naming the keys that differ.",
+		Example: "  fewstep run configs/mini/demo.yaml --dir runs/demo",
+		Args:    cobra.ExactArgs(1),
+		RunE:    func(cmd *cobra.Command, args []string) error { return a.run(cmd, args[0], o) },
+	}
+	f := c.Flags()
+	f.StringVar(&o.dir, "dir", "", "run directory (required)")
+	f.StringVar(&o.until, "until", "", "stop after this stage")
+	f.StringArrayVar(&o.set, "set", nil, "change a key of the config, as key=value; repeat for several")
+	f.StringVar(&o.metrics, "metrics", "", "serve Prometheus metrics on this address, e.g. localhost:9090")
+	_ = c.MarkFlagRequired("dir")
+	return c
+}
+
+func (a *app) run(cmd *cobra.Command, path string, o runOptions) error {
+	config, err := distill.Load(path, o.set...)
+	if err != nil {
+		return withCode(exitUsage, err)
+	}
+	rt, err := a.openBackend(xla.Options{})
+	if err != nil {
+		return err
+	}
+	defer rt.Close()
+	opt := train.Options{Dir: o.dir, Until: o.until, Version: readVersion().Version, Backend: rt.Backend, Log: a.log, Finished: a.afterPhase}
+	if !a.quiet {
+		style := monitor.StyleAuto
+		if a.json {
+			style = monitor.StyleJSON
+		}
+		opt.Progress = monitor.NewProgress(os.Stderr, style, 10*time.Second)
+	}
+	if o.metrics != "" {
+		m, err := monitor.ServeMetrics(o.metrics)
+		if err != nil {
+			return err
+		}
+		opt.Metrics = m
+	}
+	r, err := train.Open(config, opt)
+	if err != nil {
+		return refused(err)
+	}
+	defer r.Close()
+	worked, err := r.Walk(cmd.Context())
+	if err != nil {
+		return refused(err)
+	}
+	stats := r.Engine.Compiled()
+	a.log.Info("programs", "compiled", stats.Programs, "seconds", fmt.Sprintf("%.1f", stats.Seconds))
+	if !worked {
+		fmt.Fprintln(a.stdout, "done")
+	}
+	return nil
+}
+
+// refused gives run errors their exit codes.
+func refused(err error) error {
+	var mismatch *rundir.ConfigMismatch
+	var lineage *rundir.LineageMismatch
+	var nonfinite *monitor.NonFinite
+	switch {
+	case errors.Is(err, train.ErrInterrupted):
+		return withCode(exitInterrupted, err)
+	case errors.As(err, &mismatch), errors.As(err, &lineage):
+		return withHint(withCode(exitRefused, err), "use another --dir, or the config and data that the directory was made with")
+	case errors.As(err, &nonfinite):
+		return withHint(withCode(exitNonFinite, err), "nothing was updated with it; lower the learning rate, or look at the samples named")
+	}
+	return err
+}

@@ -1,0 +1,501 @@
+package train
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"time"
+
+	"fewstep/distill"
+	"fewstep/distill/program"
+	"fewstep/engine"
+	"fewstep/model/discriminator"
+	"fewstep/model/nn"
+	"fewstep/model/pipeline"
+	"fewstep/model/weights"
+	"fewstep/train/monitor"
+	"fewstep/train/rundir"
+)
+
+// phase is one phase of the ladder while it runs.
+type phase struct {
+	*Run
+	step     distill.Step
+	settings *distill.Phase
+	at       int // index in the ladder
+	sampler  *distill.Sampler
+	f        *program.Functions
+	form     discriminator.Form
+
+	student, critic, teacher *engine.Params
+	optS, optD               *engine.Optimizer
+	gate                     distill.Gate
+	done                     int64 // samples
+	updates                  int64
+}
+
+// progressMeta is the part of a checkpoint that is not tensors.
+type progressMeta struct {
+	Updates      int64        `json:"updates"`
+	StudentSteps int64        `json:"student_steps"`
+	CriticSteps  int64        `json:"discriminator_steps"`
+	Gate         distill.Gate `json:"gate"`
+}
+
+// phase trains one phase from its start or from a checkpoint, and saves its result.
+func (r *Run) phase(ctx context.Context, step distill.Step, checkpoint *rundir.Checkpoint) error {
+	p := &phase{Run: r, step: step, settings: &r.Config.Stages[step.Stage].Phases[step.Phase]}
+	for i, s := range r.Ladder.Steps() {
+		if s.Stage == step.Stage && s.Phase == step.Phase {
+			p.at = i
+		}
+	}
+	if step.Kind == distill.KindMerge {
+		return p.merge()
+	}
+	if r.samples == nil {
+		s, err := r.newSamples()
+		if err != nil {
+			return err
+		}
+		r.samples = s
+	}
+	if err := p.prepare(checkpoint); err != nil {
+		return err
+	}
+	defer p.free()
+	r.saved, r.since = time.Now(), 0
+	for p.done < step.Samples {
+		if err := p.update(); err != nil {
+			return err
+		}
+		if ctx.Err() != nil && p.done < step.Samples {
+			if err := p.checkpoint(); err != nil {
+				return err
+			}
+			return ErrInterrupted
+		}
+		if p.done < step.Samples && p.due() {
+			if err := p.checkpoint(); err != nil {
+				return err
+			}
+		}
+	}
+	return p.finish()
+}
+
+// merge makes the stage's full model of the original base and the LoRA.
+func (p *phase) merge() error {
+	w, err := p.models.weights(p.step.Start, p.at)
+	if err != nil {
+		return err
+	}
+	return p.Dir.SaveResult(p.point(), nil, tensorFile(studentFile, p.models.full, w))
+}
+
+func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
+	r, step := p.Run, p.step
+	if p.sampler, err = distill.NewSampler(r.Pipeline.Schedule, r.Config, step); err != nil {
+		return err
+	}
+	p.f = &program.Functions{UNet: r.Pipeline.UNet, Disc: r.discriminator()}
+	if step.Target == distill.TargetLoRA {
+		p.f.LoRA = r.models.adapters()
+	}
+	p.form = discriminator.Form(step.Form)
+	if p.student, err = r.models.student(step, p.at); err != nil {
+		return err
+	}
+	teacher := step.Teacher
+	free := func() {}
+	if p.teacher, free, err = r.models.frozen(teacher, p.at); err != nil {
+		return err
+	}
+	_ = free // the phase's own copy is freed with the phase
+	adam := engine.Adam{Beta1: p.settings.Beta1, Beta2: p.settings.Beta2, Eps: r.Config.Train.AdamEpsilon, WeightDecay: p.settings.WeightDecay,
+		ClipNorm: r.Config.Train.ClipNorm}
+	if step.Kind == distill.KindAdversarial {
+		if p.critic, err = r.models.critic(step, p.at); err != nil {
+			return err
+		}
+		if p.optD, err = r.Engine.NewOptimizer(adam, p.critic); err != nil {
+			return err
+		}
+	}
+	adam.EMA = r.Config.Train.EMA
+	if p.optS, err = r.Engine.NewOptimizer(adam, p.student); err != nil {
+		return err
+	}
+	c := r.Config.Discriminator
+	r.watch = nil
+	if c.CollapseWindow > 0 {
+		perUpdate := int64(r.Config.Train.GlobalBatch())
+	r.watch = &monitor.Watcher{Window: int(max(c.CollapseWindow/perUpdate, 1)), SaturatedLoss: c.CollapseLoss, SaturatedAcc: c.CollapseAccuracy}
+	}
+	if err := p.report.Update(p.record(monitor.KindPhase, nil, 0)); checkpoint == nil && err != nil {
+		return err
+	}
+	if checkpoint == nil {
+		return nil
+	}
+	return p.restore(checkpoint)
+}
+
+func (p *phase) free() {
+	p.student.FreeTrained()
+	p.optS.Free()
+	if p.critic != nil {
+		p.critic.FreeAll()
+		p.optD.Free()
+	}
+	if p.teacher != p.models.shared {
+		p.teacher.FreeAll()
+	}
+}
+
+// update is one optimizer step of the student and, in adversarial phases, one of the discriminator before it.
+func (p *phase) update() error {
+	start := time.Now()
+	c := p.Config.Train
+	first := p.step.First + p.done
+	var micro []*inputs
+	var real []*engine.Array
+	defer func() {
+		for _, in := range micro {
+			in.free()
+		}
+		engine.Free(real...)
+	}()
+	for i := range c.Accumulate {
+		in, err := p.samples.batch(p.sampler, first+int64(i*c.Batch), c.Batch)
+		if err != nil {
+			return err
+		}
+		micro = append(micro, in)
+		target, err := p.target(in)
+		if err != nil {
+			return err
+		}
+		real = append(real, target)
+	}
+	values := monitor.Values{}
+	var err error
+	if p.step.Kind == distill.KindAdversarial {
+		err = p.adversarial(micro, real, first, values)
+	} else {
+		err = p.regress(micro, real, values)
+	}
+	if err != nil {
+		return err
+	}
+	n := int64(c.Accumulate * c.Batch)
+	rec := p.record(monitor.KindStep, values, n)
+	numbers, keys := p.samples.keys(first, int(n))
+	if err := monitor.CheckFinite(rec, numbers, keys); err != nil {
+		return err
+	}
+	p.done += n
+	p.since += n
+	p.updates++
+	rec.Took = time.Since(start)
+	if p.watch != nil {
+		if f := p.watch.Update(rec); f != nil {
+			p.opt.Log.Warn("discriminator: " + f.String())
+		}
+	}
+	return p.report.Update(rec)
+}
+
+// record describes the state after n more samples.
+func (p *phase) record(kind string, v monitor.Values, n int64) monitor.Record {
+	step := p.updates
+	if n > 0 {
+		step++
+	}
+	return monitor.Record{Kind: kind, Stage: p.step.StageName, Phase: p.step.PhaseName, Step: step, Samples: p.done + n,
+		Total: p.step.Samples, Position: p.step.First + p.done + n, RunTotal: p.Ladder.Total(), Values: v}
+}
+
+// target is the teacher's x_{t'} ("real"), or the x0 of the frozen network in a conversion (29).
+func (p *phase) target(in *inputs) (*engine.Array, error) {
+	s, bind := p.Pipeline.Schedule, engine.Bind{program.NetUNet: p.teacher}
+	call := func(f engine.Function, x *engine.Array, t []int, more ...[]float64) (*engine.Array, error) {
+		index, err := in.index(s, t)
+		if err != nil {
+			return nil, err
+		}
+		args := in.call(x, index)
+		for _, m := range more {
+			a, err := in.column(m)
+			if err != nil {
+				return nil, err
+			}
+			args = append(args, a)
+		}
+		out, err := p.Engine.Call(f, bind, args...)
+		if err != nil {
+			return nil, err
+		}
+		return out[0], nil
+	}
+	if p.step.Kind == distill.KindX0 {
+		return call(p.f.Move(), in.x, in.T, in.TargetA, in.TargetB)
+	}
+	x := in.x
+	for _, w := range in.Teacher {
+		f, more := p.f.Move(), [][]float64{w.A, w.B}
+		if p.step.Guidance > 1 {
+			g := make([]float64, len(in.T))
+			for i := range g {
+				g[i] = p.step.Guidance
+			}
+			f, more = p.f.GuidedMove(), append(more, g)
+		}
+		next, err := call(f, x, w.At, more...)
+		if err != nil {
+			return nil, err
+		}
+		if x != in.x {
+			x.Free()
+		}
+		x = next
+	}
+	return x, nil
+}
+
+// regress is an update by (16), or by (29) in a conversion.
+func (p *phase) regress(micro []*inputs, real []*engine.Array, values monitor.Values) error {
+	lr := p.settings.StudentRate(p.done, p.step.Samples)
+	for i, in := range micro {
+		t, err := in.index(p.Pipeline.Schedule, in.T)
+		if err != nil {
+			return err
+		}
+		a, err := in.column(in.StudentA)
+		if err != nil {
+			return err
+		}
+		b, err := in.column(in.StudentB)
+		if err != nil {
+			return err
+		}
+		res, err := p.Engine.Train(p.f.MSE(), engine.Bind{program.NetUNet: p.student}, program.NetUNet, p.optS,
+			engine.Step{LR: lr, Micro: i, Of: len(micro)}, in.call(in.x, t, a, b, real[i])...)
+		if err := p.collect(res, err, values, len(micro), monitor.Loss); err != nil {
+			return err
+		}
+	}
+	values[monitor.LR] = lr
+	return nil
+}
+
+// collect adds a training call's outputs to the values by name, and its gradient norm.
+func (p *phase) collect(res *engine.Result, err error, values monitor.Values, of int, names ...string) error {
+	if err != nil {
+		return err
+	}
+	defer engine.Free(res.Outputs...)
+	for i, name := range names {
+		v, err := p.Engine.Floats(res.Outputs[i])
+		if err != nil {
+			return err
+		}
+		values[name] += float64(v[0]) / float64(of)
+	}
+	if res.Updated {
+		norm := monitor.GradNorm
+		if names[0] == monitor.LossD {
+			norm += "_d"
+		}
+		values[norm] = math.Sqrt(res.Norm2)
+	}
+	return nil
+}
+
+// adversarial is one update of the discriminator by (20), then one of the student by (21) unless the gate is closed.
+func (p *phase) adversarial(micro []*inputs, real []*engine.Array, first int64, values monitor.Values) error {
+	s, of := p.Pipeline.Schedule, len(micro)
+	bind := engine.Bind{program.NetUNet: p.student, program.NetDisc: p.critic}
+	type prepared struct{ move, view []*engine.Array }
+	ready := make([]prepared, of)
+	lrD := p.settings.DiscriminatorRate(p.done, p.step.Samples)
+	for i, in := range micro {
+		var err error
+		columns := make([]*engine.Array, 0, 6)
+		for _, v := range [][]float64{in.StudentA, in.StudentB, in.ViewA, in.ViewB} {
+			a, err := in.column(v)
+			if err != nil {
+				return err
+			}
+			columns = append(columns, a)
+		}
+		t, err := in.index(s, in.T)
+		if err != nil {
+			return err
+		}
+		viewT, err := in.index(s, in.ViewT)
+		if err != nil {
+			return err
+		}
+		noise, err := p.samples.viewNoise(in, first+int64(i*len(in.T)), len(in.T))
+		if err != nil {
+			return err
+		}
+		ready[i] = prepared{move: in.call(in.x, t, columns[0], columns[1]), view: []*engine.Array{viewT, noise, columns[2], columns[3]}}
+		fake, err := p.Engine.Call(p.f.Generate(), bind, ready[i].move...)
+		if err != nil {
+			return err
+		}
+		args := append(in.call(in.x, t, real[i], fake[0]), ready[i].view...)
+		res, err := p.Engine.Train(p.f.Discriminator(p.form), bind, program.NetDisc, p.optD, engine.Step{LR: lrD, Micro: i, Of: of}, args...)
+		engine.Free(fake...)
+		if err := p.collect(res, err, values, of, monitor.LossD, monitor.Accuracy, monitor.Gap); err != nil {
+			return err
+		}
+	}
+	p.gate.Observe(values[monitor.Accuracy], int64(of*len(micro[0].T)), p.Config.Discriminator.GateWindow)
+	if !p.gate.StudentMoves(p.settings, p.done) {
+		return nil
+	}
+	lr := p.settings.StudentRate(p.done, p.step.Samples)
+	for i := range micro {
+		res, err := p.Engine.Train(p.f.Generator(p.form), bind, program.NetUNet, p.optS, engine.Step{LR: lr, Micro: i, Of: of},
+			append(ready[i].move, ready[i].view...)...)
+		if err := p.collect(res, err, values, of, monitor.LossG); err != nil {
+			return err
+		}
+	}
+	values[monitor.LR] = lr
+	return nil
+}
+
+// due says whether it is time for a checkpoint. When it is taken changes nothing in the result.
+func (p *phase) due() bool {
+	c := p.Config.Train
+	return c.CheckpointMinutes > 0 && time.Since(p.saved).Minutes() >= c.CheckpointMinutes ||
+		c.CheckpointSamples > 0 && p.since >= c.CheckpointSamples
+}
+
+func (p *phase) point() rundir.Point {
+	return rundir.Point{Stage: p.step.StageName, Phase: p.step.PhaseName, Samples: p.done, Position: p.step.First + p.done}
+}
+
+// checkpoint saves everything the phase needs to go on.
+func (p *phase) checkpoint() error {
+	start := time.Now()
+	files, err := p.trainedFiles(studentFile, studentState, p.student, p.optS)
+	if err != nil {
+		return err
+	}
+	meta := progressMeta{Updates: p.updates, StudentSteps: p.optS.Steps, Gate: p.gate}
+	if p.critic != nil {
+		more, err := p.trainedFiles(discriminatorFile, criticState, p.critic, p.optD)
+		if err != nil {
+			return err
+		}
+		files = append(files, more...)
+		meta.CriticSteps = p.optD.Steps
+	}
+	if err := p.Dir.SaveCheckpoint(p.point(), meta, files...); err != nil {
+		return err
+	}
+	p.saved, p.since = time.Now(), 0
+	p.opt.Log.Debug("checkpoint", "samples", p.done, "took", time.Since(start))
+	return nil
+}
+
+func (p *phase) trainedFiles(name, stateName string, params *engine.Params, o *engine.Optimizer) ([]rundir.File, error) {
+	specs := trainedSpecs(params)
+	values, err := p.Engine.Download(params, params.Trained())
+	if err != nil {
+		return nil, err
+	}
+	stateSpecs, state, err := p.Engine.SaveOptimizer(o)
+	if err != nil {
+		return nil, err
+	}
+	return []rundir.File{tensorFile(name, specs, values), tensorFile(stateName, stateSpecs, state)}, nil
+}
+
+func trainedSpecs(params *engine.Params) (out []nn.Spec) {
+	names := map[string]bool{}
+	for _, n := range params.Trained() {
+		names[n] = true
+	}
+	for _, s := range params.Specs {
+		if names[s.Name] {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func tensorFile(name string, specs []nn.Spec, values engine.Tensors) rundir.File {
+	return rundir.File{Name: name, WritePath: func(path string) error {
+		return pipeline.WriteFile(path, specs, values, weights.F32, nil)
+	}}
+}
+
+// restore goes on from a checkpoint of this phase.
+func (p *phase) restore(c *rundir.Checkpoint) error {
+	var meta progressMeta
+	if err := c.Meta(&meta); err != nil {
+		return err
+	}
+	load := func(file, stateFile string, params *engine.Params, o *engine.Optimizer, steps int64) error {
+		values, err := readTensors(c.Path(file))
+		if err != nil {
+			return err
+		}
+		if err := p.Engine.Replace(params, values); err != nil {
+			return fmt.Errorf("%s: %w", c.Path(file), err)
+		}
+		state, err := readTensors(c.Path(stateFile))
+		if err != nil {
+			return err
+		}
+		return p.Engine.RestoreOptimizer(o, state, steps)
+	}
+	if err := load(studentFile, studentState, p.student, p.optS, meta.StudentSteps); err != nil {
+		return err
+	}
+	if p.critic != nil {
+		if err := load(discriminatorFile, criticState, p.critic, p.optD, meta.CriticSteps); err != nil {
+			return err
+		}
+	}
+	p.gate, p.updates, p.done = meta.Gate, meta.Updates, c.Samples
+	records, err := monitor.ReadStats(p.Dir.StatsPath())
+	if err != nil {
+		return err
+	}
+	for _, rec := range records {
+		if p.watch != nil && rec.Stage == p.step.StageName && rec.Phase == p.step.PhaseName {
+			p.watch.Update(rec)
+		}
+	}
+	return nil
+}
+
+// finish saves the phase's result: the averaged weights where EMA is on.
+func (p *phase) finish() error {
+	var values engine.Tensors
+	var err error
+	if p.Config.Train.EMA > 0 {
+		values, err = p.Engine.Average(p.optS)
+	} else {
+		values, err = p.Engine.Download(p.student, p.student.Trained())
+	}
+	if err != nil {
+		return err
+	}
+	files := []rundir.File{tensorFile(studentFile, trainedSpecs(p.student), values)}
+	if p.critic != nil {
+		d, err := p.Engine.Download(p.critic, nil)
+		if err != nil {
+			return err
+		}
+		files = append(files, tensorFile(discriminatorFile, p.critic.Specs, d))
+	}
+	return p.Dir.SaveResult(p.point(), nil, files...)
+}

@@ -1,0 +1,296 @@
+// Package train walks a recipe's ladder over a run directory: it starts, continues or reports that nothing is left,
+// and keeps the run watched, resumable and checked.
+package train
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"sort"
+	"time"
+
+	"fewstep/data"
+	"fewstep/distill"
+	"fewstep/engine"
+	"fewstep/model/nn"
+	"fewstep/model/pipeline"
+	"fewstep/model/weights"
+	"fewstep/train/monitor"
+	"fewstep/train/rundir"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+)
+
+// ErrInterrupted ends a run that was asked to stop and has saved its state.
+var ErrInterrupted = errors.New("interrupted; the state is saved, the same command continues")
+
+// Options of a run besides its recipe.
+type Options struct {
+	Dir      string // run directory
+	Until    string // stop after this stage; "" = the whole ladder
+	Version  string // of fewstep, for the lineage
+	Backend  compute.Backend
+	Log      *slog.Logger
+	Progress monitor.Reporter // may be nil
+	Metrics  monitor.Reporter // may be nil
+	// Finished is called after each phase whose artifact no later phase of its stage makes again, and again for all
+	// of them when a run continues: it must do nothing where its work is done.
+	Finished func(ctx context.Context, r *Run, step distill.Step) error
+}
+
+// Run is a ladder being walked.
+type Run struct {
+	Config   *distill.Config
+	Pipeline *pipeline.Pipeline
+	Dir      *rundir.Dir
+	Engine   *engine.Engine
+	Ladder   *distill.Ladder
+	Data     *data.Set
+
+	opt     Options
+	models  *models
+	samples *samples
+	stats   *monitor.Stats
+	report  monitor.Reporter
+	watch   *monitor.Watcher
+	saved   time.Time // of the last checkpoint
+	since   int64     // samples since then
+}
+
+// Open opens the model, the data and the run directory. Nothing is computed yet.
+func Open(c *distill.Config, opt Options) (*Run, error) {
+	r := &Run{Config: c, opt: opt}
+	var err error
+	if r.Pipeline, err = pipeline.Open(c.ModelPath()); err != nil {
+		return nil, err
+	}
+	if err := c.CheckSchedule(r.Pipeline.Schedule); err != nil {
+		return nil, err
+	}
+	if r.Ladder, err = distill.NewLadder(c); err != nil {
+		return nil, err
+	}
+	if opt.Until != "" && c.Stage(opt.Until) == nil {
+		return nil, fmt.Errorf("there is no stage %q to run until", opt.Until)
+	}
+	r.Data, err = data.Open(c.SourcePath(), data.Options{MaxBad: c.Data.MaxBad, CacheSize: c.Data.Resolution})
+	if err != nil {
+		return nil, err
+	}
+	for _, bad := range r.Data.Bad() {
+		opt.Log.Warn("image left out", "key", bad.Key, "why", bad.Err)
+	}
+	lineage, err := r.lineage()
+	if err != nil {
+		return nil, err
+	}
+	if r.Dir, err = rundir.Open(opt.Dir, c.Resolved(), lineage, "train.log_every", "train.checkpoint_minutes", "train.checkpoint_samples", "train.keep_checkpoints"); err != nil {
+		return nil, err
+	}
+	for _, note := range r.Dir.Notes() {
+		opt.Log.Warn(note)
+	}
+	r.Dir.Keep = c.Train.KeepCheckpoints
+	dtype := dtypes.Float32
+	if c.Train.Compute == "bf16" {
+		dtype = dtypes.BFloat16
+	}
+	r.Engine = engine.New(opt.Backend, dtype, Granularity(c.Train.Granularity))
+	r.models = &models{run: r}
+	return r, nil
+}
+
+// Granularity reads the recipe's word for it.
+func Granularity(name string) nn.Level {
+	switch name {
+	case "layer":
+		return nn.Layer
+	case "stage":
+		return nn.Stage
+	}
+	return nn.Network
+}
+
+// Close releases the run directory.
+func (r *Run) Close() error {
+	if r.models != nil {
+		r.models.free()
+	}
+	return r.Dir.Close()
+}
+
+func (r *Run) lineage() (rundir.Lineage, error) {
+	l := rundir.Lineage{FewstepVersion: r.opt.Version, Extra: map[string]string{}}
+	for _, component := range []string{"unet", "vae", "text_encoder", "text_encoder_2"} {
+		files, err := weights.ModelFiles(r.Pipeline.Dir + "/" + component)
+		if err != nil {
+			return l, err
+		}
+		sort.Strings(files)
+		for i, f := range files {
+			h, err := weights.HashFile(f)
+			if err != nil {
+				return l, err
+			}
+			if component == "unet" && i == 0 {
+				l.BaseWeights = h
+			} else {
+				l.Extra[fmt.Sprintf("%s_%d_sha256", component, i)] = h
+			}
+		}
+	}
+	var err error
+	l.DataManifest, err = r.Data.Digest()
+	return l, err
+}
+
+// Position says where the ladder stands by what the directory holds.
+func (r *Run) Position() (distill.State, error) {
+	s := r.Ladder.Start()
+	for !r.Ladder.Done(s) {
+		step, err := r.Ladder.Step(s)
+		if err != nil {
+			return s, err
+		}
+		if _, err := r.Dir.Result(step.StageName, step.PhaseName); errors.Is(err, fs.ErrNotExist) {
+			return s, nil
+		} else if err != nil {
+			return s, err
+		}
+		s.Samples = step.Samples
+		if s, err = r.Ladder.Next(s, distill.Event{Kind: distill.Finished}); err != nil {
+			return s, err
+		}
+	}
+	return s, nil
+}
+
+// Walk runs what is left of the ladder. It reports whether anything was left.
+func (r *Run) Walk(ctx context.Context) (worked bool, err error) {
+	state, err := r.Position()
+	if err != nil {
+		return false, err
+	}
+	checkpoint, skipped, err := r.Dir.LatestCheckpoint()
+	if err != nil {
+		return false, err
+	}
+	for _, s := range skipped {
+		if !s.Unfinished {
+			r.opt.Log.Warn("checkpoint passed over", "folder", s.Folder, "why", s.Why)
+		}
+	}
+	from, err := r.resumeFrom(state, checkpoint)
+	if err != nil {
+		return false, err
+	}
+	if err := r.Dir.Rewind(from); err != nil {
+		return false, err
+	}
+	if r.stats, err = monitor.OpenStats(r.Dir.StatsPath(), r.Dir.TimingPath()); err != nil {
+		return false, err
+	}
+	events, err := monitor.OpenEvents(r.Dir.EventsPath(), r.Ladder.Position(state))
+	if err != nil {
+		return false, err
+	}
+	r.report = monitor.Fan(r.stats, events, r.opt.Progress, r.opt.Metrics)
+	defer func() { err = errors.Join(err, r.report.Close()) }()
+	if err := r.finishedBefore(ctx, state); err != nil {
+		return false, err
+	}
+	for !r.Ladder.Done(state) {
+		step, err := r.Ladder.Step(state)
+		if err != nil {
+			return worked, err
+		}
+		if r.opt.Until != "" && r.past(step) {
+			return worked, nil
+		}
+		worked = true
+		if checkpoint != nil && (checkpoint.Stage != step.StageName || checkpoint.Phase != step.PhaseName) {
+			checkpoint = nil
+		}
+		if err := r.phase(ctx, step, checkpoint); err != nil {
+			return worked, fmt.Errorf("stage %s, phase %s: %w", step.StageName, step.PhaseName, err)
+		}
+		checkpoint = nil
+		if err := r.finished(ctx, step); err != nil {
+			return worked, err
+		}
+		state.Samples = step.Samples
+		if state, err = r.Ladder.Next(state, distill.Event{Kind: distill.Finished}); err != nil {
+			return worked, err
+		}
+	}
+	return worked, nil
+}
+
+// past says whether a step lies behind the stage to run until.
+func (r *Run) past(step distill.Step) bool {
+	for i := range r.Config.Stages {
+		if r.Config.Stages[i].Name == r.opt.Until {
+			return step.Stage > i
+		}
+	}
+	return false
+}
+
+// resumeFrom is the snapshot that stats.jsonl is cut back to.
+func (r *Run) resumeFrom(state distill.State, checkpoint *rundir.Checkpoint) (*rundir.Snapshot, error) {
+	if r.Ladder.Done(state) {
+		steps := r.Ladder.Steps()
+		last := steps[len(steps)-1]
+		return r.Dir.Result(last.StageName, last.PhaseName)
+	}
+	step, err := r.Ladder.Step(state)
+	if err != nil {
+		return nil, err
+	}
+	if checkpoint != nil && checkpoint.Stage == step.StageName && checkpoint.Phase == step.PhaseName {
+		r.opt.Log.Info("continuing", "stage", step.StageName, "phase", step.PhaseName, "samples", checkpoint.Samples, "of", step.Samples)
+		return checkpoint, nil
+	}
+	var before *rundir.Snapshot
+	for _, s := range r.Ladder.Steps() {
+		if s.Stage == step.Stage && s.Phase == step.Phase {
+			break
+		}
+		if before, err = r.Dir.Result(s.StageName, s.PhaseName); err != nil {
+			return nil, err
+		}
+	}
+	if before != nil {
+		r.opt.Log.Info("continuing", "stage", step.StageName, "phase", step.PhaseName, "samples", 0, "of", step.Samples)
+	}
+	return before, nil
+}
+
+// finishedBefore repeats the after-work of phases that were done by an earlier process.
+func (r *Run) finishedBefore(ctx context.Context, until distill.State) error {
+	for _, step := range r.Ladder.Steps() {
+		if step.Stage > until.Stage || step.Stage == until.Stage && step.Phase >= until.Phase {
+			break
+		}
+		if err := r.finished(ctx, step); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Run) finished(ctx context.Context, step distill.Step) error {
+	if !step.Final || r.opt.Finished == nil {
+		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return ErrInterrupted
+	}
+	if err := r.opt.Finished(ctx, r, step); err != nil {
+		return fmt.Errorf("after stage %s, phase %s: %w", step.StageName, step.PhaseName, err)
+	}
+	return nil
+}

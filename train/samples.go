@@ -1,0 +1,178 @@
+package train
+
+import (
+	"fmt"
+
+	"fewstep/data"
+	"fewstep/distill"
+	"fewstep/engine"
+	"fewstep/model/nn"
+	"fewstep/model/pipeline"
+	"fewstep/model/unet"
+
+	"github.com/gomlx/compute/dtypes"
+)
+
+// samples gives the training samples: latents and text embeddings of the data set, encoded once per process.
+type samples struct {
+	run        *Run
+	order      *data.Order
+	latents    [][]float32
+	embeddings []pipeline.Embedding
+	caption    map[string]int
+}
+
+// newSamples encodes the rows that can be drawn and every caption.
+func (r *Run) newSamples() (*samples, error) {
+	c := r.Config.Data
+	s := &samples{run: r, caption: map[string]int{}}
+	train, err := data.Open(r.Config.SourcePath(), data.Options{Split: trainSplit(r.Data), MaxBad: c.MaxBad, CacheSize: c.Resolution})
+	if err != nil {
+		return nil, err
+	}
+	s.order, err = train.Order(data.OrderOptions{Seed: r.Config.Seed, Fine: c.Captions.Fine, Kind: c.Captions.Kind, Coarse: c.Captions.Coarse})
+	if err != nil {
+		return nil, err
+	}
+	r.opt.Log.Info("encoding the data set", "images", train.Len(), "captions", len(train.Captions()))
+	e := engine.New(r.opt.Backend, dtypes.Float32, nn.Network)
+	enc, err := r.Pipeline.LoadEncoders(e, min(32, train.Len()), pipeline.TextPart, pipeline.VAEPart)
+	if err != nil {
+		return nil, err
+	}
+	defer enc.Free()
+	const chunk = 512
+	for start := 0; start < train.Len(); start += chunk {
+		var images [][]float32
+		for i := start; i < min(start+chunk, train.Len()); i++ {
+			v, err := train.Image(i, c.Resolution)
+			if err != nil {
+				return nil, err
+			}
+			images = append(images, v)
+		}
+		z, err := enc.Latents(images, c.Resolution)
+		if err != nil {
+			return nil, err
+		}
+		s.latents = append(s.latents, z...)
+	}
+	captions := train.Captions()
+	for i, text := range captions {
+		s.caption[text] = i
+	}
+	s.embeddings, err = enc.Text(captions)
+	return s, err
+}
+
+// trainSplit is "train" where the source says which rows are for training.
+func trainSplit(set *data.Set) string {
+	for i := range set.Len() {
+		if set.Row(i).Split == "train" {
+			return "train"
+		}
+	}
+	return ""
+}
+
+// keys names the rows of samples, for messages.
+func (s *samples) keys(first int64, n int) (numbers []int64, keys []string) {
+	for i := range n {
+		numbers = append(numbers, first+int64(i))
+		keys = append(keys, s.run.Data.Row(s.order.Row(first+int64(i))).Key)
+	}
+	return numbers, keys
+}
+
+// inputs are a micro-batch on the device.
+type inputs struct {
+	*distill.Batch
+	e     *engine.Engine
+	x     *engine.Array   // x_t
+	text  []*engine.Array // text, pooled, time ids
+	owned []*engine.Array
+}
+
+func (in *inputs) free() { engine.Free(in.owned...) }
+
+// upload keeps what it uploads until free.
+func (in *inputs) upload(v []float32, dims ...int) (*engine.Array, error) {
+	a, err := in.e.Upload(v, dims...)
+	if err == nil {
+		in.owned = append(in.owned, a)
+	}
+	return a, err
+}
+
+// column uploads per-sample coefficients.
+func (in *inputs) column(v []float64) (*engine.Array, error) {
+	f := make([]float32, len(v))
+	for i := range v {
+		f[i] = float32(v[i])
+	}
+	return in.upload(f, len(f))
+}
+
+// index uploads the network's timestep indices.
+func (in *inputs) index(s *distill.Schedule, t []int) (*engine.Array, error) {
+	f := make([]float32, len(t))
+	for i := range t {
+		f[i] = float32(s.NetworkIndex(t[i]))
+	}
+	return in.upload(f, len(f))
+}
+
+// batch makes samples first … first+n−1 of a phase: x_t by (1) with the schedule fix (3.5), captions, conditions.
+func (s *samples) batch(sampler *distill.Sampler, first int64, n int) (*inputs, error) {
+	p, c := s.run.Pipeline, s.run.Config
+	b, err := sampler.Batch(first, n)
+	if err != nil {
+		return nil, err
+	}
+	in := &inputs{Batch: b, e: s.run.Engine}
+	shapes := p.UNetInputs(n, c.Data.Resolution)
+	size := shapes[unet.InSample].Size() / n
+	x, noise := make([]float32, n*size), make([]float32, size)
+	var text, pooled, ids []float32
+	for i := range n {
+		k := first + int64(i)
+		distill.Normal(noise, c.Seed, distill.Noise, k)
+		z := s.latents[s.order.Row(k)]
+		if len(z) != size {
+			return nil, fmt.Errorf("sample %d: its latent has %d values, the UNet takes %d", k, len(z), size)
+		}
+		a, e := float32(b.InputA[i]), float32(b.InputB[i])
+		for j := range z {
+			x[i*size+j] = a*z[j] + e*noise[j]
+		}
+		emb := s.embeddings[s.caption[s.order.Caption(k)]]
+		text, pooled, ids = append(text, emb.Text...), append(pooled, emb.Pooled...), append(ids, p.TimeIDs(c.Data.Resolution)...)
+	}
+	if in.x, err = in.upload(x, shapes[unet.InSample].Dimensions...); err != nil {
+		return nil, err
+	}
+	for i, v := range [][]float32{text, pooled, ids} {
+		a, err := in.upload(v, shapes[unet.InText+i].Dimensions...)
+		if err != nil {
+			return nil, err
+		}
+		in.text = append(in.text, a)
+	}
+	return in, nil
+}
+
+// call builds a function's inputs: x, timestep indices, conditions, more.
+func (in *inputs) call(x, t *engine.Array, more ...*engine.Array) []*engine.Array {
+	return append([]*engine.Array{x, t, in.text[0], in.text[1], in.text[2]}, more...)
+}
+
+// viewNoise is the discriminator's ε*, shared by real and fake (3.7).
+func (s *samples) viewNoise(in *inputs, first int64, n int) (*engine.Array, error) {
+	d := in.x.Shape().Dimensions
+	size := in.x.Shape().Size() / n
+	v := make([]float32, n*size)
+	for i := range n {
+		distill.Normal(v[i*size:(i+1)*size], s.run.Config.Seed, distill.DiscriminatorNoise, first+int64(i))
+	}
+	return in.upload(v, d...)
+}
