@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"image"
 	"image/png"
@@ -25,6 +26,7 @@ func init() { register(newSample) }
 
 type sampleOptions struct {
 	model, out string
+	unet, lora string
 	prompts    []string
 	promptFile string
 	steps      int
@@ -38,19 +40,24 @@ type sampleOptions struct {
 func newSample(a *app) *cobra.Command {
 	var o sampleOptions
 	c := &cobra.Command{
-		Use:     "sample",
-		Short:   "Draw pictures from a model.",
-		Example: "  fewstep sample --model assets/mini --steps 32 --guidance 4 --prompt \"cat face, noto style\" --out cat.png",
-		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return a.sample(cmd, o) },
+		Use:   "sample",
+		Short: "Draw pictures from a model.",
+		Long: "Draws pictures from a model: a diffusers directory, with another UNet or a LoRA over it if one is named.\n" +
+			"Files that fewstep exported say how many steps they are made for, with which guidance, and what they predict.",
+		Example: "  fewstep sample --model assets/mini --steps 32 --guidance 4 --prompt \"cat face, noto style\" --out cat.png\n" +
+			"  fewstep sample --lora runs/demo/exports/8step_lora.safetensors --prompt \"cat face, noto style\"",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.sample(cmd, o) },
 	}
 	f := c.Flags()
 	f.StringVar(&o.model, "model", "assets/mini", "diffusers directory")
+	f.StringVar(&o.unet, "unet", "", "UNet state dict in place of the directory's, as in a run's exports folder")
+	f.StringVar(&o.lora, "lora", "", "LoRA file to merge into the UNet")
 	f.StringArrayVarP(&o.prompts, "prompt", "p", nil, "what to draw; repeat for several pictures")
 	f.StringVar(&o.promptFile, "prompts", "", "text file with one prompt a line")
 	f.StringVarP(&o.out, "out", "o", "samples.png", "PNG file: a sheet of all pictures")
 	f.BoolVar(&o.each, "each", false, "also write every picture by itself, numbered, beside the sheet")
-	f.IntVarP(&o.steps, "steps", "n", 32, "network calls per picture (twice that with guidance)")
+	f.IntVarP(&o.steps, "steps", "n", 32, "network calls per picture, twice that with guidance; a file's own where it says them")
 	f.Float64VarP(&o.guidance, "guidance", "g", 0, "classifier-free guidance scale; 0 = off")
 	f.Uint64Var(&o.seed, "seed", 1, "seed of the starting noise")
 	f.IntVar(&o.resolution, "resolution", 0, "side in pixels; 0 = the model's own")
@@ -59,6 +66,43 @@ func newSample(a *app) *cobra.Command {
 }
 
 func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
+	if err := o.readPrompts(); err != nil {
+		return err
+	}
+	p, err := pipeline.Open(o.model)
+	if err != nil {
+		return err
+	}
+	if o.resolution == 0 {
+		o.resolution = p.UNet.SampleSize * p.Factor()
+	}
+	if r := p.Factor() << (len(p.UNet.BlockOutChannels) - 1); o.resolution < r || o.resolution%r != 0 {
+		return usageErrorf("resolution %d is not a multiple of %d", o.resolution, r)
+	}
+	o.batch = max(1, min(o.batch, len(o.prompts)))
+	rt, err := a.openBackend(xla.Options{})
+	if err != nil {
+		return err
+	}
+	defer rt.Close()
+	e := engine.New(rt.Backend, dtypes.Float32, nn.Network)
+	specs, err := p.UNetSpecs(rt.Backend, nil)
+	if err != nil {
+		return err
+	}
+	w, err := p.LoadUNet(specs, o.unet, o.lora)
+	if err != nil {
+		return err
+	}
+	a.samplerOf(cmd, w, &o)
+	images, err := draw(cmd.Context(), e, p, specs, w, o)
+	if err != nil {
+		return err
+	}
+	return a.writePictures(images, o)
+}
+
+func (o *sampleOptions) readPrompts() error {
 	if o.promptFile != "" {
 		raw, err := os.ReadFile(o.promptFile)
 		if err != nil {
@@ -73,49 +117,49 @@ func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 	if len(o.prompts) == 0 {
 		return withHint(usageErrorf("nothing to draw"), "give --prompt or --prompts")
 	}
-	p, err := pipeline.Open(o.model)
-	if err != nil {
-		return err
+	return nil
+}
+
+// samplerOf takes steps and guidance from what the weights say about themselves, where the command line is silent.
+func (a *app) samplerOf(cmd *cobra.Command, w *pipeline.Weights, o *sampleOptions) {
+	if w.Steps == 0 {
+		return
 	}
-	if o.resolution == 0 {
-		o.resolution = p.UNet.SampleSize * p.Factor()
+	title := w.Title
+	if title == "" {
+		title = "the weights"
 	}
-	rt, err := a.openBackend(xla.Options{})
-	if err != nil {
-		return err
+	if !cmd.Flags().Changed("steps") {
+		o.steps = w.Steps
+	} else if o.steps != w.Steps {
+		a.log.Warn(fmt.Sprintf("%s: made for %d steps, and --steps says %d", title, w.Steps, o.steps))
 	}
-	defer rt.Close()
-	e := engine.New(rt.Backend, dtypes.Float32, nn.Network)
-	enc, err := p.LoadEncoders(e, min(o.batch, len(o.prompts)), pipeline.TextPart, pipeline.VAEPart)
-	if err != nil {
-		return err
+	if !cmd.Flags().Changed("guidance") {
+		o.guidance = w.Guidance
 	}
-	specs, err := p.UNetSpecs(rt.Backend, nil)
+	a.log.Info("sampler of "+title, "steps", o.steps, "guidance", o.guidance, "predicts", w.Prediction)
+}
+
+// draw makes one picture [S·S·3] per prompt.
+func draw(ctx context.Context, e *engine.Engine, p *pipeline.Pipeline, specs []nn.Spec, w *pipeline.Weights, o sampleOptions) ([][]float32, error) {
+	model, err := e.Load(specs, w.Values, nil)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("%s/unet: %w", o.model, err)
 	}
-	values, err := pipeline.Read(o.model, "unet")
+	enc, err := p.LoadEncoders(e, o.batch, pipeline.TextPart, pipeline.VAEPart)
 	if err != nil {
-		return err
-	}
-	model, err := e.Load(specs, values, nil)
-	if err != nil {
-		return fmt.Errorf("%s/unet: %w", o.model, err)
+		return nil, err
 	}
 	embeddings, err := enc.Text(o.prompts)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	latents, err := sample.Latents(cmd.Context(), e, p, model, embeddings, sample.Options{Steps: o.steps, Guidance: o.guidance,
-		Prediction: p.Prediction, Seed: o.seed, Resolution: o.resolution, Batch: min(o.batch, len(o.prompts))})
+	latents, err := sample.Latents(ctx, e, p, model, embeddings, sample.Options{Steps: o.steps, Guidance: o.guidance,
+		Prediction: w.Prediction, Seed: o.seed, Resolution: o.resolution, Batch: o.batch})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	images, err := enc.Images(latents, o.resolution)
-	if err != nil {
-		return err
-	}
-	return a.writePictures(images, o)
+	return enc.Images(latents, o.resolution)
 }
 
 func (a *app) writePictures(images [][]float32, o sampleOptions) error {

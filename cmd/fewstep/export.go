@@ -1,0 +1,168 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"fewstep/distill"
+	"fewstep/model/weights"
+	"fewstep/train/export"
+	"fewstep/train/rundir"
+)
+
+func init() { register(newExport) }
+
+type exportOptions struct {
+	run, out, model, dtype string
+	steps                  int
+	lora, full             bool
+}
+
+func newExport(a *app) *cobra.Command {
+	var o exportOptions
+	c := &cobra.Command{
+		Use:   "export RUN",
+		Short: "Write what a run has made: LoRA and UNet files, or one whole diffusers directory.",
+		Long: "Writes what a run has made: LoRA and UNet files, or one whole diffusers directory.\n\n" +
+			"Without --steps, the run's exports folder is completed: a LoRA, a UNet, scheduler settings and a ComfyUI workflow\n" +
+			"for every step count whose phase is finished. With --steps and --out, a diffusers directory of that student is\n" +
+			"written, a LoRA merged into the UNet.",
+		Example: "  fewstep export runs/demo\n  fewstep export runs/demo --steps 8 --out models/mini-8step --lora --dtype bf16",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			o.run = args[0]
+			return a.export(o)
+		},
+	}
+	f := c.Flags()
+	f.IntVarP(&o.steps, "steps", "n", 0, "step count of the student to write as a diffusers directory")
+	f.StringVarP(&o.out, "out", "o", "", "the diffusers directory to make")
+	f.BoolVar(&o.lora, "lora", false, "the stage's LoRA, merged into the base model")
+	f.BoolVar(&o.full, "full", false, "the stage's fully trained UNet (the default where there is one)")
+	f.StringVar(&o.dtype, "dtype", "fp16", "element type of the directory's UNet: fp16, bf16 or f32")
+	f.StringVar(&o.model, "model", "", "the base model's directory, where it has moved since the run")
+	return c
+}
+
+var exportTypes = map[string]weights.DType{"fp16": weights.F16, "bf16": weights.BF16, "f32": weights.F32}
+
+func (a *app) export(o exportOptions) error {
+	to, ok := exportTypes[o.dtype]
+	switch {
+	case !ok:
+		return withHint(usageErrorf("unknown element type %q", o.dtype), "choose fp16, bf16 or f32")
+	case o.lora && o.full:
+		return usageErrorf("--lora and --full exclude each other")
+	case (o.steps > 0) != (o.out != ""):
+		return withHint(usageErrorf("a diffusers directory needs both --steps and --out"), "leave both out to complete the run's exports folder")
+	}
+	d, c, steps, err := openRun(o.run, o.model)
+	if err != nil {
+		return err
+	}
+	if o.out == "" {
+		return a.exportMissing(d, c, steps)
+	}
+	s, err := chooseStep(d, steps, o)
+	if err != nil {
+		return err
+	}
+	if err := export.Directory(d, c, s, o.out, to); err != nil {
+		return err
+	}
+	fmt.Fprintln(a.stdout, o.out)
+	return nil
+}
+
+// openRun opens a run directory for reading, with its recipe and the ladder.
+func openRun(dir, model string) (*rundir.Dir, *distill.Config, []distill.Step, error) {
+	d, err := rundir.View(dir)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	resolved, err := d.Config()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	c, err := distill.Parse(resolved, d.Path("config.yaml"))
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	steps, err := distill.Plan(c)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if model == "" {
+		model = c.ModelPath()
+	}
+	if _, err := os.Stat(filepath.Join(model, "unet")); err != nil {
+		return nil, nil, nil, withHint(fmt.Errorf("the base model is not there: %w", err), "name its directory with --model")
+	}
+	return d, c, steps, nil
+}
+
+func (a *app) exportMissing(d *rundir.Dir, c *distill.Config, steps []distill.Step) error {
+	owed, err := export.Missing(d, steps)
+	if err != nil {
+		return err
+	}
+	for _, s := range owed {
+		if err := export.Artifact(d, c, s); err != nil {
+			return err
+		}
+	}
+	names, err := d.Artifacts(rundir.Exports)
+	if err != nil {
+		return err
+	}
+	if len(names) == 0 {
+		return withHint(errors.New("the run has finished no stage yet"), "'fewstep run' continues it")
+	}
+	for _, name := range names {
+		fmt.Fprintln(a.stdout, d.ArtifactPath(rundir.Exports, name))
+	}
+	return nil
+}
+
+// chooseStep finds the finished phase that made the wanted student: full weights where there are any, unless asked
+// for the LoRA.
+func chooseStep(d *rundir.Dir, steps []distill.Step, o exportOptions) (distill.Step, error) {
+	var have []string
+	var found *distill.Step
+	for i := range steps {
+		s := &steps[i]
+		if !s.Final {
+			continue
+		}
+		if _, err := d.Result(s.StageName, s.PhaseName); errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return distill.Step{}, err
+		}
+		kind := "full"
+		if export.IsLoRA(*s) {
+			kind = "lora"
+		}
+		have = append(have, fmt.Sprintf("--steps %d --%s", s.StudentSteps, kind))
+		if s.StudentSteps != o.steps || o.lora && kind != "lora" || o.full && kind != "full" {
+			continue
+		}
+		if found == nil || kind == "full" || export.IsLoRA(*found) {
+			found = s
+		}
+	}
+	if found == nil {
+		if len(have) == 0 {
+			have = []string{"nothing yet"}
+		}
+		return distill.Step{}, withHint(fmt.Errorf("the run has no such student of %d steps", o.steps), "it has %s", strings.Join(slices.Compact(have), ", "))
+	}
+	return *found, nil
+}
