@@ -1,0 +1,170 @@
+// Package metric measures images with the CLIP model that lies beside a pipeline (its clip folder): two Fréchet
+// distances from real images and the CLIP score.
+//
+// They are not FID: the features are not Inception's, and numbers of another CLIP or another reference set cannot be
+// compared with them. A pooled deep feature alone barely sees blur or noise, so a feature is made of two parts:
+//
+//   - what is shown: the projected embedding, of unit length, on the 32 leading principal axes of the reference
+//     images' embeddings, divided by the root of their total variance;
+//   - texture: the logarithm of each channel's deviation over the patch tokens of the first hidden state, on the 16
+//     leading principal axes of the reference, each divided by its own deviation, all by √16.
+//
+// So both parts of the real images have a total variance of 1, and a distance of 1 is a shift as large as their spread.
+//
+// FD-Whole is the distance of whole images, FD-Patch that of the central quarter enlarged twice by repeating pixels.
+package metric
+
+import (
+	"fmt"
+	"math"
+	"path/filepath"
+
+	"fewstep/engine"
+	"fewstep/model/clip"
+	"fewstep/model/nn"
+	"fewstep/model/pipeline"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+)
+
+// Convention names how the metrics of this package are made.
+const Convention = "mini-clip"
+
+// Names of the metrics.
+const (
+	Whole = "FD-Whole"
+	Patch = "FD-Patch"
+	Score = "CLIP score"
+)
+
+// Network is a pipeline's CLIPModel on a device.
+type Network struct {
+	e         *engine.Engine
+	vision    *clip.VisionConfig
+	text      *clip.TextConfig
+	tokenizer *clip.Tokenizer
+	bind      engine.Bind
+	batch     int
+}
+
+// Names under which the towers' parameters are bound.
+const (
+	netVision = "metric_vision"
+	netText   = "metric_text"
+)
+
+// Open loads the CLIPModel of a pipeline; programs work on batches of the given size.
+func Open(e *engine.Engine, p *pipeline.Pipeline, batch int) (*Network, error) {
+	if p.Vision == nil {
+		return nil, fmt.Errorf("%s has no clip folder with a CLIPModel, which the metrics need; take one from a pipeline trained on the same images", p.Dir)
+	}
+	n := &Network{e: e, vision: p.Vision, tokenizer: p.Tokenizer[1], bind: engine.Bind{}, batch: batch}
+	var err error
+	if n.text, err = clip.LoadTextConfig(filepath.Join(p.Dir, "clip", "config.json")); err != nil {
+		return nil, err
+	}
+	if n.text.VocabSize != p.Text[1].VocabSize || n.text.ProjectionDim != n.vision.ProjectionDim {
+		return nil, fmt.Errorf("%s/clip: its text encoder knows %d tokens and projects to %d values; tokenizer_2 has %d tokens and the image encoder projects to %d",
+			p.Dir, n.text.VocabSize, n.text.ProjectionDim, p.Text[1].VocabSize, n.vision.ProjectionDim)
+	}
+	values, err := pipeline.Read(p.Dir, "clip")
+	if err != nil {
+		return nil, err
+	}
+	load := func(net string, b nn.Block, in ...shapes.Shape) error {
+		specs, err := nn.Trace(e.Backend, b, in...)
+		if err != nil {
+			return err
+		}
+		if n.bind[net], err = e.Load(specs, values, nil); err != nil {
+			return fmt.Errorf("%s/clip: %w", p.Dir, err)
+		}
+		return nil
+	}
+	side := n.vision.ImageSize
+	if err := load(netVision, n.vision.Vision(""), shapes.Make(dtypes.Float32, 1, side, side, n.vision.Channels)); err != nil {
+		return nil, err
+	}
+	return n, load(netText, n.text.Text(""), shapes.Make(dtypes.Int32, 1, n.text.MaxPositions), shapes.Make(dtypes.Int32, 1))
+}
+
+// Free gives the network's device memory back.
+func (n *Network) Free() {
+	for _, p := range n.bind {
+		p.FreeAll()
+	}
+}
+
+// call runs f, frees its inputs and returns its outputs on the host.
+func (n *Network) call(f engine.Function, in ...*engine.Array) ([][]float32, error) {
+	defer engine.Free(in...)
+	out, err := n.e.Call(f, n.bind, in...)
+	if err != nil {
+		return nil, err
+	}
+	defer engine.Free(out...)
+	host := make([][]float32, len(out))
+	for i, a := range out {
+		if host[i], err = n.e.Floats(a); err != nil {
+			return nil, err
+		}
+	}
+	return host, nil
+}
+
+// Text returns the projected embedding of each prompt, of unit length.
+func (n *Network) Text(prompts []string) ([][]float64, error) {
+	f := engine.Function{Key: "metric_text/" + n.text.Text("").Kind, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+		return r.Run(n.text.Text(netText), in...)[clip.TextProjected:]
+	}}
+	t, out := n.text.MaxPositions, make([][]float64, 0, len(prompts))
+	for start := 0; start < len(prompts); start += n.batch {
+		batch := prompts[start:min(start+n.batch, len(prompts))]
+		ids, end := make([]int32, n.batch*t), make([]int32, n.batch)
+		for i := range n.batch {
+			id, _ := n.tokenizer.Encode(batch[min(i, len(batch)-1)])
+			copy(ids[i*t:(i+1)*t], id)
+			end[i] = n.text.EOSPosition(id)
+		}
+		a, err := n.e.Upload(ids, n.batch, t)
+		if err != nil {
+			return nil, err
+		}
+		b, err := n.e.Upload(end, n.batch)
+		if err != nil {
+			return nil, err
+		}
+		res, err := n.call(f, a, b)
+		if err != nil {
+			return nil, fmt.Errorf("encoding prompts for the CLIP score: %w", err)
+		}
+		d := n.text.ProjectionDim
+		for i := range batch {
+			out = append(out, unit(res[0][i*d:(i+1)*d]))
+		}
+	}
+	return out, nil
+}
+
+// Similarity is the CLIP score of one image: 100 times the cosine of unit vectors, no less than 0.
+func Similarity(image, text []float64) float64 {
+	dot := 0.0
+	for i := range image {
+		dot += image[i] * text[i]
+	}
+	return 100 * max(dot, 0)
+}
+
+func unit(v []float32) []float64 {
+	length, out := 0.0, make([]float64, len(v))
+	for i, x := range v {
+		out[i] = float64(x)
+		length += out[i] * out[i]
+	}
+	length = math.Sqrt(length)
+	for i := range out {
+		out[i] /= max(length, 1e-12)
+	}
+	return out
+}
