@@ -1,0 +1,157 @@
+package eval
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+
+	"fewstep/data"
+	"fewstep/distill"
+	"fewstep/engine"
+	"fewstep/eval/report"
+	"fewstep/internal/xla"
+	"fewstep/model/nn"
+	"fewstep/model/pipeline"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/parquet-go/parquet-go"
+)
+
+var opened = sync.OnceValues(func() (*xla.Runtime, error) { return xla.Open(xla.Auto, xla.Options{}) })
+
+// tiny is an evaluation of a few images with few real ones.
+func tiny(t *testing.T) Spec {
+	t.Helper()
+	rt, err := opened()
+	if err != nil {
+		t.Skip(err)
+	}
+	mini := filepath.Join("..", "assets", "mini")
+	records, err := parquet.ReadFile[data.Record](filepath.Join(mini, "images.parquet"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts, few := map[string]int{}, []data.Record{}
+	for _, r := range records {
+		if counts[r.Split]++; counts[r.Split] <= map[string]int{"train": 100, "eval": 8}[r.Split] {
+			few = append(few, r)
+		}
+	}
+	source := filepath.Join(t.TempDir(), "few.parquet")
+	if err := data.WriteParquet(source, few); err != nil {
+		t.Fatal(err)
+	}
+	p, err := pipeline.Open(mini)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := distill.Default()
+	c.Model, c.Data.Source, c.Data.Resolution = mini, source, 64
+	c.Data.Captions = distill.Captions{Fine: 0.4, Kind: 0.3, Coarse: 0.3}
+	c.Eval = distill.Eval{Samples: 8, Batch: 4, Guidance: 3, TeacherSteps: 2, Steps: []int{1}, SheetSamples: 3, Seed: 5, Bootstrap: 20}
+	e := engine.New(rt.Backend, dtypes.Float32, nn.Network)
+	specs, err := p.UNetSpecs(rt.Backend, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := func() (*engine.Params, func(), error) {
+		v, err := pipeline.Read(mini, "unet")
+		if err != nil {
+			return nil, nil, err
+		}
+		m, err := e.Load(specs, v, nil)
+		if err != nil {
+			return nil, nil, err
+		}
+		return m, m.FreeAll, nil
+	}
+	return Spec{Engine: e, Pipeline: p, Config: c, Base: base, Entries: []Entry{
+		{Model: "2step_unet", Kind: report.Full, Steps: 2, Prediction: p.Prediction, Load: base},
+	}}
+}
+
+// TestEvaluationContinues: what was saved is not measured again, and the table is the same to the byte.
+func TestEvaluationContinues(t *testing.T) {
+	s := tiny(t)
+	kept := map[string][]byte{}
+	s.Save = func(name string, b []byte) error { kept[name] = bytes.Clone(b); return nil }
+	s.Load = func(name string) ([]byte, bool) { b, ok := kept[name]; return b, ok }
+	var measured []string
+	s.Progress = func(p Progress) {
+		if p.Row > 0 && !p.Saved && p.Done == p.Total {
+			measured = append(measured, p.Model)
+		}
+	}
+	evaluate := func() []byte {
+		measured = nil
+		table, err := Evaluate(context.Background(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := json.Marshal(table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	whole := evaluate()
+	if want := []string{"teacher", "teacher", "teacher", "2step_unet"}; !slices.Equal(measured, want) {
+		t.Errorf("measured %v, want %v", measured, want)
+	}
+	delete(kept, "undistilled-teacher-1-2.json")
+	if again := evaluate(); !bytes.Equal(again, whole) {
+		t.Error("a continued evaluation gives another table")
+	}
+	if len(measured) != 1 {
+		t.Errorf("after one row was lost, %v were measured", measured)
+	}
+
+	s.Config.Eval.Seed++
+	s.Base, s.Entries = nil, s.Entries[:1]
+	if other := evaluate(); bytes.Equal(other, whole) || len(measured) != 1 {
+		t.Errorf("with another seed, %v were measured and the table is %s", measured, other)
+	}
+
+	var table Table
+	if err := json.Unmarshal(whole, &table); err != nil {
+		t.Fatal(err)
+	}
+	if len(table.Rows) != 5*3 || len(table.Columns) != 4 || len(table.Columns[0].Pictures) != 3 {
+		t.Fatalf("%d rows, %d columns", len(table.Rows), len(table.Columns))
+	}
+	for _, r := range table.Rows {
+		if r.Samples != 8 || !(r.Low <= r.Value && r.Value <= r.High) {
+			t.Errorf("row %+v", r)
+		}
+	}
+	// The entry is the base itself at 2 steps without guidance: other numbers than with guidance, same prompts.
+	sheet, err := table.Sheet(nil)
+	if err != nil || len(sheet) == 0 {
+		t.Fatalf("sheet of %d bytes: %v", len(sheet), err)
+	}
+	if dir := os.Getenv("FEWSTEP_KEEP"); dir != "" {
+		_ = os.WriteFile(filepath.Join(dir, "sheet.png"), sheet, 0o644)
+	}
+}
+
+func TestEvaluationNeedsBothSplits(t *testing.T) {
+	s := tiny(t)
+	records, err := parquet.ReadFile[data.Record](s.Config.Data.Source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range records {
+		records[i].Split = "train"
+	}
+	if err := data.WriteParquet(s.Config.Data.Source, records); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Evaluate(context.Background(), s); err == nil {
+		t.Error("evaluated without held-out rows")
+	}
+}
