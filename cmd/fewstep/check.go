@@ -14,8 +14,9 @@ func newCheck(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "check RUN",
 		Short: "Verify every file of a run directory against its manifests.",
-		Long: "Verifies every file of a run directory against its manifests: sizes and SHA-256 of checkpoints, results, exports,\n" +
-			"sheets and report, the recipe against the lineage, and the form of the statistics. It changes nothing.\n\n" +
+		Long: "Verifies every file of a run directory against its manifests.\n\n" +
+			"Sizes and SHA-256 of checkpoints, results, exports, sheets and report, the recipe against the lineage, and the form\n" +
+			"of the statistics. It changes nothing.\n\n" +
 			"Damage ends with exit code 1. Harmless leftovers of an interrupted process are listed and do not.",
 		Example: "  fewstep check runs/demo\n  fewstep check runs/demo --json",
 		Args:    cobra.ExactArgs(1),

@@ -19,8 +19,9 @@ func newInspect(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "inspect FILE|DIR",
 		Short: "Say what a weights file or model directory is.",
-		Long: "Says what a weights file or model directory is: its kind by the tensors' names, sizes, element types, metadata,\n" +
-			"whether every value is finite, and what loads it. Values that are not finite end with exit code 1.",
+		Long: "Says what a weights file or model directory is.\n\n" +
+			"Its kind by the tensors' names, sizes, element types, metadata, whether every value is finite, and what loads it.\n" +
+			"Values that are not finite end with exit code 1.",
 		Example: "  fewstep inspect runs/demo/exports/8step_lora.safetensors\n  fewstep inspect assets/mini --json",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {

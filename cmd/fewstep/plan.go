@@ -1,0 +1,198 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"fewstep/distill"
+	"fewstep/internal/xla"
+	"fewstep/model/unet"
+	"fewstep/model/vae"
+	"fewstep/train/bench"
+	"fewstep/train/cost"
+)
+
+func init() { register(newPlan) }
+
+func newPlan(a *app) *cobra.Command {
+	var set []string
+	var speed float64
+	var brief bool
+	c := &cobra.Command{
+		Use:   "plan CONFIG",
+		Short: "Show what a recipe will do and roughly what it takes, without running it.",
+		Long: "Shows what a recipe will do and roughly what it takes, without running it.\n\n" +
+			"The resolved recipe, and for every phase its teacher, start, trained parameters, samples, network calls, operations,\n" +
+			"memory and sizes on disk.\n\n" +
+			"Weights need not be there; of the model directory only the config files are read. A directory that is missing and\n" +
+			"named after SDXL is taken for SDXL base.",
+		Example: "  fewstep plan configs/mini/demo.yaml\n  fewstep plan configs/sdxl/lightning.yaml --set train.batch=4 --samples-per-second 2.5",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if speed < 0 || math.IsInf(speed, 0) || math.IsNaN(speed) {
+				return usageErrorf("--samples-per-second %g is not a speed", speed)
+			}
+			return a.plan(args[0], set, speed, brief)
+		},
+	}
+	c.Flags().StringArrayVar(&set, "set", nil, "change a value of the recipe, key=value; repeatable")
+	c.Flags().Float64Var(&speed, "samples-per-second", 0, "also estimate times at this training speed")
+	c.Flags().BoolVar(&brief, "brief", false, "leave out the resolved recipe")
+	return c
+}
+
+// planned is the JSON form of a plan.
+type planned struct {
+	Config     string       `json:"config"`
+	ConfigHash string       `json:"config_sha256"`
+	Notes      []string     `json:"notes"`
+	Phases     []cost.Phase `json:"phases"`
+	Samples    int64        `json:"samples"`
+	FLOPs      float64      `json:"flops"`
+	Memory     int64        `json:"memory_bytes"` // of the largest phase
+	Disk       int64        `json:"disk_bytes"`
+	Seconds    float64      `json:"seconds,omitempty"`
+}
+
+func (a *app) plan(path string, set []string, speed float64, brief bool) error {
+	c, err := distill.Load(path, set...)
+	if err != nil {
+		return withCode(exitUsage, err)
+	}
+	m, notes, err := planModel(c)
+	if err != nil {
+		return err
+	}
+	if err := c.CheckSchedule(m.Schedule); err != nil {
+		return withCode(exitUsage, err)
+	}
+	rt, err := xla.Open(xla.Go, xla.Options{}) // builds graphs only
+	if err != nil {
+		return err
+	}
+	defer rt.Close()
+	phases, err := cost.Plan(rt.Backend, c, m)
+	if err != nil {
+		return withCode(exitUsage, err)
+	}
+	p := planned{Config: string(c.Resolved()), ConfigHash: c.Hash(), Notes: notes, Phases: phases}
+	p.add(c.Train.KeepCheckpoints, speed)
+	if a.json {
+		return a.writeJSON(p)
+	}
+	if !brief {
+		fmt.Fprintln(a.stdout, p.Config)
+	}
+	return a.printPlan(p, speed)
+}
+
+// add sums the phases up.
+func (p *planned) add(keep int, speed float64) {
+	p.Notes = append(p.Notes, "operations: "+cost.FLOPsCount, "memory: "+cost.MemoryCounts)
+	var checkpoint int64
+	for _, ph := range p.Phases {
+		p.Samples += ph.Samples
+		p.FLOPs += ph.FLOPs
+		p.Memory = max(p.Memory, ph.Memory.Total)
+		p.Disk += ph.Result
+		checkpoint = max(checkpoint, ph.Checkpoint)
+	}
+	p.Disk += int64(max(keep, 2)) * checkpoint
+	if speed > 0 {
+		p.Seconds = float64(p.Samples) / speed
+	}
+}
+
+// planModel reads the architecture from the model directory's config files; of one that is missing and named after
+// SDXL it knows the architecture.
+func planModel(c *distill.Config) (cost.Model, []string, error) {
+	m := cost.Model{Schedule: distill.SDXLSchedule(), Factor: 8, Tokens: 77}
+	dir := c.ModelPath()
+	name := strings.ToLower(filepath.Base(c.Model))
+	if _, err := os.Stat(dir); os.IsNotExist(err) {
+		if !strings.Contains(name, "stable-diffusion-xl") && !strings.Contains(name, "sdxl") {
+			return m, nil, withHint(fmt.Errorf("the model %s is not there, and its architecture cannot be told from its name", c.Model),
+				"name a diffusers directory in the recipe's model; its config files are enough for a plan")
+		}
+		m.UNet = bench.Presets["sdxl"].UNet
+		return m, []string{"model: " + c.Model + " is not there; planned with the architecture of SDXL base 1.0, which its name says"}, nil
+	}
+	var err error
+	if m.UNet, err = unet.LoadConfig(filepath.Join(dir, "unet", "config.json")); err != nil {
+		return m, nil, err
+	}
+	v, err := vae.LoadConfig(filepath.Join(dir, "vae", "config.json"))
+	if err != nil {
+		return m, nil, err
+	}
+	m.Factor = v.Factor()
+	path := filepath.Join(dir, "scheduler", "scheduler_config.json")
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return m, nil, err
+	}
+	if m.Schedule, _, err = distill.ParseScheduler(raw); err != nil {
+		return m, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return m, nil, nil
+}
+
+func (a *app) printPlan(p planned, speed float64) error {
+	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	head := "phase\tteacher\tstart\tproduces\ttrained\tcritic\tsamples\tupdates\tcalls\tops/sample\tops\tmemory\tcheckpoint\tresult"
+	if speed > 0 {
+		head += "\ttime"
+	}
+	fmt.Fprintln(w, head)
+	for _, ph := range p.Phases {
+		if ph.Kind == distill.KindMerge {
+			fmt.Fprintf(w, "%s/%s\t-\t%s\t%s\t-\t-\t-\t-\t-\t-\t-\t-\t-\t%s\n", ph.Stage, ph.Phase, ph.Start, ph.Produces, bytesText(ph.Result))
+			continue
+		}
+		teacher := ph.Teacher
+		if ph.TeacherSteps > 0 {
+			teacher += fmt.Sprintf(" ×%d", ph.TeacherSteps)
+		}
+		if ph.Guidance > 0 {
+			teacher += fmt.Sprintf(" g=%g", ph.Guidance)
+		}
+		critic := "-"
+		if ph.Discriminator > 0 {
+			critic = count(float64(ph.Discriminator))
+		}
+		fmt.Fprintf(w, "%s/%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s", ph.Stage, ph.Phase, teacher, ph.Start, ph.Produces,
+			count(float64(ph.Trained)), critic, ph.Samples, ph.Updates, ph.TeacherCalls, count(ph.FLOPsPerSample), count(ph.FLOPs),
+			bytesText(ph.Memory.Total), bytesText(ph.Checkpoint), bytesText(ph.Result))
+		if speed > 0 {
+			fmt.Fprintf(w, "\t%s", duration(float64(ph.Samples)/speed))
+		}
+		fmt.Fprintln(w)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.stdout, "\n%d samples, %s operations, at most %s of device memory, %s on disk", p.Samples, count(p.FLOPs), bytesText(p.Memory), bytesText(p.Disk))
+	if speed > 0 {
+		fmt.Fprintf(a.stdout, ", %s at %g samples/s (%s operations/s)", duration(p.Seconds), speed, count(p.FLOPs/p.Seconds))
+	}
+	fmt.Fprintln(a.stdout)
+	for _, note := range p.Notes {
+		fmt.Fprintln(a.stdout, note)
+	}
+	return nil
+}
+
+// duration in the two largest units.
+func duration(seconds float64) string {
+	if days := seconds / 86400; days >= 2 {
+		return fmt.Sprintf("%.1f days", days)
+	}
+	return time.Duration(seconds * float64(time.Second)).Round(time.Second).String()
+}

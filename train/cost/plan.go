@@ -1,0 +1,233 @@
+package cost
+
+import (
+	"fmt"
+
+	"fewstep/distill"
+	"fewstep/model/discriminator"
+	"fewstep/model/nn"
+	"fewstep/model/unet"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+)
+
+// Model is what a plan needs to know of the base model.
+type Model struct {
+	UNet     *unet.Config
+	Schedule *distill.Schedule
+	Factor   int // image side / latent side
+	Tokens   int // of a prompt
+}
+
+// Phase is the estimate for one phase of a ladder.
+type Phase struct {
+	Stage          string  `json:"stage"`
+	Phase          string  `json:"phase"`
+	Kind           string  `json:"kind"`
+	Target         string  `json:"target"`
+	Form           string  `json:"form,omitempty"`
+	Teacher        string  `json:"teacher,omitempty"`
+	TeacherSteps   int     `json:"teacher_steps,omitempty"`
+	Guidance       float64 `json:"guidance,omitempty"`
+	Start          string  `json:"start"`
+	Produces       string  `json:"produces"`
+	Trained        int64   `json:"trained_parameters"` // of the student
+	Discriminator  int64   `json:"discriminator_parameters,omitempty"`
+	Samples        int64   `json:"samples"`
+	Updates        int64   `json:"updates"`
+	TeacherCalls   int     `json:"teacher_calls"` // network calls per sample, guidance counted twice
+	FLOPsPerSample float64 `json:"flops_per_sample"`
+	FLOPs          float64 `json:"flops"`
+	Checkpoint     int64   `json:"checkpoint_bytes"` // resumable state on disk
+	Result         int64   `json:"result_bytes"`     // the student, kept for ever
+	Memory         Memory  `json:"memory"`
+}
+
+// Memory is what a phase keeps on the device, in bytes.
+type Memory struct {
+	Weights     int64 `json:"weights"`     // teacher, student and discriminator, f32
+	Optimizer   int64 `json:"optimizer"`   // moments, f32
+	Gradients   int64 `json:"gradients"`   // of the student, all or the largest block's; the sum over micro-batches
+	Activations int64 `json:"activations"` // that the larger backward pass of the step needs
+	Total       int64 `json:"total"`
+}
+
+// MemoryCounts says what Memory leaves out.
+const MemoryCounts = "counted: f32 weights of teacher, student and discriminator, Adam's moments, gradients, and the outputs of matrix products, " +
+	"convolutions, concatenations and softmaxes (one block's at a time, with the block inputs, at granularity stage and layer); " +
+	"not counted: the compiler's scratch space and copies, text encoders and VAE, fragmentation"
+
+// FLOPsCount says how FLOPsPerSample is made.
+const FLOPsCount = "two for each multiply-add of matrix products and convolutions, backward twice the forward (once where only inputs need gradients), " +
+	"one more forward where blocks are computed again (granularity stage and layer); every update counted as if the gate let the student move"
+
+// networks of a recipe, measured.
+type networks struct {
+	plain, adapted, backbone    Network
+	headConditional, headSingle Network
+}
+
+// Plan estimates every phase of a recipe's ladder. The backend only builds graphs; nothing is computed on it.
+func Plan(b compute.Backend, c *distill.Config, m Model) ([]Phase, error) {
+	steps, err := distill.Plan(c)
+	if err != nil {
+		return nil, err
+	}
+	n, err := measure(b, c, m)
+	if err != nil {
+		return nil, err
+	}
+	var out []Phase
+	for _, s := range steps {
+		p, err := n.phase(c, m, s)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// Levels are the granularities by their names in a recipe.
+var Levels = map[string]nn.Level{"network": nn.Network, "stage": nn.Stage, "layer": nn.Layer}
+
+// ComputeTypes are the compute types by their names in a recipe.
+var ComputeTypes = map[string]dtypes.DType{"f32": dtypes.Float32, "bf16": dtypes.BFloat16}
+
+func measure(b compute.Backend, c *distill.Config, m Model) (n networks, err error) {
+	batch, side := c.Train.Batch, c.Data.Resolution/m.Factor
+	if side < 1<<(len(m.UNet.BlockOutChannels)-1) {
+		return n, fmt.Errorf("data.resolution %d is too small: the UNet would see %d×%d latents", c.Data.Resolution, side, side)
+	}
+	f := func(dims ...int) shapes.Shape { return shapes.Make(dtypes.Float32, dims...) }
+	in := []shapes.Shape{f(batch, side, side, m.UNet.InChannels), f(batch), f(batch, m.Tokens, m.UNet.CrossAttentionDim),
+		f(batch, m.UNet.PooledDim()), f(batch, unet.TimeIDs)}
+	d := &discriminator.Config{UNet: m.UNet, Channels: c.Discriminator.HeadChannels, Groups: c.Discriminator.HeadGroups}
+	level, compute := Levels[c.Train.Granularity], ComputeTypes[c.Train.Compute]
+	last := len(m.UNet.BlockOutChannels) - 1
+	width, small := m.UNet.BlockOutChannels[last], side>>last
+	for _, one := range []struct {
+		into  *Network
+		block nn.Block
+		in    []shapes.Shape
+	}{
+		{&n.plain, m.UNet.Network("", nil), in},
+		{&n.adapted, m.UNet.Network("", &nn.LoRA{Rank: c.LoRA.Rank, Scale: c.LoRA.Scale()}), in},
+		{&n.backbone, d.Backbone(""), in},
+		{&n.headConditional, d.Head(""), []shapes.Shape{shapes.Make(compute, batch, small, small, 2*width)}},
+		{&n.headSingle, d.Head(""), []shapes.Shape{shapes.Make(compute, batch, small, small, width)}},
+	} {
+		if *one.into, err = Measure(b, one.block, level, compute, one.in...); err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+func (n *networks) phase(c *distill.Config, m Model, s distill.Step) (Phase, error) {
+	phase := c.Stages[s.Stage].Phases[s.Phase]
+	p := Phase{Stage: s.StageName, Phase: s.PhaseName, Kind: s.Kind, Target: s.Target, Form: s.Form, Start: s.Start.String(),
+		Produces: string(s.Produces), Samples: s.Samples, Updates: s.Samples / int64(c.Train.GlobalBatch())}
+	size := n.plain.Parameters
+	if s.Kind == distill.KindMerge {
+		p.Result = 4 * size
+		return p, nil
+	}
+	sampler, err := distill.NewSampler(m.Schedule, c, s)
+	if err != nil {
+		return p, err
+	}
+	p.Teacher, p.TeacherSteps, p.Guidance = s.Teacher.String(), s.TeacherSteps, s.Guidance
+	p.TeacherCalls = sampler.Calls()
+	if s.Kind == distill.KindX0 {
+		p.TeacherCalls = 1
+	}
+	if s.Guidance > 0 {
+		p.TeacherCalls *= 2
+	}
+	student, head := n.plain, n.headSingle
+	p.Trained = size
+	lora := s.Target == distill.TargetLoRA
+	if lora {
+		student, p.Trained = n.adapted, n.adapted.Adapters
+	}
+	if s.Form == distill.FormConditional {
+		head = n.headConditional
+	}
+	adversarial := s.Kind == distill.KindAdversarial
+	if adversarial {
+		p.Discriminator = n.backbone.Parameters + head.Parameters
+	}
+	p.FLOPsPerSample = n.flops(c, s, p.TeacherCalls, student, head)
+	p.FLOPs = p.FLOPsPerSample * float64(s.Samples)
+
+	moments := int64(1)
+	if phase.Beta1 > 0 {
+		moments = 2
+	}
+	p.Result = 4 * p.Trained
+	p.Checkpoint = 4 * (p.Trained + p.Discriminator) * (1 + moments)
+	mem := &p.Memory
+	mem.Weights = 4 * (size + p.Discriminator + size) // teacher and student's weights or base
+	if lora {
+		mem.Weights += 4 * p.Trained
+		if s.Teacher.Full == distill.Base && s.Teacher.LoRA == "" {
+			mem.Weights -= 4 * size // shared
+		}
+	}
+	mem.Optimizer = 4 * (p.Trained + p.Discriminator) * moments
+	mem.Gradients = 4 * max(p.Trained, p.Discriminator)
+	if c.Train.Granularity != "network" {
+		mem.Gradients = 4 * max(student.BlockSize, n.backbone.BlockSize)
+	}
+	if c.Train.Accumulate > 1 {
+		mem.Gradients += 4 * (p.Trained + p.Discriminator)
+	}
+	mem.Activations = int64(c.Train.Batch) * n.activations(s, student, head)
+	mem.Total = mem.Weights + mem.Optimizer + mem.Gradients + mem.Activations
+	return p, nil
+}
+
+// flops of one sample: the teacher's calls, the student's forward and backward pass and, in an adversarial phase, the
+// sample for the discriminator, its update on real and fake (and their start), and the way back through it.
+func (n *networks) flops(c *distill.Config, s distill.Step, calls int, student, head Network) float64 {
+	again := 1.0
+	if c.Train.Granularity == "network" {
+		again = 0
+	}
+	sum := float64(calls)*n.plain.FLOPs + (3+again)*student.FLOPs
+	if s.Kind != distill.KindAdversarial {
+		return sum
+	}
+	views, start := 2.0, 0.0
+	if s.Form == distill.FormConditional {
+		views, start = 3, 1
+	}
+	sum += student.FLOPs
+	sum += (3 + again) * (views*n.backbone.FLOPs + 2*head.FLOPs)
+	return sum + (2+again)*(n.backbone.FLOPs+head.FLOPs) + start*n.backbone.FLOPs
+}
+
+// activations are the bytes per sample of the larger backward pass.
+func (n *networks) activations(s distill.Step, student, head Network) int64 {
+	pass := func(kept int64, nets ...Network) int64 {
+		var widest int64
+		for _, net := range nets {
+			widest = max(widest, net.Widest)
+		}
+		return kept + widest
+	}
+	if s.Kind != distill.KindAdversarial {
+		return pass(student.Kept, student)
+	}
+	views := int64(2)
+	if s.Form == distill.FormConditional {
+		views = 3
+	}
+	generator := pass(student.Kept+n.backbone.Kept+head.Kept, student, n.backbone, head)
+	wide := n.backbone
+	wide.Widest *= views // its views are one batch
+	return max(generator, pass(views*n.backbone.Kept+2*head.Kept, wide, head))
+}
