@@ -1,0 +1,103 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"fewstep/distill"
+	"fewstep/model/weights"
+	"fewstep/train/export"
+	"fewstep/train/rundir"
+)
+
+// finishedRun is a run directory whose 32-step stage is done: the result is the mini base model itself.
+func finishedRun(t *testing.T) string {
+	t.Helper()
+	c, err := distill.Load("../../configs/mini/demo.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	model, err := filepath.Abs("../../assets/mini")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Model = model
+	dir := filepath.Join(t.TempDir(), "run")
+	d, err := rundir.Open(dir, c.Resolved(), rundir.Lineage{BaseWeights: "ba5e"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	raw, err := os.ReadFile(filepath.Join(model, "unet", "diffusion_pytorch_model.safetensors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.SaveResult(rundir.Point{Stage: "32", Phase: "mse-full"}, nil, rundir.Bytes(export.ResultFile, raw)); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func runCommand(t *testing.T, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	a := &app{stdout: &out, stderr: &errs}
+	err := a.execute(context.Background(), args)
+	if err != nil {
+		printError(&errs, err)
+	}
+	return out.String(), errs.String(), exitCode(err)
+}
+
+func TestExport(t *testing.T) {
+	run := finishedRun(t)
+	out, errs, code := runCommand(t, "export", run)
+	if code != 0 || !strings.Contains(out, filepath.Join("exports", "32step_unet.safetensors")) || strings.Count(out, "\n") != 3 {
+		t.Fatalf("code %d, %q, %q", code, out, errs)
+	}
+	if out, errs, code := runCommand(t, "check", run); code != 0 {
+		t.Errorf("the run is not sound afterwards: %s%s", out, errs)
+	}
+	out, _, _ = runCommand(t, "inspect", filepath.Join(run, "exports", "32step_unet.safetensors"))
+	for _, want := range []string{"kind        UNet", "F16 ×620", "fewstep.sampler.steps = 32", "fewstep.base_sha256 = ba5e", "fewstep.stage = 32/mse-full"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("inspect does not say %q:\n%s", want, out)
+		}
+	}
+
+	dir := filepath.Join(t.TempDir(), "pipeline")
+	if out, errs, code := runCommand(t, "export", run, "--steps", "32", "--out", dir, "--dtype", "f32"); code != 0 || out != dir+"\n" {
+		t.Fatalf("code %d, %q, %q", code, out, errs)
+	}
+	f, err := weights.OpenModel(filepath.Join(dir, "unet"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if tensor, err := f.Tensor("conv_in.weight"); err != nil || tensor.DType != weights.F32 {
+		t.Errorf("%+v, %v", tensor, err)
+	}
+	if _, errs, code := runCommand(t, "export", run, "--steps", "32", "--out", dir); code != 1 || !strings.Contains(errs, "not empty") {
+		t.Errorf("over an existing directory: code %d, %q", code, errs)
+	}
+	if _, errs, code := runCommand(t, "export", run, "--steps", "8", "--out", dir+"8"); code != 1 || !strings.Contains(errs, "it has --steps 32 --full") {
+		t.Errorf("steps that are not made yet: code %d, %q", code, errs)
+	}
+}
+
+// A value that is not finite ends inspect with an error that names the tensor.
+func TestInspectNotFinite(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.safetensors")
+	nan := weights.Tensor{Name: "conv_in.weight", DType: weights.F16, Shape: []int{1}, Data: []byte{0x00, 0x7e}}
+	if err := weights.Write(path, []weights.Tensor{nan}, nil); err != nil {
+		t.Fatal(err)
+	}
+	out, errs, code := runCommand(t, "inspect", path)
+	if code != 1 || !strings.Contains(out, "NaN or infinity in 1 tensors") || !strings.Contains(errs, "conv_in.weight") {
+		t.Errorf("code %d, %q, %q", code, out, errs)
+	}
+}
