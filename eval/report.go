@@ -1,0 +1,285 @@
+package eval
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"fewstep/distill"
+	"fewstep/eval/report"
+	"fewstep/train/monitor"
+	"fewstep/train/rundir"
+)
+
+// Names below a run's report folder: the saved table, and the saved rows of an evaluation that goes on.
+const (
+	tableName = "table.json"
+	rowsName  = "rows"
+)
+
+// Keep lets an evaluation save its rows in a run directory and find them there.
+func (s *Spec) Keep(d *rundir.Dir) {
+	s.Save = func(name string, raw []byte) error {
+		return d.SaveArtifact(rundir.Report, rundir.Bytes(rowsName+"/"+name, raw))
+	}
+	s.Load = func(name string) ([]byte, bool) {
+		raw, err := os.ReadFile(d.ArtifactPath(rundir.Report, rowsName+"/"+name))
+		return raw, err == nil
+	}
+}
+
+// ReadTable returns the table that WriteReport saved in a run directory.
+func ReadTable(d *rundir.Dir) (*Table, error) {
+	path := d.ArtifactPath(rundir.Report, tableName)
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: the run has not been evaluated yet; finish it with 'fewstep run' first", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	t := &Table{}
+	if err := json.Unmarshal(raw, t); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return t, nil
+}
+
+// WriteReport writes index.html, metrics.csv, metrics.json and the table itself into a run's report folder. They
+// depend on the run's results alone: no clock, no place.
+func WriteReport(d *rundir.Dir, t *Table) error {
+	raw, err := json.Marshal(t)
+	if err != nil {
+		return err
+	}
+	r, err := NewReport(d, t)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "fewstep-report-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if err := report.Write(dir, r); err != nil {
+		return err
+	}
+	if err := d.SaveArtifact(rundir.Report, rundir.Bytes(tableName, raw)); err != nil {
+		return err
+	}
+	for _, name := range []string{"metrics.csv", "metrics.json", "index.html"} {
+		content, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			return err
+		}
+		if err := d.SaveArtifact(rundir.Report, rundir.Bytes(name, content)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// NewReport puts a run's report together: the table, the sheets, the curves of its stats, its config and lineage.
+func NewReport(d *rundir.Dir, t *Table) (*report.Report, error) {
+	config, err := d.Config()
+	if err != nil {
+		return nil, err
+	}
+	c, err := distill.Parse(config, d.Path("config.yaml"))
+	if err != nil {
+		return nil, err
+	}
+	records, err := monitor.ReadStats(d.StatsPath())
+	if err != nil {
+		return nil, err
+	}
+	r := &report.Report{
+		Title:    fmt.Sprintf("%s: %s", c.Name, ladder(c)),
+		Summary:  fmt.Sprintf("Progressive adversarial distillation of %s on %s. Each model is compared with the undistilled one at the same number of network calls.", c.Model, c.Data.Source),
+		Facts:    t.Facts,
+		Commands: commands(c),
+		Config:   string(config),
+		Metrics:  t.Metrics,
+		Rows:     t.Rows,
+		Stages:   stages(c, records),
+	}
+	if r.Sheets, err = t.sheets(); err != nil {
+		return nil, err
+	}
+	r.Lineage, err = lineage(d)
+	return r, err
+}
+
+// ladder writes "128 → 32 → 8 → 4 → 2 → 1 steps".
+func ladder(c *distill.Config) string {
+	var steps []string
+	for i, s := range c.Stages {
+		if i == 0 {
+			steps = append(steps, fmt.Sprint(s.TeacherSteps))
+		}
+		steps = append(steps, fmt.Sprint(s.StudentSteps))
+	}
+	return strings.Join(steps, " → ") + " steps"
+}
+
+func commands(c *distill.Config) []report.Command {
+	out := []report.Command{
+		{Purpose: "Make the run again from its own config, in the run's folder", Line: "fewstep run config.yaml --dir again"},
+		{Purpose: "Check every file of the run against its manifests", Line: "fewstep check ."},
+		{Purpose: "Write this report again from what is saved", Line: "fewstep report ."},
+	}
+	if len(c.Stages) > 0 {
+		n := c.Stages[len(c.Stages)-1].StudentSteps
+		for _, s := range c.Stages {
+			if s.StudentSteps > 2 {
+				n = s.StudentSteps
+			}
+		}
+		out = append(out, report.Command{Purpose: "Draw a picture", Line: fmt.Sprintf("fewstep sample --model %s --unet exports/%dstep_unet.safetensors --prompt \"cat face, noto style\"", c.Model, n)})
+	}
+	return out
+}
+
+// sheets are one picture with every model, then one for each step count of a distilled model beside the teacher and
+// the undistilled models of as many calls.
+func (t *Table) sheets() ([]report.Sheet, error) {
+	distilled := func(c Column) bool { return c.Kind == report.Full || c.Kind == report.LoRA }
+	var calls []int
+	for _, c := range t.Columns {
+		if distilled(c) && !slices.Contains(calls, c.Calls) {
+			calls = append(calls, c.Calls)
+		}
+	}
+	slices.Sort(calls)
+	slices.Reverse(calls)
+	var out []report.Sheet
+	add := func(title, caption string, keep func(Column) bool) error {
+		png, err := t.Sheet(keep)
+		if err != nil || png == nil {
+			return err
+		}
+		out = append(out, report.Sheet{Title: title, Caption: caption, PNG: png, Prompts: t.Prompts})
+		return nil
+	}
+	if err := add("Every distilled model beside the teacher", "One prompt and one starting noise per row.", func(c Column) bool {
+		return distilled(c) || c.Kind == report.Teacher
+	}); err != nil {
+		return nil, err
+	}
+	for _, n := range calls {
+		title := fmt.Sprintf("%d network calls: distilled and undistilled", n)
+		if n == 1 {
+			title = "One network call: distilled and undistilled"
+		}
+		if err := add(title, "The teacher is the first column; the others cost equally many network calls. One prompt and one starting noise per row.", func(c Column) bool {
+			return c.Kind == report.Teacher || c.Calls == n
+		}); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// curves are the report's names of a record's values, in the order of the plots.
+var curves = []struct{ value, curve string }{
+	{monitor.Loss, report.LossCurve}, {monitor.LossG, report.LossCurve}, {monitor.LossD, report.DLossCurve},
+	{monitor.Accuracy, report.AccuracyCurve}, {monitor.Gap, report.LogitGapCurve},
+}
+
+// stages turns the run's records into curves, phase by phase, with the discriminator's troubles as notes.
+func stages(c *distill.Config, records []monitor.Record) []report.Stage {
+	var out []report.Stage
+	last := ""
+	watcher := watch(c)
+	for _, r := range records {
+		if r.Kind != monitor.KindStep {
+			continue
+		}
+		if len(out) == 0 || last != r.Stage {
+			title := r.Stage
+			if s := c.Stage(r.Stage); s != nil {
+				title = fmt.Sprintf("%d → %d", s.TeacherSteps, s.StudentSteps)
+			}
+			out, last = append(out, report.Stage{Name: title}), r.Stage
+		}
+		s := &out[len(out)-1]
+		if len(s.Phases) == 0 || s.Phases[len(s.Phases)-1].Name != r.Phase {
+			s.Phases = append(s.Phases, report.Phase{Name: r.Phase})
+		}
+		p := &s.Phases[len(s.Phases)-1]
+		for _, name := range curves {
+			if v, ok := r.Values[name.value]; ok {
+				addPoint(p, name.curve, r.Samples, v)
+			}
+		}
+		if watcher != nil {
+			if f := watcher.Update(r); f != nil {
+				p.Notes = append(p.Notes, f.String())
+			}
+		}
+	}
+	return out
+}
+
+func addPoint(p *report.Phase, name string, samples int64, v float64) {
+	i := slices.IndexFunc(p.Curves, func(c report.Curve) bool { return c.Name == name })
+	if i < 0 {
+		i = len(p.Curves)
+		p.Curves = append(p.Curves, report.Curve{Name: name})
+	}
+	p.Curves[i].Points = append(p.Curves[i].Points, report.Point{Samples: samples, Value: v})
+}
+
+// watch judges the discriminator as the run did; nil where the recipe does not watch it.
+func watch(c *distill.Config) *monitor.Watcher {
+	d := c.Discriminator
+	if d.CollapseWindow <= 0 {
+		return nil
+	}
+	return &monitor.Watcher{Window: int(max(1, d.CollapseWindow/int64(max(1, c.Train.GlobalBatch())))), SaturatedLoss: d.CollapseLoss, SaturatedAcc: d.CollapseAccuracy}
+}
+
+// lineage lists what the run was made from and the files it made.
+func lineage(d *rundir.Dir) ([]report.Artifact, error) {
+	l := d.Lineage()
+	out := []report.Artifact{{Name: "base model", SHA256: l.BaseWeights}, {Name: "captioned images", SHA256: l.DataManifest}}
+	if l.FewstepVersion != "" {
+		out = append(out, report.Artifact{Name: "fewstep", Note: l.FewstepVersion})
+	}
+	names, err := d.Artifacts(rundir.Exports)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if filepath.Ext(name) != ".safetensors" || strings.Contains(name, "/") {
+			continue
+		}
+		sum, err := fileSum(d.ArtifactPath(rundir.Exports, name))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, report.Artifact{Name: strings.TrimSuffix(name, ".safetensors"), Path: rundir.Exports + "/" + name, SHA256: sum})
+	}
+	return out, nil
+}
+
+func fileSum(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
