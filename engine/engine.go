@@ -26,6 +26,7 @@ type Engine struct {
 	Device      compute.DeviceNum
 	Compute     dtypes.DType // dtype of activations and products: Float32 or BFloat16
 	Granularity nn.Level
+	Split       bool // network granularity only: update tensor by tensor after the gradient (see split.go)
 
 	mu       sync.Mutex
 	programs map[string]*program

@@ -14,9 +14,10 @@ import (
 // Params are one network's parameters on the device. Frozen entries may be shared between networks: a LoRA student
 // and its teacher hold the same base arrays.
 type Params struct {
-	Specs   []nn.Spec // in order of first use in the network
-	arrays  map[string]*Array
-	trained map[string]bool
+	Specs    []nn.Spec // in order of first use in the network
+	arrays   map[string]*Array
+	trained  map[string]bool
+	adapters map[string]adapter // by weight, where adapters are materialised (see split.go)
 }
 
 // NewParams makes an empty set for the given specs.
@@ -117,7 +118,7 @@ func (e *Engine) Download(p *Params, names []string) (Tensors, error) {
 // FreeTrained frees the arrays that belong to this set alone.
 func (p *Params) FreeTrained() {
 	for name, a := range p.arrays {
-		if p.trained[name] {
+		if _, ok := p.adapters[name]; ok || p.trained[name] {
 			a.Free()
 		}
 	}
@@ -218,5 +219,5 @@ func (e *Engine) Replace(p *Params, values Tensors) error {
 		old.Free()
 		p.arrays[name] = a
 	}
-	return nil
+	return e.refresh(p)
 }

@@ -33,6 +33,9 @@ func (e *Engine) Train(f Function, bind Bind, network string, o *Optimizer, step
 	if e.Granularity < nn.Network {
 		return e.trainTape(f, bind, network, o, step, in)
 	}
+	if e.Split {
+		return e.trainSplit(f, bind, network, o, step, in)
+	}
 	if step.Of <= 1 {
 		return e.trainFused(f, bind, network, o, step, in)
 	}
@@ -45,12 +48,13 @@ type trained struct {
 	frozen  []string // scope names of parameters that are not trained, in graph order
 }
 
-// gradientNodes builds f and the gradients of its loss by o's parameters (zeros for one the function does not use).
-func (e *Engine) gradientNodes(g *graph.Graph, p *program, f Function, bind Bind, network string, o *Optimizer, in []shapes.Shape) (outputs, params, grads []*graph.Node) {
+// gradientNodes builds f and the gradients of its loss by the named parameters of a network (zeros for one that the
+// function does not use).
+func (e *Engine) gradientNodes(g *graph.Graph, p *program, f Function, bind Bind, network string, names []string, in []shapes.Shape) (outputs, params, grads []*graph.Node) {
 	values := inputNodes(g, in)
 	lookup := bind.lookup(g, p)
-	for _, name := range o.names { // first, so that their order is the optimizer's
-		a := o.params.Get(name)
+	for _, name := range names { // first, so that their order is the caller's
+		a := bind[network].Get(name)
 		params = append(params, lookup(nn.Spec{Name: network + "." + name, Dims: a.shape.Dimensions}))
 	}
 	n := len(p.params)
@@ -64,10 +68,10 @@ func (e *Engine) gradientNodes(g *graph.Graph, p *program, f Function, bind Bind
 	return outputs, params, grads
 }
 
-func (e *Engine) gather(p *program, bind Bind, o *Optimizer, in []*Array) ([]*Array, error) {
+func (e *Engine) gather(p *program, bind Bind, params *Params, names []string, in []*Array) ([]*Array, error) {
 	args := append([]*Array{}, in...)
-	for _, name := range o.names {
-		args = append(args, o.params.Get(name))
+	for _, name := range names {
+		args = append(args, params.Get(name))
 	}
 	for _, name := range p.info.(trained).frozen {
 		a, err := bind.find(name)
@@ -83,7 +87,7 @@ func (e *Engine) gather(p *program, bind Bind, o *Optimizer, in []*Array) ([]*Ar
 func (e *Engine) trainFused(f Function, bind Bind, network string, o *Optimizer, step Step, in []*Array) (*Result, error) {
 	key := e.key("train|"+o.signature()+"|"+network, f.Key, in)
 	p, err := e.get(key, func(g *graph.Graph, p *program) []*graph.Node {
-		outputs, params, grads := e.gradientNodes(g, p, f, bind, network, o, shapesOf(in))
+		outputs, params, grads := e.gradientNodes(g, p, f, bind, network, o.names, shapesOf(in))
 		state, hyper := o.stateNodes(g)
 		norm2, newParams, newState := o.updateNodes(params, grads, state, hyper)
 		return append(append(append(outputs, norm2), newParams...), newState...)
@@ -91,7 +95,7 @@ func (e *Engine) trainFused(f Function, bind Bind, network string, o *Optimizer,
 	if err != nil {
 		return nil, err
 	}
-	args, err := e.gather(p, bind, o, in)
+	args, err := e.gather(p, bind, o.params, o.names, in)
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +149,7 @@ func (o *Optimizer) stateNodes(g *graph.Graph) (state []*graph.Node, hyper *grap
 func (e *Engine) trainAccumulated(f Function, bind Bind, network string, o *Optimizer, step Step, in []*Array) (*Result, error) {
 	key := e.key(fmt.Sprintf("gradient|%d|%s", len(o.names), network), f.Key, in)
 	p, err := e.get(key, func(g *graph.Graph, p *program) []*graph.Node {
-		outputs, params, grads := e.gradientNodes(g, p, f, bind, network, o, shapesOf(in))
+		outputs, params, grads := e.gradientNodes(g, p, f, bind, network, o.names, shapesOf(in))
 		for i, param := range params {
 			acc := graph.Parameter(g, fmt.Sprintf("acc%d", i), param.Shape())
 			outputs = append(outputs, graph.Add(acc, grads[i]))
@@ -160,7 +164,7 @@ func (e *Engine) trainAccumulated(f Function, bind Bind, network string, o *Opti
 			return nil, err
 		}
 	}
-	args, err := e.gather(p, bind, o, in)
+	args, err := e.gather(p, bind, o.params, o.names, in)
 	if err != nil {
 		return nil, err
 	}

@@ -208,6 +208,9 @@ func (m *models) student(step distill.Step, at int) (*engine.Params, error) {
 		}
 		p.Set(s.Name, a, true)
 	}
+	if e.Split {
+		return p, e.Materialise(p, *m.adapters())
+	}
 	return p, nil
 }
 

@@ -24,7 +24,8 @@ type phase struct {
 	settings *distill.Phase
 	at       int // index in the ladder
 	sampler  *distill.Sampler
-	f        *program.Functions
+	f        *program.Functions // of the student
+	plain    *program.Functions // of models without adapters
 	form     discriminator.Form
 
 	student, critic, teacher *engine.Params
@@ -99,19 +100,17 @@ func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
 		return err
 	}
 	p.f = &program.Functions{UNet: r.Pipeline.UNet, Disc: r.discriminator()}
-	if step.Target == distill.TargetLoRA {
+	p.plain = &program.Functions{UNet: p.f.UNet, Disc: p.f.Disc}
+	if step.Target == distill.TargetLoRA && !r.Engine.Split {
 		p.f.LoRA = r.models.adapters()
 	}
 	p.form = discriminator.Form(step.Form)
 	if p.student, err = r.models.student(step, p.at); err != nil {
 		return err
 	}
-	teacher := step.Teacher
-	free := func() {}
-	if p.teacher, free, err = r.models.frozen(teacher, p.at); err != nil {
+	if p.teacher, _, err = r.models.frozen(step.Teacher, p.at); err != nil {
 		return err
 	}
-	_ = free // the phase's own copy is freed with the phase
 	adam := engine.Adam{Beta1: p.settings.Beta1, Beta2: p.settings.Beta2, Eps: r.Config.Train.AdamEpsilon, WeightDecay: p.settings.WeightDecay,
 		ClipNorm: r.Config.Train.ClipNorm}
 	if step.Kind == distill.KindAdversarial {
@@ -130,7 +129,7 @@ func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
 	r.watch = nil
 	if c.CollapseWindow > 0 {
 		perUpdate := int64(r.Config.Train.GlobalBatch())
-	r.watch = &monitor.Watcher{Window: int(max(c.CollapseWindow/perUpdate, 1)), SaturatedLoss: c.CollapseLoss, SaturatedAcc: c.CollapseAccuracy}
+		r.watch = &monitor.Watcher{Window: int(max(c.CollapseWindow/perUpdate, 1)), SaturatedLoss: c.CollapseLoss, SaturatedAcc: c.CollapseAccuracy}
 	}
 	if err := p.report.Update(p.record(monitor.KindPhase, nil, 0)); checkpoint == nil && err != nil {
 		return err
@@ -218,40 +217,39 @@ func (p *phase) record(kind string, v monitor.Values, n int64) monitor.Record {
 
 // target is the teacher's x_{t'} ("real"), or the x0 of the frozen network in a conversion (29).
 func (p *phase) target(in *inputs) (*engine.Array, error) {
-	s, bind := p.Pipeline.Schedule, engine.Bind{program.NetUNet: p.teacher}
-	call := func(f engine.Function, x *engine.Array, t []int, more ...[]float64) (*engine.Array, error) {
+	s := p.Pipeline.Schedule
+	move := func(x *engine.Array, t []int, a, b []float64, guidance *engine.Array) (*engine.Array, error) {
 		index, err := in.index(s, t)
 		if err != nil {
 			return nil, err
 		}
-		args := in.call(x, index)
-		for _, m := range more {
-			a, err := in.column(m)
-			if err != nil {
-				return nil, err
-			}
-			args = append(args, a)
-		}
-		out, err := p.Engine.Call(f, bind, args...)
+		ca, err := in.column(a)
 		if err != nil {
 			return nil, err
 		}
-		return out[0], nil
+		cb, err := in.column(b)
+		if err != nil {
+			return nil, err
+		}
+		return p.plain.Move(p.Engine, p.teacher, in.call(x, index), ca, cb, guidance)
 	}
 	if p.step.Kind == distill.KindX0 {
-		return call(p.f.Move(), in.x, in.T, in.TargetA, in.TargetB)
+		return move(in.x, in.T, in.TargetA, in.TargetB, nil)
+	}
+	var guidance *engine.Array
+	if p.step.Guidance > 1 {
+		g := make([]float64, len(in.T))
+		for i := range g {
+			g[i] = p.step.Guidance
+		}
+		var err error
+		if guidance, err = in.column(g); err != nil {
+			return nil, err
+		}
 	}
 	x := in.x
 	for _, w := range in.Teacher {
-		f, more := p.f.Move(), [][]float64{w.A, w.B}
-		if p.step.Guidance > 1 {
-			g := make([]float64, len(in.T))
-			for i := range g {
-				g[i] = p.step.Guidance
-			}
-			f, more = p.f.GuidedMove(), append(more, g)
-		}
-		next, err := call(f, x, w.At, more...)
+		next, err := move(x, w.At, w.A, w.B, guidance)
 		if err != nil {
 			return nil, err
 		}
@@ -320,7 +318,6 @@ func (p *phase) adversarial(micro []*inputs, real []*engine.Array, first int64, 
 	ready := make([]prepared, of)
 	lrD := p.settings.DiscriminatorRate(p.done, p.step.Samples)
 	for i, in := range micro {
-		var err error
 		columns := make([]*engine.Array, 0, 6)
 		for _, v := range [][]float64{in.StudentA, in.StudentB, in.ViewA, in.ViewB} {
 			a, err := in.column(v)
@@ -342,13 +339,13 @@ func (p *phase) adversarial(micro []*inputs, real []*engine.Array, first int64, 
 			return err
 		}
 		ready[i] = prepared{move: in.call(in.x, t, columns[0], columns[1]), view: []*engine.Array{viewT, noise, columns[2], columns[3]}}
-		fake, err := p.Engine.Call(p.f.Generate(), bind, ready[i].move...)
+		fake, err := p.f.Move(p.Engine, p.student, in.call(in.x, t), columns[0], columns[1], nil)
 		if err != nil {
 			return err
 		}
-		args := append(in.call(in.x, t, real[i], fake[0]), ready[i].view...)
+		args := append(in.call(in.x, t, real[i], fake), ready[i].view...)
 		res, err := p.Engine.Train(p.f.Discriminator(p.form), bind, program.NetDisc, p.optD, engine.Step{LR: lrD, Micro: i, Of: of}, args...)
-		engine.Free(fake...)
+		fake.Free()
 		if err := p.collect(res, err, values, of, monitor.LossD, monitor.Accuracy, monitor.Gap); err != nil {
 			return err
 		}

@@ -32,6 +32,7 @@ type Options struct {
 	Dir      string // run directory
 	Until    string // stop after this stage; "" = the whole ladder
 	Version  string // of fewstep, for the lineage
+	Split    bool   // update tensor by tensor: see engine.Engine.Split
 	Backend  compute.Backend
 	Log      *slog.Logger
 	Progress monitor.Reporter // may be nil
@@ -99,6 +100,7 @@ func Open(c *distill.Config, opt Options) (*Run, error) {
 		dtype = dtypes.BFloat16
 	}
 	r.Engine = engine.New(opt.Backend, dtype, Granularity(c.Train.Granularity))
+	r.Engine.Split = opt.Split
 	r.models = &models{run: r}
 	return r, nil
 }

@@ -52,7 +52,7 @@ func (a *app) run(cmd *cobra.Command, path string, o runOptions) error {
 		return err
 	}
 	defer rt.Close()
-	opt := train.Options{Dir: o.dir, Until: o.until, Version: readVersion().Version, Backend: rt.Backend, Log: a.log, Finished: a.afterPhase}
+	opt := train.Options{Dir: o.dir, Until: o.until, Version: readVersion().Version, Backend: rt.Backend, Split: rt.Kind != xla.CUDA, Log: a.log, Finished: a.afterPhase}
 	if !a.quiet {
 		style := monitor.StyleAuto
 		if a.json {

@@ -56,30 +56,61 @@ func part(i, n int) nn.Block {
 	})
 }
 
-// Move is one network call and one deterministic step (5): inputs + a [B], b [B] → a·x + b·u.
-func (f *Functions) Move() engine.Function {
-	return engine.Function{Key: "move/" + f.signature(nil), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
-		u := nn.One(r, f.UNet.Network(NetUNet, nil), in[:conditions]...)
-		return r.Run(blend, in[0], in[conditions], u, in[conditions+1])
+// Predict is one network call, adapters included: x, t, text, pooled, ids → u.
+func (f *Functions) Predict() engine.Function {
+	return engine.Function{Key: "predict/" + f.signature(f.LoRA), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+		return r.Run(f.UNet.Network(NetUNet, f.LoRA), in...)
 	}}
 }
 
-// GuidedMove is Move with classifier-free guidance: u = u_∅ + g·(u_c − u_∅), the empty prompt being zero embeddings.
-// Inputs + a, b, g [B].
-func (f *Functions) GuidedMove() engine.Function {
-	double := op("zeros_beside", func(in []*graph.Node) *graph.Node {
-		return graph.Concatenate([]*graph.Node{in[0], graph.ZerosLike(in[0])}, 0)
-	})
+// Blend is a·x + b·u with per-sample coefficients: a deterministic step (5), given the prediction.
+func Blend() engine.Function {
+	return engine.Function{Key: "blend", Body: func(r nn.Runner, in []nn.Value) []nn.Value { return r.Run(blend, in...) }}
+}
+
+// Guide is classifier-free guidance: u_∅ + g·(u_c − u_∅), from u_c, u_∅ and g [B].
+func Guide() engine.Function {
 	guide := op("guidance", func(in []*graph.Node) *graph.Node {
 		return graph.Add(in[1], nn.Scale(graph.Sub(in[0], in[1]), in[2]))
 	})
-	return engine.Function{Key: "guided/" + f.signature(nil), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
-		both := r.Run(f.UNet.Network(NetUNet, nil),
-			nn.One(r, stack(2), in[0], in[0]), nn.One(r, stack(2), in[1], in[1]),
-			nn.One(r, double, in[2]), nn.One(r, double, in[3]), nn.One(r, stack(2), in[4], in[4]))[0]
-		u := nn.One(r, guide, nn.One(r, part(0, 2), both), nn.One(r, part(1, 2), both), in[conditions+2])
-		return r.Run(blend, in[0], in[conditions], u, in[conditions+1])
-	}}
+	return engine.Function{Key: "guide", Body: func(r nn.Runner, in []nn.Value) []nn.Value { return r.Run(guide, in...) }}
+}
+
+// Move is one deterministic step (5) of a model: in are its five inputs, a and b [B] the step's coefficients.
+// guidance, if not nil, is g [B]; the empty prompt is zero embeddings, as SDXL's is.
+func (f *Functions) Move(e *engine.Engine, model *engine.Params, in []*engine.Array, a, b, guidance *engine.Array) (*engine.Array, error) {
+	bind := engine.Bind{NetUNet: model}
+	out, err := e.Call(f.Predict(), bind, in...)
+	if err != nil {
+		return nil, err
+	}
+	u := out[0]
+	defer func() { u.Free() }()
+	if guidance != nil {
+		empty := append([]*engine.Array{}, in...)
+		for _, i := range []int{unet.InText, unet.InPooled} {
+			s := in[i].Shape()
+			if empty[i], err = e.Upload(make([]float32, s.Size()), s.Dimensions...); err != nil {
+				return nil, err
+			}
+			defer empty[i].Free()
+		}
+		without, err := e.Call(f.Predict(), bind, empty...)
+		if err != nil {
+			return nil, err
+		}
+		defer without[0].Free()
+		guided, err := e.Call(Guide(), nil, u, without[0], guidance)
+		if err != nil {
+			return nil, err
+		}
+		u.Free()
+		u = guided[0]
+	}
+	if out, err = e.Call(Blend(), nil, in[unet.InSample], a, u, b); err != nil {
+		return nil, err
+	}
+	return out[0], nil
 }
 
 // MSE is ‖a·x + b·f(x) − target‖² as a mean over elements (16); with a = 0, b = 1 and an x0 target it is the
@@ -167,12 +198,4 @@ func (f *Functions) signature(lora *nn.LoRA) string {
 		s += fmt.Sprintf("lora(%d,%g)", lora.Rank, lora.Scale)
 	}
 	return s
-}
-
-// Generate is Move by the trained student, adapters included: the "fake" of the discriminator's update.
-func (f *Functions) Generate() engine.Function {
-	return engine.Function{Key: "generate/" + f.signature(f.LoRA), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
-		u := nn.One(r, f.UNet.Network(NetUNet, f.LoRA), in[:conditions]...)
-		return r.Run(blend, in[0], in[conditions], u, in[conditions+1])
-	}}
 }

@@ -106,30 +106,27 @@ func draw(e *engine.Engine, p *pipeline.Pipeline, model *engine.Params, batch []
 		return nil, err
 	}
 	f := &program.Functions{UNet: p.UNet}
+	var guidance *engine.Array
+	if o.guided() {
+		if guidance, err = constant(o.Guidance); err != nil {
+			return nil, err
+		}
+	}
 	grid := p.Schedule.Euler(o.Steps)
 	for i, t := range grid[:len(grid)-1] {
 		a, b := p.Schedule.MoveCoefficients(o.Prediction, t, grid[i+1])
-		in := []*engine.Array{current, nil, cond[0], cond[1], cond[2], nil, nil}
-		for slot, v := range map[int]float64{1: float64(p.Schedule.NetworkIndex(t)), 5: a, 6: b} {
-			if in[slot], err = constant(v); err != nil {
+		column := map[string]*engine.Array{}
+		for name, v := range map[string]float64{"t": float64(p.Schedule.NetworkIndex(t)), "a": a, "b": b} {
+			if column[name], err = constant(v); err != nil {
 				return nil, err
 			}
 		}
-		move := f.Move()
-		if o.guided() {
-			move = f.GuidedMove()
-			g, err := constant(o.Guidance)
-			if err != nil {
-				return nil, err
-			}
-			in = append(in, g)
-		}
-		next, err := e.Call(move, engine.Bind{program.NetUNet: model}, in...)
+		next, err := f.Move(e, model, []*engine.Array{current, column["t"], cond[0], cond[1], cond[2]}, column["a"], column["b"], guidance)
 		current.Free()
 		if err != nil {
 			return nil, err
 		}
-		current = next[0]
+		current = next
 	}
 	defer current.Free()
 	flat, err := e.Floats(current)

@@ -155,6 +155,9 @@ func openAuto(search *Search, opt Options) (*Runtime, error) {
 
 // openKind tries every candidate of a kind in order. Without success it returns nil and the reasons.
 func openKind(search *Search, kind string, opt Options) (*Runtime, []string) {
+	if kind == CPU {
+		quickCompile()
+	}
 	candidates := search.Candidates(kind)
 	if len(candidates) == 0 {
 		return nil, []string{fmt.Sprintf("no %s plugin found", kind)}
@@ -168,6 +171,14 @@ func openKind(search *Search, kind string, opt Options) (*Runtime, []string) {
 		problems = append(problems, fmt.Sprintf("%s plugin %s (%s): %s", kind, c.Path, c.Source, firstLine(err)))
 	}
 	return nil, problems
+}
+
+// quickCompile asks the CPU plugin for LLVM's first optimisation level unless the user asked for another: the heavy
+// work is in library calls, so that it halves compilation and costs no measurable speed.
+func quickCompile() {
+	if flags := os.Getenv("XLA_FLAGS"); !strings.Contains(flags, "--xla_backend_optimization_level") {
+		os.Setenv("XLA_FLAGS", strings.TrimSpace(flags+" --xla_backend_optimization_level=1"))
+	}
 }
 
 func openCandidate(c Candidate, opt Options) (rt *Runtime, err error) {

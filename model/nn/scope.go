@@ -69,10 +69,24 @@ func (s *Scope) weight(name string, dims ...int) *graph.Node {
 	down, up := LoRADims(dims, s.lora.Rank)
 	d := s.Master(name+".lora_down", FanInLoRA, down...)
 	u := s.Master(name+".lora_up", Zeros, up...)
-	rank := s.lora.Rank
-	delta := graph.MatMul(graph.Reshape(u, dims[0], rank), graph.Reshape(d, rank, -1))
-	w = graph.Add(w, graph.MulScalar(graph.Reshape(delta, dims...), s.lora.Scale))
-	return graph.ConvertDType(w, s.Compute)
+	return graph.ConvertDType(Adapted(w, d, u, *s.lora), s.Compute)
+}
+
+// Adapted is W + scale · up∘down, in W's shape.
+func Adapted(w, down, up *graph.Node, lora LoRA) *graph.Node {
+	d := w.Shape().Dimensions
+	delta := graph.MatMul(graph.Reshape(up, d[0], lora.Rank), graph.Reshape(down, lora.Rank, -1))
+	return graph.Add(w, graph.MulScalar(graph.Reshape(delta, d...), lora.Scale))
+}
+
+// AdapterGradients are the gradients of an adapter's factors from the gradient of the adapted weight.
+func AdapterGradients(grad, down, up *graph.Node, lora LoRA) (byDown, byUp *graph.Node) {
+	out := grad.Shape().Dim(0)
+	g := graph.MulScalar(graph.Reshape(grad, out, -1), lora.Scale)
+	u, d := graph.Reshape(up, out, lora.Rank), graph.Reshape(down, lora.Rank, -1)
+	byDown = graph.DotGeneral(u, []int{0}, nil, g, []int{0}, nil)
+	byUp = graph.DotGeneral(g, []int{1}, nil, d, []int{1}, nil)
+	return graph.Reshape(byDown, down.Shape().Dimensions...), graph.Reshape(byUp, up.Shape().Dimensions...)
 }
 
 // LoRADims are the shapes of an adapter's factors for a weight: a convolution's down has the convolution's kernel,

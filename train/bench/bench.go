@@ -173,6 +173,12 @@ func newSetup(e *engine.Engine, p Preset, o Options) (*setup, error) {
 			return nil, err
 		}
 	}
+	if lora && e.Split {
+		if err := e.Materialise(s.student, *s.f.LoRA); err != nil {
+			return nil, err
+		}
+		s.f.LoRA = nil
+	}
 	for i, shape := range ins {
 		v := make([]float32, shape.Size())
 		normal("", v)
@@ -206,10 +212,10 @@ func newSetup(e *engine.Engine, p Preset, o Options) (*setup, error) {
 func (s *setup) step() error {
 	switch s.o.Step {
 	case "forward":
-		out, err := s.e.Call(s.f.Move(), engine.Bind{program.NetUNet: s.student}, s.inputs(s.a, s.b)...)
+		out, err := s.e.Call(s.f.Predict(), engine.Bind{program.NetUNet: s.student}, s.cond...)
 		return s.wait(out, err)
 	case "mse-lora", "mse-full":
-		real, err := s.walk(s.f.GuidedMove(), 4, s.a, s.b, s.g)
+		real, err := s.walk(4, s.g)
 		if err != nil {
 			return err
 		}
@@ -217,20 +223,20 @@ func (s *setup) step() error {
 		res, err := s.e.Train(s.f.MSE(), engine.Bind{program.NetUNet: s.student}, program.NetUNet, s.optS, engine.Step{LR: 1e-6}, s.inputs(s.a, s.b, real)...)
 		return s.done(res, err)
 	}
-	real, err := s.walk(s.f.Move(), 2, s.a, s.b)
+	real, err := s.walk(2, nil)
 	if err != nil {
 		return err
 	}
 	defer real.Free()
 	bind := engine.Bind{program.NetUNet: s.student, program.NetDisc: s.disc}
-	fake, err := s.e.Call(s.f.Generate(), bind, s.inputs(s.a, s.b)...)
+	fake, err := s.f.Move(s.e, s.student, s.cond, s.a, s.b, nil)
 	if err != nil {
 		return err
 	}
-	defer engine.Free(fake...)
+	defer fake.Free()
 	noise := s.cond[0]
 	res, err := s.e.Train(s.f.Discriminator(discriminator.Conditional), bind, program.NetDisc, s.optD, engine.Step{LR: 1e-6},
-		s.inputs(real, fake[0], s.next, noise, s.one, s.nul)...)
+		s.inputs(real, fake, s.next, noise, s.one, s.nul)...)
 	if err := s.done(res, err); err != nil {
 		return err
 	}
@@ -243,18 +249,19 @@ func (s *setup) inputs(more ...*engine.Array) []*engine.Array {
 	return append(append([]*engine.Array{}, s.cond...), more...)
 }
 
-func (s *setup) walk(f engine.Function, calls int, more ...*engine.Array) (*engine.Array, error) {
+// walk is the teacher's calls, without adapters.
+func (s *setup) walk(calls int, guidance *engine.Array) (*engine.Array, error) {
+	plain := &program.Functions{UNet: s.f.UNet}
 	x := s.cond[0]
 	for i := range calls {
-		in := append(append([]*engine.Array{x}, s.cond[1:]...), more...)
-		out, err := s.e.Call(f, engine.Bind{program.NetUNet: s.base}, in...)
+		next, err := plain.Move(s.e, s.base, append([]*engine.Array{x}, s.cond[1:]...), s.a, s.b, guidance)
 		if err != nil {
 			return nil, err
 		}
 		if i > 0 {
 			x.Free()
 		}
-		x = out[0]
+		x = next
 	}
 	return x, nil
 }

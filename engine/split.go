@@ -1,0 +1,318 @@
+package engine
+
+import (
+	"fmt"
+	"math"
+	"slices"
+
+	"fewstep/model/nn"
+
+	"github.com/gomlx/compute/shapes"
+	"github.com/gomlx/gomlx/core/graph"
+)
+
+// Splitting an update off the gradient.
+//
+// With Engine.Split a training step at network granularity is one gradient program and then one small update program
+// per trained tensor, shared by all tensors of a shape. On CPUs, where compiling costs more than calling, that is a
+// third of the compilation; on GPUs the fused program has fewer launches.
+//
+// Adapters are then materialised: the network's programs see W + scale·up∘down as their weight, and the adapters'
+// gradients follow from the weight's. LoRA phases so run the very programs of the full phases.
+
+// adapter is one materialised LoRA module of a parameter set.
+type adapter struct {
+	base *Array // the frozen weight, perhaps shared
+	lora nn.LoRA
+}
+
+// Materialise replaces every adapted weight of the set by its effective value. The set's specs hold the adapters.
+func (e *Engine) Materialise(p *Params, lora nn.LoRA) error {
+	p.adapters = map[string]adapter{}
+	for _, s := range p.Specs {
+		if p.arrays[s.Name+".lora_down"] != nil {
+			p.adapters[s.Name] = adapter{base: p.arrays[s.Name], lora: lora}
+		}
+	}
+	return e.refresh(p)
+}
+
+// refresh computes the effective weights anew.
+func (e *Engine) refresh(p *Params) error {
+	for _, name := range p.adapted() {
+		a := p.adapters[name]
+		in := []*Array{a.base, p.arrays[name+".lora_down"], p.arrays[name+".lora_up"]}
+		prog, err := e.get(e.key(fmt.Sprintf("adapt(%g)", a.lora.Scale), "", in), func(g *graph.Graph, _ *program) []*graph.Node {
+			n := nodes(inputNodes(g, shapesOf(in)))
+			return []*graph.Node{nn.Adapted(n[0], n[1], n[2], a.lora)}
+		})
+		if err != nil {
+			return err
+		}
+		out, err := e.execute(prog, in, nil)
+		if err != nil {
+			return err
+		}
+		if old := p.arrays[name]; old != a.base {
+			old.Free()
+		}
+		p.arrays[name] = out[0]
+	}
+	return nil
+}
+
+// adapted lists the weights with materialised adapters, in the order of the specs.
+func (p *Params) adapted() (names []string) {
+	for _, s := range p.Specs {
+		if _, ok := p.adapters[s.Name]; ok {
+			names = append(names, s.Name)
+		}
+	}
+	return names
+}
+
+// targets are the tensors that a split gradient program differentiates by: adapted weights stand for their adapters.
+func (o *Optimizer) targets() (names []string) {
+	if o.params.adapters != nil {
+		names = o.params.adapted()
+	}
+	for _, n := range o.names {
+		if o.params.adapters == nil || !IsLoRA(n) {
+			names = append(names, n)
+		}
+	}
+	return names
+}
+
+// splitProgram is the gradient program of a function: its outputs, then the gradient of each target.
+func (e *Engine) splitProgram(f Function, bind Bind, network string, targets []string, in []*Array) (*program, error) {
+	key := e.key(fmt.Sprintf("split|%d|%s", len(targets), network), f.Key, in)
+	return e.declare(key, func(g *graph.Graph, p *program) []*graph.Node {
+		outputs, _, grads := e.gradientNodes(g, p, f, bind, network, targets, shapesOf(in))
+		return append(outputs, grads...)
+	})
+}
+
+func (e *Engine) trainSplit(f Function, bind Bind, network string, o *Optimizer, step Step, in []*Array) (*Result, error) {
+	targets := o.targets()
+	p, err := e.splitProgram(f, bind, network, targets, in)
+	if err != nil {
+		return nil, err
+	}
+	args, err := e.gather(p, bind, o.params, targets, in)
+	if err != nil {
+		return nil, err
+	}
+	out, err := e.execute(p, args, nil)
+	if err != nil {
+		return nil, err
+	}
+	n := p.info.(trained).outputs
+	outputs, grads := out[:n], out[n:]
+	if step.Of > 1 {
+		if step.Micro == 0 {
+			Free(o.acc...)
+			o.acc = grads
+		} else {
+			for i := range grads {
+				if o.acc[i], err = e.add(o.acc[i], grads[i]); err != nil {
+					return nil, err
+				}
+			}
+		}
+		if step.Micro+1 < step.Of {
+			return &Result{Outputs: outputs, Norm2: -1}, nil
+		}
+		grads, o.acc = o.acc, nil
+	}
+	norm2, err := e.applySplit(o, targets, grads, step)
+	return &Result{Outputs: outputs, Norm2: norm2, Updated: true}, err
+}
+
+// applySplit updates every target from its gradient, which it takes, and returns the squared gradient norm.
+func (e *Engine) applySplit(o *Optimizer, targets []string, grads []*Array, step Step) (float64, error) {
+	scale := 1 / float64(max(step.Of, 1))
+	if o.ClipNorm > 0 {
+		norm, err := e.norm(grads)
+		if err != nil {
+			return 0, err
+		}
+		if norm *= scale; norm > o.ClipNorm {
+			scale *= o.ClipNorm / norm
+		}
+	}
+	hyper, err := e.hyper(o, step.LR, scale)
+	if err != nil {
+		return 0, err
+	}
+	defer hyper.Free()
+	index := map[string]int{}
+	for i, name := range o.names {
+		index[name] = i
+	}
+	norms := make([]*Array, len(targets))
+	for k, name := range targets {
+		units := []string{name}
+		if _, ok := o.params.adapters[name]; ok {
+			units = []string{name + ".lora_down", name + ".lora_up"}
+		}
+		if norms[k], err = e.updateUnit(o, name, units, index, grads[k], hyper); err != nil {
+			return 0, fmt.Errorf("updating %s: %w", name, err)
+		}
+	}
+	o.Steps++
+	total := 0.0
+	for _, a := range norms {
+		v, err := e.Floats(a)
+		if err != nil {
+			return 0, err
+		}
+		total += float64(v[0])
+		a.Free()
+	}
+	return total, nil
+}
+
+// updateUnit takes one optimizer step for a tensor, or for the two factors of an adapted weight.
+func (e *Engine) updateUnit(o *Optimizer, name string, units []string, index map[string]int, grad, hyper *Array) (*Array, error) {
+	a, adapts := o.params.adapters[name]
+	args := []*Array{grad}
+	if adapts {
+		args = append(args, a.base)
+	}
+	fixed := len(args)
+	for _, u := range units {
+		args = append(args, o.params.arrays[u])
+	}
+	lists := o.ordered()
+	for _, list := range lists {
+		for _, u := range units {
+			args = append(args, list[index[u]])
+		}
+	}
+	args = append(args, hyper)
+	p, err := e.updateProgram(o, a, adapts, len(units), args)
+	if err != nil {
+		return nil, err
+	}
+	donate := make([]bool, len(args))
+	for i := range len(args) - 1 {
+		donate[i] = i == 0 || i >= fixed
+	}
+	out, err := e.execute(p, args, donate)
+	if err != nil {
+		return nil, err
+	}
+	norm, out := out[0], out[1:]
+	for i, u := range units {
+		o.params.arrays[u] = out[i]
+	}
+	out = out[len(units):]
+	for _, list := range lists {
+		for i, u := range units {
+			list[index[u]] = out[i]
+		}
+		out = out[len(units):]
+	}
+	if adapts {
+		o.params.arrays[name].Free()
+		o.params.arrays[name] = out[0]
+	}
+	return norm, nil
+}
+
+// updateProgram is keyed by shapes and settings: tensors of one shape share it.
+func (e *Engine) updateProgram(o *Optimizer, a adapter, adapts bool, n int, args []*Array) (*program, error) {
+	settings := *o
+	key := fmt.Sprintf("unit(%g,%g,%g,%g,%g)", o.Beta1, o.Beta2, o.Eps, o.WeightDecay, o.EMA)
+	if adapts {
+		key += fmt.Sprintf("lora(%d,%g)", a.lora.Rank, a.lora.Scale)
+	}
+	settings.ClipNorm = 0
+	return e.declare(e.key(key, "", args), func(g *graph.Graph, _ *program) []*graph.Node {
+		in := nodes(inputNodes(g, shapesOf(args)))
+		grad, hyper, rest := in[0], in[len(in)-1], in[1:len(in)-1]
+		grads := []*graph.Node{grad}
+		var base *graph.Node
+		if adapts {
+			base, rest = rest[0], rest[1:]
+			down, up := nn.AdapterGradients(grad, rest[0], rest[1], a.lora)
+			grads = []*graph.Node{down, up}
+		}
+		norm2, params, state := settings.updateNodes(rest[:n], grads, rest[n:], hyper)
+		out := append(append([]*graph.Node{norm2}, params...), state...)
+		if adapts {
+			out = append(out, nn.Adapted(base, params[0], params[1], a.lora))
+		}
+		return out
+	})
+}
+
+// ordered lists the state in the order that updateNodes takes and returns it.
+func (o *Optimizer) ordered() (lists [][]*Array) {
+	if o.Beta1 != 0 {
+		lists = append(lists, o.m)
+	}
+	lists = append(lists, o.v)
+	if o.EMA != 0 {
+		lists = append(lists, o.ema)
+	}
+	return lists
+}
+
+// norm is the norm of several arrays together.
+func (e *Engine) norm(arrays []*Array) (float64, error) {
+	total := 0.0
+	for _, a := range arrays {
+		p, err := e.get(e.key("norm2", "", []*Array{a}), func(g *graph.Graph, _ *program) []*graph.Node {
+			x := nodes(inputNodes(g, []shapes.Shape{a.shape}))[0]
+			return []*graph.Node{graph.ReduceAllSum(graph.Square(x))}
+		})
+		if err != nil {
+			return 0, err
+		}
+		out, err := e.execute(p, []*Array{a}, nil)
+		if err != nil {
+			return 0, err
+		}
+		v, err := e.Floats(out[0])
+		if err != nil {
+			return 0, err
+		}
+		out[0].Free()
+		total += float64(v[0])
+	}
+	return math.Sqrt(total), nil
+}
+
+// Shapes makes parameters without content, to compile programs before there is anything to run them on.
+func Shapes(specs []nn.Spec, dtype func(nn.Spec) shapes.Shape) *Params {
+	p := NewParams(specs)
+	for _, s := range specs {
+		p.Set(s.Name, &Array{shape: dtype(s)}, false)
+	}
+	return p
+}
+
+// Input is an array without content, for the same purpose.
+func Input(s shapes.Shape) *Array { return &Array{shape: s} }
+
+// Warm compiles what Call needs for a function, and, where targets are given, the split gradient program by them.
+// Any number of goroutines may warm different functions at once.
+func (e *Engine) Warm(f Function, bind Bind, network string, targets []string, in ...*Array) error {
+	if e.Granularity < nn.Network || targets != nil && !e.Split {
+		return nil // these are compiled in parallel by their own plan, or fused with an update
+	}
+	var p *program
+	var err error
+	if targets == nil {
+		p, err = e.callProgram(f, bind, in)
+	} else {
+		p, err = e.splitProgram(f, bind, network, slices.Clone(targets), in)
+	}
+	if err != nil {
+		return err
+	}
+	e.compile(p)
+	return p.err
+}
