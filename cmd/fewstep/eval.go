@@ -83,6 +83,9 @@ func (a *app) eval(cmd *cobra.Command, o evalOptions) error {
 	if err != nil {
 		return err
 	}
+	if _, err := o.config(p); err != nil {
+		return err
+	}
 	rt, err := a.openBackend(xla.Options{})
 	if err != nil {
 		return err
