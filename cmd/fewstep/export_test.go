@@ -63,10 +63,27 @@ func TestExport(t *testing.T) {
 		t.Errorf("the run is not sound afterwards: %s%s", out, errs)
 	}
 	out, _, _ = runCommand(t, "inspect", filepath.Join(run, "exports", "32step_unet.safetensors"))
-	for _, want := range []string{"kind        UNet", "F16 ×620", "fewstep.sampler.steps = 32", "fewstep.base_sha256 = ba5e", "fewstep.stage = 32/mse-full"} {
+	for _, want := range []string{"kind        UNet", "F16 ×620", "hash        sound", "fewstep.sampler.steps = 32", "fewstep.base_sha256 = ba5e", "fewstep.stage = 32/mse-full"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("inspect does not say %q:\n%s", want, out)
 		}
+	}
+
+	// One flipped bit is seen by both commands that look.
+	file := filepath.Join(run, "exports", "32step_unet.safetensors")
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw[len(raw)-1] ^= 1
+	if err := os.WriteFile(file, raw, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, errs, code := runCommand(t, "inspect", filepath.Dir(file)); code != 1 || !strings.Contains(errs, "modelspec.hash_sha256") {
+		t.Errorf("inspect of a damaged file: code %d, %q", code, errs)
+	}
+	if _, errs, code := runCommand(t, "check", run); code != 1 || !strings.Contains(errs, "1 damaged") {
+		t.Errorf("check of a damaged file: code %d, %q", code, errs)
 	}
 
 	dir := filepath.Join(t.TempDir(), "pipeline")

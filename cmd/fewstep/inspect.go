@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"os"
@@ -21,7 +22,7 @@ func newInspect(a *app) *cobra.Command {
 		Short: "Say what a weights file or model directory is.",
 		Long: "Says what a weights file or model directory is.\n\n" +
 			"Its kind by the tensors' names, sizes, element types, metadata, whether every value is finite, and what loads it.\n" +
-			"Values that are not finite end with exit code 1.",
+			"Values that are not finite, and data that is not what its metadata's hash says, end with exit code 1.",
 		Example: "  fewstep inspect runs/demo/exports/8step_lora.safetensors\n  fewstep inspect assets/mini --json",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -38,8 +39,11 @@ func newInspect(a *app) *cobra.Command {
 }
 
 func (a *app) printInspected(reports []inspect.Report) error {
-	var bad []string
+	var bad, changed []string
 	for _, r := range reports {
+		if r.Hash == inspect.Differs {
+			changed = append(changed, r.Path)
+		}
 		for _, name := range r.NotFinite {
 			bad = append(bad, r.Path+": tensor "+name)
 		}
@@ -52,6 +56,9 @@ func (a *app) printInspected(reports []inspect.Report) error {
 		for _, r := range reports {
 			a.printReport(r)
 		}
+	}
+	if len(changed) > 0 {
+		return fmt.Errorf("the data of %s is not what its metadata's modelspec.hash_sha256 says: the file was changed or damaged", strings.Join(changed, ", "))
 	}
 	if len(bad) > 0 {
 		more := ""
@@ -74,8 +81,8 @@ func (a *app) printReport(r inspect.Report) {
 	} else if n := len(r.Unread); n > 0 {
 		finite = fmt.Sprintf("all but %d tensors of types that are not checked", n)
 	}
-	fmt.Fprintf(a.stdout, "%s\n  kind        %s\n  tensors     %d (%s)\n  parameters  %s\n  size        %s\n  finite      %s\n  loaded by   %s\n",
-		r.Path, kind, r.Tensors, r.Types(), count(float64(r.Parameters)), bytesText(r.Bytes), finite, r.LoadedBy)
+	fmt.Fprintf(a.stdout, "%s\n  kind        %s\n  tensors     %d (%s)\n  parameters  %s\n  size        %s\n  finite      %s\n  hash        %s\n  loaded by   %s\n",
+		r.Path, kind, r.Tensors, r.Types(), count(float64(r.Parameters)), bytesText(r.Bytes), finite, cmp.Or(r.Hash, "none given"), r.LoadedBy)
 	for _, key := range slices.Sorted(maps.Keys(r.Metadata)) {
 		fmt.Fprintf(a.stdout, "  %s = %s\n", key, short(r.Metadata[key]))
 	}

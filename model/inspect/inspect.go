@@ -42,10 +42,18 @@ type Report struct {
 	DTypes     map[string]int    `json:"dtypes"` // tensors by element type
 	NotFinite  []string          `json:"not_finite"`
 	Unread     []string          `json:"unread,omitempty"` // tensors whose values cannot be checked
+	Hash       string            `json:"hash,omitempty"`   // of the data against modelspec's: Sound or Differs; empty without one
 	Metadata   map[string]string `json:"metadata,omitempty"`
 }
 
-// Path examines a safetensors file, a component folder, or a diffusers directory with all its components.
+// Values of Report.Hash.
+const (
+	Sound   = "sound"
+	Differs = "differs"
+)
+
+// Path examines a safetensors file, a component folder, a diffusers directory with all its components, or a folder of
+// several weight files, each by itself.
 func Path(path string) ([]Report, error) {
 	if info, err := os.Stat(path); err != nil {
 		return nil, err
@@ -54,8 +62,7 @@ func Path(path string) ([]Report, error) {
 		return []Report{r}, err
 	}
 	if _, err := os.Stat(filepath.Join(path, "model_index.json")); err != nil {
-		r, err := File(path)
-		return []Report{r}, err
+		return folder(path)
 	}
 	entries, err := os.ReadDir(path)
 	if err != nil {
@@ -79,6 +86,32 @@ func Path(path string) ([]Report, error) {
 	return all, nil
 }
 
+// folder examines a component, or else every weight file of a folder.
+func folder(path string) ([]Report, error) {
+	files := []string{path}
+	if _, err := weights.ModelFiles(path); err != nil {
+		names, _ := os.ReadDir(path)
+		files = nil
+		for _, e := range names {
+			if filepath.Ext(e.Name()) == ".safetensors" {
+				files = append(files, filepath.Join(path, e.Name()))
+			}
+		}
+		if len(files) == 0 {
+			return nil, err
+		}
+	}
+	var all []Report
+	for _, f := range files {
+		r, err := File(f)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, r)
+	}
+	return all, nil
+}
+
 // File examines one safetensors file, or a component folder's files together.
 func File(path string) (Report, error) {
 	src, err := weights.OpenModel(path)
@@ -92,11 +125,13 @@ func File(path string) (Report, error) {
 	}
 	names := src.Names()
 	r.Kind, r.Detail = classify(names)
+	var tensors []weights.Tensor
 	for _, name := range names {
 		t, err := src.Tensor(name)
 		if err != nil {
 			return Report{}, err
 		}
+		tensors = append(tensors, t)
 		r.Tensors++
 		r.Parameters += int64(t.Elements())
 		r.Bytes += int64(t.Elements()) * int64(t.DType.Size())
@@ -112,6 +147,16 @@ func File(path string) (Report, error) {
 		}
 	}
 	r.LoadedBy = loaders[r.Kind]
+	if want := r.Metadata[weights.KeyHash]; want != "" {
+		got, err := weights.DataHash(tensors)
+		if err != nil {
+			return Report{}, err
+		}
+		r.Hash = Differs
+		if got == want {
+			r.Hash = Sound
+		}
+	}
 	return r, nil
 }
 
