@@ -37,9 +37,9 @@ func newEval(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "eval",
 		Short: "Measure a model: Fréchet distances from real images, and CLIP score.",
-		Long: "Measures a model at one or more step counts by the protocol of the reports: prompts drawn from a captioned data set,\n" +
-			"one image each, compared with its real images in features of the pipeline's own CLIP (convention mini-clip; not FID).\n" +
-			"The first row is the floor: held-out real images against the others.",
+		Long: "Measures a model at one or more step counts by the protocol of the reports.\n\n" +
+			"Prompts are drawn from a captioned data set; one image of each is compared with its real images, in features of the\n" +
+			"pipeline's own CLIP (convention mini-clip; not FID). The first row is the floor: held-out real images against the others.",
 		Example: "  fewstep eval --model assets/mini --steps 8,4,2,1 --guidance 0,3\n" +
 			"  fewstep eval --unet runs/demo/exports/4step_unet.safetensors",
 		Args: cobra.NoArgs,

@@ -15,8 +15,8 @@ func newReport(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "report RUN",
 		Short: "Write a run's report again from what the run has saved.",
-		Long: "Writes report/index.html, metrics.csv and metrics.json of a run that has been evaluated. Nothing is measured again;\n" +
-			"the same results give the same bytes.",
+		Long: "Writes report/index.html, metrics.csv and metrics.json of a run that has been evaluated.\n" +
+			"Nothing is measured again; the same results give the same bytes.",
 		Example: "  fewstep report runs/demo",
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(_ *cobra.Command, args []string) error { return a.report(args[0]) },
