@@ -54,7 +54,8 @@ func (a *app) printProblems(dir string, problems []rundir.Problem) error {
 	}
 	if damaged > 0 {
 		return withHint(fmt.Errorf("%s: %d damaged", dir, damaged),
-			"'fewstep run' falls back to the newest sound checkpoint; delete a damaged result's folder to have its phase trained again")
+			"'fewstep run' falls back to the newest sound checkpoint; "+
+				"delete a damaged export and 'fewstep export' writes it again, delete a damaged result's folder and its phase is trained again")
 	}
 	return nil
 }

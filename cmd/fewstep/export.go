@@ -81,7 +81,8 @@ func (a *app) export(o exportOptions) error {
 	return nil
 }
 
-// openRun opens a run directory for reading, with its recipe and the ladder.
+// openRun opens a run directory for reading, with its recipe and the ladder. model, if not empty, is where the base
+// model lies now.
 func openRun(dir, model string) (*rundir.Dir, *distill.Config, []distill.Step, error) {
 	d, err := rundir.View(dir)
 	if err != nil {
@@ -99,10 +100,12 @@ func openRun(dir, model string) (*rundir.Dir, *distill.Config, []distill.Step, e
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	if model == "" {
-		model = c.ModelPath()
+	if model != "" {
+		if c.Model, err = filepath.Abs(model); err != nil {
+			return nil, nil, nil, err
+		}
 	}
-	if _, err := os.Stat(filepath.Join(model, "unet")); err != nil {
+	if _, err := os.Stat(filepath.Join(c.ModelPath(), "unet")); err != nil {
 		return nil, nil, nil, withHint(fmt.Errorf("the base model is not there: %w", err), "name its directory with --model")
 	}
 	return d, c, steps, nil

@@ -86,6 +86,9 @@ func TestExport(t *testing.T) {
 		t.Errorf("check of a damaged file: code %d, %q", code, errs)
 	}
 
+	if _, errs, code := runCommand(t, "export", run, "--model", t.TempDir()); code != 1 || !strings.Contains(errs, "the base model is not there") {
+		t.Errorf("without the base model: code %d, %q", code, errs)
+	}
 	dir := filepath.Join(t.TempDir(), "pipeline")
 	if out, errs, code := runCommand(t, "export", run, "--steps", "32", "--out", dir, "--dtype", "f32"); code != 0 || out != dir+"\n" {
 		t.Fatalf("code %d, %q, %q", code, out, errs)

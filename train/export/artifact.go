@@ -79,7 +79,7 @@ func Artifact(d *rundir.Dir, c *distill.Config, s distill.Step) error {
 }
 
 // Missing lists the final steps of a ladder whose file is not in the run's exports folder although their phase has a
-// result: what a killed run still owes.
+// result: what a killed run still owes, or a user has deleted.
 func Missing(d *rundir.Dir, steps []distill.Step) (owed []distill.Step, err error) {
 	have, err := d.Artifacts(rundir.Exports)
 	if err != nil {
@@ -87,7 +87,9 @@ func Missing(d *rundir.Dir, steps []distill.Step) (owed []distill.Step, err erro
 	}
 	listed := map[string]bool{}
 	for _, name := range have {
-		listed[name] = true
+		if _, err := os.Stat(d.ArtifactPath(rundir.Exports, name)); err == nil {
+			listed[name] = true
+		}
 	}
 	for _, s := range steps {
 		if !s.Final || listed[Name(s)] && listed[workflowName(s)] {

@@ -167,6 +167,11 @@ func TestFilesAndMetadata(t *testing.T) {
 	if owed, err := Missing(d, steps); err != nil || len(owed) != 0 {
 		t.Errorf("still owed: %v, %v", owed, err)
 	}
+	must(t, os.Remove(d.ArtifactPath(rundir.Exports, "8step_lora.safetensors")))
+	if owed, err := Missing(d, steps); err != nil || len(owed) != 1 || Name(owed[0]) != "8step_lora.safetensors" {
+		t.Errorf("a deleted file is not owed: %v, %v", owed, err)
+	}
+	must(t, Artifact(d, c, owed[0]))
 
 	f, err := weights.Open(d.ArtifactPath(rundir.Exports, "1step_unet_x0.safetensors"))
 	must(t, err)

@@ -1,6 +1,7 @@
 package export
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -14,6 +15,10 @@ import (
 
 // metadataOf describes an export file: modelspec, lineage and the sampler its weights need. It has no date.
 func metadataOf(d *rundir.Dir, c *distill.Config, s distill.Step, tensors []weights.Tensor) (map[string]string, error) {
+	recipe, err := d.Config() // as the run was started, wherever its model lies now
+	if err != nil {
+		return nil, err
+	}
 	hash, err := weights.DataHash(tensors)
 	if err != nil {
 		return nil, err
@@ -37,7 +42,7 @@ func metadataOf(d *rundir.Dir, c *distill.Config, s distill.Step, tensors []weig
 		DataHash:       hash,
 		BaseSHA256:     d.Lineage().BaseWeights,
 		Stage:          s.StageName + "/" + s.PhaseName,
-		ConfigSHA256:   c.Hash(),
+		ConfigSHA256:   fmt.Sprintf("%x", sha256.Sum256(recipe)),
 		SamplerSteps:   s.StudentSteps,
 		Spacing:        "trailing",
 	}
