@@ -71,14 +71,12 @@ func (p *Params) adapted() (names []string) {
 	return names
 }
 
-// targets are the tensors that a split gradient program differentiates by: adapted weights stand for their adapters.
-func (o *Optimizer) targets() (names []string) {
-	if o.params.adapters != nil {
-		names = o.params.adapted()
-	}
-	for _, n := range o.names {
-		if o.params.adapters == nil || !IsLoRA(n) {
-			names = append(names, n)
+// Targets are the tensors that a split gradient program differentiates by: what is trained, or, under materialised
+// adapters, every tensor of the network, so that adapters and full training share their programs.
+func (p *Params) Targets() (names []string) {
+	for _, s := range p.Specs {
+		if p.adapters != nil && !IsLoRA(s.Name) || p.adapters == nil && p.trained[s.Name] {
+			names = append(names, s.Name)
 		}
 	}
 	return names
@@ -94,7 +92,7 @@ func (e *Engine) splitProgram(f Function, bind Bind, network string, targets []s
 }
 
 func (e *Engine) trainSplit(f Function, bind Bind, network string, o *Optimizer, step Step, in []*Array) (*Result, error) {
-	targets := o.targets()
+	targets := o.params.Targets()
 	p, err := e.splitProgram(f, bind, network, targets, in)
 	if err != nil {
 		return nil, err
@@ -133,7 +131,7 @@ func (e *Engine) trainSplit(f Function, bind Bind, network string, o *Optimizer,
 func (e *Engine) applySplit(o *Optimizer, targets []string, grads []*Array, step Step) (float64, error) {
 	scale := 1 / float64(max(step.Of, 1))
 	if o.ClipNorm > 0 {
-		norm, err := e.norm(grads)
+		norm, err := e.norm(grads) // with adapters: of the weights' gradients
 		if err != nil {
 			return 0, err
 		}
@@ -150,15 +148,20 @@ func (e *Engine) applySplit(o *Optimizer, targets []string, grads []*Array, step
 	for i, name := range o.names {
 		index[name] = i
 	}
-	norms := make([]*Array, len(targets))
+	var norms []*Array
 	for k, name := range targets {
 		units := []string{name}
 		if _, ok := o.params.adapters[name]; ok {
 			units = []string{name + ".lora_down", name + ".lora_up"}
+		} else if o.params.adapters != nil {
+			grads[k].Free() // a tensor without adapter stays as it is
+			continue
 		}
-		if norms[k], err = e.updateUnit(o, name, units, index, grads[k], hyper); err != nil {
+		norm, err := e.updateUnit(o, name, units, index, grads[k], hyper)
+		if err != nil {
 			return 0, fmt.Errorf("updating %s: %w", name, err)
 		}
+		norms = append(norms, norm)
 	}
 	o.Steps++
 	total := 0.0

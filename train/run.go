@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"sort"
+	"sync"
 	"time"
 
 	"fewstep/data"
@@ -59,6 +60,7 @@ type Run struct {
 	watch   *monitor.Watcher
 	saved   time.Time // of the last checkpoint
 	since   int64     // samples since then
+	warming sync.WaitGroup
 }
 
 // Open opens the model, the data and the run directory. Nothing is computed yet.
@@ -118,6 +120,7 @@ func Granularity(name string) nn.Level {
 
 // Close releases the run directory.
 func (r *Run) Close() error {
+	r.warming.Wait()
 	if r.models != nil {
 		r.models.free()
 	}
@@ -201,6 +204,12 @@ func (r *Run) Walk(ctx context.Context) (worked bool, err error) {
 	}
 	r.report = monitor.Fan(r.stats, events, r.opt.Progress, r.opt.Metrics)
 	defer func() { err = errors.Join(err, r.report.Close()) }()
+	if !r.Ladder.Done(state) {
+		if err := r.models.load(); err != nil {
+			return false, err
+		}
+		r.warming.Go(func() { r.warm(state) })
+	}
 	if err := r.finishedBefore(ctx, state); err != nil {
 		return false, err
 	}

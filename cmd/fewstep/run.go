@@ -12,6 +12,7 @@ import (
 	"fewstep/internal/xla"
 	"fewstep/train"
 	"fewstep/train/monitor"
+	"fewstep/train/results"
 	"fewstep/train/rundir"
 )
 
@@ -52,7 +53,8 @@ func (a *app) run(cmd *cobra.Command, path string, o runOptions) error {
 		return err
 	}
 	defer rt.Close()
-	opt := train.Options{Dir: o.dir, Until: o.until, Version: readVersion().Version, Backend: rt.Backend, Split: rt.Kind != xla.CUDA, Log: a.log, Finished: a.afterPhase}
+	maker := &results.Maker{Log: a.log}
+	opt := train.Options{Dir: o.dir, Until: o.until, Version: readVersion().Version, Backend: rt.Backend, Split: rt.Kind != xla.CUDA, Log: a.log, Finished: maker.Phase}
 	if !a.quiet {
 		style := monitor.StyleAuto
 		if a.json {
@@ -76,10 +78,19 @@ func (a *app) run(cmd *cobra.Command, path string, o runOptions) error {
 	if err != nil {
 		return refused(err)
 	}
+	if o.until == "" {
+		reported, err := maker.Report(cmd.Context(), r)
+		if err != nil {
+			return refused(err)
+		}
+		worked = worked || reported
+	}
 	stats := r.Engine.Compiled()
 	a.log.Info("programs", "compiled", stats.Programs, "seconds", fmt.Sprintf("%.1f", stats.Seconds))
 	if !worked {
 		fmt.Fprintln(a.stdout, "done")
+	} else if o.until == "" {
+		fmt.Fprintln(a.stdout, r.Dir.ArtifactPath(rundir.Report, "index.html"))
 	}
 	return nil
 }

@@ -239,3 +239,6 @@ func escapeGlob(path string) string {
 	}
 	return string(out)
 }
+
+// Digest identifies the snapshot's content: the manifest's own SHA-256.
+func (s *Snapshot) Digest() string { return s.manifest.SHA256 }
