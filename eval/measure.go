@@ -70,7 +70,7 @@ func (t *Table) add(c Column, all []values) {
 }
 
 func (p *protocol) metrics() []report.Metric {
-	const how = "Fréchet distance in features of the pipeline's own CLIP, not FID: the image embedding on its 32 leading principal axes, and the logarithms of the first hidden state's deviations over the patches on 16, each part scaled to a total variance of 1 on the real images. "
+	const how = "Fréchet distance in features of the pipeline's own CLIP, not FID: the image embedding on its 32 leading principal axes, and the logarithms of the first hidden state's deviations over the patches, less their mean, on 16, each part scaled to a total variance of 1 on the real images. "
 	interval := "No interval."
 	if p.settings.Bootstrap > 0 {
 		interval = fmt.Sprintf("95 %% interval of %d random halves of the samples.", p.settings.Bootstrap)

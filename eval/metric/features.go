@@ -16,7 +16,7 @@ const least = 0.05
 // View is what one look at an image gives.
 type View struct {
 	Embedding []float64 // projected, of unit length [P]
-	Texture   []float64 // logarithms of the channels' deviations over the first hidden state's patch tokens [D]
+	Texture   []float64 // logarithms of the channels' deviations over the first hidden state's patch tokens, less their mean [D]
 }
 
 // Features of one image: of all of it, and of the central quarter of its area at twice the size.
@@ -70,8 +70,13 @@ func eightBit(x float32) float32 {
 func (n *Network) view(res [][]float32, i int) View {
 	d, m := n.vision.ProjectionDim, n.vision.HiddenSize
 	v := View{Embedding: unit(res[0][i*d : (i+1)*d]), Texture: make([]float64, m)}
+	mean := 0.0
 	for k, x := range res[1][i*m : (i+1)*m] {
 		v.Texture[k] = math.Log(float64(x) + least)
+		mean += v.Texture[k] / float64(m)
+	}
+	for k := range v.Texture {
+		v.Texture[k] -= mean
 	}
 	return v
 }

@@ -6,8 +6,9 @@
 //
 //   - what is shown: the projected embedding, of unit length, on the 32 leading principal axes of the reference
 //     images' embeddings, divided by the root of their total variance;
-//   - texture: the logarithm of each channel's deviation over the patch tokens of the first hidden state, on the 16
-//     leading principal axes of the reference, each divided by its own deviation, all by √16.
+//   - texture: the logarithm of each channel's deviation over the patch tokens of the first hidden state, less their
+//     mean over the channels (so that contrast alone counts for nothing), on the 16 leading principal axes of the
+//     reference, each divided by its own deviation, all by √16.
 //
 // So both parts of the real images have a total variance of 1, and a distance of 1 is a shift as large as their spread.
 //
