@@ -10,15 +10,16 @@ import (
 type Purpose uint32
 
 const (
-	Noise               Purpose = 1 // ε of a training sample
-	Timestep            Purpose = 2 // which t of the student's timesteps
-	Order               Purpose = 3 // order of the data set, per epoch
-	Caption             Purpose = 4 // which caption of an image
-	DiscriminatorNoise  Purpose = 5 // ε* added before the discriminator
-	DiscriminatorLevels Purpose = 6 // t* of that noise
-	EvalNoise           Purpose = 7 // starting noise of evaluation samples
-	Init                Purpose = 8 // initial weights
-	Dropout             Purpose = 9 // caption dropout in base training
+	Noise               Purpose = 1  // ε of a training sample
+	Timestep            Purpose = 2  // which t of the student's timesteps
+	Order               Purpose = 3  // order of the data set, per epoch
+	Caption             Purpose = 4  // which caption of an image
+	DiscriminatorNoise  Purpose = 5  // ε* added before the discriminator
+	DiscriminatorLevels Purpose = 6  // t* of that noise
+	EvalNoise           Purpose = 7  // starting noise of evaluation samples
+	Init                Purpose = 8  // initial weights
+	Dropout             Purpose = 9  // caption dropout in base training
+	NoiseOffset         Purpose = 10 // constant per channel added to ε in base training
 )
 
 // Philox4x32 is one block of Philox4x32-10 (Salmon et al., "Parallel random

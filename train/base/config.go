@@ -43,11 +43,11 @@ type Part struct {
 
 // UNetPart adds what only the diffusion loss has.
 type UNetPart struct {
-	Part     `yaml:",inline"`
-	Dropout  float64 `yaml:"dropout"`  // share of samples without caption (zero embeddings), for guidance
-	MinSNR   float64 `yaml:"min_snr"`  // γ of the min-SNR weighting; 0 = plain ε loss
-	Terminal float64 `yaml:"terminal"` // share of samples at t = T with pure noise as input (3.5); 0 = no such samples
-	Resume   bool    `yaml:"resume"`   // start from the weights in the model directory
+	Part        `yaml:",inline"`
+	Dropout     float64 `yaml:"dropout"`      // share of samples without caption (zero embeddings), for guidance
+	MinSNR      float64 `yaml:"min_snr"`      // γ of the min-SNR weighting; 0 = plain ε loss
+	NoiseOffset float64 `yaml:"noise_offset"` // deviation of a constant per channel added to ε; 0 = off. Small latents show their mean colour even at t = T, so that without it a model never learns colours from the text
+	Resume      bool    `yaml:"resume"`       // start from the weights in the model directory
 }
 
 // Load reads and checks a recipe; unknown keys are errors.

@@ -63,22 +63,21 @@ func (t *Trainer) trainUNet(ctx context.Context) error {
 		n := c.Batch
 		x, noise, ts := make([]float32, n*size), make([]float32, n*size), make([]float32, n)
 		text, pooled, ids, w := make([]float32, n*td), make([]float32, n*pd), make([]float32, n*unet.TimeIDs), make([]float32, n)
+		offset := make([]float32, t.p.UNet.InChannels)
 		for i := range n {
 			k := first + int64(i)
 			eps := noise[i*size : (i+1)*size]
 			distill.Normal(eps, seed, distill.Noise, k)
 			step := 1 + distill.Pick(t.p.Schedule.T(), seed, distill.Timestep, k, 0)
-			if distill.Uniform(seed, distill.Timestep, k, 1) < c.Terminal {
-				step = t.p.Schedule.T()
-			}
 			a, b := t.p.Schedule.NoisyCoefficients(step)
-			z := latents[t.order.Row(k)]
-			if step == t.p.Schedule.T() && c.Terminal > 0 {
-				terminal(x[i*size:(i+1)*size], eps, z, a, b)
-			} else {
-				for j := range z {
-					x[i*size+j] = float32(a)*z[j] + float32(b)*eps[j]
+			if c.NoiseOffset > 0 {
+				distill.Normal(offset, seed, distill.NoiseOffset, k)
+				for j := range eps {
+					eps[j] += float32(c.NoiseOffset) * offset[j%len(offset)]
 				}
+			}
+			for j, z := range latents[t.order.Row(k)] {
+				x[i*size+j] = float32(a)*z + float32(b)*eps[j]
 			}
 			ts[i] = float32(t.p.Schedule.NetworkIndex(step))
 			if distill.Uniform(seed, distill.Dropout, k, 0) >= c.Dropout {
@@ -100,14 +99,4 @@ func (t *Trainer) trainUNet(ctx context.Context) error {
 		return err
 	}
 	return pipeline.Write(t.p.Dir, "unet", specs, v, weights.F16, map[string]string{"format": "pt"})
-}
-
-// terminal makes a sample at t = T as the schedule fix wants it (3.5): the network sees pure noise, as it does when
-// sampling starts, and the target is the ε that the conversion (3) turns into the image. noise is replaced by it.
-// Without this a model reads its image's mean colour out of x_T, and starts every sample from a random one.
-func terminal(x, noise, z []float32, a, b float64) {
-	copy(x, noise)
-	for j := range z {
-		noise[j] = float32((float64(noise[j]) - a*float64(z[j])) / b)
-	}
 }

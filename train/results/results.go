@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"fewstep/distill"
@@ -77,7 +78,7 @@ func sheetPrompts(r *train.Run) []string {
 // sheet draws the step's model from fixed noise, the teacher beside.
 func (m *Maker) sheet(ctx context.Context, r *train.Run, step distill.Step) error {
 	c := r.Config.Eval
-	name := fmt.Sprintf("%s.png", step.Produces)
+	name := strings.ReplaceAll(string(step.Produces), "@", "-") + "step.png"
 	if c.SheetSamples == 0 && len(c.SheetPrompts) == 0 {
 		return nil
 	}
