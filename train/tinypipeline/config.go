@@ -1,0 +1,109 @@
+package tinypipeline
+
+type object = map[string]any
+
+// width is that of each text encoder's hidden states and of the pooled projection.
+const width = 8
+
+// configs are the model's files by path.
+var configs = map[string]object{
+	"model_index.json": {
+		"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": true,
+		"scheduler": []string{"diffusers", "EulerDiscreteScheduler"}, "unet": []string{"diffusers", "UNet2DConditionModel"},
+		"vae": []string{"diffusers", "AutoencoderKL"}, "text_encoder": []string{"transformers", "CLIPTextModel"},
+		"text_encoder_2": []string{"transformers", "CLIPTextModelWithProjection"}, "tokenizer": []string{"transformers", "CLIPTokenizer"},
+		"tokenizer_2": []string{"transformers", "CLIPTokenizer"},
+	},
+	"scheduler/scheduler_config.json": {
+		"_class_name": "EulerDiscreteScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+		"num_train_timesteps": 1000, "prediction_type": "epsilon", "timestep_spacing": "trailing",
+	},
+	"unet/config.json": {
+		"_class_name": "UNet2DConditionModel", "sample_size": Resolution / 2, "in_channels": 4, "out_channels": 4, "act_fn": "silu",
+		"block_out_channels": []int{8, 16}, "down_block_types": []string{"DownBlock2D", "CrossAttnDownBlock2D"},
+		"mid_block_type": "UNetMidBlock2DCrossAttn", "up_block_types": []string{"CrossAttnUpBlock2D", "UpBlock2D"},
+		"layers_per_block": 1, "transformer_layers_per_block": []int{1, 1}, "attention_head_dim": []int{1, 2},
+		"cross_attention_dim": 2 * width, "use_linear_projection": true, "norm_num_groups": 4, "norm_eps": 1e-5,
+		"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": width + 6*8,
+		"flip_sin_to_cos": true, "freq_shift": 0, "downsample_padding": 1,
+	},
+	"vae/config.json": {
+		"_class_name": "AutoencoderKL", "sample_size": Resolution, "in_channels": 3, "out_channels": 3, "latent_channels": 4,
+		"block_out_channels": []int{8, 8}, "down_block_types": []string{"DownEncoderBlock2D", "DownEncoderBlock2D"},
+		"up_block_types": []string{"UpDecoderBlock2D", "UpDecoderBlock2D"}, "layers_per_block": 1, "norm_num_groups": 4,
+		"act_fn": "silu", "scaling_factor": 1.0,
+	},
+	"text_encoder/config.json":   text("CLIPTextModel", "quick_gelu", 2047),
+	"text_encoder_2/config.json": text("CLIPTextModelWithProjection", "gelu", 0),
+	"clip/config.json": {
+		"architectures": []string{"CLIPModel"}, "model_type": "clip", "projection_dim": width,
+		"text_config": text("", "gelu", 0),
+		"vision_config": object{
+			"model_type": "clip_vision_model", "hidden_act": "quick_gelu", "hidden_size": width, "intermediate_size": 2 * width,
+			"num_hidden_layers": 2, "num_attention_heads": 2, "num_channels": 3, "image_size": Resolution, "patch_size": Resolution / 2,
+			"projection_dim": width,
+		},
+	},
+}
+
+// text is a text encoder's config; the vocabulary is the mini pipeline's.
+func text(class, act string, pad int) object {
+	c := object{
+		"model_type": "clip_text_model", "hidden_act": act, "hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 2,
+		"num_attention_heads": 2, "max_position_embeddings": 32, "vocab_size": 2048, "bos_token_id": 2046, "eos_token_id": 2047,
+		"pad_token_id": pad, "projection_dim": width,
+	}
+	if class != "" {
+		c["architectures"] = []string{class}
+	}
+	return c
+}
+
+// Recipe walks every stage and phase of the paper's ladder in two or three updates each. Its paths are found in the
+// folder that Write gave it.
+const Recipe = `name: tiny
+seed: 11
+model: tinymodel
+data:
+  source: images.parquet
+  resolution: 16
+  captions: {fine: 0.5, kind: 0.25, coarse: 0.25}
+  max_bad: 0
+train:
+  batch: 2
+  accumulate: 1
+  compute: f32
+  granularity: network
+  checkpoint_minutes: 0
+  checkpoint_samples: 2
+  log_every: 2
+lora: {rank: 2, alpha: 2}
+discriminator: {head_groups: 4, gate_window: 4, collapse_window: 4}
+eval: {samples: 8, batch: 8, guidance: 2, teacher_steps: 2, steps: [2, 1], sheet_samples: 2, bootstrap: 10}
+stages:
+  "32":
+    guidance: 2
+    phases:
+      mse-lora: {samples: 4, lr: 1e-3}
+      mse-full: {samples: 4, lr: 1e-3, decay: linear}
+  "8":
+    phases:
+      lora-cond: {samples: 6, lr: 1e-3, discriminator_lr: 1e-3, warmup_discriminator: 2}
+      lora-uncond: {samples: 4, lr: 1e-3}
+      full-uncond: {samples: 4, lr: 1e-3}
+  "4":
+    phases:
+      lora-cond: {samples: 4, lr: 1e-3}
+      lora-uncond: {samples: 4, lr: 1e-3, gate: 0.2}
+      full-uncond: {samples: 4, lr: 1e-3}
+  "2":
+    phases:
+      lora-cond: {samples: 4, lr: 1e-3}
+      lora-uncond: {samples: 4, lr: 1e-3}
+      full-uncond: {samples: 4, lr: 1e-3}
+  "1":
+    phases:
+      x0: {samples: 4, lr: 1e-3}
+      full-cond: {samples: 4, lr: 1e-3}
+      full-uncond: {samples: 4, lr: 1e-3}
+`
