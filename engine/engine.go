@@ -103,6 +103,9 @@ func (e *Engine) Floats(a *Array) ([]float32, error) {
 	if a.shape.DType != dtypes.Float32 {
 		return nil, fmt.Errorf("array of %v read as f32", a.shape)
 	}
+	if a.buffer == nil {
+		return nil, fmt.Errorf("array of shape %v was freed, or given to a training step, and cannot be read", a.shape.Dimensions)
+	}
 	out := make([]float32, a.shape.Size())
 	if err := a.buffer.ToFlatData(out); err != nil {
 		return nil, fmt.Errorf("reading a tensor of shape %v from the device: %w", a.shape.Dimensions, err)

@@ -161,7 +161,8 @@ func (o *Optimizer) updateNodes(params, grads, state []*graph.Node, hyper *graph
 		updated = keep(graph.Sub(updated, step), p)
 		newParams = append(newParams, updated)
 		if o.EMA != 0 {
-			es = append(es, graph.Add(graph.MulScalar(oldE[i], o.EMA), graph.MulScalar(updated, 1-o.EMA)))
+			average := graph.Add(graph.MulScalar(oldE[i], o.EMA), graph.MulScalar(updated, 1-o.EMA))
+			es = append(es, keep(average, oldE[i]))
 		}
 	}
 	return norm2, newParams, append(append(ms, vs...), es...)

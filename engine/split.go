@@ -148,7 +148,7 @@ func (e *Engine) applySplit(o *Optimizer, targets []string, grads []*Array, step
 	for i, name := range o.names {
 		index[name] = i
 	}
-	var norms []*Array
+	var updates []unitUpdate
 	for k, name := range targets {
 		units := []string{name}
 		if _, ok := o.params.adapters[name]; ok {
@@ -157,38 +157,75 @@ func (e *Engine) applySplit(o *Optimizer, targets []string, grads []*Array, step
 			grads[k].Free() // a tensor without adapter stays as it is
 			continue
 		}
-		norm, err := e.updateUnit(o, name, units, index, grads[k], hyper)
+		u, err := e.updateUnit(o, name, units, index, grads[k], hyper)
 		if err != nil {
 			return 0, fmt.Errorf("updating %s: %w", name, err)
 		}
-		norms = append(norms, norm)
+		updates = append(updates, u)
 	}
-	o.Steps++
 	total := 0.0
-	for _, a := range norms {
-		v, err := e.Floats(a)
+	for _, u := range updates {
+		v, err := e.Floats(u.out[0])
 		if err != nil {
 			return 0, err
 		}
 		total += float64(v[0])
-		a.Free()
+		u.out[0].Free()
 	}
+	// Only now is it known whether the whole gradient is finite.
+	for _, u := range updates {
+		if finite(total) {
+			u.install(o, index)
+		} else {
+			Free(u.out[1:]...)
+		}
+	}
+	o.count(total)
 	return total, nil
 }
 
-// updateUnit takes one optimizer step for a tensor, or for the two factors of an adapted weight.
-func (e *Engine) updateUnit(o *Optimizer, name string, units []string, index map[string]int, grad, hyper *Array) (*Array, error) {
+// unitUpdate is an update that was computed but not yet installed.
+type unitUpdate struct {
+	name  string   // of the differentiated tensor
+	units []string // trained tensors
+	out   []*Array // norm², new parameters, new state, effective weight of an adapted tensor
+}
+
+// install puts the new arrays in place of the old ones.
+func (u unitUpdate) install(o *Optimizer, index map[string]int) {
+	out := u.out[1:]
+	put := func(at **Array) {
+		(*at).Free()
+		*at, out = out[0], out[1:]
+	}
+	for _, name := range u.units {
+		a := o.params.arrays[name]
+		put(&a)
+		o.params.arrays[name] = a
+	}
+	for _, list := range o.ordered() {
+		for _, name := range u.units {
+			put(&list[index[name]])
+		}
+	}
+	if len(out) > 0 {
+		a := o.params.arrays[u.name]
+		put(&a)
+		o.params.arrays[u.name] = a
+	}
+}
+
+// updateUnit computes one optimizer step for a tensor, or for the two factors of an adapted weight. It takes grad.
+func (e *Engine) updateUnit(o *Optimizer, name string, units []string, index map[string]int, grad, hyper *Array) (unitUpdate, error) {
 	a, adapts := o.params.adapters[name]
 	args := []*Array{grad}
 	if adapts {
 		args = append(args, a.base)
 	}
-	fixed := len(args)
 	for _, u := range units {
 		args = append(args, o.params.arrays[u])
 	}
-	lists := o.ordered()
-	for _, list := range lists {
+	for _, list := range o.ordered() {
 		for _, u := range units {
 			args = append(args, list[index[u]])
 		}
@@ -196,32 +233,12 @@ func (e *Engine) updateUnit(o *Optimizer, name string, units []string, index map
 	args = append(args, hyper)
 	p, err := e.updateProgram(o, a, adapts, len(units), args)
 	if err != nil {
-		return nil, err
+		return unitUpdate{}, err
 	}
 	donate := make([]bool, len(args))
-	for i := range len(args) - 1 {
-		donate[i] = i == 0 || i >= fixed
-	}
+	donate[0] = true
 	out, err := e.execute(p, args, donate)
-	if err != nil {
-		return nil, err
-	}
-	norm, out := out[0], out[1:]
-	for i, u := range units {
-		o.params.arrays[u] = out[i]
-	}
-	out = out[len(units):]
-	for _, list := range lists {
-		for i, u := range units {
-			list[index[u]] = out[i]
-		}
-		out = out[len(units):]
-	}
-	if adapts {
-		o.params.arrays[name].Free()
-		o.params.arrays[name] = out[0]
-	}
-	return norm, nil
+	return unitUpdate{name: name, units: units, out: out}, err
 }
 
 // updateProgram is keyed by shapes and settings: tensors of one shape share it.

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"math"
 
 	"fewstep/model/nn"
 
@@ -20,12 +21,13 @@ type Step struct {
 type Result struct {
 	Outputs []*Array // the function's outputs; the first is the scalar loss that was differentiated
 	Norm2   float64  // squared norm of the gradient before clipping; only with the last micro-batch, else -1
-	Updated bool
+	Updated bool     // this was the step's last micro-batch: Norm2 tells whether anything changed
 }
 
 // Train evaluates f, whose first output is a scalar loss, differentiates it by the trained parameters of one network
 // and, with the last micro-batch, updates them. A gradient that is not finite changes nothing: the caller must look
-// at Norm2 and the loss.
+// at Norm2 and the loss. There is one exception: a tape that updates block by block (no accumulation, no clipping) has
+// updated the blocks behind the first bad gradient when the loss was still finite; such a state must be dropped.
 func (e *Engine) Train(f Function, bind Bind, network string, o *Optimizer, step Step, in ...*Array) (*Result, error) {
 	if bind[network] != o.params {
 		return nil, fmt.Errorf("the optimizer belongs to other parameters than network %q", network)
@@ -121,6 +123,15 @@ func (e *Engine) trainFused(f Function, bind Bind, network string, o *Optimizer,
 	return e.finish(o, out[:n], out[n:])
 }
 
+// count counts an update, unless its gradient was not finite and so nothing changed.
+func (o *Optimizer) count(norm2 float64) {
+	if finite(norm2) {
+		o.Steps++
+	}
+}
+
+func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
+
 // finish installs [norm², parameters…, state…] into the optimizer.
 func (e *Engine) finish(o *Optimizer, outputs, rest []*Array) (*Result, error) {
 	norm, err := e.Floats(rest[0])
@@ -133,7 +144,7 @@ func (e *Engine) finish(o *Optimizer, outputs, rest []*Array) (*Result, error) {
 		o.params.arrays[name] = rest[i]
 	}
 	o.setState(rest[len(o.names):])
-	o.Steps++
+	o.count(float64(norm[0]))
 	return &Result{Outputs: outputs, Norm2: float64(norm[0]), Updated: true}, nil
 }
 

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"math"
 
 	"fewstep/model/nn"
 
@@ -50,6 +51,17 @@ func (e *Engine) trainTape(f Function, bind Bind, network string, o *Optimizer, 
 	}
 	loss.grad = one
 	if immediate {
+		v, err := e.Floats(loss.array)
+		if err != nil {
+			return nil, err
+		}
+		if !finite(float64(v[0])) {
+			one.Free()
+			t.drop()
+			return &Result{Outputs: arraysOf(outputs), Norm2: math.NaN(), Updated: true}, nil
+		}
+	}
+	if immediate {
 		if w.hyper, err = e.hyper(o, step.LR, 1); err != nil {
 			return nil, err
 		}
@@ -61,13 +73,26 @@ func (e *Engine) trainTape(f Function, bind Bind, network string, o *Optimizer, 
 	results := arraysOf(outputs)
 	switch {
 	case immediate:
-		o.Steps++
 		norm2, err := w.totalNorm()
+		if err == nil {
+			o.count(norm2)
+		}
 		return &Result{Outputs: results, Norm2: norm2, Updated: true}, err
 	case step.Micro+1 < step.Of:
 		return &Result{Outputs: results, Norm2: -1}, nil
 	}
 	return e.applyAccumulated(o, step, results)
+}
+
+// drop forgets a tape without walking back.
+func (t *tape) drop() {
+	for _, rec := range t.entries {
+		for _, v := range rec.in {
+			v.held--
+			v.release()
+		}
+	}
+	t.entries = nil
 }
 
 // walker goes back over a tape.

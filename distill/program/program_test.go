@@ -33,11 +33,11 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// tiny is a UNet of SDXL's family that compiles in seconds.
+// tiny is a UNet of SDXL's family with one block of each kind.
 func tiny() *unet.Config {
-	return &unet.Config{InChannels: 4, OutChannels: 4, BlockOutChannels: []int{8, 16}, LayersPerBlock: 1,
-		DownBlockTypes: []string{"DownBlock2D", "CrossAttnDownBlock2D"}, UpBlockTypes: []string{"CrossAttnUpBlock2D", "UpBlock2D"},
-		TransformerLayers: []int{1, 1}, AttentionHeads: []int{1, 2}, CrossAttentionDim: 12, LinearProjection: true,
+	return &unet.Config{InChannels: 4, OutChannels: 4, BlockOutChannels: []int{8}, LayersPerBlock: 1,
+		DownBlockTypes: []string{"CrossAttnDownBlock2D"}, UpBlockTypes: []string{"CrossAttnUpBlock2D"},
+		TransformerLayers: []int{1}, AttentionHeads: []int{2}, CrossAttentionDim: 12, LinearProjection: true,
 		AdditionEmbedType: "text_time", AdditionTimeDim: 4, ProjectionDim: 30, NormGroups: 4, NormEps: 1e-5, FlipSinToCos: true,
 		MidBlockType: "UNetMidBlock2DCrossAttn", ActFn: "silu"}
 }
@@ -207,17 +207,16 @@ func TestTapeEqualsMonolith(t *testing.T) {
 	const eps = 1e-3
 	lora := &nn.LoRA{Rank: 2, Scale: 0.5}
 	cases := []struct {
-		kind string
-		lora *nn.LoRA
-		form discriminator.Form
-		adam engine.Adam
-		n    int
+		kind  string
+		lora  *nn.LoRA
+		form  discriminator.Form
+		adam  engine.Adam
+		n     int
+		modes []string
 	}{
-		{"mse", nil, discriminator.Conditional, engine.Adam{Beta1: 0.9, Beta2: 0.999, EMA: 0.5, Eps: eps}, 1},
-		{"mse", lora, discriminator.Conditional, engine.Adam{Beta1: 0.9, Beta2: 0.999, WeightDecay: 0.1, Eps: eps}, 2},
-		{"disc", nil, discriminator.Conditional, engine.Adam{Beta2: 0.99, WeightDecay: 0.1, Eps: eps}, 1},
-		{"disc", nil, discriminator.Unconditional, engine.Adam{Beta2: 0.99, ClipNorm: 0.01, Eps: eps}, 1},
-		{"gen", lora, discriminator.Unconditional, engine.Adam{Beta2: 0.99, Eps: eps}, 1},
+		{"mse", lora, discriminator.Conditional, engine.Adam{Beta1: 0.9, Beta2: 0.999, EMA: 0.5, WeightDecay: 0.1, Eps: eps}, 2, []string{"split", "layer"}},
+		{"disc", nil, discriminator.Conditional, engine.Adam{Beta2: 0.99, WeightDecay: 0.1, Eps: eps}, 1, []string{"split"}},
+		{"disc", nil, discriminator.Unconditional, engine.Adam{Beta2: 0.99, ClipNorm: 0.01, Eps: eps}, 1, []string{"stage"}},
 	}
 	engines := map[string]*engine.Engine{
 		"monolith": engine.New(runtime.Backend, dtypes.Float32, nn.Network),
@@ -229,16 +228,14 @@ func TestTapeEqualsMonolith(t *testing.T) {
 	for _, c := range cases {
 		t.Run(fmt.Sprintf("%s-%t-%s", c.kind, c.lora != nil, c.form), func(t *testing.T) {
 			loss, want, norm := newWorld(t, engines["monolith"], c.kind, c.lora, c.form, false).trainOnce(c.kind, c.form, c.adam, c.n)
-			for _, mode := range []string{"split", "stage", "layer"} {
+			for _, mode := range c.modes {
 				w := newWorld(t, engines[mode], c.kind, c.lora, c.form, mode == "split")
 				gotLoss, got, gotNorm := w.trainOnce(c.kind, c.form, c.adam, c.n)
 				if math.Abs(gotLoss-loss) > 1e-5*math.Abs(loss) {
 					t.Errorf("%s: loss %g, want %g", mode, gotLoss, loss)
 				}
-				if norm2 := norm; mode != "split" || c.adam.ClipNorm == 0 {
-					if math.Abs(gotNorm-norm2) > 1e-3*norm2 {
-						t.Errorf("%s: norm² %g, want %g", mode, gotNorm, norm2)
-					}
+				if math.Abs(gotNorm-norm) > 1e-3*norm {
+					t.Errorf("%s: norm² %g, want %g", mode, gotNorm, norm)
 				}
 				if len(got) != len(want) {
 					t.Errorf("%s: %d trained tensors, want %d", mode, len(got), len(want))
@@ -251,7 +248,7 @@ func TestTapeEqualsMonolith(t *testing.T) {
 						}
 					}
 				}
-				t.Logf("%s: largest difference %.2g (%s)", mode, worst, where)
+				t.Logf("%s: largest difference %.2g (%s); compiled %v", mode, worst, where, engines[mode].Compiled())
 				if worst > 2e-5 { // of steps of 1e-3 and 2e-3
 					t.Errorf("%s: parameter %s differs by %g", mode, where, worst)
 				}
