@@ -50,7 +50,8 @@ func TestGradientsAgainstFiniteDifferences(t *testing.T) {
 	unary := func(f func(*graph.Node) *graph.Node) func(*nn.Scope, []*graph.Node) *graph.Node {
 		return func(_ *nn.Scope, in []*graph.Node) *graph.Node { return f(in[0]) }
 	}
-	head := (&discriminator.Config{UNet: &unet.Config{}, Channels: 4, Groups: 2}).Head("")
+	// One group: after the last convolution a pair of channels would normalise to ±1, without a gradient.
+	head := (&discriminator.Config{UNet: &unet.Config{}, Channels: 4, Groups: 1}).Head("")
 	critic := func(s *nn.Scope, in []*graph.Node) *graph.Node { return head.Build(s, in)[0] }
 	lora := &nn.LoRA{Rank: 2, Scale: 0.5}
 	layers := []layer{
