@@ -38,6 +38,17 @@ func TestMain(m *testing.M) {
 // modes are the ways in which a training step runs.
 var modes = []string{"fused", "split", "tape"}
 
+var engines = map[string]*engine.Engine{}
+
+// sharedEngine is one engine per mode and dtype: programs that several tests need are compiled once.
+func sharedEngine(mode string, compute dtypes.DType) *engine.Engine {
+	key := mode + compute.String()
+	if engines[key] == nil {
+		engines[key] = newEngine(mode, compute)
+	}
+	return engines[key]
+}
+
 func newEngine(mode string, compute dtypes.DType) *engine.Engine {
 	level := nn.Network
 	if mode == "tape" {
@@ -141,7 +152,7 @@ func TestNonFiniteGradientChangesNothing(t *testing.T) {
 			of   int
 		}{{0, 1}, {0, 2}, {1, 1}} {
 			t.Run(fmt.Sprintf("%s-%g-%d", mode, c.clip, c.of), func(t *testing.T) {
-				e := newEngine(mode, dtypes.Float32)
+				e := sharedEngine(mode, dtypes.Float32)
 				o := must[*engine.Optimizer](t)(e.NewOptimizer(engine.Adam{Beta1: 0.9, Beta2: 0.99, EMA: 0.9, WeightDecay: 0.1, ClipNorm: c.clip}, perceptronParams(t, e)))
 				for k := range c.of {
 					train(t, e, o, engine.Step{LR: 0.1, Micro: k, Of: c.of}, batch(t, e, 0.5))
@@ -182,7 +193,7 @@ func TestPartlyInfiniteGradient(t *testing.T) {
 		}}, in...)
 	}}
 	for _, mode := range modes {
-		e := newEngine(mode, dtypes.Float32)
+		e := sharedEngine(mode, dtypes.Float32)
 		specs := []nn.Spec{{Name: "a", Dims: []int{2}}, {Name: "b", Dims: []int{2}}}
 		p := must[*engine.Params](t)(e.Load(specs, engine.Tensors{"a": {1, 2}, "b": {0, 4}}, func(string) bool { return true }))
 		o := must[*engine.Optimizer](t)(e.NewOptimizer(engine.Adam{Beta1: 0.9, Beta2: 0.99}, p))
@@ -200,7 +211,7 @@ func TestRestoredOptimizerContinues(t *testing.T) {
 	settings := engine.Adam{Beta1: 0.9, Beta2: 0.99, EMA: 0.9, WeightDecay: 0.1}
 	for _, mode := range modes {
 		t.Run(mode, func(t *testing.T) {
-			e := newEngine(mode, dtypes.Float32)
+			e := sharedEngine(mode, dtypes.Float32)
 			o := must[*engine.Optimizer](t)(e.NewOptimizer(settings, perceptronParams(t, e)))
 			steps := func(o *engine.Optimizer) {
 				for range 2 {
@@ -252,7 +263,7 @@ func TestAdamEqualsPyTorch(t *testing.T) {
 		{0, 0, [][]float32{{0.6000000238418579, -0.8999999761581421, 1.899999976158142}, {0.6883940100669861, -0.8017006516456604, 1.8017005920410156}, {0.7643005847930908, -0.7051246762275696, 1.7051246166229248}}},
 	} {
 		for _, mode := range modes {
-			e := newEngine(mode, dtypes.Float32)
+			e := sharedEngine(mode, dtypes.Float32)
 			p := must[*engine.Params](t)(e.Load([]nn.Spec{{Name: "p", Dims: []int{3}}}, engine.Tensors{"p": {0.5, -1, 2}}, func(string) bool { return true }))
 			o := must[*engine.Optimizer](t)(e.NewOptimizer(engine.Adam{Beta1: c.beta1, Beta2: 0.99, WeightDecay: c.decay}, p))
 			for step, want := range c.want {
@@ -274,7 +285,7 @@ func TestBFloat16Compute(t *testing.T) {
 	for _, mode := range modes {
 		var losses [2]float64
 		for i, compute := range []dtypes.DType{dtypes.Float32, dtypes.BFloat16} {
-			e := newEngine(mode, compute)
+			e := sharedEngine(mode, compute)
 			o := must[*engine.Optimizer](t)(e.NewOptimizer(engine.Adam{Beta2: 0.99}, perceptronParams(t, e)))
 			before := must[engine.Tensors](t)(e.Download(o.Params(), nil))
 			r := train(t, e, o, engine.Step{LR: 1e-5}, batch(t, e, 0.5))
@@ -294,7 +305,7 @@ func TestBFloat16Compute(t *testing.T) {
 
 func TestDonatedArrayIsGone(t *testing.T) {
 	for _, mode := range modes {
-		e := newEngine(mode, dtypes.Float32)
+		e := sharedEngine(mode, dtypes.Float32)
 		p := perceptronParams(t, e)
 		old := p.Get("one.fc.weight")
 		o := must[*engine.Optimizer](t)(e.NewOptimizer(engine.Adam{Beta2: 0.99}, p))
@@ -316,7 +327,7 @@ func TestPanicBecomesError(t *testing.T) {
 		return r.Run(linear("net.one", 3), in[0])
 	}}
 	for _, mode := range modes {
-		e := newEngine(mode, dtypes.Float32)
+		e := sharedEngine(mode, dtypes.Float32)
 		in := batch(t, e, 0.5)
 		p := perceptronParams(t, e)
 		o := must[*engine.Optimizer](t)(e.NewOptimizer(engine.Adam{Beta2: 0.99}, p))
