@@ -227,6 +227,7 @@ func TestTapeEqualsMonolith(t *testing.T) {
 	engines["split"].Split = true
 	for _, c := range cases {
 		t.Run(fmt.Sprintf("%s-%t-%s", c.kind, c.lora != nil, c.form), func(t *testing.T) {
+			t.Parallel()
 			loss, want, norm := newWorld(t, engines["monolith"], c.kind, c.lora, c.form, false).trainOnce(c.kind, c.form, c.adam, c.n)
 			for _, mode := range c.modes {
 				w := newWorld(t, engines[mode], c.kind, c.lora, c.form, mode == "split")
