@@ -131,13 +131,10 @@ func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
 		perUpdate := int64(r.Config.Train.GlobalBatch())
 		r.watch = &monitor.Watcher{Window: int(max(c.CollapseWindow/perUpdate, 1)), SaturatedLoss: c.CollapseLoss, SaturatedAcc: c.CollapseAccuracy}
 	}
-	if err := p.report.Update(p.record(monitor.KindPhase, nil, 0)); checkpoint == nil && err != nil {
-		return err
-	}
 	if checkpoint == nil {
-		return nil
+		return p.report.Update(p.record(monitor.KindPhase, nil, 0))
 	}
-	return p.restore(checkpoint)
+	return p.restore(checkpoint) // the phase's record was written before the checkpoint
 }
 
 func (p *phase) free() {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -101,8 +102,8 @@ func refused(err error) error {
 	var lineage *rundir.LineageMismatch
 	var nonfinite *monitor.NonFinite
 	switch {
-	case errors.Is(err, train.ErrInterrupted):
-		return withCode(exitInterrupted, err)
+	case errors.Is(err, train.ErrInterrupted), errors.Is(err, context.Canceled): // the latter from drawing and measuring
+		return withCode(exitInterrupted, train.ErrInterrupted)
 	case errors.As(err, &mismatch), errors.As(err, &lineage):
 		return withHint(withCode(exitRefused, err), "use another --dir, or the config and data that the directory was made with")
 	case errors.As(err, &nonfinite):
