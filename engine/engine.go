@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"fewstep/internal/xla"
 	"fewstep/model/nn"
 
 	"github.com/gomlx/compute"
@@ -32,11 +33,13 @@ type Engine struct {
 	programs map[string]*program
 	plans    map[string]*plan
 	compiled CompileStats
+	account
 }
 
 // CompileStats counts the programs compiled so far and the seconds that took (summed over goroutines).
 type CompileStats struct {
 	Programs int
+	Cached   int // of them, taken from the folder of compiled programs
 	Seconds  float64
 }
 
@@ -57,6 +60,7 @@ func (e *Engine) Compiled() CompileStats {
 type Array struct {
 	buffer compute.Buffer
 	shape  shapes.Shape
+	of     *account
 }
 
 // Shape implements nn.Value.
@@ -66,8 +70,14 @@ func (a *Array) Shape() shapes.Shape { return a.shape }
 func (a *Array) Free() {
 	if a != nil && a.buffer != nil {
 		_ = a.buffer.Finalize()
-		a.buffer = nil
+		a.gone()
 	}
+}
+
+// gone forgets a buffer that was freed or donated.
+func (a *Array) gone() {
+	a.buffer = nil
+	a.of.add(-bytesOf(a.shape), 0)
 }
 
 // Free frees several arrays.
@@ -95,16 +105,26 @@ func (e *Engine) Upload(flat any, dims ...int) (*Array, error) {
 	if err != nil {
 		return nil, fmt.Errorf("uploading a tensor of shape %v: %w", dims, err)
 	}
-	return &Array{buffer: buffer, shape: shape}, nil
+	return e.array(buffer, shape), nil
 }
 
-// Floats copies an f32 array to the host.
+// array takes a buffer into the engine's account.
+func (e *Engine) array(buffer compute.Buffer, shape shapes.Shape) *Array {
+	e.account.add(bytesOf(shape), 0)
+	return &Array{buffer: buffer, shape: shape, of: &e.account}
+}
+
+// Floats copies an f32 or bf16 array to the host. It waits for the programs that the array comes from, and returns
+// what went wrong in them.
 func (e *Engine) Floats(a *Array) ([]float32, error) {
-	if a.shape.DType != dtypes.Float32 {
-		return nil, fmt.Errorf("array of %v read as f32", a.shape)
-	}
 	if a.buffer == nil {
 		return nil, fmt.Errorf("array of shape %v was freed, or given to a training step, and cannot be read", a.shape.Dimensions)
+	}
+	if a.shape.DType == dtypes.BFloat16 {
+		return e.widened(a)
+	}
+	if a.shape.DType != dtypes.Float32 {
+		return nil, fmt.Errorf("array of %v read as f32", a.shape)
 	}
 	out := make([]float32, a.shape.Size())
 	if err := a.buffer.ToFlatData(out); err != nil {
@@ -131,6 +151,8 @@ type program struct {
 	pending        []*graph.Node  // outputs of the built graph
 	outputs        []shapes.Shape // their shapes
 	params         []string       // scope names of the network parameters, in graph order
+	aliases        map[int]int    // inputs that share a buffer with an output when they are donated, by input
+	scratch        int64          // bytes that it takes beside its inputs and outputs
 	info           any            // what the builder wants to remember
 }
 
@@ -155,12 +177,18 @@ func (e *Engine) compile(p *program) {
 			return
 		}
 		start := time.Now()
-		if err := guard(func() error { return p.graph.Compile(p.pending...) }); err != nil {
+		info, err := xla.Compile(p.aliases, func() error {
+			return guard(func() error { return p.graph.Compile(p.pending...) })
+		})
+		if err != nil {
 			p.err = fmt.Errorf("compiling a program: %w", err)
 		}
-		p.pending = nil
+		p.pending, p.scratch = nil, info.Scratch
 		e.mu.Lock()
 		e.compiled.Programs++
+		if info.Cached {
+			e.compiled.Cached++
+		}
 		e.compiled.Seconds += time.Since(start).Seconds()
 		e.mu.Unlock()
 	})
@@ -187,18 +215,24 @@ func (e *Engine) execute(p *program, in []*Array, donate []bool) ([]*Array, erro
 	if err != nil {
 		return nil, err
 	}
+	var fresh int64 // bytes that no donated input gives
+	for _, shape := range p.outputs {
+		fresh += bytesOf(shape)
+	}
+	for i := range p.aliases {
+		if donate != nil && donate[i] {
+			fresh -= bytesOf(in[i].shape)
+		}
+	}
+	e.account.add(0, fresh+p.scratch)
 	for i, d := range donate {
 		if d {
-			in[i].buffer = nil
+			in[i].gone()
 		}
 	}
 	out := make([]*Array, len(results))
 	for i, b := range results {
-		shape, err := b.Shape()
-		if err != nil {
-			return nil, err
-		}
-		out[i] = &Array{buffer: b, shape: shape}
+		out[i] = e.array(b, p.outputs[i])
 	}
 	return out, nil
 }

@@ -52,11 +52,7 @@ func (e *Engine) NewOptimizer(settings Adam, params *Params) (*Optimizer, error)
 			return nil, err
 		}
 		if o.EMA != 0 {
-			host, err := e.Floats(a)
-			if err != nil {
-				return nil, err
-			}
-			c, err := e.Upload(host, a.shape.Dimensions...)
+			c, err := e.copy(a)
 			if err != nil {
 				return nil, err
 			}
@@ -119,10 +115,13 @@ func (e *Engine) hyper(o *Optimizer, lr, gradScale float64) (*Array, error) {
 
 // updateNodes adds one optimizer step to a graph. params, grads and state are in the order of o.names; the results are
 // the squared gradient norm, the new parameters and the new state. Where the norm is not finite nothing changes.
-func (o *Optimizer) updateNodes(params, grads, state []*graph.Node, hyper *graph.Node) (norm2 *graph.Node, newParams, newState []*graph.Node) {
+// before, if not nil, is the squared norm of other parameters' gradients, to which these are added.
+func (o *Optimizer) updateNodes(params, grads, state []*graph.Node, hyper, before *graph.Node) (norm2 *graph.Node, newParams, newState []*graph.Node) {
 	g := hyper.Graph()
 	h := func(i int) *graph.Node { return graph.Reshape(graph.SliceAxis(hyper, 0, graph.AxisRange(i, i+1))) }
-	norm2 = graph.Zeros(g, shapes.Make(dtypes.Float32))
+	if norm2 = before; norm2 == nil {
+		norm2 = graph.Zeros(g, shapes.Make(dtypes.Float32))
+	}
 	for i := range grads {
 		grads[i] = mulScalar(graph.ConvertDType(grads[i], dtypes.Float32), h(3))
 		norm2 = graph.Add(norm2, graph.ReduceAllSum(graph.Square(grads[i])))

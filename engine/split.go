@@ -259,7 +259,7 @@ func (e *Engine) updateProgram(o *Optimizer, a adapter, adapts bool, n int, args
 			down, up := nn.AdapterGradients(grad, rest[0], rest[1], a.lora)
 			grads = []*graph.Node{down, up}
 		}
-		norm2, params, state := settings.updateNodes(rest[:n], grads, rest[n:], hyper)
+		norm2, params, state := settings.updateNodes(rest[:n], grads, rest[n:], hyper, nil)
 		out := append(append([]*graph.Node{norm2}, params...), state...)
 		if adapts {
 			out = append(out, nn.Adapted(base, params[0], params[1], a.lora))

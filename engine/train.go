@@ -91,7 +91,15 @@ func (e *Engine) trainFused(f Function, bind Bind, network string, o *Optimizer,
 	p, err := e.get(key, func(g *graph.Graph, p *program) []*graph.Node {
 		outputs, params, grads := e.gradientNodes(g, p, f, bind, network, o.names, shapesOf(in))
 		state, hyper := o.stateNodes(g)
-		norm2, newParams, newState := o.updateNodes(params, grads, state, hyper)
+		norm2, newParams, newState := o.updateNodes(params, grads, state, hyper, nil)
+		n, at := len(outputs), len(in)+len(params)+len(p.info.(trained).frozen)
+		p.aliases = map[int]int{}
+		for i := range params {
+			p.aliases[len(in)+i] = n + 1 + i
+		}
+		for i := range state {
+			p.aliases[at+i] = n + 1 + len(params) + i
+		}
 		return append(append(append(outputs, norm2), newParams...), newState...)
 	})
 	if err != nil {
@@ -161,7 +169,10 @@ func (e *Engine) trainAccumulated(f Function, bind Bind, network string, o *Opti
 	key := e.key(fmt.Sprintf("gradient|%d|%s", len(o.names), network), f.Key, in)
 	p, err := e.get(key, func(g *graph.Graph, p *program) []*graph.Node {
 		outputs, params, grads := e.gradientNodes(g, p, f, bind, network, o.names, shapesOf(in))
+		at := len(in) + len(params) + len(p.info.(trained).frozen)
+		p.aliases = map[int]int{}
 		for i, param := range params {
+			p.aliases[at+i] = len(outputs)
 			acc := graph.Parameter(g, fmt.Sprintf("acc%d", i), param.Shape())
 			outputs = append(outputs, graph.Add(acc, grads[i]))
 		}
@@ -212,7 +223,7 @@ func (e *Engine) applyAccumulated(o *Optimizer, step Step, outputs []*Array) (*R
 	for _, name := range o.names {
 		shaped = append(shaped, o.params.Get(name))
 	}
-	p, err := e.get(e.key("apply|"+o.signature(), "", shaped), func(g *graph.Graph, _ *program) []*graph.Node {
+	p, err := e.get(e.key("apply|"+o.signature(), "", shaped), func(g *graph.Graph, p *program) []*graph.Node {
 		params, grads := make([]*graph.Node, len(shaped)), make([]*graph.Node, len(shaped))
 		for i, a := range shaped {
 			params[i] = graph.Parameter(g, fmt.Sprintf("p%d", i), a.shape)
@@ -221,7 +232,14 @@ func (e *Engine) applyAccumulated(o *Optimizer, step Step, outputs []*Array) (*R
 			grads[i] = graph.Parameter(g, fmt.Sprintf("g%d", i), a.shape)
 		}
 		state, hyper := o.stateNodes(g)
-		norm2, newParams, newState := o.updateNodes(params, grads, state, hyper)
+		norm2, newParams, newState := o.updateNodes(params, grads, state, hyper, nil)
+		p.aliases = map[int]int{}
+		for i := range params {
+			p.aliases[i] = 1 + i
+		}
+		for i := range state {
+			p.aliases[2*len(params)+i] = 1 + len(params) + i
+		}
 		return append(append([]*graph.Node{norm2}, newParams...), newState...)
 	})
 	if err != nil {

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"fmt"
-	"math"
 
 	"fewstep/model/nn"
 
@@ -34,9 +33,8 @@ func (e *Engine) trainTape(f Function, bind Bind, network string, o *Optimizer, 
 	}
 	immediate := step.Of <= 1 && o.ClipNorm == 0
 	if !immediate && step.Micro == 0 {
-		if err := e.zeroAccumulators(o); err != nil {
-			return nil, err
-		}
+		Free(o.acc...)
+		o.acc = make([]*Array, len(o.names))
 	}
 	w := &walker{tape: t, step: step, immediate: immediate, left: map[string]int{}, index: map[string]int{}}
 	for i, name := range o.names {
@@ -45,22 +43,10 @@ func (e *Engine) trainTape(f Function, bind Bind, network string, o *Optimizer, 
 	for site, n := range pl.visits {
 		w.left[site] = n
 	}
-	one, err := e.Upload([]float32{1})
-	if err != nil {
+	if loss.grad, w.norm2, err = e.start(loss.array); err != nil {
 		return nil, err
 	}
-	loss.grad = one
-	if immediate {
-		v, err := e.Floats(loss.array)
-		if err != nil {
-			return nil, err
-		}
-		if !finite(float64(v[0])) {
-			one.Free()
-			t.drop()
-			return &Result{Outputs: arraysOf(outputs), Norm2: math.NaN(), Updated: true}, nil
-		}
-	}
+	defer func() { w.norm2.Free() }()
 	if immediate {
 		if w.hyper, err = e.hyper(o, step.LR, 1); err != nil {
 			return nil, err
@@ -73,26 +59,43 @@ func (e *Engine) trainTape(f Function, bind Bind, network string, o *Optimizer, 
 	results := arraysOf(outputs)
 	switch {
 	case immediate:
-		norm2, err := w.totalNorm()
-		if err == nil {
-			o.count(norm2)
+		norm2, err := e.Floats(w.norm2)
+		if err != nil {
+			return nil, err
 		}
-		return &Result{Outputs: results, Norm2: norm2, Updated: true}, err
+		o.count(float64(norm2[0]))
+		return &Result{Outputs: results, Norm2: float64(norm2[0]), Updated: true}, nil
 	case step.Micro+1 < step.Of:
 		return &Result{Outputs: results, Norm2: -1}, nil
+	}
+	for k, a := range o.acc {
+		if a != nil {
+			continue
+		}
+		var zero []*Array // a parameter that the function does not use
+		if err := e.zeros(&zero, o.params.Get(o.names[k])); err != nil {
+			return nil, err
+		}
+		o.acc[k] = zero[0]
 	}
 	return e.applyAccumulated(o, step, results)
 }
 
-// drop forgets a tape without walking back.
-func (t *tape) drop() {
-	for _, rec := range t.entries {
-		for _, v := range rec.in {
-			v.held--
-			v.release()
-		}
+// start makes, on the device, what a walk back begins with: the loss's own cotangent, and the squared gradient norm so
+// far. Both are not a number where the loss is not finite, so that no update changes anything.
+func (e *Engine) start(loss *Array) (cotangent, norm2 *Array, err error) {
+	p, err := e.get(e.key("start", "", []*Array{loss}), func(g *graph.Graph, _ *program) []*graph.Node {
+		nothing := graph.MulScalar(nodes(inputNodes(g, shapesOf([]*Array{loss})))[0], 0)
+		return []*graph.Node{graph.AddScalar(nothing, 1), nothing}
+	})
+	if err != nil {
+		return nil, nil, err
 	}
-	t.entries = nil
+	out, err := e.execute(p, []*Array{loss}, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	return out[0], out[1], nil
 }
 
 // walker goes back over a tape.
@@ -101,9 +104,9 @@ type walker struct {
 	step      Step
 	immediate bool
 	hyper     *Array
-	left      map[string]int // visits to come per site
-	index     map[string]int // optimizer's index of a parameter
-	norms     []*Array
+	left      map[string]int      // visits to come per site
+	index     map[string]int      // optimizer's index of a parameter
+	norm2     *Array              // squared norm of the gradients applied so far; not finite = apply no more
 	pending   map[string][]*Array // gradients of blocks that are visited more than once
 }
 
@@ -190,6 +193,10 @@ func (w *walker) gradients(rec *entry, grads []*Array) error {
 	}
 	if !w.immediate {
 		for i, k := range indices {
+			if o.acc[k] == nil {
+				o.acc[k] = grads[i]
+				continue
+			}
 			sum, err := e.add(o.acc[k], grads[i])
 			if err != nil {
 				return err
@@ -241,25 +248,32 @@ func (w *walker) update(indices []int, grads []*Array) error {
 			args = append(args, list[k])
 		}
 	}
-	p, err := e.get(e.key("update|"+o.signature(), "", args), func(g *graph.Graph, _ *program) []*graph.Node {
+	p, err := e.get(e.key("update|"+o.signature(), "", args), func(g *graph.Graph, p *program) []*graph.Node {
 		all := nodes(inputNodes(g, shapesOf(args)))
-		hyper := graph.Parameter(g, "hyper", w.hyper.shape)
-		norm2, params, state := o.updateNodes(all[:n], all[n:2*n], all[2*n:], hyper)
+		hyper, before := graph.Parameter(g, "hyper", w.hyper.shape), graph.Parameter(g, "norm2", w.norm2.shape)
+		p.aliases = map[int]int{}
+		for i := range n {
+			p.aliases[i] = 1 + i
+		}
+		for i := range len(all) - 2*n {
+			p.aliases[2*n+i] = 1 + n + i
+		}
+		norm2, params, state := o.updateNodes(all[:n], all[n:2*n], all[2*n:], hyper, before)
 		return append(append([]*graph.Node{norm2}, params...), state...)
 	})
 	if err != nil {
 		return err
 	}
-	donate := make([]bool, len(args)+1)
+	donate := make([]bool, len(args)+2)
 	for i := range args {
 		donate[i] = true
 	}
-	out, err := e.execute(p, append(args, w.hyper), donate)
+	out, err := e.execute(p, append(args, w.hyper, w.norm2), donate)
 	if err != nil {
 		return err
 	}
-	w.norms = append(w.norms, out[0])
-	out = out[1:]
+	w.norm2.Free()
+	w.norm2, out = out[0], out[1:]
 	for i, k := range indices {
 		o.params.arrays[o.names[k]] = out[i]
 	}
@@ -271,22 +285,10 @@ func (w *walker) update(indices []int, grads []*Array) error {
 	return nil
 }
 
-func (w *walker) totalNorm() (float64, error) {
-	total := 0.0
-	for _, a := range w.norms {
-		v, err := w.e.Floats(a)
-		if err != nil {
-			return 0, err
-		}
-		total += float64(v[0])
-		a.Free()
-	}
-	return total, nil
-}
-
 // add returns a + b and takes both.
 func (e *Engine) add(a, b *Array) (*Array, error) {
-	p, err := e.get(e.key("add", "", []*Array{a, b}), func(g *graph.Graph, _ *program) []*graph.Node {
+	p, err := e.get(e.key("add", "", []*Array{a, b}), func(g *graph.Graph, p *program) []*graph.Node {
+		p.aliases = map[int]int{0: 0}
 		in := nodes(inputNodes(g, shapesOf([]*Array{a, b})))
 		return []*graph.Node{graph.Add(in[0], in[1])}
 	})

@@ -15,20 +15,24 @@ import (
 	"unsafe"
 )
 
-// request is what one compilation is asked for beyond what go-xla can say.
+// request is what one compilation is asked for beyond what go-xla can say, and what it answers beyond that.
 type request struct {
 	aliases map[int]int
+	info    ProgramInfo
 	err     error // why the request was not fulfilled
 }
 
-// CompileAliased runs compile, which compiles one program on the calling goroutine, so that the program's input i and
+// ProgramInfo is what the layer over the plugin's table tells of a compiled program; the zero value without the layer.
+type ProgramInfo struct {
+	Scratch int64 // device memory that it takes beside its inputs and outputs, in bytes
+	Cached  bool  // it was taken from the folder of compiled programs
+}
+
+// Compile runs compile, which compiles one program on the calling goroutine, so that the program's input i and
 // output aliases[i], which must have one shape, share a buffer whenever the input is donated: nothing is then copied
 // and old and new value never exist side by side. Without the layer over the plugin's table, and on the pure-Go
 // backend, the program is compiled as it is, and donated inputs are freed after the execution.
-func CompileAliased(aliases map[int]int, compile func() error) error {
-	if len(aliases) == 0 {
-		return compile()
-	}
+func Compile(aliases map[int]int, compile func() error) (ProgramInfo, error) {
 	r := &request{aliases: aliases}
 	handle := cgo.NewHandle(r)
 	defer handle.Delete()
@@ -37,9 +41,9 @@ func CompileAliased(aliases map[int]int, compile func() error) error {
 	C.fewstep_request(C.uintptr_t(handle))
 	defer C.fewstep_request(0)
 	if err := compile(); err != nil {
-		return err
+		return r.info, err
 	}
-	return r.err
+	return r.info, r.err
 }
 
 // fewstepCompile stands in for the plugin's Client_Compile: it adds the aliases that the program was asked for, and
@@ -47,10 +51,12 @@ func CompileAliased(aliases map[int]int, compile func() error) error {
 //
 //export fewstepCompile
 func fewstepCompile(real *C.fewstep_table, args *C.fewstep_compile_args, handle C.uintptr_t) unsafe.Pointer {
-	program := args.program
-	code := C.GoStringN(program.code, C.int(program.code_size))
+	r := &request{}
 	if handle != 0 {
-		r := cgo.Handle(handle).Value().(*request)
+		r = cgo.Handle(handle).Value().(*request)
+	}
+	code := C.GoStringN(args.program.code, C.int(args.program.code_size))
+	if len(r.aliases) > 0 {
 		changed, err := withAliases(code, r.aliases)
 		if err != nil {
 			r.err = err
@@ -58,12 +64,18 @@ func fewstepCompile(real *C.fewstep_table, args *C.fewstep_compile_args, handle 
 			code = changed
 		}
 	}
-	options := C.GoBytes(unsafe.Pointer(args.compile_options), C.int(args.compile_options_size))
+	defer func() {
+		if args.executable != nil {
+			r.info.Scratch = max(int64(C.fewstep_scratch_bytes(real, args.executable)), 0)
+		}
+	}()
 	cache := cacheOf(real)
 	var key string
 	if cache != nil {
+		options := C.GoBytes(unsafe.Pointer(args.compile_options), C.int(args.compile_options_size))
 		key = cache.key(real, args.client, code, options)
 		if cache.load(real, args.client, key, &args.executable) {
+			r.info.Cached = true
 			return nil
 		}
 	}

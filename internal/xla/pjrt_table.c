@@ -79,6 +79,33 @@ typedef struct {
 	size_t      overridden_options_size;
 } deserialize_args;
 
+typedef struct {
+	size_t         struct_size;
+	void*          extension_start;
+	void*          client;
+	const void*    data;
+	int            type;
+	const int64_t* dims;
+	size_t         num_dims;
+	const int64_t* byte_strides;
+	size_t         num_byte_strides;
+	int            host_buffer_semantics;
+	void*          device;
+	void*          memory;
+	void*          device_layout;
+	void*          done_with_host_buffer; // out
+	void*          buffer;                // out
+} from_host_args;
+
+typedef struct {
+	size_t  struct_size;
+	void*   extension_start;
+	void*   executable;
+	int64_t device[5]; // out: code, arguments, outputs, aliased, scratch
+	int64_t host[5];   // out
+	int64_t more[5];   // out: peak, total, total allocations, indefinite, peak without padding
+} executable_memory_args;
+
 extern void* fewstepCompile(fewstep_table* real, fewstep_compile_args* args, uintptr_t request);
 
 static _Thread_local uintptr_t request;
@@ -118,6 +145,22 @@ static void* execute_in_slot(int slot, void* args) {
 	return error;
 }
 
+// A few numbers are copied during the call. Otherwise the caller waits for the transfer, which itself waits for the
+// work that is queued on the device.
+enum { SMALL_ELEMENTS = 1 << 14, IMMUTABLE_ONLY_DURING_CALL = 0 };
+
+static void* from_host_in_slot(int slot, void* args) {
+	from_host_args* a = args;
+	int64_t n = 1;
+	for (size_t i = 0; i < a->num_dims && n <= SMALL_ELEMENTS; i++) {
+		n *= a->dims[i];
+	}
+	if (n <= SMALL_ELEMENTS) {
+		a->host_buffer_semantics = IMMUTABLE_ONLY_DURING_CALL;
+	}
+	return real_table[slot]->functions[FEWSTEP_BUFFER_FROM_HOST](a);
+}
+
 static void* await_in_slot(int slot, void* args) {
 	return ((object_args*)args)->object == &dispatched ? NULL : real_table[slot]->functions[FEWSTEP_EVENT_AWAIT](args);
 }
@@ -130,6 +173,7 @@ static void* destroy_in_slot(int slot, void* args) {
 	static void* create_##n(void* args) { return create_in_slot(n, args); } \
 	static void* compile_##n(void* args) { return compile_in_slot(n, args); } \
 	static void* execute_##n(void* args) { return execute_in_slot(n, args); } \
+	static void* from_host_##n(void* args) { return from_host_in_slot(n, args); } \
 	static void* await_##n(void* args) { return await_in_slot(n, args); } \
 	static void* destroy_##n(void* args) { return destroy_in_slot(n, args); }
 SLOT(0) SLOT(1) SLOT(2) SLOT(3) SLOT(4) SLOT(5) SLOT(6) SLOT(7)
@@ -138,6 +182,7 @@ SLOT(8) SLOT(9) SLOT(10) SLOT(11) SLOT(12) SLOT(13) SLOT(14) SLOT(15)
 static const fewstep_pjrt_fn create_of_slot[SLOTS] = ALL(create_);
 static const fewstep_pjrt_fn compile_of_slot[SLOTS] = ALL(compile_);
 static const fewstep_pjrt_fn execute_of_slot[SLOTS] = ALL(execute_);
+static const fewstep_pjrt_fn from_host_of_slot[SLOTS] = ALL(from_host_);
 static const fewstep_pjrt_fn await_of_slot[SLOTS] = ALL(await_);
 static const fewstep_pjrt_fn destroy_of_slot[SLOTS] = ALL(destroy_);
 
@@ -159,6 +204,7 @@ fewstep_table* fewstep_table_copy(const void* api, bool layered) {
 	if (layered) {
 		copy->functions[FEWSTEP_CLIENT_COMPILE] = compile_of_slot[slot];
 		copy->functions[FEWSTEP_LOADED_EXECUTE] = execute_of_slot[slot];
+		copy->functions[FEWSTEP_BUFFER_FROM_HOST] = from_host_of_slot[slot];
 		copy->functions[FEWSTEP_EVENT_AWAIT] = await_of_slot[slot];
 		copy->functions[FEWSTEP_EVENT_DESTROY] = destroy_of_slot[slot];
 	}
@@ -211,6 +257,12 @@ void* fewstep_compile_code(const fewstep_table* real, fewstep_compile_args* args
 	return error;
 }
 
+static void drop(const fewstep_table* real, void* error) {
+	if (error != NULL) {
+		free(take_message(real, error));
+	}
+}
+
 char* fewstep_serialize(const fewstep_table* real, void* loaded, char** bytes, size_t* size) {
 	get_args g = {.struct_size = sizeof g, .of = loaded};
 	void* error = real->functions[FEWSTEP_LOADED_GET_EXECUTABLE](&g);
@@ -235,11 +287,24 @@ char* fewstep_serialize(const fewstep_table* real, void* loaded, char** bytes, s
 		}
 	}
 	object_args d = {.struct_size = sizeof d, .object = g.got};
-	error = real->functions[FEWSTEP_EXECUTABLE_DESTROY](&d);
-	if (error != NULL) {
-		free(take_message(real, error));
-	}
+	drop(real, real->functions[FEWSTEP_EXECUTABLE_DESTROY](&d));
 	return message;
+}
+
+int64_t fewstep_scratch_bytes(const fewstep_table* real, void* loaded) {
+	get_args g = {.struct_size = sizeof g, .of = loaded};
+	void* error = real->functions[FEWSTEP_LOADED_GET_EXECUTABLE](&g);
+	if (error != NULL) {
+		drop(real, error);
+		return -1;
+	}
+	executable_memory_args m = {.struct_size = sizeof m, .executable = g.got};
+	error = real->functions[FEWSTEP_EXECUTABLE_MEMORY_STATS](&m);
+	int64_t bytes = error == NULL ? m.device[4] : -1;
+	drop(real, error);
+	object_args d = {.struct_size = sizeof d, .object = g.got};
+	drop(real, real->functions[FEWSTEP_EXECUTABLE_DESTROY](&d));
+	return bytes;
 }
 
 char* fewstep_deserialize(const fewstep_table* real, void* client, const char* bytes, size_t size, void** loaded) {
@@ -269,7 +334,7 @@ char* fewstep_identity(const fewstep_table* real, void* client) {
 		error = real->functions[FEWSTEP_DESCRIPTION_KIND](&kind);
 	}
 	if (error != NULL) {
-		free(take_message(real, error));
+		drop(real, error);
 		return NULL;
 	}
 	size_t room = version.size + kind.size + 64;

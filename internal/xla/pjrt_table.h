@@ -20,6 +20,7 @@ enum {
 	FEWSTEP_CLIENT_PLATFORM_VERSION = 14,
 	FEWSTEP_CLIENT_ADDRESSABLE_DEVICES = 16,
 	FEWSTEP_CLIENT_COMPILE = 20,
+	FEWSTEP_BUFFER_FROM_HOST = 32,
 	FEWSTEP_DESCRIPTION_KIND = 26,
 	FEWSTEP_DEVICE_DESCRIPTION = 29,
 	FEWSTEP_DEVICE_MEMORY_STATS = 34,
@@ -28,7 +29,8 @@ enum {
 	FEWSTEP_LOADED_GET_EXECUTABLE = 51,
 	FEWSTEP_LOADED_EXECUTE = 55,
 	FEWSTEP_DESERIALIZE_AND_LOAD = 56,
-	FEWSTEP_TABLE_NEEDED = 57,
+	FEWSTEP_EXECUTABLE_MEMORY_STATS = 96,
+	FEWSTEP_TABLE_NEEDED = 97,
 };
 
 // The interface's major version. Another one may have other places and structs.
@@ -92,8 +94,8 @@ typedef struct {
 	bool    peak_pool_bytes_is_set;
 } fewstep_memory_stats;
 
-// Copies a plugin's table. Where layered is set, the copy's execution is asynchronous and its compilation goes through
-// fewstepCompile (compile.go); creation of clients is watched in any case. NULL where the table is of another major
+// Copies a plugin's table. Where layered is set, the copy's execution and small uploads are asynchronous and its
+// compilation goes through fewstepCompile (compile.go); creation of clients is watched in any case. NULL where the table is of another major
 // version, lacks a needed function, or too many plugins were copied.
 fewstep_table* fewstep_table_copy(const void* api, bool layered);
 
@@ -114,6 +116,9 @@ char* fewstep_serialize(const fewstep_table* real, void* loaded, char** bytes, s
 
 // Loads a serialised executable. Returns NULL, or a message that the caller frees.
 char* fewstep_deserialize(const fewstep_table* real, void* client, const char* bytes, size_t size, void** loaded);
+
+// What an executable takes of the device beside its inputs and outputs, in bytes: scratch space. -1 = not told.
+int64_t fewstep_scratch_bytes(const fewstep_table* real, void* loaded);
 
 // Names the plugin's build and the first device's kind; the caller frees it. NULL when the plugin does not tell.
 char* fewstep_identity(const fewstep_table* real, void* client);
