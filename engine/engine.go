@@ -10,6 +10,7 @@ package engine
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"fewstep/internal/xla"
@@ -27,12 +28,17 @@ type Engine struct {
 	Device      compute.DeviceNum
 	Compute     dtypes.DType // dtype of activations and products: Float32 or BFloat16
 	Granularity nn.Level
-	Split       bool // network granularity only: update tensor by tensor after the gradient (see split.go)
+	Split       bool         // network granularity only: update tensor by tensor after the gradient (see split.go)
+	Frozen      dtypes.DType // dtype in which matrices and kernels that nothing trains are kept: BFloat16, else Float32
+	Calls       nn.Level     // granularity of calls without gradients, if it is coarser than Granularity
 
 	mu       sync.Mutex
 	programs map[string]*program
 	plans    map[string]*plan
 	compiled CompileStats
+	busy     int       // compilations that are going on
+	since    time.Time // when the first of them began
+	runs     atomic.Int64
 	account
 }
 
@@ -41,6 +47,7 @@ type CompileStats struct {
 	Programs int
 	Cached   int // of them, taken from the folder of compiled programs
 	Seconds  float64
+	Wall     time.Duration // in which at least one was being compiled
 }
 
 // New makes an engine on device 0.
@@ -54,6 +61,17 @@ func (e *Engine) Compiled() CompileStats {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.compiled
+}
+
+// Runs counts the programs that were run, or queued to be run.
+func (e *Engine) Runs() int64 { return e.runs.Load() }
+
+// FrozenDType is the dtype in which matrices and kernels that nothing trains are kept.
+func (e *Engine) FrozenDType() dtypes.DType {
+	if e.Frozen == dtypes.InvalidDType {
+		return dtypes.Float32
+	}
+	return e.Frozen
 }
 
 // Array is a tensor on the device.
@@ -177,6 +195,11 @@ func (e *Engine) compile(p *program) {
 			return
 		}
 		start := time.Now()
+		e.mu.Lock()
+		if e.busy++; e.busy == 1 {
+			e.since = start
+		}
+		e.mu.Unlock()
 		info, err := xla.Compile(p.aliases, func() error {
 			return guard(func() error { return p.graph.Compile(p.pending...) })
 		})
@@ -190,6 +213,9 @@ func (e *Engine) compile(p *program) {
 			e.compiled.Cached++
 		}
 		e.compiled.Seconds += time.Since(start).Seconds()
+		if e.busy--; e.busy == 0 {
+			e.compiled.Wall += time.Since(e.since)
+		}
 		e.mu.Unlock()
 	})
 }
@@ -207,6 +233,7 @@ func (e *Engine) execute(p *program, in []*Array, donate []bool) ([]*Array, erro
 		}
 		buffers[i] = a.buffer
 	}
+	e.runs.Add(1)
 	var results []compute.Buffer
 	err := guard(func() (err error) {
 		results, err = p.graph.Executable().Execute(buffers, donate, e.Device)

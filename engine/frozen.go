@@ -27,6 +27,15 @@ func (e *Engine) convert(a *Array, dtype dtypes.DType) (*Array, error) {
 
 func (e *Engine) copy(a *Array) (*Array, error) { return e.convert(a, a.shape.DType) }
 
+// narrowed rounds to bf16.
+func narrowed(v []float32) []bfloat16.BFloat16 {
+	out := make([]bfloat16.BFloat16, len(v))
+	for i, x := range v {
+		out[i] = bfloat16.FromFloat32(x)
+	}
+	return out
+}
+
 // widened copies a bf16 array to the host.
 func (e *Engine) widened(a *Array) ([]float32, error) {
 	narrow := make([]bfloat16.BFloat16, a.shape.Size())

@@ -31,9 +31,13 @@ type blockCall struct {
 // site is the place of a block in its network: several kinds may share one scope.
 func (c blockCall) site() string { return c.prefix + "|" + c.block.Kind }
 
-func (e *Engine) newCall(b nn.Block, prefix string, lora *nn.LoRA, in []shapes.Shape) blockCall {
+func (e *Engine) newCall(b nn.Block, bind Bind, prefix string, lora *nn.LoRA, in []shapes.Shape) blockCall {
 	var k strings.Builder
 	fmt.Fprintf(&k, "%s|%s", b.Kind, e.Compute)
+	network, _ := split(prefix)
+	if p := bind[network]; p != nil && p.narrow {
+		k.WriteString("|narrow")
+	}
 	if lora != nil {
 		fmt.Fprintf(&k, "|lora(%d,%g)", lora.Rank, lora.Scale)
 	}
@@ -127,6 +131,7 @@ func (v *planValue) Shape() shapes.Shape { return v.shape }
 type planner struct {
 	e        *Engine
 	bind     Bind
+	level    nn.Level
 	trained  func(scope string) bool // nil when no gradient is wanted
 	plan     *plan
 	programs map[*program]bool
@@ -160,7 +165,7 @@ func inner(b nn.Block, prefix string, lora *nn.LoRA, granularity nn.Level) (stri
 
 // Run implements nn.Runner.
 func (r *planRunner) Run(b nn.Block, in ...nn.Value) []nn.Value {
-	prefix, lora, apart := inner(b, r.prefix, r.lora, r.e.Granularity)
+	prefix, lora, apart := inner(b, r.prefix, r.lora, r.level)
 	if apart {
 		return b.Compose(&planRunner{planner: r.planner, prefix: prefix, lora: lora}, in)
 	}
@@ -173,7 +178,7 @@ func (r *planRunner) Run(b nn.Block, in ...nn.Value) []nn.Value {
 		r.plan.uses[args[i].id]++
 		needs = needs || args[i].needs
 	}
-	call := r.e.newCall(b, prefix, lora, shapesIn)
+	call := r.e.newCall(b, r.bind, prefix, lora, shapesIn)
 	p, err := r.e.forward(call, r.bind, shapesIn)
 	if err != nil {
 		panic(err)
@@ -204,15 +209,15 @@ func (r *planRunner) Run(b nn.Block, in ...nn.Value) []nn.Value {
 
 // planFor walks a function once per key and shapes, and compiles in parallel every forward program it will need
 // (backward programs are compiled when the first backward walk reaches them: see warm in tape.go).
-func (e *Engine) planFor(f Function, bind Bind, trained func(string) bool, in []*Array, what string) (*plan, []planEntry, error) {
-	key := e.key("plan|"+what, f.Key, in)
+func (e *Engine) planFor(f Function, bind Bind, level nn.Level, trained func(string) bool, in []*Array, what string) (*plan, []planEntry, error) {
+	key := e.key("plan|"+what+"|"+bind.narrow(), f.Key, in)
 	e.mu.Lock()
 	known, ok := e.plans[key]
 	e.mu.Unlock()
 	if ok {
 		return known, nil, nil
 	}
-	pl := &planner{e: e, bind: bind, trained: trained, plan: &plan{visits: map[string]int{}}, programs: map[*program]bool{}}
+	pl := &planner{e: e, bind: bind, level: level, trained: trained, plan: &plan{visits: map[string]int{}}, programs: map[*program]bool{}}
 	values := make([]nn.Value, len(in))
 	for i, a := range in {
 		values[i] = &planValue{id: i, shape: a.shape}

@@ -84,7 +84,7 @@ func (p *Params) Targets() (names []string) {
 
 // splitProgram is the gradient program of a function: its outputs, then the gradient of each target.
 func (e *Engine) splitProgram(f Function, bind Bind, network string, targets []string, in []*Array) (*program, error) {
-	key := e.key(fmt.Sprintf("split|%d|%s", len(targets), network), f.Key, in)
+	key := e.key(fmt.Sprintf("split|%d|%s|%s", len(targets), network, bind.narrow()), f.Key, in)
 	return e.declare(key, func(g *graph.Graph, p *program) []*graph.Node {
 		outputs, _, grads := e.gradientNodes(g, p, f, bind, network, targets, shapesOf(in))
 		return append(outputs, grads...)
@@ -320,7 +320,7 @@ func Input(s shapes.Shape) *Array { return &Array{shape: s} }
 // Warm compiles what Call needs for a function, and, where targets are given, the split gradient program by them.
 // Any number of goroutines may warm different functions at once.
 func (e *Engine) Warm(f Function, bind Bind, network string, targets []string, in ...*Array) error {
-	if e.Granularity < nn.Network || targets != nil && !e.Split {
+	if e.calls() < nn.Network || targets != nil && (!e.Split || e.Granularity < nn.Network) {
 		return nil // these are compiled in parallel by their own plan, or fused with an update
 	}
 	var p *program

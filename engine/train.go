@@ -87,7 +87,7 @@ func (e *Engine) gather(p *program, bind Bind, params *Params, names []string, i
 
 // trainFused is forward, gradient and update in one program.
 func (e *Engine) trainFused(f Function, bind Bind, network string, o *Optimizer, step Step, in []*Array) (*Result, error) {
-	key := e.key("train|"+o.signature()+"|"+network, f.Key, in)
+	key := e.key("train|"+o.signature()+"|"+network+"|"+bind.narrow(), f.Key, in)
 	p, err := e.get(key, func(g *graph.Graph, p *program) []*graph.Node {
 		outputs, params, grads := e.gradientNodes(g, p, f, bind, network, o.names, shapesOf(in))
 		state, hyper := o.stateNodes(g)
@@ -166,7 +166,7 @@ func (o *Optimizer) stateNodes(g *graph.Graph) (state []*graph.Node, hyper *grap
 
 // trainAccumulated adds gradients up over micro-batches and updates with the last one.
 func (e *Engine) trainAccumulated(f Function, bind Bind, network string, o *Optimizer, step Step, in []*Array) (*Result, error) {
-	key := e.key(fmt.Sprintf("gradient|%d|%s", len(o.names), network), f.Key, in)
+	key := e.key(fmt.Sprintf("gradient|%d|%s|%s", len(o.names), network, bind.narrow()), f.Key, in)
 	p, err := e.get(key, func(g *graph.Graph, p *program) []*graph.Node {
 		outputs, params, grads := e.gradientNodes(g, p, f, bind, network, o.names, shapesOf(in))
 		at := len(in) + len(params) + len(p.info.(trained).frozen)

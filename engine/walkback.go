@@ -12,8 +12,8 @@ import (
 // trainTape is Train block by block. Where a block's parameters are visited once and neither accumulation nor clipping
 // asks for whole gradients, the block is updated as soon as its gradient is there.
 func (e *Engine) trainTape(f Function, bind Bind, network string, o *Optimizer, step Step, in []*Array) (*Result, error) {
-	t := &tape{e: e, bind: bind, network: network, o: o}
-	pl, entries, err := e.planFor(f, bind, t.isTrained, in, "train|"+network)
+	t := &tape{e: e, bind: bind, level: e.Granularity, network: network, o: o}
+	pl, entries, err := e.planFor(f, bind, e.Granularity, t.isTrained, in, "train|"+network)
 	if err != nil {
 		return nil, err
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"runtime"
 	"slices"
 	"strings"
 
@@ -18,7 +17,8 @@ func init() { register(newBench) }
 
 func newBench(a *app) *cobra.Command {
 	var o bench.Options
-	var granularity, compute string
+	var granularity, calls, compute, frozen string
+	var split bool
 	c := &cobra.Command{
 		Use:   "bench",
 		Short: "Time one kind of training step on random weights and inputs.",
@@ -26,17 +26,19 @@ func newBench(a *app) *cobra.Command {
 			"Writes one line of JSON: the first call, the median and the least of the rest, samples per second, and what was\n" +
 			"compiled. It trains nothing and reads no files.\n\n" +
 			"Steps: forward (one network call), mse-lora and mse-full (guided teacher, then the student), adv-lora and adv-full\n" +
-			"(teacher, discriminator and student).",
-		Example: "  fewstep bench --preset mini --step adv-lora --batch 16\n  fewstep bench --preset sdxl --step mse-lora --batch 8 --compute bf16 --granularity layer",
+			"(teacher, discriminator and student), vae-encode and vae-decode.",
+		Example: "  fewstep bench --preset mini --step adv-lora --batch 16\n  fewstep bench --preset sdxl --step mse-lora --batch 4 --compute bf16 --frozen bf16 --granularity layer",
 		Args:    cobra.NoArgs,
 		RunE: func(_ *cobra.Command, _ []string) error {
 			level, ok := cost.Levels[granularity]
-			if !ok {
-				return withHint(usageErrorf("unknown granularity %q", granularity), "choose network, stage or layer")
+			callLevel, okCalls := cost.Levels[calls]
+			if !ok || !okCalls {
+				return withHint(usageErrorf("unknown granularity %q or %q", granularity, calls), "choose network, stage or layer")
 			}
 			dtype, ok := cost.ComputeTypes[compute]
-			if !ok {
-				return withHint(usageErrorf("unknown compute type %q", compute), "choose f32 or bf16")
+			kept, okKept := cost.ComputeTypes[frozen]
+			if !ok || !okKept {
+				return withHint(usageErrorf("unknown type %q or %q", compute, frozen), "choose f32 or bf16")
 			}
 			if _, ok := bench.Presets[o.Preset]; !ok {
 				return withHint(usageErrorf("unknown preset %q", o.Preset), "choose mini or sdxl")
@@ -52,11 +54,9 @@ func newBench(a *app) *cobra.Command {
 				return err
 			}
 			defer rt.Close()
-			device := rt.Kind
-			if rt.Kind != xla.CUDA {
-				device += "/" + runtime.GOARCH
-			}
-			r, err := bench.Run(engine.New(rt.Backend, dtype, level), device, o)
+			e := engine.New(rt.Backend, dtype, level)
+			e.Calls, e.Frozen, e.Split = callLevel, kept, split
+			r, err := bench.Run(rt, e, o)
 			if err != nil {
 				return err
 			}
@@ -70,6 +70,10 @@ func newBench(a *app) *cobra.Command {
 	f.IntVar(&o.Rank, "rank", 64, "of the adapters")
 	f.IntVar(&o.Iters, "iters", 5, "timed steps, after one that compiles and two that warm up")
 	f.StringVar(&granularity, "granularity", "network", "size of a compiled program: network, stage or layer")
+	f.StringVar(&calls, "calls", "layer", "size of a program of calls without gradients, where that is larger")
 	f.StringVar(&compute, "compute", "f32", "arithmetic: f32 or bf16")
+	f.StringVar(&frozen, "frozen", "f32", "how weights that nothing trains are kept: f32 or bf16")
+	f.BoolVar(&split, "split", false, "at granularity network: updates apart from the gradient, adapters folded into their weights, as runs on CPUs do")
+	f.Float64Var(&o.PeakTFLOPs, "peak-tflops", 0, "the device's peak, to tell the share of it that was reached; 0 = known for some devices")
 	return c
 }

@@ -13,6 +13,7 @@ import "C"
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"unsafe"
 
@@ -114,6 +115,20 @@ func (p *pluginLibrary) newBackend(config string, values pjrt.NamedValuesMap) (c
 		return nil, nil, fmt.Errorf("cannot be opened: %w", err)
 	}
 	return backend, &client{p, C.fewstep_take_created_client()}, nil
+}
+
+// DeviceName is the name of the first device's model, as "NVIDIA H100 80GB HBM3"; a CPU plugin says little.
+func (r *Runtime) DeviceName() string {
+	if r.client == nil || r.client.handle == nil {
+		return r.Kind
+	}
+	text := C.fewstep_identity(r.client.plugin.table, r.client.handle)
+	if text == nil {
+		return r.Kind
+	}
+	defer C.free(unsafe.Pointer(text))
+	parts := strings.Split(C.GoString(text), "|")
+	return parts[len(parts)-2]
 }
 
 func (p *pluginLibrary) version() string { return fmt.Sprintf("PJRT %d.%d", p.major, p.minor) }
