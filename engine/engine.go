@@ -18,6 +18,7 @@ import (
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/dtypes/bfloat16"
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
 )
@@ -114,6 +115,8 @@ func (e *Engine) Upload(flat any, dims ...int) (*Array, error) {
 			dtype = dtypes.Float32
 		case []int32:
 			dtype = dtypes.Int32
+		case []bfloat16.BFloat16:
+			dtype = dtypes.BFloat16
 		default:
 			return nil, fmt.Errorf("cannot upload a %T", flat)
 		}

@@ -384,3 +384,33 @@ func TestWarmFromGoroutines(t *testing.T) {
 		t.Errorf("%d programs after a step, want the gradient, the prediction and an update per shape", n)
 	}
 }
+
+// Frozen matrices kept in bf16 give what f32 ones of the same, rounded, values give; vectors stay f32; both kinds of
+// parameters have their own programs.
+func TestFrozenInBFloat16(t *testing.T) {
+	predict := engine.Function{Key: "frozen", Body: func(r nn.Runner, in []nn.Value) []nn.Value { return r.Run(linear("net.one", 3), in[0]) }}
+	for _, mode := range []string{"fused", "tape"} {
+		e := newEngine(mode, dtypes.Float32)
+		load := func(v float32) []float32 {
+			t.Helper()
+			values := engine.Tensors{"one.fc.weight": {v, 2, 3, 4, 5, 6}, "one.fc.bias": {v, 0, 0}}
+			p := must[*engine.Params](t)(e.Load([]nn.Spec{{Name: "one.fc.weight", Dims: []int{3, 2}}, {Name: "one.fc.bias", Dims: []int{3}}}, values, nil))
+			in := []*engine.Array{upload(t, e, []float32{1, -1}, 1, 2)}
+			out := must[[]*engine.Array](t)(e.Call(predict, engine.Bind{"net": p}, in...))
+			if got := must[[]float32](t)(e.Floats(p.Get("one.fc.bias")))[0]; got != v {
+				t.Errorf("a frozen vector holds %g, not %g", got, v)
+			}
+			return must[[]float32](t)(e.Floats(out[0]))
+		}
+		const v, rounded = 1.001, 1.0 // bf16 has 8 bits
+		full := load(v)
+		e.Frozen = dtypes.BFloat16
+		narrow := load(v)
+		want := must[[]float32](t)(e.Floats(upload(t, e, []float32{full[0]}, 1)))[0]
+		// x·σ(x) of 2v − 2 and of rounded + v − 2
+		silu := func(x float64) float64 { return x / (1 + math.Exp(-x)) }
+		if math.Abs(float64(want)-silu(2*v-2)) > 1e-6 || math.Abs(float64(narrow[0])-silu(rounded+v-2)) > 1e-6 {
+			t.Errorf("%s: %v in f32, %v in bf16", mode, full, narrow)
+		}
+	}
+}

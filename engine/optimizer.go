@@ -97,10 +97,16 @@ func (o *Optimizer) setState(all []*Array) {
 	}
 }
 
-// signature identifies the static part of the update in program keys.
-func (o *Optimizer) signature() string {
-	return fmt.Sprintf("adam(%g,%g,%g,%g,%g,%g,%d)", o.Beta1, o.Beta2, o.Eps, o.WeightDecay, o.ClipNorm, o.EMA, len(o.names))
+// settings identify the static part of the update in program keys.
+func (o *Optimizer) settings() string {
+	return fmt.Sprintf("adam(%g,%g,%g,%g,%g,%g)", o.Beta1, o.Beta2, o.Eps, o.WeightDecay, o.ClipNorm, o.EMA)
 }
+
+// signature identifies the update of all parameters.
+func (o *Optimizer) signature() string { return fmt.Sprintf("%s%d", o.settings(), len(o.names)) }
+
+// hypers is the number of hyper-parameters of a step.
+const hypers = 4
 
 // hyper uploads what changes from step to step: [lr/(1-β1ᵗ), 1/sqrt(1-β2ᵗ), 1-lr·decay, gradient scale].
 func (e *Engine) hyper(o *Optimizer, lr, gradScale float64) (*Array, error) {
@@ -110,7 +116,7 @@ func (e *Engine) hyper(o *Optimizer, lr, gradScale float64) (*Array, error) {
 		float32(1 / math.Sqrt(1-math.Pow(o.Beta2, t))),
 		float32(1 - lr*o.WeightDecay),
 		float32(gradScale),
-	}, 4)
+	}, hypers)
 }
 
 // updateNodes adds one optimizer step to a graph. params, grads and state are in the order of o.names; the results are

@@ -99,21 +99,27 @@ func (e *Engine) declare(key string, fill build) (*program, error) {
 	return p, p.err
 }
 
-// compileAll compiles programs on all cores; those that are compiled already cost nothing.
-func (e *Engine) compileAll(programs []*program) error {
+// compileAll declares and compiles programs on all cores; those that are compiled already cost nothing.
+func (e *Engine) compileAll(jobs []func() (*program, error)) error {
 	var wait sync.WaitGroup
 	slots := make(chan struct{}, runtime.GOMAXPROCS(0))
-	for _, p := range programs {
+	errs := make([]error, len(jobs))
+	for i, declare := range jobs {
 		wait.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			e.compile(p)
+			p, err := declare()
+			if err == nil {
+				e.compile(p)
+				err = p.err
+			}
+			errs[i] = err
 		})
 	}
 	wait.Wait()
-	for _, p := range programs {
-		if p.err != nil {
-			return p.err
+	for _, err := range errs {
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -234,9 +240,9 @@ func (e *Engine) planFor(f Function, bind Bind, level nn.Level, trained func(str
 	if err != nil {
 		return nil, nil, fmt.Errorf("planning %.60s: %w", f.Key, err)
 	}
-	var list []*program
+	var list []func() (*program, error)
 	for p := range pl.programs {
-		list = append(list, p)
+		list = append(list, func() (*program, error) { return p, nil })
 	}
 	if err := e.compileAll(list); err != nil {
 		return nil, nil, err

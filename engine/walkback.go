@@ -2,9 +2,11 @@ package engine
 
 import (
 	"fmt"
+	"slices"
 
 	"fewstep/model/nn"
 
+	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
 )
@@ -18,8 +20,9 @@ func (e *Engine) trainTape(f Function, bind Bind, network string, o *Optimizer, 
 		return nil, err
 	}
 	t.plan = pl
+	immediate := step.Of <= 1 && o.ClipNorm == 0
 	if entries != nil {
-		if err := t.warm(entries); err != nil {
+		if err := t.warm(entries, immediate); err != nil {
 			return nil, err
 		}
 	}
@@ -31,7 +34,6 @@ func (e *Engine) trainTape(f Function, bind Bind, network string, o *Optimizer, 
 	if loss.Shape().Rank() != 0 {
 		return nil, fmt.Errorf("function %q: the first output must be a scalar loss, it has shape %s", f.Key, loss.Shape())
 	}
-	immediate := step.Of <= 1 && o.ClipNorm == 0
 	if !immediate && step.Micro == 0 {
 		Free(o.acc...)
 		o.acc = make([]*Array, len(o.names))
@@ -234,33 +236,13 @@ func (w *walker) update(indices []int, grads []*Array) error {
 		args = append(args, o.params.Get(o.names[k]))
 	}
 	args = append(args, grads...)
-	n := len(indices)
-	lists := [][]*Array{}
-	if o.Beta1 != 0 {
-		lists = append(lists, o.m)
-	}
-	lists = append(lists, o.v)
-	if o.EMA != 0 {
-		lists = append(lists, o.ema)
-	}
+	n, lists := len(indices), o.ordered()
 	for _, list := range lists {
 		for _, k := range indices {
 			args = append(args, list[k])
 		}
 	}
-	p, err := e.get(e.key("update|"+o.signature(), "", args), func(g *graph.Graph, p *program) []*graph.Node {
-		all := nodes(inputNodes(g, shapesOf(args)))
-		hyper, before := graph.Parameter(g, "hyper", w.hyper.shape), graph.Parameter(g, "norm2", w.norm2.shape)
-		p.aliases = map[int]int{}
-		for i := range n {
-			p.aliases[i] = 1 + i
-		}
-		for i := range len(all) - 2*n {
-			p.aliases[2*n+i] = 1 + n + i
-		}
-		norm2, params, state := o.updateNodes(all[:n], all[n:2*n], all[2*n:], hyper, before)
-		return append(append([]*graph.Node{norm2}, params...), state...)
-	})
+	p, err := e.blockUpdate(o, n, shapesOf(args))
 	if err != nil {
 		return err
 	}
@@ -285,6 +267,27 @@ func (w *walker) update(indices []int, grads []*Array) error {
 	return nil
 }
 
+// blockUpdate is the program of one optimizer step for n parameters: parameters, gradients, state, hyper-parameters and
+// the squared norm so far → the squared norm with these, parameters, state.
+func (e *Engine) blockUpdate(o *Optimizer, n int, in []shapes.Shape) (*program, error) {
+	settings := *o
+	key := fmt.Sprintf("update|%s|%d|%v", o.settings(), n, in)
+	return e.declare(key, func(g *graph.Graph, p *program) []*graph.Node {
+		all := nodes(inputNodes(g, in))
+		hyper := graph.Parameter(g, "hyper", shapes.Make(dtypes.Float32, hypers))
+		before := graph.Parameter(g, "norm2", shapes.Make(dtypes.Float32))
+		p.aliases = map[int]int{}
+		for i := range n {
+			p.aliases[i] = 1 + i
+		}
+		for i := range len(all) - 2*n {
+			p.aliases[2*n+i] = 1 + n + i
+		}
+		norm2, params, state := settings.updateNodes(all[:n], all[n:2*n], all[2*n:], hyper, before)
+		return append(append([]*graph.Node{norm2}, params...), state...)
+	})
+}
+
 // add returns a + b and takes both.
 func (e *Engine) add(a, b *Array) (*Array, error) {
 	p, err := e.get(e.key("add", "", []*Array{a, b}), func(g *graph.Graph, p *program) []*graph.Node {
@@ -302,11 +305,11 @@ func (e *Engine) add(a, b *Array) (*Array, error) {
 	return out[0], nil
 }
 
-// warm compiles in parallel the backward programs that the entries of a plan will need. Which outputs receive a
-// cotangent follows from walking the entries back.
-func (t *tape) warm(entries []planEntry) error {
+// warm builds and compiles in parallel the backward and update programs that the entries of a plan will need. Which
+// outputs receive a cotangent follows from walking the entries back.
+func (t *tape) warm(entries []planEntry, immediate bool) error {
 	marked := map[int]bool{t.plan.loss: true}
-	var list []*program
+	var jobs []func() (*program, error)
 	for i := len(entries) - 1; i >= 0; i-- {
 		en := entries[i]
 		var shapesIn, outShapes []shapes.Shape
@@ -330,16 +333,21 @@ func (t *tape) warm(entries []planEntry) error {
 			return err
 		}
 		var trained []string
+		var updated []shapes.Shape
 		for _, name := range fwd.params {
-			if t.isTrained(nn.Join(en.call.prefix, name)) {
+			if scope := nn.Join(en.call.prefix, name); t.isTrained(scope) {
 				trained = append(trained, name)
+				_, rest := split(scope)
+				updated = append(updated, t.o.params.Get(rest).shape)
 			}
 		}
-		p, err := t.e.backward(en.call, t.bind, shapesIn, needsIn, hasOut, outShapes, trained)
-		if err != nil {
-			return err
+		jobs = append(jobs, func() (*program, error) {
+			return t.e.backward(en.call, t.bind, shapesIn, needsIn, hasOut, outShapes, trained)
+		})
+		if n := len(trained); n > 0 && immediate {
+			all := slices.Repeat(updated, 2+len(t.o.ordered())) // parameters, gradients, state
+			jobs = append(jobs, func() (*program, error) { return t.e.blockUpdate(t.o, n, all) })
 		}
-		list = append(list, p)
 	}
-	return t.e.compileAll(list)
+	return t.e.compileAll(jobs)
 }
