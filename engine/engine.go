@@ -33,6 +33,10 @@ type Engine struct {
 	Frozen      dtypes.DType // dtype in which matrices and kernels that nothing trains are kept: BFloat16, else Float32
 	Calls       nn.Level     // granularity of calls without gradients, if it is coarser than Granularity
 
+	// Watch, if not nil, is told of every program's execution: with the layer of internal/xla, when it was queued and how
+	// long that took; without, when it ran.
+	Watch func(program string, start time.Time, took time.Duration)
+
 	mu       sync.Mutex
 	programs map[string]*program
 	plans    map[string]*plan
@@ -166,6 +170,7 @@ type Function struct {
 // program is a graph: first built, so that its shapes are known, then compiled. Its parameters are inputs in the
 // order in which they were made.
 type program struct {
+	name           string
 	declared, once sync.Once
 	err            error
 	graph          *graph.Graph
@@ -207,7 +212,7 @@ func (e *Engine) compile(p *program) {
 			return guard(func() error { return p.graph.Compile(p.pending...) })
 		})
 		if err != nil {
-			p.err = fmt.Errorf("compiling a program: %w", err)
+			p.err = fmt.Errorf("compiling %s: %w", p.name, err)
 		}
 		p.pending, p.scratch = nil, info.Scratch
 		e.mu.Lock()
@@ -237,13 +242,17 @@ func (e *Engine) execute(p *program, in []*Array, donate []bool) ([]*Array, erro
 		buffers[i] = a.buffer
 	}
 	e.runs.Add(1)
+	start := time.Now()
 	var results []compute.Buffer
 	err := guard(func() (err error) {
 		results, err = p.graph.Executable().Execute(buffers, donate, e.Device)
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("running %s: %w", p.name, err)
+	}
+	if e.Watch != nil {
+		e.Watch(p.name, start, time.Since(start))
 	}
 	var fresh int64 // bytes that no donated input gives
 	for _, shape := range p.outputs {

@@ -79,13 +79,13 @@ func (e *Engine) declare(key string, fill build) (*program, error) {
 	e.mu.Lock()
 	p, ok := e.programs[key]
 	if !ok {
-		p = &program{}
+		p = &program{name: programName(key)}
 		e.programs[key] = p
 	}
 	e.mu.Unlock()
 	p.declared.Do(func() {
 		p.err = guard(func() error {
-			p.graph = graph.NewGraph(e.Backend, "fewstep")
+			p.graph = graph.NewGraph(e.Backend, p.name)
 			p.pending = fill(p.graph, p)
 			for _, n := range p.pending {
 				p.outputs = append(p.outputs, n.Shape())
@@ -97,6 +97,19 @@ func (e *Engine) declare(key string, fill build) (*program, error) {
 		}
 	})
 	return p, p.err
+}
+
+// programName is what profiles call a program: what it does and for which function or block.
+func programName(key string) string {
+	what, rest, _ := strings.Cut(key, "|")
+	of, _, _ := strings.Cut(strings.TrimLeft(rest, "|"), "|")
+	name := []byte(what + "_" + of)
+	for i, c := range name {
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9') {
+			name[i] = '_'
+		}
+	}
+	return string(name[:min(len(name), 64)])
 }
 
 // compileAll declares and compiles programs on all cores; those that are compiled already cost nothing.

@@ -18,7 +18,8 @@ func init() { register(newBench) }
 func newBench(a *app) *cobra.Command {
 	var o bench.Options
 	var granularity, calls, compute, frozen string
-	var split bool
+	var split, plain bool
+	var memory float64
 	c := &cobra.Command{
 		Use:   "bench",
 		Short: "Time one kind of training step on random weights and inputs.",
@@ -49,7 +50,8 @@ func newBench(a *app) *cobra.Command {
 			if o.Batch < 1 || o.Rank < 1 || o.Iters < 1 {
 				return usageErrorf("--batch, --rank and --iters must be at least 1")
 			}
-			rt, err := a.openBackend(xla.Options{})
+			o.Summary = a.stderr
+			rt, err := a.openBackend(xla.Options{MemoryFraction: memory, Plain: plain})
 			if err != nil {
 				return err
 			}
@@ -74,6 +76,9 @@ func newBench(a *app) *cobra.Command {
 	f.StringVar(&compute, "compute", "f32", "arithmetic: f32 or bf16")
 	f.StringVar(&frozen, "frozen", "f32", "how weights that nothing trains are kept: f32 or bf16")
 	f.BoolVar(&split, "split", false, "at granularity network: updates apart from the gradient, adapters folded into their weights, as runs on CPUs do")
+	f.BoolVar(&plain, "plain", false, "wait for every program, copy what is updated, keep no compiled programs: go-xla as it is")
+	f.Float64Var(&memory, "memory-fraction", 0.92, "the share of the device's memory that may be used (CUDA)")
+	f.StringVar(&o.Profile, "profile", "", "write a recording of one more step to this file: .json for Perfetto, .pb for TensorBoard; sums it up on stderr")
 	f.Float64Var(&o.PeakTFLOPs, "peak-tflops", 0, "the device's peak, to tell the share of it that was reached; 0 = known for some devices")
 	return c
 }

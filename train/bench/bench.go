@@ -4,6 +4,7 @@ package bench
 
 import (
 	"fmt"
+	"io"
 	"math"
 	"slices"
 	"time"
@@ -20,7 +21,9 @@ type Options struct {
 	Preset, Step string
 	Batch, Rank  int
 	Iters        int
-	PeakTFLOPs   float64 // the device's, to tell the share of it that was reached; 0 = from the device's name
+	Profile      string    // file for a recording of one more step; "" = none
+	Summary      io.Writer // where the recording is summed up
+	PeakTFLOPs   float64   // the device's, to tell the share of it that was reached; 0 = from the device's name
 }
 
 // Result has the keys of the yardstick's JSON line, and more.
@@ -50,6 +53,7 @@ type Result struct {
 	TFLOPs      float64  `json:"tflop_per_s"`
 	MFU         *float64 `json:"mfu"` // null where the device's peak is not known
 	FLOPs       string   `json:"flop_count"`
+	Idle        *float64 `json:"idle,omitempty"` // share of the recorded step in which the device did nothing
 }
 
 // peaks are dense bf16 tensor-core peaks in TFLOP/s, from NVIDIA's data sheets.
@@ -108,6 +112,13 @@ func Run(rt *xla.Runtime, e *engine.Engine, o Options) (*Result, error) {
 	if o.PeakTFLOPs > 0 {
 		mfu := r.TFLOPs / o.PeakTFLOPs
 		r.MFU = &mfu
+	}
+	if o.Profile != "" {
+		idle, err := s.profile(rt, o.Profile, o.Summary)
+		if err != nil {
+			return nil, err
+		}
+		r.Idle = &idle
 	}
 	return r, nil
 }
