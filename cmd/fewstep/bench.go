@@ -47,8 +47,8 @@ func newBench(a *app) *cobra.Command {
 			if !slices.Contains(bench.Steps, o.Step) {
 				return withHint(usageErrorf("unknown step %q", o.Step), "choose one of %s", strings.Join(bench.Steps, ", "))
 			}
-			if o.Batch < 1 || o.Rank < 1 || o.Iters < 1 {
-				return usageErrorf("--batch, --rank and --iters must be at least 1")
+			if o.Batch < 1 || o.Rank < 1 || o.Iters < 1 || o.Side < 0 {
+				return usageErrorf("--batch, --rank and --iters must be at least 1, and --side not negative")
 			}
 			o.Summary = a.stderr
 			rt, err := a.openBackend(xla.Options{MemoryFraction: memory, Plain: plain})
@@ -70,6 +70,7 @@ func newBench(a *app) *cobra.Command {
 	f.StringVar(&o.Step, "step", "forward", strings.Join(bench.Steps, ", "))
 	f.IntVar(&o.Batch, "batch", 16, "samples per step")
 	f.IntVar(&o.Rank, "rank", 64, "of the adapters")
+	f.IntVar(&o.Side, "side", 0, "side of the latents; 0 = the preset's")
 	f.IntVar(&o.Iters, "iters", 5, "timed steps, after one that compiles and two that warm up")
 	f.StringVar(&granularity, "granularity", "network", "size of a compiled program: network, stage or layer")
 	f.StringVar(&calls, "calls", "layer", "size of a program of calls without gradients, where that is larger")

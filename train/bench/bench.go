@@ -21,6 +21,7 @@ type Options struct {
 	Preset, Step string
 	Batch, Rank  int
 	Iters        int
+	Side         int       // of the latents; 0 = the preset's
 	Profile      string    // file for a recording of one more step; "" = none
 	Summary      io.Writer // where the recording is summed up
 	PeakTFLOPs   float64   // the device's, to tell the share of it that was reached; 0 = from the device's name
@@ -65,6 +66,9 @@ func Run(rt *xla.Runtime, e *engine.Engine, o Options) (*Result, error) {
 	p, ok := Presets[o.Preset]
 	if !ok {
 		return nil, fmt.Errorf("unknown preset %q: choose mini or sdxl", o.Preset)
+	}
+	if o.Side > 0 {
+		p.Side = o.Side
 	}
 	flop, err := flops(p, o)
 	if err != nil {
