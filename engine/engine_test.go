@@ -349,39 +349,49 @@ func TestPanicBecomesError(t *testing.T) {
 
 // Functions warmed at once, on arrays without content, need no more compiling when they are called.
 func TestWarmFromGoroutines(t *testing.T) {
-	e := newEngine("split", dtypes.Float32)
-	p := perceptronParams(t, e)
-	bind := engine.Bind{"net": p}
-	hollow := engine.Bind{"net": engine.Shapes(p.Specs, func(s nn.Spec) shapes.Shape { return shapes.Make(dtypes.Float32, s.Dims...) })}
-	shape := engine.Input(shapes.Make(dtypes.Float32, 3, 2))
-	predict := engine.Function{Key: "predict", Body: func(r nn.Runner, in []nn.Value) []nn.Value { return r.Run(linear("net.one", 3), in[0]) }}
-	var wait sync.WaitGroup
-	errs := make([]error, 4)
-	for i := range errs { // two functions, each from two goroutines
-		wait.Go(func() {
-			if i%2 == 0 {
-				errs[i] = e.Warm(predict, hollow, "", nil, shape)
-			} else {
-				errs[i] = e.Warm(perceptron(), hollow, "net", p.Targets(), shape, shape)
+	for mode, update := range map[string]int{"network": 0, "split": 4} { // programs that a step needs besides its gradient
+		e := newEngine(mode, dtypes.Float32)
+		p := perceptronParams(t, e)
+		bind := engine.Bind{"net": p}
+		hollow := engine.Bind{"net": engine.Shapes(p.Specs, func(string) bool { return true })}
+		shape := engine.Input(shapes.Make(dtypes.Float32, 3, 2))
+		predict := engine.Function{Key: "predict", Body: func(r nn.Runner, in []nn.Value) []nn.Value { return r.Run(linear("net.one", 3), in[0]) }}
+		adam := engine.Adam{Beta1: 0.9, Beta2: 0.99}
+		var wait sync.WaitGroup
+		errs := make([]error, 6)
+		for i := range errs { // three functions, each from two goroutines
+			wait.Go(func() {
+				switch i % 3 {
+				case 0:
+					errs[i] = e.Warm(predict, hollow, shape)
+				case 1:
+					errs[i] = e.WarmTrain(perceptron(), hollow, "net", adam, 1, shape, shape)
+				case 2:
+					errs[i] = e.WarmTrain(perceptron(), hollow, "net", adam, 2, shape, shape)
+				}
+			})
+		}
+		wait.Wait()
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+		warm := 3 // at network granularity an accumulated gradient is a program of its own
+		if mode == "split" {
+			warm = 2
+		}
+		compiled := func(want int, after string) {
+			t.Helper()
+			if n := e.Compiled().Programs; n != want {
+				t.Errorf("%s: %d programs compiled %s, want %d", mode, n, after, want)
 			}
-		})
-	}
-	wait.Wait()
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
-	if n := e.Compiled().Programs; n != 2 {
-		t.Errorf("%d programs compiled, want 2", n)
-	}
-	in := batch(t, e, 0.5)
-	must[[]*engine.Array](t)(e.Call(predict, bind, in[0]))
-	if n := e.Compiled().Programs; n != 2 {
-		t.Errorf("the call compiled again: %d programs", n)
-	}
-	o := must[*engine.Optimizer](t)(e.NewOptimizer(engine.Adam{Beta2: 0.99}, p))
-	train(t, e, o, engine.Step{LR: 0.1}, in)
-	if n := e.Compiled().Programs; n != 2+4 {
-		t.Errorf("%d programs after a step, want the gradient, the prediction and an update per shape", n)
+		}
+		compiled(warm, "by warming")
+		in := batch(t, e, 0.5)
+		must[[]*engine.Array](t)(e.Call(predict, bind, in[0]))
+		compiled(warm, "after a call")
+		o := must[*engine.Optimizer](t)(e.NewOptimizer(adam, p))
+		train(t, e, o, engine.Step{LR: 0.1}, in)
+		compiled(warm+update, "after a step")
 	}
 }
 

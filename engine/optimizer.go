@@ -34,10 +34,7 @@ type Optimizer struct {
 
 // NewOptimizer starts with zero moments (and the EMA at the weights).
 func (e *Engine) NewOptimizer(settings Adam, params *Params) (*Optimizer, error) {
-	if settings.Eps == 0 {
-		settings.Eps = 1e-8
-	}
-	o := &Optimizer{Adam: settings, params: params, names: params.Trained()}
+	o := emptyOptimizer(settings, params)
 	if len(o.names) == 0 {
 		return nil, fmt.Errorf("nothing to train: no parameter is marked as trained")
 	}
@@ -60,6 +57,14 @@ func (e *Engine) NewOptimizer(settings Adam, params *Params) (*Optimizer, error)
 		}
 	}
 	return o, nil
+}
+
+// emptyOptimizer has no state yet.
+func emptyOptimizer(settings Adam, params *Params) *Optimizer {
+	if settings.Eps == 0 {
+		settings.Eps = 1e-8
+	}
+	return &Optimizer{Adam: settings, params: params, names: params.Trained()}
 }
 
 func (e *Engine) zeros(list *[]*Array, like *Array) error {

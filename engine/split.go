@@ -3,7 +3,6 @@ package engine
 import (
 	"fmt"
 	"math"
-	"slices"
 
 	"fewstep/model/nn"
 
@@ -303,36 +302,4 @@ func (e *Engine) norm(arrays []*Array) (float64, error) {
 		total += float64(v[0])
 	}
 	return math.Sqrt(total), nil
-}
-
-// Shapes makes parameters without content, to compile programs before there is anything to run them on.
-func Shapes(specs []nn.Spec, dtype func(nn.Spec) shapes.Shape) *Params {
-	p := NewParams(specs)
-	for _, s := range specs {
-		p.Set(s.Name, &Array{shape: dtype(s)}, false)
-	}
-	return p
-}
-
-// Input is an array without content, for the same purpose.
-func Input(s shapes.Shape) *Array { return &Array{shape: s} }
-
-// Warm compiles what Call needs for a function, and, where targets are given, the split gradient program by them.
-// Any number of goroutines may warm different functions at once.
-func (e *Engine) Warm(f Function, bind Bind, network string, targets []string, in ...*Array) error {
-	if e.calls() < nn.Network || targets != nil && (!e.Split || e.Granularity < nn.Network) {
-		return nil // these are compiled in parallel by their own plan, or fused with an update
-	}
-	var p *program
-	var err error
-	if targets == nil {
-		p, err = e.callProgram(f, bind, in)
-	} else {
-		p, err = e.splitProgram(f, bind, network, slices.Clone(targets), in)
-	}
-	if err != nil {
-		return err
-	}
-	e.compile(p)
-	return p.err
 }

@@ -85,10 +85,10 @@ func (e *Engine) gather(p *program, bind Bind, params *Params, names []string, i
 	return args, nil
 }
 
-// trainFused is forward, gradient and update in one program.
-func (e *Engine) trainFused(f Function, bind Bind, network string, o *Optimizer, step Step, in []*Array) (*Result, error) {
+// fusedProgram is forward, gradient and update in one.
+func (e *Engine) fusedProgram(f Function, bind Bind, network string, o *Optimizer, in []*Array) (*program, error) {
 	key := e.key("train|"+o.signature()+"|"+network+"|"+bind.narrow(), f.Key, in)
-	p, err := e.get(key, func(g *graph.Graph, p *program) []*graph.Node {
+	return e.declare(key, func(g *graph.Graph, p *program) []*graph.Node {
 		outputs, params, grads := e.gradientNodes(g, p, f, bind, network, o.names, shapesOf(in))
 		state, hyper := o.stateNodes(g)
 		norm2, newParams, newState := o.updateNodes(params, grads, state, hyper, nil)
@@ -102,6 +102,10 @@ func (e *Engine) trainFused(f Function, bind Bind, network string, o *Optimizer,
 		}
 		return append(append(append(outputs, norm2), newParams...), newState...)
 	})
+}
+
+func (e *Engine) trainFused(f Function, bind Bind, network string, o *Optimizer, step Step, in []*Array) (*Result, error) {
+	p, err := e.fusedProgram(f, bind, network, o, in)
 	if err != nil {
 		return nil, err
 	}
@@ -164,10 +168,10 @@ func (o *Optimizer) stateNodes(g *graph.Graph) (state []*graph.Node, hyper *grap
 	return state, graph.Parameter(g, "hyper", shapes.Make(state[0].DType(), 4))
 }
 
-// trainAccumulated adds gradients up over micro-batches and updates with the last one.
-func (e *Engine) trainAccumulated(f Function, bind Bind, network string, o *Optimizer, step Step, in []*Array) (*Result, error) {
+// gradientProgram adds a micro-batch's gradients to what was added up before.
+func (e *Engine) gradientProgram(f Function, bind Bind, network string, o *Optimizer, in []*Array) (*program, error) {
 	key := e.key(fmt.Sprintf("gradient|%d|%s|%s", len(o.names), network, bind.narrow()), f.Key, in)
-	p, err := e.get(key, func(g *graph.Graph, p *program) []*graph.Node {
+	return e.declare(key, func(g *graph.Graph, p *program) []*graph.Node {
 		outputs, params, grads := e.gradientNodes(g, p, f, bind, network, o.names, shapesOf(in))
 		at := len(in) + len(params) + len(p.info.(trained).frozen)
 		p.aliases = map[int]int{}
@@ -178,6 +182,11 @@ func (e *Engine) trainAccumulated(f Function, bind Bind, network string, o *Opti
 		}
 		return outputs
 	})
+}
+
+// trainAccumulated adds gradients up over micro-batches and updates with the last one.
+func (e *Engine) trainAccumulated(f Function, bind Bind, network string, o *Optimizer, step Step, in []*Array) (*Result, error) {
+	p, err := e.gradientProgram(f, bind, network, o, in)
 	if err != nil {
 		return nil, err
 	}

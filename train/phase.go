@@ -111,8 +111,7 @@ func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
 	if p.teacher, _, err = r.models.frozen(step.Teacher, p.at); err != nil {
 		return err
 	}
-	adam := engine.Adam{Beta1: p.settings.Beta1, Beta2: p.settings.Beta2, Eps: r.Config.Train.AdamEpsilon, WeightDecay: p.settings.WeightDecay,
-		ClipNorm: r.Config.Train.ClipNorm}
+	adam := r.adam(step)
 	if step.Kind == distill.KindAdversarial {
 		if p.critic, err = r.models.critic(step, p.at); err != nil {
 			return err
@@ -135,6 +134,12 @@ func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
 		return p.report.Update(p.record(monitor.KindPhase, nil, 0))
 	}
 	return p.restore(checkpoint) // the phase's record was written before the checkpoint
+}
+
+// adam is the optimizer of a phase, without an average.
+func (r *Run) adam(step distill.Step) engine.Adam {
+	p := r.Config.Stages[step.Stage].Phases[step.Phase]
+	return engine.Adam{Beta1: p.Beta1, Beta2: p.Beta2, Eps: r.Config.Train.AdamEpsilon, WeightDecay: p.WeightDecay, ClipNorm: r.Config.Train.ClipNorm}
 }
 
 func (p *phase) free() {
