@@ -1,7 +1,8 @@
-# make demo   distils the small teacher that comes with the repository and writes a report
-# make test   checks formatting, vets and tests everything
+# make demo      distils the small teacher that comes with the repository and writes a report
+# make test      checks formatting, vets and tests everything
+# make interop   proves against PyTorch and diffusers, which it installs, that each side reads and draws the other's files
 #
-# Needs: Go, a C compiler, and python3 with pip (only to fetch the XLA CPU plugin, once).
+# Needs: Go, a C compiler, and python3 with pip (to fetch the XLA CPU plugin, and PyTorch for `make interop`, once).
 
 GO     ?= go
 PYTHON ?= python3
@@ -16,7 +17,7 @@ export CGO_ENABLED = 1
 # Plugins come from `make setup` alone.
 export GOMLX_NO_AUTO_INSTALL = 1
 
-.PHONY: help tools setup build format vet test demo clean
+.PHONY: help tools setup build format vet test interop demo clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -45,6 +46,9 @@ vet: tools
 
 test: setup format vet
 	$(GO) test $(GOBUILD) -timeout 15m ./...
+
+interop: setup tools
+	python="$$($(PYTHON) scripts/interop_python.py)" && FEWSTEP_INTEROP_PYTHON="$$python" $(GO) test $(GOBUILD) -count=1 -v ./interop
 
 demo: setup build
 	bin/fewstep run configs/mini/demo.yaml --dir $(RUN)

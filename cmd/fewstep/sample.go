@@ -25,16 +25,21 @@ import (
 func init() { register(newSample) }
 
 type sampleOptions struct {
-	model, out string
-	unet, lora string
-	prompts    []string
-	promptFile string
-	steps      int
-	guidance   float64
-	seed       uint64
-	resolution int
-	batch      int
-	each       bool
+	model, out    string
+	unet, lora    string
+	prompts       []string
+	promptFile    string
+	negative      string
+	steps         int
+	guidance      float64
+	sampler       string
+	seed          uint64
+	noise         string
+	saveNoise     string
+	width, height int
+	conditions    conditionFlags
+	batch         int
+	each          bool
 }
 
 func newSample(a *app) *cobra.Command {
@@ -43,7 +48,9 @@ func newSample(a *app) *cobra.Command {
 		Use:   "sample",
 		Short: "Draw pictures from a model.",
 		Long: "Draws pictures from a model: a diffusers directory, with another UNet or a LoRA over it if one is named.\n" +
-			"Files that fewstep exported say how many steps they are made for, with which guidance, and what they predict.",
+			"Files that fewstep exported say how many steps they are made for, with which guidance, and what they predict.\n\n" +
+			"Samplers: euler is diffusers' EulerDiscreteScheduler with trailing spacing, trained starts at full noise as the\n" +
+			"students are trained and as ComfyUI does, ddim is diffusers' DDIMScheduler with trailing spacing.",
 		Example: "  fewstep sample --model assets/mini --steps 32 --guidance 4 --prompt \"cat face, noto style\" --out cat.png\n" +
 			"  fewstep sample --lora runs/demo/exports/8step_lora.safetensors --prompt \"cat face, noto style\"",
 		Args: cobra.NoArgs,
@@ -55,13 +62,19 @@ func newSample(a *app) *cobra.Command {
 	f.StringVar(&o.lora, "lora", "", "LoRA file to merge into the UNet")
 	f.StringArrayVarP(&o.prompts, "prompt", "p", nil, "what to draw; repeat for several pictures")
 	f.StringVar(&o.promptFile, "prompts", "", "text file with one prompt a line")
+	f.StringVar(&o.negative, "negative", "", "what guidance leads away from; without it the model's own empty prompt")
 	f.StringVarP(&o.out, "out", "o", "samples.png", "PNG file: a sheet of all pictures")
 	f.BoolVar(&o.each, "each", false, "also write every picture by itself, numbered, beside the sheet")
 	f.IntVarP(&o.steps, "steps", "n", 32, "network calls per picture, twice that with guidance; a file's own where it says them")
-	f.Float64VarP(&o.guidance, "guidance", "g", 0, "classifier-free guidance scale; 0 = off")
+	f.Float64VarP(&o.guidance, "guidance", "g", 0, "classifier-free guidance scale; 0 or 1 = off")
+	f.StringVar(&o.sampler, "sampler", sample.Euler.String(), "euler, trained or ddim")
 	f.Uint64Var(&o.seed, "seed", 1, "seed of the starting noise")
-	f.IntVar(&o.resolution, "resolution", 0, "side in pixels; 0 = the model's own")
+	f.StringVar(&o.noise, "latents", "", "safetensors file with the starting noise: latents [N, C, h, w], as diffusers' pipelines take it")
+	f.StringVar(&o.saveNoise, "save-latents", "", "write the starting noise to such a file")
+	f.IntVar(&o.width, "width", 0, "in pixels; 0 = the model's own")
+	f.IntVar(&o.height, "height", 0, "in pixels; 0 = the model's own")
 	f.IntVar(&o.batch, "batch", 16, "pictures per program call")
+	o.conditions.register(c)
 	return c
 }
 
@@ -69,17 +82,28 @@ func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 	if err := o.readPrompts(); err != nil {
 		return err
 	}
+	sampler, err := sample.ParseSampler(o.sampler)
+	if err != nil {
+		return usageErrorf("%v", err)
+	}
 	p, err := pipeline.Open(o.model)
 	if err != nil {
 		return err
 	}
-	if o.resolution == 0 {
-		o.resolution = p.UNet.SampleSize * p.Factor()
+	size, err := a.sizeOf(p, o)
+	if err != nil {
+		return err
 	}
-	if r := p.Factor() << (len(p.UNet.BlockOutChannels) - 1); o.resolution < r || o.resolution%r != 0 {
-		return usageErrorf("resolution %d is not a multiple of %d", o.resolution, r)
+	s := sample.Options{Steps: o.steps, Guidance: o.guidance, Sampler: sampler, Seed: o.seed, Size: size,
+		Batch: max(1, min(o.batch, len(o.prompts)))}
+	if s.TimeIDs, s.NegativeID, err = o.conditions.timeIDs(size); err != nil {
+		return err
 	}
-	o.batch = max(1, min(o.batch, len(o.prompts)))
+	if o.noise != "" {
+		if s.Noise, err = sample.ReadNoise(o.noise, p, size, len(o.prompts)); err != nil {
+			return err
+		}
+	}
 	rt, err := a.openBackend(xla.Options{})
 	if err != nil {
 		return err
@@ -94,12 +118,24 @@ func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 	if err != nil {
 		return err
 	}
-	a.samplerOf(cmd, w, &o)
-	images, err := draw(cmd.Context(), e, p, specs, w, o)
+	a.samplerOf(cmd, w, &s)
+	if s.Steps < 1 || s.Steps > p.Schedule.T() {
+		return usageErrorf("--steps is %d; it must be 1 to %d", s.Steps, p.Schedule.T())
+	}
+	model, err := e.Load(specs, w.Values, nil)
+	if err != nil {
+		return fmt.Errorf("%s/unet: %w", o.model, err)
+	}
+	images, err := draw(cmd.Context(), e, p, model, o, s, cmd.Flags().Changed("negative"))
 	if err != nil {
 		return err
 	}
-	return a.writePictures(images, o)
+	if o.saveNoise != "" {
+		if err := saveNoise(o.saveNoise, p, s, len(o.prompts)); err != nil {
+			return err
+		}
+	}
+	return a.writePictures(images, size, o)
 }
 
 func (o *sampleOptions) readPrompts() error {
@@ -120,8 +156,27 @@ func (o *sampleOptions) readPrompts() error {
 	return nil
 }
 
+// sizeOf is the wanted size, with a warning where the model was not trained on it.
+func (a *app) sizeOf(p *pipeline.Pipeline, o sampleOptions) (pipeline.Size, error) {
+	size := p.Native()
+	if o.width != 0 {
+		size.Width = o.width
+	}
+	if o.height != 0 {
+		size.Height = o.height
+	}
+	if err := p.CheckSize(size); err != nil {
+		return size, usageErrorf("%v", err)
+	}
+	if native := p.Native(); !sample.TrainedOn(native, size) {
+		a.log.Warn(fmt.Sprintf("a model of %v was not trained on pictures of %v", native, size))
+	}
+	return size, nil
+}
+
 // samplerOf takes steps and guidance from what the weights say about themselves, where the command line is silent.
-func (a *app) samplerOf(cmd *cobra.Command, w *pipeline.Weights, o *sampleOptions) {
+func (a *app) samplerOf(cmd *cobra.Command, w *pipeline.Weights, s *sample.Options) {
+	s.Prediction = w.Prediction
 	if w.Steps == 0 {
 		return
 	}
@@ -130,23 +185,19 @@ func (a *app) samplerOf(cmd *cobra.Command, w *pipeline.Weights, o *sampleOption
 		title = "the weights"
 	}
 	if !cmd.Flags().Changed("steps") {
-		o.steps = w.Steps
-	} else if o.steps != w.Steps {
-		a.log.Warn(fmt.Sprintf("%s: made for %d steps, and --steps says %d", title, w.Steps, o.steps))
+		s.Steps = w.Steps
+	} else if s.Steps != w.Steps {
+		a.log.Warn(fmt.Sprintf("%s: made for %d steps, and --steps says %d", title, w.Steps, s.Steps))
 	}
 	if !cmd.Flags().Changed("guidance") {
-		o.guidance = w.Guidance
+		s.Guidance = w.Guidance
 	}
-	a.log.Info("sampler of "+title, "steps", o.steps, "guidance", o.guidance, "predicts", w.Prediction)
+	a.log.Info("sampler of "+title, "steps", s.Steps, "guidance", s.Guidance, "predicts", w.Prediction)
 }
 
-// draw makes one picture [S·S·3] per prompt.
-func draw(ctx context.Context, e *engine.Engine, p *pipeline.Pipeline, specs []nn.Spec, w *pipeline.Weights, o sampleOptions) ([][]float32, error) {
-	model, err := e.Load(specs, w.Values, nil)
-	if err != nil {
-		return nil, fmt.Errorf("%s/unet: %w", o.model, err)
-	}
-	enc, err := p.LoadEncoders(e, o.batch, pipeline.TextPart, pipeline.VAEPart)
+// draw makes one picture [H·W·3] per prompt. A negative prompt that is given is encoded even if it is empty.
+func draw(ctx context.Context, e *engine.Engine, p *pipeline.Pipeline, model *engine.Params, o sampleOptions, s sample.Options, negative bool) ([][]float32, error) {
+	enc, err := p.LoadEncoders(e, s.Batch, pipeline.TextPart, pipeline.VAEPart)
 	if err != nil {
 		return nil, err
 	}
@@ -154,15 +205,31 @@ func draw(ctx context.Context, e *engine.Engine, p *pipeline.Pipeline, specs []n
 	if err != nil {
 		return nil, err
 	}
-	latents, err := sample.Latents(ctx, e, p, model, embeddings, sample.Options{Steps: o.steps, Guidance: o.guidance,
-		Prediction: w.Prediction, Seed: o.seed, Resolution: o.resolution, Batch: o.batch})
+	if s.Guidance > 1 && (negative || !p.ZeroEmpty) {
+		away, err := enc.Text([]string{o.negative})
+		if err != nil {
+			return nil, err
+		}
+		s.Negative = away[0]
+	}
+	latents, err := sample.Latents(ctx, e, p, model, embeddings, s)
 	if err != nil {
 		return nil, err
 	}
-	return enc.Images(latents, o.resolution)
+	return enc.Images(latents, s.Size)
 }
 
-func (a *app) writePictures(images [][]float32, o sampleOptions) error {
+func saveNoise(path string, p *pipeline.Pipeline, s sample.Options, n int) error {
+	noise := s.Noise
+	if noise == nil {
+		for i := range n {
+			noise = append(noise, sample.Noise(p, s.Seed, int64(i), s.Size))
+		}
+	}
+	return sample.WriteNoise(path, p, s.Size, noise)
+}
+
+func (a *app) writePictures(images [][]float32, size pipeline.Size, o sampleOptions) error {
 	const columns = 4
 	var rows [][]image.Image
 	var labels []string
@@ -170,7 +237,7 @@ func (a *app) writePictures(images [][]float32, o sampleOptions) error {
 		if i%columns == 0 {
 			rows, labels = append(rows, nil), append(labels, "")
 		}
-		img, r := sample.Image(v, o.resolution), len(rows)-1
+		img, r := sample.Image(v, size), len(rows)-1
 		rows[r] = append(rows[r], img)
 		labels[r] += fmt.Sprintf("%d. %s. ", i%columns+1, o.prompts[i])
 		if o.each {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -47,23 +48,40 @@ type specialToken struct {
 // say "none".
 const maxTokenizerLength = 1 << 16
 
-// LoadTokenizer reads vocab.json, merges.txt, tokenizer_config.json and, where
-// it is there, special_tokens_map.json from a diffusers tokenizer folder.
+// LoadTokenizer reads vocab.json and merges.txt, or tokenizer.json where they are
+// missing, tokenizer_config.json and, where it is there, special_tokens_map.json
+// from a diffusers tokenizer folder.
 func LoadTokenizer(dir string) (*Tokenizer, error) {
 	t := &Tokenizer{}
-	if err := readTokenizerJSON(filepath.Join(dir, "vocab.json"), &t.ids); err != nil {
+	var added []tokenSpec
+	err := t.readVocabulary(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		if whole := filepath.Join(dir, "tokenizer.json"); exists(whole) {
+			added, err = t.readFile(whole)
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
-	if err := t.indexTokens(); err != nil {
-		return nil, fmt.Errorf("tokenizer: %s: %w", filepath.Join(dir, "vocab.json"), err)
-	}
-	if err := t.readMerges(filepath.Join(dir, "merges.txt")); err != nil {
-		return nil, err
-	}
-	if err := t.readConfig(dir); err != nil {
+	if err := t.readConfig(dir, added); err != nil {
 		return nil, err
 	}
 	return t, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+func (t *Tokenizer) readVocabulary(dir string) error {
+	if err := readTokenizerJSON(filepath.Join(dir, "vocab.json"), &t.ids); err != nil {
+		return err
+	}
+	if err := t.indexTokens(); err != nil {
+		return fmt.Errorf("tokenizer: %s: %w", filepath.Join(dir, "vocab.json"), err)
+	}
+	return t.readMerges(filepath.Join(dir, "merges.txt"))
 }
 
 // VocabSize returns one more than the highest id.
@@ -220,17 +238,24 @@ func (t *Tokenizer) readMerges(path string) error {
 		if !ok || left == "" || right == "" || strings.Contains(right, " ") {
 			return fmt.Errorf("tokenizer: %s: line %d: %q is not two tokens", path, number, line)
 		}
-		for _, token := range []string{left, right, left + right} {
-			if _, ok := t.ids[token]; !ok {
-				return fmt.Errorf("tokenizer: %s: line %d: token %q is not in vocab.json; the two files do not belong together", path, number, token)
-			}
-		}
-		if _, seen := t.ranks[pair{left, right}]; !seen {
-			t.ranks[pair{left, right}] = len(t.ranks)
+		if err := t.addMerge(pair{left, right}); err != nil {
+			return fmt.Errorf("tokenizer: %s: line %d: %w; the two files do not belong together", path, number, err)
 		}
 	}
 	if err := lines.Err(); err != nil {
 		return fmt.Errorf("tokenizer: %s: %w", path, err)
+	}
+	return nil
+}
+
+func (t *Tokenizer) addMerge(m pair) error {
+	for _, token := range []string{m.left, m.right, m.left + m.right} {
+		if _, ok := t.ids[token]; !ok {
+			return fmt.Errorf("token %q is not in the vocabulary", token)
+		}
+	}
+	if _, seen := t.ranks[m]; !seen {
+		t.ranks[m] = len(t.ranks)
 	}
 	return nil
 }
@@ -259,7 +284,8 @@ type specialTokens struct {
 	Pad     *tokenSpec `json:"pad_token"`
 }
 
-func (t *Tokenizer) readConfig(dir string) error {
+// readConfig reads the special tokens; added are rules that stand in another file.
+func (t *Tokenizer) readConfig(dir string, added []tokenSpec) error {
 	path := filepath.Join(dir, "tokenizer_config.json")
 	var config struct {
 		specialTokens
@@ -299,12 +325,12 @@ func (t *Tokenizer) readConfig(dir string) error {
 		}
 		id, ok := t.ids[spec.Content]
 		if !ok || spec.Content == "" {
-			return fmt.Errorf("tokenizer: %s: %s %q is not in vocab.json", path, s.key, spec.Content)
+			return fmt.Errorf("tokenizer: %s: %s %q is not in the vocabulary", path, s.key, spec.Content)
 		}
 		*s.id = id
 		t.addSpecial(*spec, id)
 	}
-	for _, spec := range config.Added {
+	for _, spec := range append(slices.Collect(maps.Values(config.Added)), added...) {
 		if id, ok := t.ids[spec.Content]; ok && spec.Content != "" {
 			t.setSpecial(spec, id)
 		}

@@ -176,7 +176,7 @@ func TestLoadTokenizerErrors(t *testing.T) {
 		"no length":            {"tokenizer_config.json", `{}`, "model_max_length"},
 		"length 2":             {"tokenizer_config.json", `{"model_max_length":2}`, "model_max_length"},
 		"length 1e30":          {"tokenizer_config.json", `{"model_max_length":1e30}`, "model_max_length"},
-		"pad token unknown":    {"tokenizer_config.json", `{"model_max_length":8,"pad_token":"<pad>"}`, `pad_token "<pad>" is not in vocab.json`},
+		"pad token unknown":    {"tokenizer_config.json", `{"model_max_length":8,"pad_token":"<pad>"}`, `pad_token "<pad>" is not in the vocabulary`},
 		"special map not JSON": {"special_tokens_map.json", "[", "special_tokens_map.json"},
 	} {
 		dir := writeTestTokenizer(t)
@@ -227,7 +227,7 @@ func writeTestTokenizer(t *testing.T) string {
 	return dir
 }
 
-func writeFile(t *testing.T, dir, name, content string) {
+func writeFile(t testing.TB, dir, name, content string) {
 	t.Helper()
 	if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
 		t.Fatal(err)

@@ -153,13 +153,13 @@ func (c *Encoders) run(f engine.Function, in []*engine.Array) ([][]float32, erro
 	return host, nil
 }
 
-// Latents encodes images, [S·S·3] each in [−1, 1], to scaled latents [s·s·C]: the mean of the posterior.
-func (c *Encoders) Latents(images [][]float32, resolution int) ([][]float32, error) {
+// Latents encodes images, [H·W·3] each in [−1, 1], to scaled latents [h·w·C]: the mean of the posterior.
+func (c *Encoders) Latents(images [][]float32, size Size) ([][]float32, error) {
 	f := engine.Function{Key: "encode/" + c.p.VAE.Encoder("").Kind, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
 		return r.Run(c.p.VAE.Encoder(netVAE), in[0])[:1]
 	}}
 	mean, scale := c.p.VAE.LatentScale()
-	return c.images(f, images, []int{resolution, resolution, 3}, func(v []float32) {
+	return c.images(f, images, []int{size.Height, size.Width, 3}, func(v []float32) {
 		for i := range v {
 			k := i % len(mean)
 			v[i] = float32((float64(v[i]) - mean[k]) * scale[k])
@@ -167,8 +167,8 @@ func (c *Encoders) Latents(images [][]float32, resolution int) ([][]float32, err
 	})
 }
 
-// Images decodes scaled latents [s·s·C] to images [S·S·3], about [−1, 1].
-func (c *Encoders) Images(latents [][]float32, resolution int) ([][]float32, error) {
+// Images decodes scaled latents [h·w·C] to images [H·W·3], about [−1, 1].
+func (c *Encoders) Images(latents [][]float32, size Size) ([][]float32, error) {
 	f := engine.Function{Key: "decode/" + c.p.VAE.Decoder("").Kind, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
 		return r.Run(c.p.VAE.Decoder(netVAE), in[0])
 	}}
@@ -181,8 +181,7 @@ func (c *Encoders) Images(latents [][]float32, resolution int) ([][]float32, err
 			raw[i][j] = float32(float64(z[j])/scale[k] + mean[k])
 		}
 	}
-	side := resolution / c.p.Factor()
-	return c.images(f, raw, []int{side, side, c.p.VAE.LatentChannels}, nil)
+	return c.images(f, raw, []int{size.Height / c.p.Factor(), size.Width / c.p.Factor(), c.p.VAE.LatentChannels}, nil)
 }
 
 // images runs f over batches of n, the last one padded.
