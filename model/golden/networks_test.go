@@ -1,10 +1,12 @@
 package golden
 
 import (
+	"slices"
 	"testing"
 
 	"fewstep/engine"
 	"fewstep/model/clip"
+	"fewstep/model/discriminator"
 	"fewstep/model/nn"
 	"fewstep/model/unet"
 	"fewstep/model/vae"
@@ -21,7 +23,7 @@ func comparisons(t *testing.T) (all []comparison) {
 			t.Fatal(err)
 		}
 	}
-	for _, folder := range []string{"unet", "unet_odd"} {
+	for _, folder := range []string{"unet", "unet_odd", "unet_lists", "unet_single"} {
 		config, err := unet.LoadConfig(configOf(folder))
 		must(err)
 		var lora *nn.LoRA
@@ -31,6 +33,10 @@ func comparisons(t *testing.T) (all []comparison) {
 		all = append(all, comparison{folder: folder, block: config.Network("net", lora),
 			inputs: []string{"sample", "time", "text", "pooled", "ids"}, outputs: []string{"sample"}})
 	}
+	backbone, err := unet.LoadConfig(configOf("critic"))
+	must(err)
+	all = append(all, comparison{folder: "critic", block: criticBlock("net", &discriminator.Config{UNet: backbone, Channels: 12, Groups: 4}),
+		inputs: []string{"next", "x", "time_next", "time", "text", "pooled", "ids"}, outputs: []string{"logits"}})
 	for _, folder := range []string{"vae", "vae_odd"} {
 		config, err := vae.LoadConfig(configOf(folder))
 		must(err)
@@ -55,6 +61,18 @@ func comparisons(t *testing.T) (all []comparison) {
 		all = append(all, c)
 	}
 	return all
+}
+
+// criticBlock is the conditional discriminator: x_t', x_t, their timesteps and the conditions to logits.
+func criticBlock(name string, c *discriminator.Config) nn.Block {
+	return nn.Block{
+		Kind: "critic", Name: name, Level: nn.Network,
+		Compose: func(r nn.Runner, in []nn.Value) []nn.Value {
+			next := nn.One(r, c.Backbone(""), append([]nn.Value{in[0], in[2]}, in[4:]...)...)
+			x := nn.One(r, c.Backbone(""), append([]nn.Value{in[1], in[3]}, in[4:]...)...)
+			return r.Run(c.Head(""), nn.One(r, discriminator.Beside(), next, x))
+		},
+	}
 }
 
 // TestNetworks compares each model, whole, with the library that it comes from.
@@ -82,7 +100,7 @@ func TestBFloat16(t *testing.T) {
 	}
 	e := engine.New(backend(t).Backend, dtypes.BFloat16, nn.Layer)
 	for _, c := range comparisons(t) {
-		if c.folder != "unet" && c.folder != "vae_odd" { // the others have every kind of layer
+		if !slices.Contains([]string{"unet", "unet_single", "vae_odd"}, c.folder) { // the others have every kind of layer
 			t.Run(c.folder, func(t *testing.T) { c.runLayers(t, e, bfloat16Tolerance) })
 		}
 	}
