@@ -36,6 +36,7 @@ type task struct {
 	Prompt     string           `json:"prompt,omitempty"`
 	Negative   *string          `json:"negative,omitempty"`
 	Sampler    string           `json:"sampler,omitempty"`
+	Tile       int              `json:"tile,omitempty"`
 	Conditions map[string][]int `json:"conditions,omitempty"`
 
 	ours   []string // further arguments of `fewstep sample`
@@ -96,6 +97,7 @@ func (s *scene) written(t *testing.T) {
 			ours:       []string{"--original-size", "96x80", "--crop", "4,2", "--negative-original-size", "32x48", "--negative-crop", "0,0", "--negative-target-size", "64x16"},
 			Conditions: map[string][]int{"original_size": {80, 96}, "crops_coords_top_left": {2, 4}, "negative_original_size": {48, 32}, "negative_target_size": {16, 64}}},
 		task{Out: "wide", Steps: 3, Guidance: 2, wide: true},
+		task{Out: "tiled", Steps: 3, Guidance: 2, wide: true, Tile: p.Native().Width / 2, unlike: "wide"},
 		task{Out: "ddim", Steps: 6, Guidance: 3, Sampler: "ddim"},
 		task{Out: "4 steps", Steps: 4, Model: made.directory(t, "4", s.path("4step"), weights.F32), format: true},
 		task{Out: "4 steps fp16", Steps: 4, Model: made.directory(t, "4", s.path("4step-fp16"), weights.F16)},
@@ -197,6 +199,9 @@ func (s *scene) sample(t *testing.T, k task) {
 	}
 	if k.Sampler != "" {
 		args = append(args, "--sampler", k.Sampler)
+	}
+	if k.Tile > 0 {
+		args = append(args, "--tile", fmt.Sprint(k.Tile))
 	}
 	cmd := exec.Command(s.fewstep, append(args, k.ours...)...)
 	// Compiling is most of the time, and the numbers hardly depend on how hard the compiler tries.

@@ -39,6 +39,7 @@ type sampleOptions struct {
 	width, height int
 	conditions    conditionFlags
 	batch         int
+	tile          int
 	each          bool
 }
 
@@ -74,6 +75,7 @@ func newSample(a *app) *cobra.Command {
 	f.IntVar(&o.width, "width", 0, "in pixels; 0 = the model's own")
 	f.IntVar(&o.height, "height", 0, "in pixels; 0 = the model's own")
 	f.IntVar(&o.batch, "batch", 16, "pictures per program call")
+	f.IntVar(&o.tile, "tile", 0, "decode in overlapping tiles of this side in pixels, as 512, where memory is short; 0 = whole")
 	o.conditions.register(c)
 	return c
 }
@@ -93,6 +95,11 @@ func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 	size, err := a.sizeOf(p, o)
 	if err != nil {
 		return err
+	}
+	if o.tile != 0 {
+		if _, err := p.VAE.DecodeTiles(o.tile); err != nil {
+			return usageErrorf("--tile: %v", err)
+		}
 	}
 	s := sample.Options{Steps: o.steps, Guidance: o.guidance, Sampler: sampler, Seed: o.seed, Size: size,
 		Batch: max(1, min(o.batch, len(o.prompts)))}
@@ -201,6 +208,7 @@ func draw(ctx context.Context, e *engine.Engine, p *pipeline.Pipeline, model *en
 	if err != nil {
 		return nil, err
 	}
+	enc.Tile = o.tile
 	embeddings, err := enc.Text(o.prompts)
 	if err != nil {
 		return nil, err

@@ -35,6 +35,7 @@ type comparison struct {
 	integer []string // inputs that our network takes as int32
 	outputs []string
 	given   map[string]array // inputs that are derived from the golden ones
+	scale   func(parameter string) float32
 }
 
 // Compiling is nearly all of these tests' time, and the numbers do not depend on how hard the compiler tries.
@@ -202,6 +203,11 @@ func (c comparison) upload(t *testing.T, e *engine.Engine) (want map[string]arra
 	tensors := engine.Tensors{}
 	for _, s := range specs {
 		tensors[s.Name] = weight(s.Name, s.Dims)
+		if c.scale != nil {
+			for i := range tensors[s.Name] {
+				tensors[s.Name][i] *= c.scale(s.Name)
+			}
+		}
 	}
 	if params, err = e.Load(specs, tensors, nil); err != nil {
 		t.Fatal(err)

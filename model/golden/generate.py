@@ -95,11 +95,11 @@ def adapt(model, rank, scale):
     return adapters
 
 
-def write(case, model, inputs, run, params, adapters={}):
+def write(case, model, inputs, run, params, adapters={}, scale=lambda name: 1):
     """Runs run(inputs) -> {name: output}; params are checkpoint names whose gradients are kept."""
     folder = os.path.join(HERE, case)
     os.makedirs(folder, exist_ok=True)
-    fill(model)
+    fill(model, scale)
     names = checkpoint_names(model)
     inputs = {k: v.requires_grad_(v.is_floating_point()) for k, v in inputs.items()}
     outputs = run(inputs)
@@ -256,6 +256,27 @@ def vae(case, height, width, params, **config):
     write(case, model, inputs, run, params)
 
 
+def overflow(case, height, width, **config):
+    """An autoencoder whose activations are beyond fp16's range, as those of SDXL's are: in fp16 it gives NaN."""
+    levels = len(config["block_out_channels"])
+    model = AutoencoderKL(down_block_types=["DownEncoderBlock2D"] * levels, up_block_types=["UpDecoderBlock2D"] * levels,
+                          **config)
+    inputs = {"image": tensor(case + ".image", 1, 3, height, width),
+              "noise": tensor(case + ".noise", 1, config["latent_channels"], height // 2, width // 2)}
+
+    def run(i):
+        dtype = next(model.parameters()).dtype
+        latent = model.encode(i["image"].to(dtype)).latent_dist
+        z = latent.mean + latent.std * i["noise"].to(dtype)
+        return {"image": model.decode(z).sample, "mean": latent.mean, "logvar": latent.logvar}
+
+    write(case, model, inputs, run, [], scale=lambda name: 1e5 if name.endswith(".conv2.weight") else 1)
+    assert all(p.abs().max() < 65504 for p in model.parameters())
+    model.half()
+    with torch.no_grad():
+        assert not torch.isfinite(run(inputs)["image"]).all()
+
+
 def text(case, model, ids, params):
     def run(i):
         out = model(input_ids=i["ids"], output_hidden_states=True)
@@ -318,6 +339,8 @@ def main():
          "decoder.up_blocks.1.resnets.0.conv_shortcut.weight"],
         block_out_channels=[16, 16, 32, 48], layers_per_block=1, norm_num_groups=16, latent_channels=3, sample_size=16,
         mid_block_add_attention=False, use_quant_conv=False, use_post_quant_conv=False)
+    overflow("vae_overflow", 12, 8, block_out_channels=[8, 16], layers_per_block=1, norm_num_groups=4, latent_channels=4,
+             sample_size=8)
     params = ["text_model.embeddings.token_embedding.weight", "text_model.embeddings.position_embedding.weight",
               "text_model.encoder.layers.0.self_attn.k_proj.weight", "text_model.encoder.layers.1.mlp.fc1.bias"]
     text("clip_text",

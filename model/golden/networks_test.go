@@ -2,6 +2,7 @@ package golden
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"fewstep/engine"
@@ -103,6 +104,28 @@ func TestBFloat16(t *testing.T) {
 		if !slices.Contains([]string{"unet", "unet_single", "vae_odd"}, c.folder) { // the others have every kind of layer
 			t.Run(c.folder, func(t *testing.T) { c.runLayers(t, e, bfloat16Tolerance) })
 		}
+	}
+}
+
+// TestBeyondFloat16 is an autoencoder with activations beyond fp16's range, where diffusers in fp16 gives NaN: f32 is
+// exact, and bf16, with the norms' statistics in f32, near it.
+func TestBeyondFloat16(t *testing.T) {
+	config, err := vae.LoadConfig(configOf("vae_overflow"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := comparison{folder: "vae_overflow", block: config.Autoencoder("net"),
+		inputs: []string{"image", "noise"}, outputs: []string{"image", "mean", "logvar"},
+		scale: func(parameter string) float32 {
+			if strings.HasSuffix(parameter, ".conv2.weight") {
+				return 1e5
+			}
+			return 1
+		}}
+	for dtype, tolerance := range map[dtypes.DType]float64{dtypes.Float32: forwardTolerance, dtypes.BFloat16: bfloat16Tolerance} {
+		t.Run(dtype.String(), func(t *testing.T) {
+			c.runLayers(t, engine.New(backend(t).Backend, dtype, nn.Network), tolerance)
+		})
 	}
 }
 
