@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/spf13/cobra"
@@ -20,6 +21,7 @@ import (
 	"fewstep/internal/xla"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
+	"fewstep/train/monitor"
 )
 
 func init() { register(newSample) }
@@ -40,6 +42,7 @@ type sampleOptions struct {
 	conditions    conditionFlags
 	batch         int
 	tile          int
+	compute       string
 	each          bool
 }
 
@@ -76,6 +79,7 @@ func newSample(a *app) *cobra.Command {
 	f.IntVar(&o.height, "height", 0, "in pixels; 0 = the model's own")
 	f.IntVar(&o.batch, "batch", 16, "pictures per program call")
 	f.IntVar(&o.tile, "tile", 0, "decode in overlapping tiles of this side in pixels, as 512, where memory is short; 0 = whole")
+	f.StringVar(&o.compute, "compute", "f32", "arithmetic of the networks: f32 or bf16 (norms and softmax stay f32)")
 	o.conditions.register(c)
 	return c
 }
@@ -87,6 +91,10 @@ func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 	sampler, err := sample.ParseSampler(o.sampler)
 	if err != nil {
 		return usageErrorf("%v", err)
+	}
+	compute, ok := map[string]dtypes.DType{"f32": dtypes.Float32, "bf16": dtypes.BFloat16}[o.compute]
+	if !ok {
+		return usageErrorf("--compute is %q; it must be f32 or bf16", o.compute)
 	}
 	p, err := pipeline.Open(o.model)
 	if err != nil {
@@ -116,7 +124,7 @@ func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 		return err
 	}
 	defer rt.Close()
-	e := engine.New(rt.Backend, dtypes.Float32, nn.Network)
+	e := engine.New(rt.Backend, compute, nn.Network)
 	specs, err := p.UNetSpecs(rt.Backend, nil)
 	if err != nil {
 		return err
@@ -128,6 +136,13 @@ func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 	a.samplerOf(cmd, w, &s)
 	if s.Steps < 1 || s.Steps > p.Schedule.T() {
 		return usageErrorf("--steps is %d; it must be 1 to %d", s.Steps, p.Schedule.T())
+	}
+	if !a.quiet {
+		show := monitor.NewProgress(a.stderr, monitor.StyleAuto, 2*time.Second)
+		defer show.Close()
+		s.Progress = func(done, total int) {
+			_ = show.Update(monitor.Record{Stage: "sample", Phase: "steps", Samples: int64(done), Total: int64(total), Position: int64(done), RunTotal: int64(total)})
+		}
 	}
 	model, err := e.Load(specs, w.Values, nil)
 	if err != nil {
@@ -241,6 +256,10 @@ func (a *app) writePictures(images [][]float32, size pipeline.Size, o sampleOpti
 	const columns = 4
 	var rows [][]image.Image
 	var labels []string
+	written := struct {
+		Sheet    string   `json:"sheet"`
+		Pictures []string `json:"pictures,omitempty"` // with --each
+	}{Sheet: o.out}
 	for i, v := range images {
 		if i%columns == 0 {
 			rows, labels = append(rows, nil), append(labels, "")
@@ -253,6 +272,7 @@ func (a *app) writePictures(images [][]float32, size pipeline.Size, o sampleOpti
 			if err := atomicfile.Write(name, func(w io.Writer) error { return png.Encode(w, img) }); err != nil {
 				return err
 			}
+			written.Pictures = append(written.Pictures, name)
 		}
 	}
 	sheet, err := report.ComposeSheet(rows, labels, nil)
@@ -262,6 +282,11 @@ func (a *app) writePictures(images [][]float32, size pipeline.Size, o sampleOpti
 	if err := atomicfile.WriteBytes(o.out, sheet); err != nil {
 		return err
 	}
-	fmt.Fprintln(a.stdout, o.out)
+	if a.json {
+		return a.writeJSON(written)
+	}
+	for _, name := range append([]string{written.Sheet}, written.Pictures...) {
+		fmt.Fprintln(a.stdout, name)
+	}
 	return nil
 }

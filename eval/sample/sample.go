@@ -21,13 +21,13 @@ type Options struct {
 	Prediction distill.Prediction // what the network predicts
 	Sampler    Sampler
 	Seed       uint64
-	First      int64         // number of the first prompt: sample i starts from noise (Seed, First+i)
-	Noise      [][]float32   // starting noise [h·w·C] per prompt; nil = drawn from Seed
-	Size       pipeline.Size // of the pictures
-	TimeIDs    []float32     // micro-conditions; nil = an uncropped picture of its own size
-	NegativeID []float32     // micro-conditions beside Negative; nil = TimeIDs
-	Batch      int           // images per program call
-	Progress   func(done, total int)
+	First      int64                 // number of the first prompt: sample i starts from noise (Seed, First+i)
+	Noise      [][]float32           // starting noise [h·w·C] per prompt; nil = drawn from Seed
+	Size       pipeline.Size         // of the pictures
+	TimeIDs    []float32             // micro-conditions; nil = an uncropped picture of its own size
+	NegativeID []float32             // micro-conditions beside Negative; nil = TimeIDs
+	Batch      int                   // images per program call
+	Progress   func(done, total int) // called after every step of every batch; may be nil
 }
 
 // Calls is the number of network evaluations per image.
@@ -67,16 +67,14 @@ func Latents(ctx context.Context, e *engine.Engine, p *pipeline.Pipeline, model 
 			return nil, err
 		}
 		end := min(start+o.Batch, len(prompts))
-		d := &drawing{e: e, p: p, model: model, f: &program.Functions{UNet: p.UNet}, o: o}
+		d := &drawing{e: e, p: p, model: model, f: &program.Functions{UNet: p.UNet}, o: o, done: start / o.Batch * o.Steps,
+			total: (len(prompts) + o.Batch - 1) / o.Batch * o.Steps}
 		z, err := d.draw(prompts[start:end], start)
 		d.free()
 		if err != nil {
 			return nil, err
 		}
 		out = append(out, z...)
-		if o.Progress != nil {
-			o.Progress(len(out), len(prompts))
-		}
 	}
 	return out, nil
 }
@@ -89,6 +87,8 @@ type drawing struct {
 	f     *program.Functions
 	o     Options
 	held  []*engine.Array // freed at the end
+
+	done, total int // steps of this batch and those before, and of all
 }
 
 func (d *drawing) free() { engine.Free(d.held...) }
@@ -154,6 +154,9 @@ func (d *drawing) draw(batch []pipeline.Embedding, at int) ([][]float32, error) 
 			return nil, err
 		}
 		current = next
+		if d.done++; o.Progress != nil {
+			o.Progress(d.done, d.total)
+		}
 	}
 	defer current.Free()
 	flat, err := d.e.Floats(current)
