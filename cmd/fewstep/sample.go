@@ -144,11 +144,8 @@ func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 			_ = show.Update(monitor.Record{Stage: "sample", Phase: "steps", Samples: int64(done), Total: int64(total), Position: int64(done), RunTotal: int64(total)})
 		}
 	}
-	model, err := e.Load(specs, w.Values, nil)
-	if err != nil {
-		return fmt.Errorf("%s/unet: %w", o.model, err)
-	}
-	images, err := draw(cmd.Context(), e, p, model, o, s, cmd.Flags().Changed("negative"))
+	d := &drawing{e: e, p: p, o: o, s: s, negative: cmd.Flags().Changed("negative") || !p.ZeroEmpty}
+	images, err := d.draw(cmd.Context(), specs, w)
 	if err != nil {
 		return err
 	}
@@ -217,29 +214,55 @@ func (a *app) samplerOf(cmd *cobra.Command, w *pipeline.Weights, s *sample.Optio
 	a.log.Info("sampler of "+title, "steps", s.Steps, "guidance", s.Guidance, "predicts", w.Prediction)
 }
 
-// draw makes one picture [H·W·3] per prompt. A negative prompt that is given is encoded even if it is empty.
-func draw(ctx context.Context, e *engine.Engine, p *pipeline.Pipeline, model *engine.Params, o sampleOptions, s sample.Options, negative bool) ([][]float32, error) {
-	enc, err := p.LoadEncoders(e, s.Batch, pipeline.TextPart, pipeline.VAEPart)
+// drawing is what the networks need to know.
+type drawing struct {
+	e        *engine.Engine
+	p        *pipeline.Pipeline
+	o        sampleOptions
+	s        sample.Options
+	negative bool // the negative prompt is encoded, even if it is empty; else it is zero embeddings
+}
+
+// draw makes one picture [H·W·3] per prompt. Text encoders, UNet and VAE are on the device one after the other.
+func (d *drawing) draw(ctx context.Context, specs []nn.Spec, w *pipeline.Weights) ([][]float32, error) {
+	embeddings, err := d.text()
 	if err != nil {
 		return nil, err
 	}
-	enc.Tile = o.tile
-	embeddings, err := enc.Text(o.prompts)
+	model, err := d.e.Load(specs, w.Values, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%s/unet: %w", d.o.model, err)
+	}
+	w.Values = nil // the host's copy
+	latents, err := sample.Latents(ctx, d.e, d.p, model, embeddings, d.s)
+	model.FreeAll()
 	if err != nil {
 		return nil, err
 	}
-	if s.Guidance > 1 && (negative || !p.ZeroEmpty) {
-		away, err := enc.Text([]string{o.negative})
+	enc, err := d.p.LoadEncoders(d.e, d.s.Batch, pipeline.VAEPart)
+	if err != nil {
+		return nil, err
+	}
+	defer enc.Free()
+	enc.Tile = d.o.tile
+	return enc.Images(latents, d.s.Size)
+}
+
+// text encodes the prompts, and the negative one into the sampler's options.
+func (d *drawing) text() ([]pipeline.Embedding, error) {
+	enc, err := d.p.LoadEncoders(d.e, d.s.Batch, pipeline.TextPart)
+	if err != nil {
+		return nil, err
+	}
+	defer enc.Free()
+	if d.s.Guidance > 1 && d.negative {
+		away, err := enc.Text([]string{d.o.negative})
 		if err != nil {
 			return nil, err
 		}
-		s.Negative = away[0]
+		d.s.Negative = away[0]
 	}
-	latents, err := sample.Latents(ctx, e, p, model, embeddings, s)
-	if err != nil {
-		return nil, err
-	}
-	return enc.Images(latents, s.Size)
+	return enc.Text(d.o.prompts)
 }
 
 func saveNoise(path string, p *pipeline.Pipeline, s sample.Options, n int) error {
