@@ -28,6 +28,6 @@ func family(widths, heads, depth []int, text, added, timeDim int) *unet.Config {
 }
 
 func autoencoder(widths ...int) *vae.Config {
-	return &vae.Config{InChannels: 3, OutChannels: 3, LatentChannels: 4, BlockOutChannels: widths, LayersPerBlock: []int{2},
+	return &vae.Config{InChannels: 3, OutChannels: 3, LatentChannels: 4, BlockOutChannels: widths, LayersPerBlock: 2,
 		NormGroups: 32, ActFn: "silu", MidAttention: true, QuantConv: true, PostQuantConv: true, ScalingFactor: 0.13025}
 }
