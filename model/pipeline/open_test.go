@@ -80,7 +80,7 @@ func TestOpenRefuses(t *testing.T) {
 		says string
 	}{
 		{"text_encoder/config.json", map[string]any{"max_position_embeddings": 16}, "text_encoder takes 16 tokens and text_encoder_2 32"},
-		{"text_encoder/config.json", map[string]any{"hidden_size": 16}, "give 16+8 values a token, the UNet's cross_attention_dim is 16"},
+		{"text_encoder/config.json", map[string]any{"hidden_size": 16}, "give 16+8 values a token, the UNet's cross_attention_dim is 12"},
 		{"text_encoder_2/config.json", map[string]any{"architectures": []string{"CLIPTextModel"}}, "text_encoder_2 has no text projection"},
 		{"text_encoder_2/config.json", map[string]any{"projection_dim": 9}, "projects to 9 values, the UNet takes 8 pooled"},
 		{"vae/config.json", map[string]any{"latent_channels": 16}, "the VAE has 16 latent channels, the UNet takes 4"},
