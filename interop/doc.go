@@ -6,4 +6,6 @@
 // latents the picture that `fewstep sample` draws, to one level of 255: the guided teacher, students of several steps,
 // the one-step x0 model, other sizes, samplers and micro-conditions. Then we load what diffusers and peft save from
 // them, and draw it.
+//
+// On two CPU cores it takes 75 s, and making the Python environment 85 s once (`time make interop`).
 package interop

@@ -12,8 +12,7 @@ type Sampler int
 
 // Samplers. They differ in how strong the first noise is, and DDIM in where its steps end.
 const (
-	// Trained starts at T with the noise itself, as the students are trained (3.5). ComfyUI's Euler with the
-	// sgm_uniform scheduler does the same.
+	// Trained starts at T with the noise itself, as the students are trained (3.5). ComfyUI's samplers start so too.
 	Trained Sampler = iota
 	// Euler is diffusers' EulerDiscreteScheduler with trailing spacing. It starts at sqrt(1−ā_T) times the noise.
 	Euler

@@ -113,7 +113,7 @@ func (c comparison) run(t *testing.T) {
 	t.Parallel()
 	rt := backend(t)
 	e := engine.New(rt.Backend, dtypes.Float32, nn.Network)
-	want, inputs, params := c.upload(t, e)
+	want, inputs, params := c.upload(t, e, nil)
 	var factors []*engine.Array
 	for _, name := range c.outputs {
 		factors = append(factors, c.array(t, e, want["cot."+name], false))
@@ -153,13 +153,59 @@ func (c comparison) run(t *testing.T) {
 // runLayers compares the outputs of one model that is run layer by layer on e, which other models share: blocks of
 // equal kinds are then one program, and a kind that leaves out a setting shows.
 func (c comparison) runLayers(t *testing.T, e *engine.Engine, tolerance float64) {
-	want, inputs, params := c.upload(t, e)
+	want, inputs, params := c.upload(t, e, nil)
 	f := engine.Function{Key: c.folder, Body: func(r nn.Runner, in []nn.Value) []nn.Value { return r.Run(c.block, in...) }}
 	got, err := e.Call(f, engine.Bind{c.block.Name: params}, inputs...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.compare(t, e, got, want, tolerance)
+}
+
+// runTape compares the gradients by every parameter of one model that is trained layer by layer on e.
+func (c comparison) runTape(t *testing.T, e *engine.Engine) {
+	want, inputs, params := c.upload(t, e, func(string) bool { return true })
+	for _, name := range c.outputs {
+		inputs = append(inputs, c.array(t, e, want["cot."+name], false))
+	}
+	optimizer, err := e.NewOptimizer(engine.Adam{Beta1: 0.5, Beta2: 0.5}, params)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer optimizer.Free()
+	loss := nn.Block{Kind: "golden_loss", Build: func(_ *nn.Scope, in []*graph.Node) []*graph.Node {
+		sum := graph.ScalarZero(in[0].Graph(), dtypes.Float32)
+		for i := range len(in) / 2 {
+			sum = graph.Add(sum, graph.ReduceAllSum(graph.Mul(in[i], in[len(in)/2+i])))
+		}
+		return []*graph.Node{sum}
+	}}
+	f := engine.Function{Key: "tape " + c.folder, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+		out := r.Run(c.block, in[:len(c.inputs)]...)[:len(c.outputs)]
+		return r.Run(loss, append(slices.Clone(out), in[len(c.inputs):]...)...)
+	}}
+	res, err := e.Train(f, engine.Bind{c.block.Name: params}, c.block.Name, optimizer, engine.Step{}, inputs...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	engine.Free(res.Outputs...)
+	_, state, err := e.SaveOptimizer(optimizer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fingerprints, largest := c.fingerprints(t), 0.0
+	for _, f := range fingerprints {
+		largest = max(largest, f[0])
+	}
+	for name, f := range fingerprints {
+		gradient := state["m."+name]
+		for i := range gradient {
+			gradient[i] *= 2
+		}
+		if err := f.close(name, gradient, largest); err != nil {
+			t.Errorf("gradient of %s: %v", name, err)
+		}
+	}
 }
 
 // gradientsOf builds the named gradients of Σ output·factor; in holds the inputs and then a factor for each output.
@@ -184,7 +230,7 @@ func (c comparison) gradientsOf(names []string, out, in []nn.Value) (of []nn.Val
 }
 
 // upload reads the golden file, checks our parameters against the library's, and puts inputs and weights on the device.
-func (c comparison) upload(t *testing.T, e *engine.Engine) (want map[string]array, inputs []*engine.Array, params *engine.Params) {
+func (c comparison) upload(t *testing.T, e *engine.Engine, trained func(name string) bool) (want map[string]array, inputs []*engine.Array, params *engine.Params) {
 	t.Helper()
 	want = golden(t, c.folder)
 	for name, a := range c.given {
@@ -209,7 +255,7 @@ func (c comparison) upload(t *testing.T, e *engine.Engine) (want map[string]arra
 			}
 		}
 	}
-	if params, err = e.Load(specs, tensors, nil); err != nil {
+	if params, err = e.Load(specs, tensors, trained); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(params.FreeAll)

@@ -94,6 +94,20 @@ func TestLayers(t *testing.T) {
 	}
 }
 
+// TestTapeGradients compares the gradients that training at layer granularity sees: each block's own backward program,
+// block by block from the loss down. The optimizer's first moment after one step is half the gradient.
+func TestTapeGradients(t *testing.T) {
+	if testing.Short() {
+		t.Skip("compiles a few hundred small programs")
+	}
+	e := engine.New(backend(t).Backend, dtypes.Float32, nn.Layer)
+	for _, c := range comparisons(t) {
+		if c.folder == "unet_odd" || c.folder == "critic" { // student with adapters, and discriminator: what is trained so
+			t.Run(c.folder, func(t *testing.T) { c.runTape(t, e) })
+		}
+	}
+}
+
 // TestBFloat16 computes in bf16 with f32 inputs and weights, which must build and stay near the f32 outputs.
 func TestBFloat16(t *testing.T) {
 	if testing.Short() {
