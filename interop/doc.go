@@ -7,5 +7,5 @@
 // the one-step x0 model, other sizes, samplers and micro-conditions. Then we load what diffusers and peft save from
 // them, and draw it.
 //
-// On two CPU cores it takes 75 s, and making the Python environment 85 s once (`time make interop`).
+// On two CPU cores it takes 80 s, and making the Python environment 85 s once (`time make interop`).
 package interop

@@ -42,7 +42,7 @@ type task struct {
 	ours   []string // further arguments of `fewstep sample`
 	wide   bool     // from the noise of a wide picture
 	unlike string   // a task whose picture must be another: what tells the two apart has an effect
-	format bool     // about a file format alone: drawn on the random model only
+	format bool     // about a format or a formality: drawn on the random model only, which is quicker
 }
 
 // scene is one model with its pictures.
@@ -92,7 +92,7 @@ func (s *scene) written(t *testing.T) {
 	s.draw(t,
 		task{Out: "teacher", Steps: 6, Guidance: 3},
 		task{Out: "negative", Steps: 6, Guidance: 3, Negative: &words, unlike: "teacher"},
-		task{Out: "empty negative", Steps: 6, Guidance: 3, Negative: &empty, unlike: "teacher"},
+		task{Out: "empty negative", Steps: 6, Guidance: 3, Negative: &empty, unlike: "teacher", format: true},
 		task{Out: "conditions", Steps: 6, Guidance: 3, unlike: "teacher",
 			ours:       []string{"--original-size", "96x80", "--crop", "4,2", "--negative-original-size", "32x48", "--negative-crop", "0,0", "--negative-target-size", "64x16"},
 			Conditions: map[string][]int{"original_size": {80, 96}, "crops_coords_top_left": {2, 4}, "negative_original_size": {48, 32}, "negative_target_size": {16, 64}}},

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -144,6 +145,7 @@ func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 			_ = show.Update(monitor.Record{Stage: "sample", Phase: "steps", Samples: int64(done), Total: int64(total), Position: int64(done), RunTotal: int64(total)})
 		}
 	}
+	a.warnAboutPrompts(p, o, s)
 	d := &drawing{e: e, p: p, o: o, s: s, negative: cmd.Flags().Changed("negative") || !p.ZeroEmpty}
 	images, err := d.draw(cmd.Context(), specs, w)
 	if err != nil {
@@ -173,6 +175,21 @@ func (o *sampleOptions) readPrompts() error {
 		return withHint(usageErrorf("nothing to draw"), "give --prompt or --prompts")
 	}
 	return nil
+}
+
+// warnAboutPrompts says what of the prompts will have no effect.
+func (a *app) warnAboutPrompts(p *pipeline.Pipeline, o sampleOptions, s sample.Options) {
+	if o.negative != "" && s.Guidance <= 1 {
+		a.log.Warn("--negative has no effect without --guidance")
+	}
+	for _, text := range append(slices.Clone(o.prompts), o.negative) {
+		for _, t := range p.Tokenizer {
+			if n := t.Count(text); n > t.MaxLength {
+				a.log.Warn(fmt.Sprintf("a prompt of %d tokens is cut to %d: %q", n, t.MaxLength, text))
+				break
+			}
+		}
+	}
 }
 
 // sizeOf is the wanted size, with a warning where the model was not trained on it.

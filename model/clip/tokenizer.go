@@ -114,6 +114,9 @@ func (t *Tokenizer) Encode(text string) (ids []int32, eos int) {
 	return ids, eos
 }
 
+// Count is the number of tokens of a text with the begin and end tokens. Encode cuts a text of more than MaxLength.
+func (t *Tokenizer) Count(text string) int { return 2 + len(t.encodeText(text)) }
+
 func (t *Tokenizer) encodeText(text string) []int32 {
 	var ids []int32
 	t.splitSpecial(text, false, func(id int32, plain string) {

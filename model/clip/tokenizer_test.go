@@ -89,6 +89,18 @@ func TestPadTokens(t *testing.T) {
 	}
 }
 
+func TestCount(t *testing.T) {
+	tok := loadMini(t, "tokenizer")
+	for _, text := range []string{"", "bear", "bear, noto style", "it's a caf\u00e9!"} {
+		if _, eos := tok.Encode(text); tok.Count(text) != eos+1 {
+			t.Errorf("%q: %d tokens, and the end is at %d", text, tok.Count(text), eos)
+		}
+	}
+	if n := tok.Count(strings.Repeat("bear ", 40)); n != 42 {
+		t.Errorf("40 words are %d tokens, want 42", n)
+	}
+}
+
 func TestCommonWordsAreOneToken(t *testing.T) {
 	tok := loadMini(t, "tokenizer")
 	for _, text := range []string{"bear", "animal", "style", "fluent", "noto", "heart", "grinning", "apple"} {
