@@ -314,36 +314,6 @@ func TestMergeShapes(t *testing.T) {
 	}
 }
 
-// TestLDMPaths has pairs of SDXL's UNet.
-func TestLDMPaths(t *testing.T) {
-	want := map[string]string{
-		"conv_in": "input_blocks.0.0", "conv_out": "out.2",
-		"time_embedding.linear_2":                                    "time_embed.2",
-		"add_embedding.linear_1":                                     "label_emb.0.0",
-		"down_blocks.0.resnets.1.conv1":                              "input_blocks.2.0.in_layers.2",
-		"down_blocks.0.downsamplers.0.conv":                          "input_blocks.3.0.op",
-		"down_blocks.1.attentions.0.proj_in":                         "input_blocks.4.1.proj_in",
-		"down_blocks.1.resnets.0.conv_shortcut":                      "input_blocks.4.0.skip_connection",
-		"down_blocks.2.attentions.1.transformer_blocks.9.attn2.to_k": "input_blocks.8.1.transformer_blocks.9.attn2.to_k",
-		"mid_block.resnets.0.conv2":                                  "middle_block.0.out_layers.3",
-		"mid_block.attentions.0.proj_out":                            "middle_block.1.proj_out",
-		"mid_block.resnets.1.time_emb_proj":                          "middle_block.2.emb_layers.1",
-		"up_blocks.0.resnets.0.conv1":                                "output_blocks.0.0.in_layers.2",
-		"up_blocks.0.attentions.2.proj_in":                           "output_blocks.2.1.proj_in",
-		"up_blocks.0.upsamplers.0.conv":                              "output_blocks.2.2.conv",
-		"up_blocks.1.attentions.0.proj_in":                           "output_blocks.3.1.proj_in",
-		"up_blocks.1.upsamplers.0.conv":                              "output_blocks.5.2.conv",
-		"up_blocks.2.resnets.2.conv_shortcut":                        "output_blocks.8.0.skip_connection",
-	}
-	var known []string
-	for path := range want {
-		known = append(known, path)
-	}
-	if got := ldmPaths(append(known, "other", "mid_block.x.y.z", "up_blocks.a.resnets.b.conv1")); !reflect.DeepEqual(got, want) {
-		t.Errorf("got %v, want %v", got, want)
-	}
-}
-
 // FuzzParseKey wants no panic, and module and part for what it accepts.
 func FuzzParseKey(f *testing.F) {
 	for _, s := range suffixes {

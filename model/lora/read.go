@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"fewstep/model/ldm"
 	"fewstep/model/weights"
 )
 
@@ -124,8 +125,8 @@ func resolver(known []string) (func(key) (string, bool), error) {
 			return nil, err
 		}
 	}
-	for path, ldm := range ldmPaths(known) {
-		if err := add(ldm, path); err != nil {
+	for path, name := range ldm.UNetModules(known) {
+		if err := add(name, path); err != nil {
 			return nil, err
 		}
 	}
