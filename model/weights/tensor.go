@@ -66,10 +66,12 @@ func (t Tensor) Float32() ([]float32, error) {
 		return nil, err
 	}
 	var values []float32
+	t.willNeed(data)
 	err = guardFaults(func() (err error) {
 		values, err = decode(data, t.DType)
 		return err
 	})
+	t.release(data)
 	if err != nil {
 		return nil, t.errorf("%w", err)
 	}
@@ -219,6 +221,20 @@ func byteSize(d DType, shape []int) (uint64, error) {
 		n = lo
 	}
 	return n, nil
+}
+
+// willNeed has the data read from the disk ahead, if it is a part of the mapped file.
+func (t Tensor) willNeed(data []byte) {
+	if t.Data != nil && t.file != nil {
+		willNeed(t.file.mapping, data)
+	}
+}
+
+// release lets data go that has been read: a mapped file would otherwise grow into memory as a whole.
+func (t Tensor) release(data []byte) {
+	if t.Data != nil && t.file != nil {
+		release(t.file.mapping, data)
+	}
 }
 
 func (t Tensor) errorf(format string, args ...any) error {

@@ -71,6 +71,7 @@ func (t Tensor) Transposed() (Tensor, error) {
 			}
 			return nil
 		})
+		t.release(data)
 		return out, err
 	}
 	return to, nil
@@ -100,6 +101,7 @@ func Stacked(name string, tensors ...Tensor) (Tensor, error) {
 			if err := guardFaults(func() error { all = append(all, data...); return nil }); err != nil {
 				return nil, t.errorf("%w", err)
 			}
+			t.release(data)
 		}
 		return all, nil
 	}

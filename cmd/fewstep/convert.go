@@ -1,0 +1,168 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"fewstep/model/bundle"
+	"fewstep/train/monitor"
+)
+
+func init() { register(newConvert) }
+
+type convertOptions struct {
+	in, out, to, dtype, base, tokenizer string
+}
+
+func newConvert(a *app) *cobra.Command {
+	var o convertOptions
+	c := &cobra.Command{
+		Use:   "convert MODEL OUT",
+		Short: "Write a model in another form: diffusers directory, single file or UNet file.",
+		Long: "Writes a model in another form: diffusers directory, single file or UNet file.\n\n" +
+			"MODEL is any of the three. A single file is what ComfyUI and A1111 load; a UNet file holds the UNet alone, and\n" +
+			"takes the rest of a model from --base. Without --to, an OUT that ends in .safetensors becomes a single file and\n" +
+			"anything else a directory. Tensors are streamed, and OUT appears complete or not at all.\n\n" +
+			"A single file holds no configuration and no tokenizer. What fewstep writes carries them in its metadata; for other\n" +
+			"files they are SDXL's.",
+		Example: "  fewstep convert juggernaut.safetensors models/juggernaut\n" +
+			"  fewstep convert models/juggernaut juggernaut-bf16.safetensors --dtype bf16\n" +
+			"  fewstep convert 4step_unet.safetensors 4step.safetensors --base models/juggernaut",
+		Args: cobra.ExactArgs(2),
+		RunE: func(_ *cobra.Command, args []string) error {
+			o.in, o.out = args[0], args[1]
+			return a.convert(o)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.to, "to", "", "directory, single or unet")
+	f.StringVar(&o.dtype, "dtype", "keep", "element type to write: fp16, bf16, f32, or keep")
+	f.StringVar(&o.base, "base", "", "model that has the components which MODEL lacks")
+	f.StringVar(&o.tokenizer, "tokenizer", "", "folder with tokenizer and tokenizer_2, for a single file whose vocabulary is not OpenAI's")
+	return c
+}
+
+// converted is what convert did, for --json.
+type converted struct {
+	In      string        `json:"in"`
+	From    bundle.Layout `json:"from"`
+	Out     string        `json:"out"`
+	To      bundle.Layout `json:"to"`
+	DType   string        `json:"dtype"`
+	Bytes   int64         `json:"bytes"`
+	Seconds float64       `json:"seconds"`
+	LeftOut []string      `json:"left_out"` // tensors of MODEL that OUT has no place for
+	PerSec  float64       `json:"bytes_per_second"`
+}
+
+var layouts = map[string]bundle.Layout{"directory": bundle.Directory, "single": bundle.SingleFile, "unet": bundle.UNetFile}
+
+func (a *app) convert(o convertOptions) error {
+	to, ok := layouts[o.to]
+	switch {
+	case o.to == "" && filepath.Ext(o.out) == ".safetensors":
+		to = bundle.SingleFile
+	case o.to == "":
+		to = bundle.Directory
+	case !ok:
+		return withHint(usageErrorf("unknown form %q", o.to), "choose directory, single or unet")
+	}
+	dtype, ok := exportTypes[o.dtype]
+	if !ok && o.dtype != "keep" {
+		return withHint(usageErrorf("unknown element type %q", o.dtype), "choose fp16, bf16, f32 or keep")
+	}
+	b, err := openBundle(o.in, o.base, o.tokenizer)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	result := converted{In: o.in, From: b.Layout, Out: o.out, To: to, DType: o.dtype, LeftOut: b.LeftOut()}
+	if len(result.LeftOut) > 0 {
+		a.log.Info(fmt.Sprintf("%d tensors have no place in the new form: %s", len(result.LeftOut), some(result.LeftOut)))
+	}
+	progress := a.byteProgress("convert")
+	defer progress.Close()
+	opt := bundle.WriteOptions{DType: dtype, Progress: func(written, total int64) {
+		result.Bytes = total
+		progress.update(written, total)
+	}}
+	start := time.Now()
+	switch to {
+	case bundle.Directory:
+		err = b.WriteDirectory(o.out, opt)
+	case bundle.SingleFile:
+		err = b.WriteSingleFile(o.out, opt)
+	case bundle.UNetFile:
+		err = b.WriteUNet(o.out, opt)
+	}
+	if err != nil {
+		return err
+	}
+	result.Seconds = time.Since(start).Seconds()
+	result.PerSec = float64(result.Bytes) / result.Seconds
+	if err := progress.Close(); err != nil {
+		return err
+	}
+	if a.json {
+		return a.writeJSON(result)
+	}
+	_, err = fmt.Fprintln(a.stdout, o.out)
+	return err
+}
+
+// openBundle opens a model, and puts one that is a UNet alone into its base.
+func openBundle(path, base, tokenizer string) (*bundle.Bundle, error) {
+	b, err := bundle.Open(path, bundle.Options{Tokenizers: tokenizer})
+	if err != nil || base == "" {
+		return b, err
+	}
+	whole, err := bundle.Open(base, bundle.Options{Tokenizers: tokenizer})
+	if err != nil {
+		b.Close()
+		return nil, err
+	}
+	if err := whole.Take(b); err != nil {
+		whole.Close()
+		b.Close()
+		return nil, err
+	}
+	return whole, nil
+}
+
+// some lists a few names and how many more there are.
+func some(names []string) string {
+	const few = 3
+	if len(names) <= few {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:few], ", "), len(names)-few)
+}
+
+// byteProgress shows how much of a file has been written, in megabytes. Nothing is shown of what takes under two
+// seconds.
+type byteProgress struct {
+	name  string
+	show  *monitor.Progress
+	begun time.Time
+	quiet bool
+}
+
+func (a *app) byteProgress(name string) *byteProgress {
+	return &byteProgress{name: name, begun: time.Now(), quiet: a.quiet, show: monitor.NewProgress(a.stderr, monitor.StyleAuto, 2*time.Second)}
+}
+
+func (p *byteProgress) update(done, total int64) {
+	if p.quiet || time.Since(p.begun) < 2*time.Second {
+		return
+	}
+	const mega = 1e6
+	_ = p.show.Update(monitor.Record{Kind: monitor.KindStep, Stage: p.name, Phase: "MB", Samples: int64(float64(done) / mega),
+		Total: int64(float64(total) / mega), Position: int64(float64(done) / mega), RunTotal: int64(float64(total) / mega)})
+}
+
+// Close ends the line; calling it again does nothing.
+func (p *byteProgress) Close() error { return p.show.Close() }

@@ -1,0 +1,77 @@
+package bundle
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+
+	"fewstep/model/clip"
+	"fewstep/model/ldm"
+)
+
+// tokenizerOf is a text encoder's tokenizer folder, and padOf the token that SDXL pads it with.
+var (
+	tokenizerOf = map[string]string{ldm.Text: "tokenizer", ldm.Text2: "tokenizer_2"}
+	padOf       = map[string]string{ldm.Text: "<|endoftext|>", ldm.Text2: "!"}
+)
+
+var tokenizerFiles = []string{"vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"}
+
+// findTokenizers adds the tokenizers of a single file: from the named folder, the metadata, OpenAI's for its size of
+// vocabulary, or from beside the file.
+func (b *Bundle) findTokenizers(folder string) error {
+	for _, component := range []string{ldm.Text, ldm.Text2} {
+		name := tokenizerOf[component]
+		if folder == "" && b.files[name+"/vocab.json"] != nil || !b.Has(component) {
+			continue
+		}
+		if folder != "" {
+			if err := b.readTokenizer(filepath.Join(folder, name), name); err != nil {
+				return fmt.Errorf("--tokenizer wants a folder with tokenizer and tokenizer_2, as in a diffusers directory: %w", err)
+			}
+			continue
+		}
+		var size struct {
+			Words  int `json:"vocab_size"`
+			Tokens int `json:"max_position_embeddings"`
+		}
+		if err := json.Unmarshal(b.files[component+"/config.json"], &size); err != nil {
+			return fmt.Errorf("%s: %s/config.json in its metadata: %w", b.Path, component, err)
+		}
+		if size.Words == clip.StandardSize {
+			for file, content := range clip.Standard().Files(size.Tokens, padOf[component]) {
+				b.files[path.Join(name, file)] = content
+			}
+			continue
+		}
+		if err := b.readTokenizer(filepath.Join(filepath.Dir(b.Path), name), name); err != nil {
+			return fmt.Errorf("%s: its %s has %d words, not the %d of OpenAI's vocabulary, and a single file holds no tokenizer: name the model's own with --tokenizer, or put its folders tokenizer and tokenizer_2 beside the file (%w)", b.Path, component, size.Words, clip.StandardSize, err)
+		}
+	}
+	return nil
+}
+
+func (b *Bundle) readTokenizer(folder, name string) error {
+	for _, file := range tokenizerFiles {
+		content, err := os.ReadFile(filepath.Join(folder, file))
+		if errors.Is(err, fs.ErrNotExist) && file == "special_tokens_map.json" {
+			continue
+		} else if err != nil {
+			return err
+		}
+		b.files[path.Join(name, file)] = content
+	}
+	return nil
+}
+
+// Tokenizer loads the tokenizer of a text encoder.
+func (b *Bundle) Tokenizer(component string) (*clip.Tokenizer, error) {
+	name := tokenizerOf[component]
+	return clip.ParseTokenizer(filepath.Join(b.Path, name), func(file string) ([]byte, error) {
+		return b.File(path.Join(name, file))
+	})
+}
