@@ -17,6 +17,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -45,6 +46,7 @@ type Bundle struct {
 
 	metadata   map[string]string // of the single file or the UNet's file
 	files      map[string][]byte // by slash path; nil for a directory, whose files are read when asked for
+	tokenizers string            // Options.Tokenizers
 	checkpoint *ldm.Checkpoint   // of a single file or a UNet with LDM's names
 	unet       *weights.File     // of a UNet with diffusers' names
 	opened     []io.Closer
@@ -62,17 +64,17 @@ type Options struct {
 }
 
 // Open opens a diffusers directory, a single file or a UNet file. The error says what a file is that is none of them.
-func Open(path string, opt Options) (*Bundle, error) {
-	info, err := os.Stat(path)
+func Open(name string, opt Options) (*Bundle, error) {
+	info, err := os.Stat(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("no model at %s: %w", path, fs.ErrNotExist)
+		return nil, fmt.Errorf("no model at %s: %w", name, fs.ErrNotExist)
 	} else if err != nil {
 		return nil, err
 	}
-	b := &Bundle{Path: path, Layout: Directory, replaced: map[string]weights.Source{}, replacedFiles: map[string][]byte{}}
+	b := &Bundle{Path: name, Layout: Directory, tokenizers: opt.Tokenizers, replaced: map[string]weights.Source{}, replacedFiles: map[string][]byte{}}
 	if info.IsDir() {
-		if _, err := os.Stat(filepath.Join(path, "model_index.json")); err != nil {
-			return nil, fmt.Errorf("%s is not a diffusers model directory: it has no model_index.json (%w)", path, err)
+		if _, err := os.Stat(filepath.Join(name, "model_index.json")); err != nil {
+			return nil, fmt.Errorf("%s is not a diffusers model directory: it has no model_index.json (%w)", name, err)
 		}
 		return b, nil
 	}
@@ -106,17 +108,12 @@ func (b *Bundle) openFile(opt Options) error {
 	}
 	b.files = map[string][]byte{}
 	for key, text := range b.metadata {
-		if name, ok := strings.CutPrefix(key, metadataFile); ok && filepath.IsLocal(name) {
+		name, ok := strings.CutPrefix(key, metadataFile)
+		if ok && slices.Contains(smallFiles(), name) && (opt.Tokenizers == "" || !strings.HasPrefix(name, "tokenizer")) {
 			b.files[name] = []byte(text)
 		}
 	}
-	if err := b.derive(); err != nil {
-		return err
-	}
-	if b.Layout == SingleFile {
-		return b.findTokenizers(opt.Tokenizers)
-	}
-	return nil
+	return b.derive()
 }
 
 // Has says whether the model has a component's weights.
@@ -168,6 +165,13 @@ func (b *Bundle) File(name string) ([]byte, error) {
 	}
 	if b.files == nil {
 		return os.ReadFile(filepath.Join(b.Path, filepath.FromSlash(name)))
+	}
+	for component, folder := range tokenizerOf {
+		if path.Dir(name) == folder && b.Has(component) && b.files[folder+"/vocab.json"] == nil {
+			if err := b.findTokenizer(component); err != nil {
+				return nil, err
+			}
+		}
 	}
 	content, ok := b.files[name]
 	if !ok {

@@ -21,36 +21,35 @@ var (
 
 var tokenizerFiles = []string{"vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"}
 
-// findTokenizers adds the tokenizers of a single file: from the named folder, the metadata, OpenAI's for its size of
+// findTokenizer adds the tokenizer of a single file's text encoder: from the named folder, OpenAI's for its size of
 // vocabulary, or from beside the file.
-func (b *Bundle) findTokenizers(folder string) error {
-	for _, component := range []string{ldm.Text, ldm.Text2} {
-		name := tokenizerOf[component]
-		if folder == "" && b.files[name+"/vocab.json"] != nil || !b.Has(component) {
-			continue
+func (b *Bundle) findTokenizer(component string) error {
+	name := tokenizerOf[component]
+	if b.tokenizers != "" {
+		if err := b.readTokenizer(filepath.Join(b.tokenizers, name), name); err != nil {
+			return fmt.Errorf("a folder with tokenizer and tokenizer_2 is wanted, as in a diffusers directory: %w", err)
 		}
-		if folder != "" {
-			if err := b.readTokenizer(filepath.Join(folder, name), name); err != nil {
-				return fmt.Errorf("--tokenizer wants a folder with tokenizer and tokenizer_2, as in a diffusers directory: %w", err)
-			}
-			continue
+		return nil
+	}
+	var size struct {
+		Words  int `json:"vocab_size"`
+		Tokens int `json:"max_position_embeddings"`
+	}
+	config, err := b.File(component + "/config.json")
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(config, &size); err != nil {
+		return fmt.Errorf("%s: its %s/config.json: %w", b.Path, component, err)
+	}
+	if size.Words == clip.StandardSize {
+		for file, content := range clip.Standard().Files(size.Tokens, padOf[component]) {
+			b.files[path.Join(name, file)] = content
 		}
-		var size struct {
-			Words  int `json:"vocab_size"`
-			Tokens int `json:"max_position_embeddings"`
-		}
-		if err := json.Unmarshal(b.files[component+"/config.json"], &size); err != nil {
-			return fmt.Errorf("%s: %s/config.json in its metadata: %w", b.Path, component, err)
-		}
-		if size.Words == clip.StandardSize {
-			for file, content := range clip.Standard().Files(size.Tokens, padOf[component]) {
-				b.files[path.Join(name, file)] = content
-			}
-			continue
-		}
-		if err := b.readTokenizer(filepath.Join(filepath.Dir(b.Path), name), name); err != nil {
-			return fmt.Errorf("%s: its %s has %d words, not the %d of OpenAI's vocabulary, and a single file holds no tokenizer: name the model's own with --tokenizer, or put its folders tokenizer and tokenizer_2 beside the file (%w)", b.Path, component, size.Words, clip.StandardSize, err)
-		}
+		return nil
+	}
+	if err := b.readTokenizer(filepath.Join(filepath.Dir(b.Path), name), name); err != nil {
+		return fmt.Errorf("%s: its %s has %d words, not the %d of OpenAI's vocabulary, and the file holds no tokenizer: name the model's own with --tokenizer, or put its folders tokenizer and tokenizer_2 beside the file (%v)", b.Path, component, size.Words, clip.StandardSize, err)
 	}
 	return nil
 }

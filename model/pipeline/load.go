@@ -2,12 +2,13 @@ package pipeline
 
 import (
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"fewstep/distill"
 	"fewstep/engine"
+	"fewstep/model/bundle"
+	"fewstep/model/ldm"
 	"fewstep/model/lora"
 	"fewstep/model/nn"
 	"fewstep/model/weights"
@@ -47,47 +48,59 @@ func (p *Pipeline) LoadUNet(specs []nn.Spec, unetFile, loraFile string) (*Weight
 	return w, nil
 }
 
-// readOwn reads the directory's UNet and, unless it is in shards, what its file says; the prediction type is the
+// readOwn reads the model's UNet and, unless it is in shards, what its file says; the prediction type is the
 // scheduler's.
 func (w *Weights) readOwn(dir string) (engine.Tensors, error) {
 	values, err := Read(dir, "unet")
 	if err != nil {
 		return nil, err
 	}
-	files, err := weights.ModelFiles(filepath.Join(dir, "unet"))
-	if err != nil || len(files) != 1 {
-		return values, err
-	}
-	f, err := weights.Open(files[0])
+	b, err := bundle.Open(dir, bundle.Options{})
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer b.Close()
+	metadata, err := b.Metadata()
+	if err != nil {
+		return nil, err
+	}
 	own := w.Prediction
-	err = w.describe(files[0], f.Metadata())
+	err = w.describe(dir, metadata)
 	w.Prediction = own
 	return values, err
 }
 
-// readUNet reads a state dict that must have exactly the tensors of specs.
+// readUNet reads a UNet file, one in shards, or the UNet of a single file; it must have exactly the tensors of specs.
 func (w *Weights) readUNet(path string, specs []nn.Spec) (engine.Tensors, error) {
-	f, err := weights.Open(path)
+	src, err := weights.OpenModel(path)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer src.Close()
+	var metadata map[string]string
+	if f, ok := src.(*weights.File); ok {
+		metadata = f.Metadata()
+	}
+	f := src
+	switch ldm.Identify(src) {
+	case ldm.Diffusers, ldm.Unknown: // judged by the tensors below
+	case ldm.LoRA:
+		return nil, fmt.Errorf("%s: a LoRA, not a UNet; merge it onto the model instead", path)
+	default:
+		c, err := ldm.New(path, src, metadata)
+		if err != nil {
+			return nil, err
+		}
+		if f, err = c.Component(ldm.UNet); err != nil {
+			return nil, err
+		}
+	}
 	wrong := func(format string, args ...any) error {
 		return fmt.Errorf("%s: %s: the file is not for this model", path, fmt.Sprintf(format, args...))
 	}
 	left := map[string]bool{}
 	for _, name := range f.Names() {
 		left[name] = true
-		if strings.HasPrefix(name, "model.diffusion_model.") {
-			return nil, fmt.Errorf("%s: tensor %s: a single-file checkpoint, not a UNet with diffusers' names", path, name)
-		}
-		if strings.Contains(name, "lora") {
-			return nil, fmt.Errorf("%s: tensor %s: a LoRA, not a UNet; merge it onto the model instead", path, name)
-		}
 	}
 	values := engine.Tensors{}
 	for _, s := range specs {
@@ -111,7 +124,7 @@ func (w *Weights) readUNet(path string, specs []nn.Spec) (engine.Tensors, error)
 			return nil, wrong("tensor %s has no place in the model", name)
 		}
 	}
-	return values, w.describe(path, f.Metadata())
+	return values, w.describe(path, metadata)
 }
 
 func (w *Weights) merge(path string, specs []nn.Spec) error {
