@@ -99,54 +99,15 @@ func fullTensors(c *distill.Config, s distill.Step, f *weights.File, to weights.
 	if err != nil {
 		return nil, nil, err
 	}
-	tensors, err := merged(base, modules, to)
-	if err != nil {
-		base.Close()
-		return nil, nil, err
-	}
-	return tensors, func() { base.Close() }, nil
-}
-
-// merged gives the tensors of base with the modules' changes added, in f32 before the conversion.
-func merged(base weights.Source, modules []lora.Module, to weights.DType) ([]weights.Tensor, error) {
-	byName := map[string]lora.Module{}
-	for _, m := range modules {
-		byName[m.Path+".weight"] = m
-	}
-	tensors, err := converted(base, to)
-	if err != nil {
-		return nil, err
-	}
-	for i := range tensors {
-		t := &tensors[i]
-		m, ok := byName[t.Name]
-		if !ok {
-			continue
-		}
-		delete(byName, t.Name)
-		if err := m.CheckTarget(t.Shape); err != nil {
-			return nil, err
-		}
-		name, shape := t.Name, t.Shape
-		t.Fill = func() ([]byte, error) {
-			weight, err := base.Tensor(name)
-			if err != nil {
-				return nil, err
-			}
-			v, err := weight.Float32()
-			if err != nil {
-				return nil, err
-			}
-			if err := lora.Merge(v, shape, m); err != nil {
-				return nil, err
-			}
-			return weights.Encode(v, to)
+	merged, err := lora.Merged(base, modules, 1, to)
+	if err == nil {
+		var tensors []weights.Tensor
+		if tensors, err = converted(merged, to); err == nil {
+			return tensors, func() { base.Close() }, nil
 		}
 	}
-	for name := range byName {
-		return nil, fmt.Errorf("tensor %s: the base has none to merge the adapter into", name)
-	}
-	return tensors, nil
+	base.Close()
+	return nil, nil, err
 }
 
 // copyComponents copies model_index.json and every component it names but UNet and scheduler. Of a component with
