@@ -67,7 +67,7 @@ type Options struct {
 func Open(name string, opt Options) (*Bundle, error) {
 	info, err := os.Stat(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("no model at %s: %w", name, fs.ErrNotExist)
+		return nil, fmt.Errorf("no model at %s: give a diffusers directory or a safetensors file: %w", name, fs.ErrNotExist)
 	} else if err != nil {
 		return nil, err
 	}

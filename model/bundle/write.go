@@ -77,13 +77,10 @@ func (b *Bundle) WriteDirectory(out string, opt WriteOptions) error {
 		for _, component := range ldm.Components {
 			own := map[string]string{"format": "pt"}
 			if component == ldm.UNet && len(metadata) > 0 {
-				own = maps.Clone(metadata)
-				delete(own, weights.KeyHash) // of other data than this file's
-				if _, ok := own[implementation]; ok {
-					own[implementation] = "diffusers"
-				}
+				own = metadata
 			}
-			save := weights.Options{Metadata: own, Progress: after(before, total, opt.Progress)}
+			save := described(own, "diffusers")
+			save.Progress = after(before, total, opt.Progress)
 			if err := weights.Save(filepath.Join(folder, component, weightsFile[component]), components[component], save); err != nil {
 				return err
 			}
@@ -93,10 +90,21 @@ func (b *Bundle) WriteDirectory(out string, opt WriteOptions) error {
 	})
 }
 
-// implementation is modelspec's key for the code whose tensor names a file has.
-const implementation = "modelspec.implementation"
+// described adapts what a model says about itself to a file of other data with the tensor names of the given
+// implementation: a modelspec gets that and the hash of the new data.
+func described(metadata map[string]string, implementation string) weights.Options {
+	const key = "modelspec.implementation"
+	opt := weights.Options{Metadata: maps.Clone(metadata)}
+	if _, ok := metadata[key]; ok {
+		opt.Metadata[key] = implementation
+		opt.Hash = true
+	} else {
+		delete(opt.Metadata, weights.KeyHash)
+	}
+	return opt
+}
 
-// sgm is its value for the single-file layout.
+// sgm is modelspec's implementation of the single-file layout.
 const sgm = "https://github.com/Stability-AI/generative-models"
 
 // WriteSingleFile makes a single file. Configurations, and tokenizers that are not OpenAI's, go into its metadata; a
@@ -130,11 +138,8 @@ func (b *Bundle) WriteSingleFile(out string, opt WriteOptions) error {
 	if err := b.addFiles(metadata); err != nil {
 		return err
 	}
-	save := weights.Options{Metadata: metadata, Progress: after(0, size(tensors), opt.Progress)}
-	if _, ok := metadata[implementation]; ok {
-		metadata[implementation] = sgm
-		save.Hash = true
-	}
+	save := described(metadata, sgm)
+	save.Progress = after(0, size(tensors), opt.Progress)
 	return weights.Save(out, tensors, save)
 }
 
@@ -182,11 +187,8 @@ func (b *Bundle) WriteUNet(out string, opt WriteOptions) error {
 		return err
 	}
 	metadata[metadataFile+name] = string(config)
-	save := weights.Options{Metadata: metadata, Progress: after(0, size(tensors), opt.Progress)}
-	if _, ok := metadata[implementation]; ok {
-		metadata[implementation] = "diffusers"
-		save.Hash = true
-	}
+	save := described(metadata, "diffusers")
+	save.Progress = after(0, size(tensors), opt.Progress)
 	return weights.Save(out, tensors, save)
 }
 
