@@ -2,13 +2,13 @@ package main
 
 import (
 	"fmt"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"fewstep/model/bundle"
+	"fewstep/model/weights"
 	"fewstep/train/monitor"
 )
 
@@ -46,58 +46,53 @@ func newConvert(a *app) *cobra.Command {
 	return c
 }
 
-// converted is what convert did, for --json.
-type converted struct {
-	In      string        `json:"in"`
+// written is what a command wrote, for --json.
+type written struct {
 	From    bundle.Layout `json:"from"`
 	Out     string        `json:"out"`
 	To      bundle.Layout `json:"to"`
-	DType   string        `json:"dtype"`
-	Bytes   int64         `json:"bytes"`
+	Bytes   int64         `json:"bytes"` // of data
 	Seconds float64       `json:"seconds"`
-	LeftOut []string      `json:"left_out"` // tensors of MODEL that OUT has no place for
 	PerSec  float64       `json:"bytes_per_second"`
+	LeftOut []string      `json:"left_out"` // tensors of the model that the new form has no place for
 }
 
 var layouts = map[string]bundle.Layout{"directory": bundle.Directory, "single": bundle.SingleFile, "unet": bundle.UNetFile}
 
 func (a *app) convert(o convertOptions) error {
-	to, ok := layouts[o.to]
-	switch {
-	case o.to == "" && filepath.Ext(o.out) == ".safetensors":
-		to = bundle.SingleFile
-	case o.to == "":
-		to = bundle.Directory
-	case !ok:
-		return withHint(usageErrorf("unknown form %q", o.to), "choose directory, single or unet")
-	}
-	dtype, ok := exportTypes[o.dtype]
-	if !ok && o.dtype != "keep" {
-		return withHint(usageErrorf("unknown element type %q", o.dtype), "choose fp16, bf16, f32 or keep")
+	to, dtype, err := outputForm(o.to, o.out, o.dtype)
+	if err != nil {
+		return err
 	}
 	b, err := openBundle(o.in, o.base, o.tokenizer)
 	if err != nil {
 		return err
 	}
 	defer b.Close()
-	result := converted{In: o.in, From: b.Layout, Out: o.out, To: to, DType: o.dtype, LeftOut: b.LeftOut()}
-	if len(result.LeftOut) > 0 {
-		a.log.Info(fmt.Sprintf("%d tensors have no place in the new form: %s", len(result.LeftOut), some(result.LeftOut)))
+	if left := b.LeftOut(); len(left) > 0 {
+		a.log.Info(fmt.Sprintf("%d tensors have no place in another form: %s", len(left), some(left)))
 	}
-	progress := a.byteProgress("convert")
+	return a.write(b, to, o.out, dtype, "convert")
+}
+
+// write writes a model with progress, and says what it wrote.
+func (a *app) write(b *bundle.Bundle, to bundle.Layout, out string, dtype weights.DType, what string) error {
+	result := written{From: b.Layout, Out: out, To: to, LeftOut: b.LeftOut()}
+	progress := a.byteProgress(what)
 	defer progress.Close()
-	opt := bundle.WriteOptions{DType: dtype, Progress: func(written, total int64) {
+	opt := bundle.WriteOptions{DType: dtype, Progress: func(done, total int64) {
 		result.Bytes = total
-		progress.update(written, total)
+		progress.update(done, total)
 	}}
 	start := time.Now()
+	var err error
 	switch to {
 	case bundle.Directory:
-		err = b.WriteDirectory(o.out, opt)
+		err = b.WriteDirectory(out, opt)
 	case bundle.SingleFile:
-		err = b.WriteSingleFile(o.out, opt)
+		err = b.WriteSingleFile(out, opt)
 	case bundle.UNetFile:
-		err = b.WriteUNet(o.out, opt)
+		err = b.WriteUNet(out, opt)
 	}
 	if err != nil {
 		return err
@@ -110,7 +105,7 @@ func (a *app) convert(o convertOptions) error {
 	if a.json {
 		return a.writeJSON(result)
 	}
-	_, err = fmt.Fprintln(a.stdout, o.out)
+	_, err = fmt.Fprintln(a.stdout, out)
 	return err
 }
 
