@@ -137,27 +137,30 @@ func some(names []string) string {
 	return fmt.Sprintf("%s and %d more", strings.Join(names[:few], ", "), len(names)-few)
 }
 
-// byteProgress shows how much of a file has been written, in megabytes. Nothing is shown of what takes under two
-// seconds.
-type byteProgress struct {
-	name  string
-	show  *monitor.Progress
-	begun time.Time
-	quiet bool
+// partProgress shows how much of something has been done. Nothing is shown of what takes under two seconds.
+type partProgress struct {
+	name, unit string
+	size       float64 // of a unit
+	show       *monitor.Progress
+	begun      time.Time
+	quiet      bool
 }
 
-func (a *app) byteProgress(name string) *byteProgress {
-	return &byteProgress{name: name, begun: time.Now(), quiet: a.quiet, show: monitor.NewProgress(a.stderr, monitor.StyleAuto, 2*time.Second)}
+func (a *app) progress(name, unit string, size float64) *partProgress {
+	return &partProgress{name: name, unit: unit, size: size, begun: time.Now(), quiet: a.quiet,
+		show: monitor.NewProgress(a.stderr, monitor.StyleAuto, 2*time.Second)}
 }
 
-func (p *byteProgress) update(done, total int64) {
+// byteProgress shows how much of a file has been written.
+func (a *app) byteProgress(name string) *partProgress { return a.progress(name, "MB", 1e6) }
+
+func (p *partProgress) update(done, total int64) {
 	if p.quiet || time.Since(p.begun) < 2*time.Second {
 		return
 	}
-	const mega = 1e6
-	_ = p.show.Update(monitor.Record{Kind: monitor.KindStep, Stage: p.name, Phase: "MB", Samples: int64(float64(done) / mega),
-		Total: int64(float64(total) / mega), Position: int64(float64(done) / mega), RunTotal: int64(float64(total) / mega)})
+	d, t := int64(float64(done)/p.size), int64(float64(total)/p.size)
+	_ = p.show.Update(monitor.Record{Kind: monitor.KindStep, Stage: p.name, Phase: p.unit, Samples: d, Total: t, Position: d, RunTotal: t})
 }
 
 // Close ends the line; calling it again does nothing.
-func (p *byteProgress) Close() error { return p.show.Close() }
+func (p *partProgress) Close() error { return p.show.Close() }
