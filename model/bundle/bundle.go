@@ -63,7 +63,8 @@ type Options struct {
 	Tokenizers string
 }
 
-// Open opens a diffusers directory, a single file or a UNet file. The error says what a file is that is none of them.
+// Open opens a diffusers directory, a single file or a UNet file. The error says what a file is that is none of them, or
+// which tensors it lacks. A directory's files are opened when they are asked for.
 func Open(name string, opt Options) (*Bundle, error) {
 	info, err := os.Stat(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -113,7 +114,10 @@ func (b *Bundle) openFile(opt Options) error {
 			b.files[name] = []byte(text)
 		}
 	}
-	return b.derive()
+	if err := b.derive(); err != nil {
+		return err
+	}
+	return b.CheckAll()
 }
 
 // Has says whether the model has a component's weights.
