@@ -44,10 +44,11 @@ func few(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// Check compares a component's tensors, by name and shape, with what its config asks for. The error is a *Mismatch
+// Check compares a component's tensors, by name and shape, with what its config asks for. The error wraps a *Mismatch
 // where they differ.
 func (b *Bundle) Check(component string) error {
-	want, err := b.expected(component)
+	name := path.Join(component, "config.json")
+	config, err := b.File(name)
 	if err != nil {
 		return err
 	}
@@ -55,8 +56,17 @@ func (b *Bundle) Check(component string) error {
 	if err != nil {
 		return err
 	}
+	return Check(component, src, config, filepath.Join(b.Path, filepath.FromSlash(name)))
+}
+
+// Check compares tensors with what the config.json of a component asks for. where is the config's path, for messages.
+func Check(component string, src weights.Source, config []byte, where string) error {
+	want, err := expected(component, config, where)
+	if err != nil {
+		return err
+	}
 	if m := compare(component, src, want); m != nil {
-		return fmt.Errorf("%s: %w", b.Path, m)
+		return fmt.Errorf("%s: %w", where, m)
 	}
 	return nil
 }
@@ -85,13 +95,7 @@ func compare(component string, src weights.Source, want map[string][]int) *Misma
 }
 
 // expected are the tensors that a component's config asks for.
-func (b *Bundle) expected(component string) (map[string][]int, error) {
-	name := path.Join(component, "config.json")
-	raw, err := b.File(name)
-	if err != nil {
-		return nil, err
-	}
-	where := filepath.Join(b.Path, filepath.FromSlash(name))
+func expected(component string, raw []byte, where string) (map[string][]int, error) {
 	switch component {
 	case ldm.UNet:
 		c, err := unet.ParseConfig(raw, where)

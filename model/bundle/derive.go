@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -20,6 +21,9 @@ const (
 	groups        = 32
 	textHeadWidth = 64
 )
+
+// ErrUnknownHeads is wrapped by the error of Open for a file of other widths than SDXL's that does not carry its configs.
+var ErrUnknownHeads = errors.New("shapes do not tell the attention heads, and the file's metadata holds no config.json that would")
 
 type object = map[string]any
 
@@ -117,7 +121,7 @@ func unetConfig(s *shapes, pooled int) object {
 			text = s.dim(fmt.Sprintf("down_blocks.%d.attentions.0.transformer_blocks.0.attn2.to_k.weight", i), 1)
 		}
 		if width%headWidth != 0 && s.err == nil {
-			s.err = fmt.Errorf("level %d is %d wide, which does not divide into SDXL's attention heads of %d; shapes do not tell the heads, and the file's metadata does not hold its config.json", i, width, headWidth)
+			s.err = fmt.Errorf("level %d is %d wide, which does not divide into SDXL's attention heads of %d: %w", i, width, headWidth, ErrUnknownHeads)
 		}
 		widths, heads, depths, down = append(widths, width), append(heads, width/headWidth), append(depths, max(depth, 1)), append(down, kind)
 		kind = "UpBlock2D"
@@ -174,7 +178,7 @@ func textConfig(s *shapes) object {
 		class, activation, projected = "CLIPTextModelWithProjection", "gelu", s.dim("text_projection.weight", 0)
 	}
 	if width%textHeadWidth != 0 && s.err == nil {
-		s.err = fmt.Errorf("it is %d wide, which does not divide into CLIP's attention heads of %d; shapes do not tell the heads, and the file's metadata does not hold its config.json", width, textHeadWidth)
+		s.err = fmt.Errorf("it is %d wide, which does not divide into CLIP's attention heads of %d: %w", width, textHeadWidth, ErrUnknownHeads)
 	}
 	return object{
 		"architectures": []string{class}, "attention_dropout": 0.0, "bos_token_id": words - 2, "dropout": 0.0,
