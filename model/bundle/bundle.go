@@ -72,26 +72,37 @@ func Open(name string, opt Options) (*Bundle, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	b := &Bundle{Path: name, Layout: Directory, tokenizers: opt.Tokenizers, replaced: map[string]weights.Source{}, replacedFiles: map[string][]byte{}}
 	if info.IsDir() {
 		if _, err := os.Stat(filepath.Join(name, "model_index.json")); err != nil {
 			return nil, fmt.Errorf("%s is not a diffusers model directory: it has no model_index.json (%w)", name, err)
 		}
-		return b, nil
+		return newBundle(name, Directory, opt), nil
 	}
-	if err := b.openFile(opt); err != nil {
-		b.Close()
+	f, err := weights.Open(name)
+	if err != nil {
 		return nil, err
 	}
+	b, err := OfFile(f, opt)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	b.opened = append(b.opened, f)
 	return b, nil
 }
 
-func (b *Bundle) openFile(opt Options) error {
-	f, err := weights.Open(b.Path)
-	if err != nil {
-		return err
-	}
-	b.opened = append(b.opened, f)
+// OfFile is Open for an open file, which stays the caller's to close.
+func OfFile(f *weights.File, opt Options) (*Bundle, error) {
+	b := newBundle(f.Path(), "", opt)
+	return b, b.look(f, opt)
+}
+
+func newBundle(path string, layout Layout, opt Options) *Bundle {
+	return &Bundle{Path: path, Layout: layout, tokenizers: opt.Tokenizers, replaced: map[string]weights.Source{}, replacedFiles: map[string][]byte{}}
+}
+
+// look tells the file's layout and fills in what it does not say about itself.
+func (b *Bundle) look(f *weights.File, opt Options) (err error) {
 	b.metadata = f.Metadata()
 	switch family := ldm.Identify(f); {
 	case family == ldm.Diffusers && slices.Contains(f.Names(), "conv_in.weight"):

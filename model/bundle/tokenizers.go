@@ -31,27 +31,49 @@ func (b *Bundle) findTokenizer(component string) error {
 		}
 		return nil
 	}
-	var size struct {
-		Words  int `json:"vocab_size"`
-		Tokens int `json:"max_position_embeddings"`
-	}
-	config, err := b.File(component + "/config.json")
+	words, tokens, err := b.vocabulary(component)
 	if err != nil {
 		return err
 	}
-	if err := json.Unmarshal(config, &size); err != nil {
-		return fmt.Errorf("%s: its %s/config.json: %w", b.Path, component, err)
-	}
-	if size.Words == clip.StandardSize {
-		for file, content := range clip.Standard().Files(size.Tokens, padOf[component]) {
+	if words == clip.StandardSize {
+		for file, content := range clip.Standard().Files(tokens, padOf[component]) {
 			b.files[path.Join(name, file)] = content
 		}
 		return nil
 	}
 	if err := b.readTokenizer(filepath.Join(filepath.Dir(b.Path), name), name); err != nil {
-		return fmt.Errorf("%s: its %s has %d words, not the %d of OpenAI's vocabulary, and the file holds no tokenizer: name the model's own with --tokenizer, or put its folders tokenizer and tokenizer_2 beside the file (%v)", b.Path, component, size.Words, clip.StandardSize, err)
+		return fmt.Errorf("%s: its %s has %d words, not the %d of OpenAI's vocabulary, and the file holds no tokenizer: name the model's own with --tokenizer, or put its folders tokenizer and tokenizer_2 beside the file (%v)", b.Path, component, words, clip.StandardSize, err)
 	}
 	return nil
+}
+
+// vocabulary is the number of words, and of tokens in a text, of a text encoder.
+func (b *Bundle) vocabulary(component string) (words, tokens int, err error) {
+	var size struct {
+		Words  int `json:"vocab_size"`
+		Tokens int `json:"max_position_embeddings"`
+	}
+	config, err := b.File(component + "/config.json")
+	if err == nil {
+		err = json.Unmarshal(config, &size)
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("%s: its %s/config.json: %w", b.Path, component, err)
+	}
+	return size.Words, size.Tokens, nil
+}
+
+// HasTokenizers says whether the tokenizers are known without a folder that the user names.
+func (b *Bundle) HasTokenizers() bool {
+	for component, name := range tokenizerOf {
+		if words, _, err := b.vocabulary(component); err == nil && words == clip.StandardSize && b.tokenizers == "" && b.files != nil {
+			continue
+		}
+		if _, err := b.File(name + "/vocab.json"); err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 func (b *Bundle) readTokenizer(folder, name string) error {

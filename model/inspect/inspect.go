@@ -164,14 +164,17 @@ func (r *Report) checkStructure(src weights.Source) error {
 	if r.Family != string(ldm.SDXL) || r.Kind != SingleFile && r.Kind != UNet {
 		return nil
 	}
-	b, err := bundle.Open(r.Path, bundle.Options{})
+	f, ok := src.(*weights.File)
+	if !ok {
+		return nil
+	}
+	b, err := bundle.OfFile(f, bundle.Options{})
 	if errors.Is(err, bundle.ErrUnknownHeads) {
 		r.Detail += "; its config.json is needed to load it"
 		return nil
 	} else if err != nil {
 		return err
 	}
-	defer b.Close()
 	if b.Layout != bundle.SingleFile {
 		return nil
 	}
@@ -181,7 +184,7 @@ func (r *Report) checkStructure(src weights.Source) error {
 	if err := b.Complete(); err != nil {
 		return err
 	}
-	if _, err := b.File("tokenizer/vocab.json"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if !b.HasTokenizers() {
 		r.Detail += "; it needs --tokenizer"
 	}
 	return nil
