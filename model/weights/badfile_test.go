@@ -97,6 +97,38 @@ func TestRefusesBadFiles(t *testing.T) {
 	}
 }
 
+// Files of other formats are named, with what to do instead.
+func TestForeignFiles(t *testing.T) {
+	for name, c := range map[string]struct {
+		content string
+		want    string
+	}{
+		"zip.ckpt":             {"PK\x03\x04\x14\x00\x00\x00archive/data.pkl", "weights_only=True"},
+		"old.pt":               {"\x80\x02\x8a\x0al\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", "weights_only=True"},
+		"other.pth":            {"whatever this is, it has that name", "runs whatever code"},
+		"pointer.safetensors":  {"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "git lfs pull"},
+		"page.safetensors":     {"\n<!DOCTYPE html><html>Sign in</html>", "a web page"},
+		"x.gguf":               {"GGUF\x03\x00\x00\x00\x00\x00", "GGUF"},
+		"x.h5":                 {"\x89HDF\r\n\x1a\n\x00\x00", "HDF5"},
+		"part.safetensors":     {strings.Repeat("\x00", 4096), "unfinished download"},
+		"download.safetensors": {string(raw("{"+entryJSON("a", "F32", "[1024]", "[0,4096]")+"}", 4096)[:1000]), "tensor a: data_offsets [0 4096] lie outside"},
+	} {
+		path := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(path, []byte(c.content), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(path); err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), path) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// A header of 640 bytes begins like a pickle.
+	if f, _, err := openRaw(t, raw("{"+entryJSON("a", "U8", "[0]", "[0,0]")+strings.Repeat(" ", 640-2-len(entryJSON("a", "U8", "[0]", "[0,0]")))+"}", 0)); err != nil {
+		t.Error(err)
+	} else {
+		f.Close()
+	}
+}
+
 func TestAcceptsUnusualFiles(t *testing.T) {
 	for name, content := range map[string][]byte{
 		"no tensors":    raw("{}", 0),

@@ -115,7 +115,7 @@ func onlyWeights(dir string) (foundWeights, error) {
 	case len(files) > 1:
 		return foundWeights{}, fmt.Errorf("%s holds several weight files (%s): name one of them", dir, strings.Join(files, ", "))
 	case pickles:
-		return foundWeights{}, fmt.Errorf("%s holds no safetensors file, only pickled weights: save the model as safetensors first", dir)
+		return foundWeights{}, fmt.Errorf("%s holds no safetensors file, only pickled weights: %s", dir, PickleAdvice)
 	}
 	return foundWeights{}, fmt.Errorf("%s: %w: expected %s or another safetensors file", dir, ErrNoWeights, weightNames[1])
 }
