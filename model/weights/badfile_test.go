@@ -193,7 +193,7 @@ func TestChangedFile(t *testing.T) {
 	}
 }
 
-// FuzzOpen wants an error or a file whose every tensor lies inside it and which
+// FuzzOpen wants agreement with another reader, and an error or a file whose every tensor lies inside it and which
 // whose header survives being written and read again.
 func FuzzOpen(f *testing.F) {
 	golden, err := os.ReadFile(pythonFile)
@@ -211,6 +211,7 @@ func FuzzOpen(f *testing.F) {
 			return
 		}
 		defer file.Close()
+		agrees(t, content, file)
 		total := 0
 		var tensors []Tensor
 		for _, name := range file.Names() {
@@ -235,6 +236,37 @@ func FuzzOpen(f *testing.F) {
 		again, _, err := parseHeader(header[8:], uint64(total))
 		if err != nil || len(again) != len(tensors) {
 			t.Fatalf("read %d of %d tensors again: %v", len(again), len(tensors), err)
+		}
+	})
+}
+
+// FuzzIndex wants an error or shards inside the folder.
+func FuzzIndex(f *testing.F) {
+	f.Add([]byte(`{"metadata":{"total_size":4},"weight_map":{"a":"model-00001-of-00002.safetensors","b":"model-00002-of-00002.safetensors"}}`))
+	f.Add([]byte(`{"weight_map":{"a":"../x.safetensors"}}`))
+	f.Add([]byte(`{"weight_map":{"a":"/etc/passwd","b":""}}`))
+	f.Add([]byte(`{"weight_map":[]}`))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		dir := t.TempDir()
+		index := filepath.Join(dir, "model.safetensors.index.json")
+		if err := os.WriteFile(index, content, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		files, err := ModelFiles(dir)
+		if err != nil {
+			if !strings.Contains(err.Error(), index) {
+				t.Errorf("the error does not name the index: %v", err)
+			}
+			return
+		}
+		for _, path := range files[1:] {
+			if rel, err := filepath.Rel(dir, path); err != nil || !filepath.IsLocal(rel) {
+				t.Errorf("shard %s lies outside the folder", path)
+			}
+		}
+		if src, err := OpenModel(dir); err == nil {
+			src.Close()
+			t.Error("opened shards that are not there")
 		}
 	})
 }
