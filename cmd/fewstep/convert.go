@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -24,7 +25,7 @@ func newConvert(a *app) *cobra.Command {
 		Use:   "convert MODEL OUT",
 		Short: "Write a model in another form: diffusers directory, single file or UNet file.",
 		Long: "Writes a model in another form: diffusers directory, single file or UNet file.\n\n" +
-			"MODEL is any of the three. A single file is what ComfyUI and A1111 load; a UNet file holds the UNet alone, and\n" +
+			"MODEL is any of the three, also on the Hugging Face hub: hf:OWNER/NAME, or hf:OWNER/NAME/FILE. A single file is what ComfyUI and A1111 load; a UNet file holds the UNet alone, and\n" +
 			"takes the rest of a model from --base. Without --to, an OUT that ends in .safetensors becomes a single file and\n" +
 			"anything else a directory. Tensors are streamed, and OUT appears complete or not at all.\n\n" +
 			"A single file holds no configuration and no tokenizer. What fewstep writes carries them in its metadata; for other\n" +
@@ -33,9 +34,9 @@ func newConvert(a *app) *cobra.Command {
 			"  fewstep convert models/juggernaut juggernaut-bf16.safetensors --dtype bf16\n" +
 			"  fewstep convert 4step_unet.safetensors 4step.safetensors --base models/juggernaut",
 		Args: cobra.ExactArgs(2),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			o.in, o.out = args[0], args[1]
-			return a.convert(o)
+			return a.convert(cmd.Context(), o)
 		},
 	}
 	f := c.Flags()
@@ -59,9 +60,12 @@ type written struct {
 
 var layouts = map[string]bundle.Layout{"directory": bundle.Directory, "single": bundle.SingleFile, "unet": bundle.UNetFile}
 
-func (a *app) convert(o convertOptions) error {
+func (a *app) convert(ctx context.Context, o convertOptions) error {
 	to, dtype, err := outputForm(o.to, o.out, o.dtype)
 	if err != nil {
+		return err
+	}
+	if err := a.localAll(ctx, &o.in, &o.base, &o.tokenizer); err != nil {
 		return err
 	}
 	b, err := openBundle(o.in, o.base, o.tokenizer)

@@ -28,7 +28,10 @@ func newInspect(a *app) *cobra.Command {
 			"and whether the data is what its metadata's hash says. A problem ends with exit code 1.",
 		Example: "  fewstep inspect juggernaut.safetensors\n  fewstep inspect assets/mini --values --json",
 		Args:    cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := a.localAll(cmd.Context(), &args[0]); err != nil {
+				return err
+			}
 			if _, err := os.Stat(filepath.Join(args[0], "lineage.json")); err == nil {
 				return withHint(fmt.Errorf("%s is a run directory, not a model", args[0]), "'fewstep check' examines it; its models lie in %s", filepath.Join(args[0], "exports"))
 			}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -46,7 +47,7 @@ func newLoRAMerge(a *app) *cobra.Command {
 		Example: "  fewstep lora merge --model sdxl.safetensors --lora 4step_lora.safetensors --out sdxl_4step.safetensors\n" +
 			"  fewstep lora merge --model assets/mini --lora style.safetensors:0.7 --lora 8step_lora.safetensors --out models/merged",
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return a.loraMerge(o) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.loraMerge(cmd.Context(), o) },
 	}
 	f := c.Flags()
 	f.StringVarP(&o.model, "model", "m", "", "diffusers directory, single file or UNet file")
@@ -58,12 +59,15 @@ func newLoRAMerge(a *app) *cobra.Command {
 	return c
 }
 
-func (a *app) loraMerge(o mergeOptions) error {
+func (a *app) loraMerge(ctx context.Context, o mergeOptions) error {
 	if o.model == "" || o.out == "" || len(o.loras) == 0 {
 		return usageErrorf("--model, --lora and --out are needed")
 	}
 	to, dtype, err := outputForm(o.to, o.out, o.dtype)
 	if err != nil {
+		return err
+	}
+	if err := a.localAll(ctx, &o.model, &o.tokenizer); err != nil {
 		return err
 	}
 	b, err := openBundle(o.model, "", o.tokenizer)
@@ -86,6 +90,9 @@ func (a *app) loraMerge(o mergeOptions) error {
 	}
 	for i, arg := range o.loras {
 		path, strength := loraArgument(arg)
+		if err := a.localAll(ctx, &path); err != nil {
+			return err
+		}
 		modules, report, err := lora.Read(path, known)
 		if err != nil {
 			return err

@@ -66,6 +66,9 @@ func (a *app) loraExtract(cmd *cobra.Command, o extractOptions) error {
 	case !ok:
 		return withHint(usageErrorf("unknown element type %q", o.dtype), "choose fp16, bf16 or f32")
 	}
+	if err := a.localAll(cmd.Context(), &o.base, &o.tuned); err != nil {
+		return err
+	}
 	base, err := openUNet(o.base)
 	if err != nil {
 		return err

@@ -51,7 +51,7 @@ func newSample(a *app) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.sample(cmd, o) },
 	}
 	f := c.Flags()
-	f.StringVar(&o.model, "model", "assets/mini", "diffusers directory, or single file as ComfyUI loads it")
+	f.StringVar(&o.model, "model", "assets/mini", "diffusers directory, single file as ComfyUI loads it, or hf:OWNER/NAME")
 	f.StringVar(&o.tokenizer, "tokenizer", "", "folder with tokenizer and tokenizer_2, for a single file whose vocabulary is not OpenAI's")
 	f.StringVar(&o.unet, "unet", "", "UNet state dict in place of the directory's, as in a run's exports folder")
 	f.StringVar(&o.lora, "lora", "", "LoRA file to merge into the UNet")
@@ -69,6 +69,9 @@ func newSample(a *app) *cobra.Command {
 
 func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 	if err := o.readPrompts(); err != nil {
+		return err
+	}
+	if err := a.localAll(cmd.Context(), &o.model, &o.unet, &o.lora, &o.tokenizer); err != nil {
 		return err
 	}
 	p, err := pipeline.OpenWith(o.model, o.tokenizer)
