@@ -65,7 +65,7 @@ func (a *app) convert(ctx context.Context, o convertOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := a.localAll(ctx, &o.in, &o.base, &o.tokenizer); err != nil {
+	if err := a.localAll(ctx, &o.in, &o.base); err != nil {
 		return err
 	}
 	b, err := openBundle(o.in, o.base, o.tokenizer)

@@ -67,7 +67,7 @@ func (a *app) loraMerge(ctx context.Context, o mergeOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := a.localAll(ctx, &o.model, &o.tokenizer); err != nil {
+	if err := a.localAll(ctx, &o.model); err != nil {
 		return err
 	}
 	b, err := openBundle(o.model, "", o.tokenizer)

@@ -66,6 +66,8 @@ func (a *app) loraExtract(cmd *cobra.Command, o extractOptions) error {
 	case !ok:
 		return withHint(usageErrorf("unknown element type %q", o.dtype), "choose fp16, bf16 or f32")
 	}
+	name := func(path string) string { return strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)) }
+	title := fmt.Sprintf("%s from %s, rank %d", name(o.tuned), name(o.base), o.rank)
 	if err := a.localAll(cmd.Context(), &o.base, &o.tuned); err != nil {
 		return err
 	}
@@ -99,9 +101,8 @@ func (a *app) loraExtract(cmd *cobra.Command, o extractOptions) error {
 	if err != nil {
 		return err
 	}
-	name := func(path string) string { return strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)) }
 	spec := weights.ModelSpec{Architecture: architecture(base) + "/lora", Implementation: "https://github.com/kohya-ss/sd-scripts",
-		Title: fmt.Sprintf("%s from %s, rank %d", name(o.tuned), name(o.base), o.rank)}
+		Title: title}
 	metadata, err := spec.Metadata()
 	if err != nil {
 		return err

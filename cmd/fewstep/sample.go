@@ -71,7 +71,7 @@ func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 	if err := o.readPrompts(); err != nil {
 		return err
 	}
-	if err := a.localAll(cmd.Context(), &o.model, &o.unet, &o.lora, &o.tokenizer); err != nil {
+	if err := a.localAll(cmd.Context(), &o.model, &o.unet, &o.lora); err != nil {
 		return err
 	}
 	p, err := pipeline.OpenWith(o.model, o.tokenizer)

@@ -172,14 +172,9 @@ func readHalf(f *weights.File, parts *[3]string, p part) (Matrix, error) {
 	if err != nil {
 		return Matrix{}, err
 	}
-	values, err := t.Float32()
+	values, err := t.Finite()
 	if err != nil {
 		return Matrix{}, err
-	}
-	for i, v := range values {
-		if v-v != 0 {
-			return Matrix{}, fmt.Errorf("tensor %s: element %d is %g, not a finite number", t.Name, i, v)
-		}
 	}
 	return Matrix{Shape: t.Shape, Data: values}, nil
 }

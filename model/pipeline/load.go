@@ -115,7 +115,7 @@ func (w *Weights) readUNet(path string, specs []nn.Spec) (engine.Tensors, error)
 		if !slices.Equal(t.Shape, s.Dims) {
 			return nil, wrong("tensor %s has the shape %v, the model's is %v", s.Name, t.Shape, s.Dims)
 		}
-		if values[s.Name], err = t.Float32(); err != nil {
+		if values[s.Name], err = t.Finite(); err != nil {
 			return nil, err
 		}
 	}

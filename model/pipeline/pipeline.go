@@ -139,7 +139,7 @@ func (p *Pipeline) UNetSpecs(b compute.Backend, lora *nn.LoRA) ([]nn.Spec, error
 	return nn.Trace(b, p.UNet.Network("", lora), p.UNetInputs(1, 8*p.Factor())...)
 }
 
-// Read returns a component's tensors, as f32.
+// Read returns a component's tensors, as f32. Values that are not finite are an error.
 func Read(dir, component string) (engine.Tensors, error) {
 	src, close, err := openComponent(dir, component)
 	if err != nil {
@@ -152,7 +152,7 @@ func Read(dir, component string) (engine.Tensors, error) {
 		if err != nil {
 			return nil, err
 		}
-		if out[name], err = t.Float32(); err != nil {
+		if out[name], err = t.Finite(); err != nil {
 			return nil, err
 		}
 	}

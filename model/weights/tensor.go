@@ -78,6 +78,20 @@ func (t Tensor) Float32() ([]float32, error) {
 	return values, nil
 }
 
+// Finite is Float32 with an error that names the tensor where a value is NaN or infinite, which no model can be run with.
+func (t Tensor) Finite() ([]float32, error) {
+	values, err := t.Float32()
+	if err != nil {
+		return nil, err
+	}
+	for i, v := range values {
+		if v-v != 0 {
+			return nil, t.errorf("element %d is %g, not a finite number: the weights are damaged", i, v)
+		}
+	}
+	return values, nil
+}
+
 // FromFloat32 makes a tensor of v, which has shape's element count, in F16,
 // BF16, F32 or F64, rounding to nearest with ties to even. What Encode refuses
 // comes back as the error of Bytes, Float32 and Write.
