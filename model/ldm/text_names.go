@@ -41,9 +41,9 @@ func openToLDM(name string) (string, bool) {
 	if !ok {
 		return "", false
 	}
-	number, rest, _ := strings.Cut(rest, ".")
+	layer, rest, _ := strings.Cut(rest, ".")
 	rest, ok = openLayer.toLDM(rest)
-	return openLayers + number + "." + rest, ok
+	return openLayers + layer + "." + rest, ok
 }
 
 func openToDiffusers(name string) (string, bool) {
@@ -54,20 +54,20 @@ func openToDiffusers(name string) (string, bool) {
 	if !ok {
 		return "", false
 	}
-	number, rest, _ := strings.Cut(rest, ".")
+	layer, rest, _ := strings.Cut(rest, ".")
 	rest, ok = openLayer.toDiffusers(rest)
-	return diffusersLayers + number + "." + rest, ok
+	return diffusersLayers + layer + "." + rest, ok
 }
 
 // fusedOf takes a fused OpenCLIP tensor's name apart: the layer's diffusers name and "weight" or "bias".
-func fusedOf(name string) (layer, kind string, ok bool) {
+func fusedOf(name string) (prefix, kind string, ok bool) {
 	rest, ok := strings.CutPrefix(name, openLayers)
 	if !ok {
 		return "", "", false
 	}
-	number, rest, _ := strings.Cut(rest, ".")
+	layer, rest, _ := strings.Cut(rest, ".")
 	kind, ok = strings.CutPrefix(rest, fusedPrefix)
-	return diffusersLayers + number + ".", kind, ok && (kind == "weight" || kind == "bias")
+	return diffusersLayers + layer + ".", kind, ok && (kind == "weight" || kind == "bias")
 }
 
 // partOf takes the diffusers name of a query, key or value projection apart: the fused tensor's name and its place.
@@ -76,10 +76,10 @@ func partOf(name string) (fused string, place int, ok bool) {
 	if !ok {
 		return "", 0, false
 	}
-	number, rest, _ := strings.Cut(rest, ".")
+	layer, rest, _ := strings.Cut(rest, ".")
 	for i, part := range fusedParts {
 		if kind, ok := strings.CutPrefix(rest, part); ok && (kind == "weight" || kind == "bias") {
-			return openLayers + number + "." + fusedPrefix + kind, i, true
+			return openLayers + layer + "." + fusedPrefix + kind, i, true
 		}
 	}
 	return "", 0, false

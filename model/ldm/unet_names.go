@@ -39,10 +39,10 @@ func namesOfDiffusers(names []string) unetNames {
 		if len(f) < 4 {
 			continue
 		}
-		i, err1 := strconv.Atoi(f[1])
-		j, err2 := strconv.Atoi(f[3])
+		i, ok1 := number(f[1])
+		j, ok2 := number(f[3])
 		switch {
-		case err1 != nil || err2 != nil:
+		case !ok1 || !ok2:
 		case f[0] == "down_blocks" && f[2] == "resnets":
 			u.layers = max(u.layers, j+1)
 		case f[0] == "up_blocks" && f[2] == "attentions":
@@ -55,24 +55,38 @@ func namesOfDiffusers(names []string) unetNames {
 // namesOfLDM finds the structure in LDM's names without their prefix: downsamplers part the levels.
 func namesOfLDM(names []string) unetNames {
 	first, last := 0, 0 // downsampler, block
+	var attended []int  // output blocks
 	for _, name := range names {
 		f := strings.Split(name, ".")
-		if len(f) < 4 || f[0] != "input_blocks" {
+		if len(f) < 4 {
 			continue
 		}
-		n, err := strconv.Atoi(f[1])
-		if err != nil {
-			continue
-		}
-		last = max(last, n)
-		if f[3] == "op" && (first == 0 || n < first) {
-			first = n
+		n, ok := number(f[1])
+		switch {
+		case !ok:
+		case f[0] == "output_blocks" && f[2] == "1" && f[3] != "conv":
+			attended = append(attended, n)
+		case f[0] == "input_blocks":
+			last = max(last, n)
+			if f[3] == "op" && (first == 0 || n < first) {
+				first = n
+			}
 		}
 	}
 	if first == 0 { // one level
 		first = last + 1
 	}
-	return unetNames{layers: first - 1}
+	u := unetNames{layers: first - 1, attended: map[int]bool{}}
+	for _, n := range attended {
+		u.attended[n/first] = true
+	}
+	return u
+}
+
+// number reads a number as it stands in names, without sign and leading zeros.
+func number(s string) (int, bool) {
+	n, err := strconv.Atoi(s)
+	return n, err == nil && strconv.Itoa(n) == s && n >= 0 && n < 1<<20
 }
 
 // toLDM gives the LDM name of a diffusers tensor or module.
@@ -87,9 +101,9 @@ func (u unetNames) toLDM(name string) (string, bool) {
 	if len(f) < 5 {
 		return "", false
 	}
-	i, err1 := strconv.Atoi(f[1])
-	j, err2 := strconv.Atoi(f[3])
-	if err1 != nil || err2 != nil {
+	i, ok1 := number(f[1])
+	j, ok2 := number(f[3])
+	if !ok1 || !ok2 {
 		return "", false
 	}
 	inner := strings.Join(f[4:], ".")
@@ -125,13 +139,17 @@ func (u unetNames) toLDM(name string) (string, bool) {
 	case "up_blocks.attentions":
 		return join("output_blocks", i*(u.layers+1)+j, 1)
 	case "up_blocks.upsamplers":
-		slot := 1
-		if u.attended[i] {
-			slot = 2
-		}
-		return join("output_blocks", i*(u.layers+1)+u.layers, slot)
+		return join("output_blocks", i*(u.layers+1)+u.layers, u.upsampler(i))
 	}
 	return "", false
+}
+
+// upsampler is the place of an up block's upsampler in its last output block: behind the attention, if there is one.
+func (u unetNames) upsampler(block int) int {
+	if u.attended[block] {
+		return 2
+	}
+	return 1
 }
 
 // toDiffusers gives the diffusers name of an LDM tensor, which must come without its prefix.
@@ -141,23 +159,23 @@ func (u unetNames) toDiffusers(name string) (string, bool) {
 	}
 	f := strings.Split(name, ".")
 	if f[0] == "middle_block" && len(f) > 2 {
-		k, err := strconv.Atoi(f[1])
+		k, ok := number(f[1])
 		inner := strings.Join(f[2:], ".")
-		if err != nil || k < 0 {
+		if !ok {
 			return "", false
 		}
 		if k%2 == 1 {
 			return "mid_block.attentions." + strconv.Itoa(k/2) + "." + inner, true
 		}
-		inner, ok := unetResnet.toDiffusers(inner)
+		inner, ok = unetResnet.toDiffusers(inner)
 		return "mid_block.resnets." + strconv.Itoa(k/2) + "." + inner, ok
 	}
 	if len(f) < 4 {
 		return "", false
 	}
-	n, err1 := strconv.Atoi(f[1])
-	slot, err2 := strconv.Atoi(f[2])
-	if err1 != nil || err2 != nil || n < 0 {
+	n, ok1 := number(f[1])
+	slot, ok2 := number(f[2])
+	if !ok1 || !ok2 {
 		return "", false
 	}
 	block := "up_blocks"
@@ -180,7 +198,7 @@ func (u unetNames) toDiffusers(name string) (string, bool) {
 		inner, ok := unetResnet.toDiffusers(inner)
 		return level + ".resnets." + strconv.Itoa(j) + "." + inner, ok
 	case block == "up_blocks" && f[3] == "conv":
-		return level + ".upsamplers.0." + inner, atEnd && slot <= 2
+		return level + ".upsamplers.0." + inner, atEnd && slot == u.upsampler(i)
 	case slot == 1:
 		return level + ".attentions." + strconv.Itoa(j) + "." + inner, true
 	}

@@ -46,7 +46,7 @@ func vaeNamesOf(names []string) vaeNames {
 		if len(f) < 3 || f[0] != "encoder" || f[1] != "down" && f[1] != "down_blocks" {
 			continue
 		}
-		if i, err := strconv.Atoi(f[2]); err == nil {
+		if i, ok := number(f[2]); ok {
 			v.levels = max(v.levels, i+1)
 		}
 	}
@@ -66,9 +66,9 @@ func (v vaeNames) toLDM(name string) (string, bool) {
 		rest, ok := vaeMiddle.toLDM(rest)
 		return side + ".mid." + rest, ok
 	}
-	number, rest, _ := strings.Cut(rest, ".")
-	i, err := strconv.Atoi(number)
-	if err != nil {
+	place, rest, _ := strings.Cut(rest, ".")
+	i, ok := number(place)
+	if !ok || i >= v.levels {
 		return "", false
 	}
 	var level, resampler string
@@ -85,6 +85,9 @@ func (v vaeNames) toLDM(name string) (string, bool) {
 	}
 	if rest, ok := strings.CutPrefix(rest, "resnets."); ok {
 		j, inner, _ := strings.Cut(rest, ".")
+		if _, ok := number(j); !ok {
+			return "", false
+		}
 		inner, ok = vaeResnet.toLDM(inner)
 		return level + ".block." + j + "." + inner, ok
 	}
@@ -104,9 +107,9 @@ func (v vaeNames) toDiffusers(name string) (string, bool) {
 		rest, ok := vaeMiddle.toDiffusers(rest)
 		return side + ".mid_block." + rest, ok
 	}
-	number, rest, _ := strings.Cut(rest, ".")
-	i, err := strconv.Atoi(number)
-	if err != nil {
+	place, rest, _ := strings.Cut(rest, ".")
+	i, ok := number(place)
+	if !ok || i >= v.levels {
 		return "", false
 	}
 	var level, resampler string
@@ -123,6 +126,9 @@ func (v vaeNames) toDiffusers(name string) (string, bool) {
 	}
 	if rest, ok := strings.CutPrefix(rest, "block."); ok {
 		j, inner, _ := strings.Cut(rest, ".")
+		if _, ok := number(j); !ok {
+			return "", false
+		}
 		inner, ok = vaeResnet.toDiffusers(inner)
 		return level + ".resnets." + j + "." + inner, ok
 	}
