@@ -329,3 +329,50 @@ func FuzzParseKey(f *testing.F) {
 		}
 	})
 }
+
+// FuzzRead reads whole files: an error that names the file, or valid modules that can be written and read again.
+func FuzzRead(f *testing.F) {
+	modules, known := sample()
+	dir := f.TempDir()
+	for i, dtype := range []weights.DType{weights.F16, weights.F32} {
+		path := filepath.Join(dir, fmt.Sprint(i))
+		if err := Write(path, modules, dtype, map[string]string{"lora_adapter_metadata": `{"unet.lora_alpha": 3, "unet.use_rslora": true}`}); err != nil {
+			f.Fatal(err)
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(content)
+		f.Add([]byte(strings.NewReplacer("lora_unet_conv_in.lora_down", "unet.conv_in.lora_AAAAAAA").Replace(string(content))))
+	}
+	f.Fuzz(func(t *testing.T, content []byte) {
+		path := filepath.Join(t.TempDir(), "x.safetensors")
+		if err := os.WriteFile(path, content, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if src, err := weights.Open(path); err == nil {
+			Describe(src)
+			src.Close()
+		}
+		got, _, err := Read(path, known)
+		if err != nil {
+			if !strings.Contains(err.Error(), path) {
+				t.Errorf("the error does not name the file: %v", err)
+			}
+			return
+		}
+		for _, m := range got {
+			if err := m.Validate(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		again := filepath.Join(t.TempDir(), "y.safetensors")
+		if err := Write(again, got, weights.F32, nil); err != nil {
+			return // an alpha so far from the others that up overflows
+		}
+		if twice, _, err := Read(again, known); err != nil || len(twice) != len(got) {
+			t.Errorf("%d of %d modules again: %v", len(twice), len(got), err)
+		}
+	})
+}
