@@ -264,6 +264,54 @@ func TestDirectory(t *testing.T) {
 	}
 }
 
+// A release has, of each step count, the whole model, its UNet and, where there is one, the LoRA, all of which say how to
+// sample with them.
+func TestRelease(t *testing.T) {
+	d, c := fakeRun(t)
+	steps, err := distill.Plan(c)
+	must(t, err)
+	out := filepath.Join(t.TempDir(), "release")
+	files, err := Release(d, c, steps, "mini", out, weights.F16, nil)
+	must(t, err)
+	var names []string
+	for _, f := range files {
+		names = append(names, filepath.Base(f))
+	}
+	want := []string{"mini_8step_lora.safetensors", "mini_8step.safetensors", "mini_8step_unet.safetensors", "mini_8step_scheduler_config.json", "mini_8step_comfyui.json",
+		"mini_1step_x0.safetensors", "mini_1step_unet_x0.safetensors", "mini_1step_scheduler_config.json", "mini_1step_comfyui.json"}
+	if !slices.Equal(names, want) {
+		t.Errorf("files %v, want %v", names, want)
+	}
+	for _, path := range files {
+		if filepath.Ext(path) == ".json" {
+			continue
+		}
+		f, err := weights.Open(path)
+		must(t, err)
+		spec, _ := weights.ParseModelSpec(f.Metadata())
+		if n := fmt.Sprintf("_%dstep", spec.SamplerSteps); !strings.Contains(path, n) || spec.DataHash == "" || (spec.PredictionType == "sample") != strings.Contains(path, "_x0") {
+			t.Errorf("%s: %+v", path, spec)
+		}
+		f.Close()
+	}
+	single, err := weights.Open(filepath.Join(out, "mini_8step.safetensors"))
+	must(t, err)
+	defer single.Close()
+	unet, err := weights.Open(filepath.Join(out, "mini_8step_unet.safetensors"))
+	must(t, err)
+	defer unet.Close()
+	if a, b := floats(t, single, "model.diffusion_model.middle_block.1.proj_in.weight"), floats(t, unet, linear+".weight"); !slices.Equal(a, b) {
+		t.Errorf("%v and %v", a[:3], b[:3])
+	}
+	var nodes map[string]node
+	raw, err := os.ReadFile(filepath.Join(out, "mini_1step_comfyui.json"))
+	must(t, err)
+	must(t, json.Unmarshal(raw, &nodes))
+	if nodes["1"].Inputs["ckpt_name"] != "mini_1step_x0.safetensors" || nodes["3"].Class != "ModelSamplingDiscrete" || nodes["2"].Class != "" {
+		t.Errorf("workflow %s", raw)
+	}
+}
+
 func TestBadResults(t *testing.T) {
 	d, c := fakeRun(t)
 	if err := Artifact(d, c, stepOf(t, c, "4", "lora-uncond")); err == nil || !strings.Contains(err.Error(), "no result of stage 4") {
