@@ -29,7 +29,9 @@ func newConvert(a *app) *cobra.Command {
 			"takes the rest of a model from --base. Without --to, an OUT that ends in .safetensors becomes a single file and\n" +
 			"anything else a directory. Tensors are streamed, and OUT appears complete or not at all.\n\n" +
 			"A single file holds no configuration and no tokenizer. What fewstep writes carries them in its metadata; for other\n" +
-			"files they are SDXL's.",
+			"files they are SDXL's.\n\n" +
+			"A LoRA of any naming becomes one with kohya's names, which every program loads; its layers must be SDXL's, or those\n" +
+			"of --base.",
 		Example: "  fewstep convert juggernaut.safetensors models/juggernaut\n" +
 			"  fewstep convert models/juggernaut juggernaut-bf16.safetensors --dtype bf16\n" +
 			"  fewstep convert 4step_unet.safetensors 4step.safetensors --base models/juggernaut",
@@ -67,6 +69,9 @@ func (a *app) convert(ctx context.Context, o convertOptions) error {
 	}
 	if err := a.localAll(ctx, &o.in, &o.base); err != nil {
 		return err
+	}
+	if isLoRA(o.in) {
+		return a.convertLoRA(o)
 	}
 	b, err := openBundle(o.in, o.base, o.tokenizer)
 	if err != nil {

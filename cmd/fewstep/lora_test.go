@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -106,6 +107,42 @@ func TestLoRAMergeAndExtract(t *testing.T) {
 	}
 	if d := apart(t, base, unetOf(t, off)); d != 0 {
 		t.Errorf("at strength 0 a weight is %g off", d)
+	}
+	// PEFT's names become kohya's.
+	f, err := weights.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var peft []weights.Tensor
+	for _, m := range []string{"mid_block.attentions.0.proj_in", "mid_block.resnets.0.conv1", "up_blocks.2.resnets.0.conv_shortcut"} {
+		for from, to := range map[string]string{".lora_down.weight": ".lora_A.weight", ".lora_up.weight": ".lora_B.weight"} {
+			x, err := f.Tensor("lora_unet_" + strings.ReplaceAll(m, ".", "_") + from)
+			if err != nil {
+				t.Fatal(err)
+			}
+			x.Name = "unet." + m + to
+			peft = append(peft, x)
+		}
+	}
+	other := filepath.Join(dir, "peft.safetensors")
+	if err := weights.Write(other, peft, map[string]string{"lora_adapter_metadata": `{"unet.lora_alpha": 1}`}); err != nil {
+		t.Fatal(err)
+	}
+	kohya := filepath.Join(dir, "kohya.safetensors")
+	if _, errs, code := runCommand(t, "convert", other, kohya, "--base", mini); code != 0 {
+		t.Fatalf("code %d, %q", code, errs)
+	}
+	g, err := weights.Open(kohya)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	if !slices.Equal(f.Names(), g.Names()) || apart(t, f, g) != 0 {
+		t.Errorf("names %v, %g off", g.Names(), apart(t, f, g))
+	}
+	if _, errs, code := runCommand(t, "convert", other, filepath.Join(dir, "x"), "--to", "directory"); code != 2 || !strings.Contains(errs, "is a LoRA") {
+		t.Errorf("code %d, %q", code, errs)
 	}
 	for _, c := range []struct {
 		want string
