@@ -15,9 +15,9 @@ import (
 	"fewstep/model/weights"
 )
 
-var fullSize = flag.String("fullsize", "", "folder to write sdxl.safetensors to: random weights of SDXL's size, 6.9 GB")
+var fullSize = flag.String("fullsize", "", "folder to write to: sdxl.safetensors, random weights of SDXL's size, 6.9 GB, and tuned.safetensors, another UNet, 5.1 GB")
 
-// TestWriteFullSize writes the file that README.md's figures are measured with. It does nothing without -fullsize.
+// TestWriteFullSize writes the files that README.md's figures are measured with. It does nothing without -fullsize.
 func TestWriteFullSize(t *testing.T) {
 	if *fullSize == "" {
 		t.Skip("-fullsize names no folder")
@@ -27,6 +27,16 @@ func TestWriteFullSize(t *testing.T) {
 		tensors[i].Fill = func() ([]byte, error) { return randomHalves(x.Name, x.Elements()), nil }
 	}
 	if err := weights.Write(filepath.Join(*fullSize, "sdxl.safetensors"), tensors, nil); err != nil {
+		t.Fatal(err)
+	}
+	var unet []weights.Tensor
+	for _, x := range tensors {
+		if strings.HasPrefix(x.Name, "model.diffusion_model.") {
+			x.Fill = func() ([]byte, error) { return randomHalves("tuned "+x.Name, x.Elements()), nil }
+			unet = append(unet, x)
+		}
+	}
+	if err := weights.Write(filepath.Join(*fullSize, "tuned.safetensors"), unet, nil); err != nil {
 		t.Fatal(err)
 	}
 }
