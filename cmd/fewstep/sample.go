@@ -99,6 +99,7 @@ func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 	if err != nil {
 		return err
 	}
+	defer w.Close()
 	a.samplerOf(cmd, w, &o)
 	images, err := draw(cmd.Context(), e, p, specs, w, o)
 	if err != nil {
@@ -147,7 +148,7 @@ func (a *app) samplerOf(cmd *cobra.Command, w *pipeline.Weights, o *sampleOption
 
 // draw makes one picture [S·S·3] per prompt.
 func draw(ctx context.Context, e *engine.Engine, p *pipeline.Pipeline, specs []nn.Spec, w *pipeline.Weights, o sampleOptions) ([][]float32, error) {
-	model, err := e.Load(specs, w.Values, nil)
+	model, err := w.Load(e, specs)
 	if err != nil {
 		return nil, fmt.Errorf("%s/unet: %w", o.model, err)
 	}
