@@ -101,6 +101,9 @@ func (a *app) eval(cmd *cobra.Command, o evalOptions) error {
 		return err
 	}
 	defer w.Close()
+	for _, note := range w.Notes {
+		a.log.Warn(note)
+	}
 	if w.Steps > 0 {
 		if !cmd.Flags().Changed("steps") {
 			o.steps = []int{w.Steps}

@@ -100,6 +100,9 @@ func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 		return err
 	}
 	defer w.Close()
+	for _, note := range w.Notes {
+		a.log.Warn(note)
+	}
 	a.samplerOf(cmd, w, &o)
 	images, err := draw(cmd.Context(), e, p, specs, w, o)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -95,6 +96,41 @@ func TestRoundTrips(t *testing.T) {
 	for _, name := range append(smallFiles(), "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors",
 		"text_encoder/model.safetensors", "text_encoder_2/model.safetensors") {
 		same(t, filepath.Join(mini, name), at("b/"+name))
+	}
+}
+
+// Shards and variants are read as the plain files are.
+func TestShardsAndVariants(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "sharded")
+	must(t, os.CopyFS(dir, os.DirFS(mini)))
+	path := filepath.Join(dir, "unet", "diffusion_pytorch_model.safetensors")
+	f, err := weights.Open(path)
+	must(t, err)
+	defer f.Close()
+	index := map[string]any{"metadata": map[string]any{}, "weight_map": map[string]string{}}
+	var shards [2][]weights.Tensor
+	for i, name := range f.Names() {
+		x, err := f.Tensor(name)
+		must(t, err)
+		shards[i%2] = append(shards[i%2], x)
+		index["weight_map"].(map[string]string)[name] = fmt.Sprintf("part-%d.safetensors", i%2)
+	}
+	for i, tensors := range shards {
+		must(t, weights.Write(filepath.Join(dir, "unet", fmt.Sprintf("part-%d.safetensors", i)), tensors, nil))
+	}
+	must(t, os.WriteFile(path+".index.json", indented(index), 0o666))
+	must(t, os.Remove(path))
+	must(t, os.Rename(filepath.Join(dir, "vae", "diffusion_pytorch_model.safetensors"), filepath.Join(dir, "vae", "diffusion_pytorch_model.fp16.safetensors")))
+	b := open(t, dir)
+	must(t, b.CheckAll())
+	out := filepath.Join(t.TempDir(), "out")
+	must(t, b.WriteDirectory(out, WriteOptions{}))
+	for _, name := range []string{"unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"} {
+		same(t, filepath.Join(mini, name), filepath.Join(out, name))
+	}
+	must(t, os.Remove(filepath.Join(dir, "unet", "part-1.safetensors")))
+	if _, err := b.Weights(ldm.UNet); err == nil || !strings.Contains(err.Error(), "part-1.safetensors") || !strings.Contains(err.Error(), "index.json") {
+		t.Errorf("a missing shard: %v", err)
 	}
 }
 

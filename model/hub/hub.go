@@ -138,10 +138,13 @@ func repoDir(repo string) string {
 
 // explain adds what to do about a refusal.
 func explain(text string, err error) error {
-	switch s := err.Error(); {
-	case strings.Contains(s, "401") || strings.Contains(s, "403"):
+	answered := func(code string) bool { // by go-huggingface, or by this package
+		return strings.Contains(err.Error(), "status code "+code) || strings.Contains(err.Error(), "hub answers "+code)
+	}
+	switch {
+	case answered("401") || answered("403"):
 		return fmt.Errorf("%s: the hub refuses: accept the model's licence on its page, and put a token that may read it into HF_TOKEN: %w", text, err)
-	case strings.Contains(s, "404"):
+	case answered("404"):
 		return fmt.Errorf("%s: the hub has no such model, revision or file, or HF_TOKEN may not see it: %w", text, err)
 	}
 	return fmt.Errorf("%s: %w", text, err)

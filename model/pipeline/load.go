@@ -20,6 +20,7 @@ type Weights struct {
 	Steps      int                // network calls the weights are made for; 0 = the files do not say
 	Guidance   float64            // classifier-free guidance they are made for, where Steps is given; 0 = none
 	Title      string             // what the file calls itself, may be empty
+	Notes      []string           // what of the files was left out, for the user
 
 	src   weights.Source // diffusers' names
 	close func() error
@@ -147,6 +148,9 @@ func (w *Weights) merge(path string, specs []nn.Spec) error {
 	}
 	if w.src, err = lora.Merged(w.src, modules, 1, weights.F32); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
+	}
+	if n := len(report.TextEncoder); n > 0 {
+		w.Notes = append(w.Notes, fmt.Sprintf("%s: %d modules of text encoders are left out", path, n))
 	}
 	return w.describe(path, report.Metadata)
 }
