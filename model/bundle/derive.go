@@ -109,26 +109,24 @@ func (s *shapes) count(pattern string, args ...any) int {
 
 func unetConfig(s *shapes, pooled int) object {
 	levels := s.count("down_blocks.%d.resnets.0.conv1.weight")
-	var widths, heads, depths []int
+	var widths, heads, layers []int
 	var down, up []string
+	var downDepths, upDepths [][]int
 	text := 0
 	for i := range levels {
 		width := s.dim(fmt.Sprintf("down_blocks.%d.resnets.0.conv1.weight", i), 0)
-		depth := s.count("down_blocks.%d.attentions.0.transformer_blocks.%d.attn2.to_k.weight", i)
-		kind := "DownBlock2D"
-		if depth > 0 {
-			kind = "CrossAttnDownBlock2D"
-			text = s.dim(fmt.Sprintf("down_blocks.%d.attentions.0.transformer_blocks.0.attn2.to_k.weight", i), 1)
-		}
 		if width%headWidth != 0 && s.err == nil {
 			s.err = fmt.Errorf("level %d is %d wide, which does not divide into SDXL's attention heads of %d: %w", i, width, headWidth, ErrUnknownHeads)
 		}
-		widths, heads, depths, down = append(widths, width), append(heads, width/headWidth), append(depths, max(depth, 1)), append(down, kind)
-		kind = "UpBlock2D"
-		if s.has(fmt.Sprintf("up_blocks.%d.attentions.0.norm.weight", i)) {
-			kind = "CrossAttnUpBlock2D"
+		widths, heads = append(widths, width), append(heads, width/headWidth)
+		layers = append(layers, s.count("down_blocks.%d.resnets.%d.conv1.weight", i))
+		depths := s.depths("down_blocks", i)
+		downDepths, down = append(downDepths, depths), append(down, blockType("Down", depths))
+		if depths != nil {
+			text = s.dim(fmt.Sprintf("down_blocks.%d.attentions.0.transformer_blocks.0.attn2.to_k.weight", i), 1)
 		}
-		up = append(up, kind)
+		depths = s.depths("up_blocks", i)
+		upDepths, up = append(upDepths, depths), append(up, blockType("Up", depths))
 	}
 	added := s.dim("add_embedding.linear_1.weight", 1)
 	time := timeWidth
@@ -140,16 +138,75 @@ func unetConfig(s *shapes, pooled int) object {
 	if err != nil && s.err == nil {
 		s.err = err
 	}
-	return object{
+	config := object{
 		"_class_name": "UNet2DConditionModel", "act_fn": "silu", "addition_embed_type": "text_time",
 		"addition_time_embed_dim": time, "attention_head_dim": heads, "block_out_channels": widths,
 		"center_input_sample": false, "cross_attention_dim": text, "down_block_types": down, "downsample_padding": 1,
 		"flip_sin_to_cos": true, "freq_shift": 0, "in_channels": s.dim("conv_in.weight", 1),
-		"layers_per_block": s.count("down_blocks.0.resnets.%d.conv1.weight"), "mid_block_type": "UNetMidBlock2DCrossAttn",
+		"layers_per_block": oneOrAll(layers), "mid_block_type": "UNetMidBlock2DCrossAttn",
 		"norm_eps": 1e-5, "norm_num_groups": groups, "out_channels": s.dim("conv_out.weight", 0),
 		"projection_class_embeddings_input_dim": added, "sample_size": latentSide,
-		"transformer_layers_per_block": depths, "up_block_types": up, "use_linear_projection": len(t.Shape) == 2,
+		"transformer_layers_per_block": depthList(downDepths), "up_block_types": up, "use_linear_projection": len(t.Shape) == 2,
 	}
+	if !mirrored(downDepths, upDepths) {
+		config["reverse_transformer_layers_per_block"] = depthList(upDepths)
+	}
+	return config
+}
+
+func blockType(side string, depths []int) string {
+	if depths == nil {
+		return side + "Block2D"
+	}
+	return "CrossAttn" + side + "Block2D"
+}
+
+// depths are the numbers of transformer blocks of a block's attentions, nil where it has none.
+func (s *shapes) depths(blocks string, block int) (depths []int) {
+	for j := range s.count(blocks+".%d.attentions.%d.norm.weight", block) {
+		depths = append(depths, s.count(blocks+".%d.attentions.%d.transformer_blocks.%d.attn2.to_k.weight", block, j))
+	}
+	return depths
+}
+
+// oneOrAll is the number that all are, or else the list of them.
+func oneOrAll(list []int) any {
+	for _, n := range list {
+		if n != list[0] {
+			return list
+		}
+	}
+	if len(list) == 0 {
+		return 0
+	}
+	return list[0]
+}
+
+// depthList is transformer_layers_per_block: a number by level, and a list where a level's attentions differ. A level
+// without attention has 1, as in SDXL's own file.
+func depthList(depths [][]int) []any {
+	list := make([]any, len(depths))
+	for i, d := range depths {
+		list[i] = 1
+		if len(d) > 0 {
+			list[i] = oneOrAll(d)
+		}
+	}
+	return list
+}
+
+// mirrored says whether each up block's attentions are as deep as its level's in the down blocks, which configs need
+// not say.
+func mirrored(down, up [][]int) bool {
+	for i, d := range up {
+		for _, n := range d {
+			level := down[len(down)-1-i]
+			if len(level) == 0 || oneOrAll(level) != n {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func vaeConfig(s *shapes) object {

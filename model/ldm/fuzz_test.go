@@ -59,7 +59,7 @@ func FuzzCheckpoint(f *testing.F) {
 			}
 			components[component] = src
 		}
-		if src := components[UNet]; src != nil && namesOfDiffusers(src.Names()).layers != namesOfLDM(restOf(file, UNet)).layers {
+		if src := components[UNet]; src != nil && !slices.Equal(namesOfDiffusers(src.Names()).layers, namesOfLDM(restOf(file, UNet)).layers) {
 			return // without its down blocks, a UNet's numbers cannot be told
 		}
 		if src := components[VAE]; src != nil && vaeNamesOf(src.Names()) != vaeNamesOf(restOf(file, VAE)) {

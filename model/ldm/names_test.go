@@ -192,11 +192,73 @@ func TestUNetModules(t *testing.T) {
 		"up_blocks.1.upsamplers.0.conv":                              "output_blocks.5.2.conv",
 		"up_blocks.2.resnets.2.conv_shortcut":                        "output_blocks.8.0.skip_connection",
 	}
-	var known []string
-	for path := range want {
-		known = append(known, path)
+	known := []string{"other", "mid_block.x.y.z", "up_blocks.a.resnets.b.conv1", "up_blocks.9.resnets.0.conv1"}
+	for _, l := range reference(t) {
+		for _, name := range l.origins {
+			if path, ok := strings.CutSuffix(name, ".weight"); ok && l.component == UNet {
+				known = append(known, path)
+			}
+		}
 	}
-	if got := UNetModules(append(known, "other", "mid_block.x.y.z", "up_blocks.a.resnets.b.conv1")); !reflect.DeepEqual(got, want) {
-		t.Errorf("got %v, want %v", got, want)
+	got := UNetModules(known)
+	for path, ldm := range want {
+		if got[path] != ldm {
+			t.Errorf("%s is %q, want %q", path, got[path], ldm)
+		}
+	}
+	for _, path := range known[:4] {
+		if got[path] != "" {
+			t.Errorf("%s is %q", path, got[path])
+		}
+	}
+	if len(got) < 800 {
+		t.Errorf("%d paths", len(got))
+	}
+}
+
+// Levels with different numbers of resnets are numbered through, as LDM's code builds them from a list.
+func TestUnevenLevels(t *testing.T) {
+	var names []string
+	for i, n := range []int{1, 3, 2} {
+		for j := range n {
+			names = append(names, fmt.Sprintf("down_blocks.%d.resnets.%d.conv1.weight", i, j))
+		}
+		if i < 2 {
+			names = append(names, fmt.Sprintf("down_blocks.%d.downsamplers.0.conv.weight", i))
+		}
+		for j := range []int{2, 3, 1}[i] + 1 { // coarsest first
+			names = append(names, fmt.Sprintf("up_blocks.%d.resnets.%d.conv1.weight", i, j))
+		}
+		if i < 2 {
+			names = append(names, fmt.Sprintf("up_blocks.%d.upsamplers.0.conv.weight", i))
+		}
+	}
+	names = append(names, "up_blocks.1.attentions.3.norm.weight", "down_blocks.1.attentions.2.norm.weight")
+	u := namesOfDiffusers(names)
+	var ldm []string
+	for _, name := range names {
+		to, ok := u.toLDM(name)
+		if !ok {
+			t.Fatalf("%s has no name", name)
+		}
+		ldm = append(ldm, to)
+	}
+	for name, want := range map[string]string{
+		"down_blocks.1.resnets.0.conv1.weight": "input_blocks.3.0.in_layers.2.weight", "down_blocks.2.resnets.1.conv1.weight": "input_blocks.8.0.in_layers.2.weight",
+		"up_blocks.1.resnets.0.conv1.weight": "output_blocks.3.0.in_layers.2.weight", "up_blocks.1.upsamplers.0.conv.weight": "output_blocks.6.2.conv.weight",
+		"up_blocks.0.upsamplers.0.conv.weight": "output_blocks.2.1.conv.weight", "up_blocks.2.resnets.1.conv1.weight": "output_blocks.8.0.in_layers.2.weight",
+	} {
+		if got, _ := u.toLDM(name); got != want {
+			t.Errorf("%s is %s, want %s", name, got, want)
+		}
+	}
+	back := namesOfLDM(ldm)
+	if !slices.Equal(back.layers, []int{1, 3, 2}) {
+		t.Errorf("layers %v", back.layers)
+	}
+	for i, name := range ldm {
+		if got, ok := back.toDiffusers(name); !ok || got != names[i] {
+			t.Errorf("%s is %s, want %s", name, got, names[i])
+		}
 	}
 }

@@ -1,15 +1,48 @@
 package ldm
 
 import (
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 )
 
 // unetNames translates UNet tensor and module names. LDM counts the resnets and resamplers of all levels through, so
-// it takes the number of resnets per down block to split them.
+// it takes the number of resnets of each level to tell them apart.
 type unetNames struct {
-	layers   int          // resnets per down block; an up block has one more
+	layers   []int        // resnets of each down block, finest first; the up block of a level has one more
 	attended map[int]bool // up blocks with attention, behind which the upsampler comes third
+}
+
+// input is where a down block begins among the input blocks, the first of which is conv_in.
+func (u unetNames) input(block int) int {
+	at := 1
+	for _, n := range u.layers[:block] {
+		at += n + 1
+	}
+	return at
+}
+
+// output is where an up block begins among the output blocks, which come from the coarsest level.
+func (u unetNames) output(block int) int {
+	at := 0
+	for i := range block {
+		at += u.up(i) + 1
+	}
+	return at
+}
+
+// up is the number of resnets of an up block, less one.
+func (u unetNames) up(block int) int { return u.layers[len(u.layers)-1-block] }
+
+// split finds the block of n in a row of blocks that begin where start says and are as long as length says.
+func (u unetNames) split(n int, start, length func(block int) int) (block, place int, ok bool) {
+	for i := range u.layers {
+		if at := start(i); n >= at && n <= at+length(i) {
+			return i, n - at, true
+		}
+	}
+	return 0, 0, false
 }
 
 var unetOutside = pairs{
@@ -31,7 +64,7 @@ var unetResnet = pairs{
 	{"conv_shortcut", "skip_connection"},
 }
 
-// namesOfDiffusers finds the structure in diffusers' names, of modules or of tensors.
+// namesOfDiffusers finds the structure in diffusers' names, of all modules or tensors.
 func namesOfDiffusers(names []string) unetNames {
 	u := unetNames{attended: map[int]bool{}}
 	for _, name := range names {
@@ -42,9 +75,10 @@ func namesOfDiffusers(names []string) unetNames {
 		i, ok1 := number(f[1])
 		j, ok2 := number(f[3])
 		switch {
-		case !ok1 || !ok2:
+		case !ok1 || !ok2 || i >= maxLevels:
 		case f[0] == "down_blocks" && f[2] == "resnets":
-			u.layers = max(u.layers, j+1)
+			u.layers = append(u.layers, make([]int, max(0, i+1-len(u.layers)))...)
+			u.layers[i] = max(u.layers[i], j+1)
 		case f[0] == "up_blocks" && f[2] == "attentions":
 			u.attended[i] = true
 		}
@@ -52,10 +86,14 @@ func namesOfDiffusers(names []string) unetNames {
 	return u
 }
 
+// maxLevels keeps a number in a name from asking for memory.
+const maxLevels = 64
+
 // namesOfLDM finds the structure in LDM's names without their prefix: downsamplers part the levels.
 func namesOfLDM(names []string) unetNames {
-	first, last := 0, 0 // downsampler, block
-	var attended []int  // output blocks
+	last := 0
+	ends := map[int]bool{}     // input blocks that are downsamplers
+	attended := map[int]bool{} // output blocks
 	for _, name := range names {
 		f := strings.Split(name, ".")
 		if len(f) < 4 {
@@ -65,20 +103,24 @@ func namesOfLDM(names []string) unetNames {
 		switch {
 		case !ok:
 		case f[0] == "output_blocks" && f[2] == "1" && f[3] != "conv":
-			attended = append(attended, n)
+			attended[n] = true
 		case f[0] == "input_blocks":
 			last = max(last, n)
-			if f[3] == "op" && (first == 0 || n < first) {
-				first = n
+			if f[3] == "op" {
+				ends[n] = true
 			}
 		}
 	}
-	if first == 0 { // one level
-		first = last + 1
+	u := unetNames{attended: map[int]bool{}}
+	before := 0
+	for _, end := range append(slices.Sorted(maps.Keys(ends)), last+1) {
+		u.layers = append(u.layers, end-before-1)
+		before = end
 	}
-	u := unetNames{layers: first - 1, attended: map[int]bool{}}
-	for _, n := range attended {
-		u.attended[n/first] = true
+	for n := range attended {
+		if i, _, ok := u.split(n, u.output, u.up); ok {
+			u.attended[i] = true
+		}
 	}
 	return u
 }
@@ -107,6 +149,9 @@ func (u unetNames) toLDM(name string) (string, bool) {
 		return "", false
 	}
 	inner := strings.Join(f[4:], ".")
+	if f[0] != "mid_block" && i >= len(u.layers) {
+		return "", false
+	}
 	switch f[2] {
 	case "resnets":
 		var ok bool
@@ -120,26 +165,26 @@ func (u unetNames) toLDM(name string) (string, bool) {
 		}
 		inner = "op" + rest
 	}
-	join := func(block string, at, slot int) (string, bool) {
-		return block + "." + strconv.Itoa(at) + "." + strconv.Itoa(slot) + "." + inner, true
+	join := func(block string, at, slot int, ok bool) (string, bool) {
+		return block + "." + strconv.Itoa(at) + "." + strconv.Itoa(slot) + "." + inner, ok
 	}
 	switch f[0] + "." + f[2] {
 	case "down_blocks.resnets":
-		return join("input_blocks", 1+i*(u.layers+1)+j, 0)
+		return join("input_blocks", u.input(i)+j, 0, j < u.layers[i])
 	case "down_blocks.attentions":
-		return join("input_blocks", 1+i*(u.layers+1)+j, 1)
+		return join("input_blocks", u.input(i)+j, 1, j < u.layers[i])
 	case "down_blocks.downsamplers":
-		return join("input_blocks", (i+1)*(u.layers+1), 0)
+		return join("input_blocks", u.input(i)+u.layers[i], 0, j == 0)
 	case "mid_block.resnets":
 		return "middle_block." + strconv.Itoa(2*j) + "." + inner, true
 	case "mid_block.attentions":
 		return "middle_block." + strconv.Itoa(2*j+1) + "." + inner, true
 	case "up_blocks.resnets":
-		return join("output_blocks", i*(u.layers+1)+j, 0)
+		return join("output_blocks", u.output(i)+j, 0, j <= u.up(i))
 	case "up_blocks.attentions":
-		return join("output_blocks", i*(u.layers+1)+j, 1)
+		return join("output_blocks", u.output(i)+j, 1, j <= u.up(i))
 	case "up_blocks.upsamplers":
-		return join("output_blocks", i*(u.layers+1)+u.layers, u.upsampler(i))
+		return join("output_blocks", u.output(i)+u.up(i), u.upsampler(i), j == 0)
 	}
 	return "", false
 }
@@ -178,20 +223,20 @@ func (u unetNames) toDiffusers(name string) (string, bool) {
 	if !ok1 || !ok2 {
 		return "", false
 	}
-	block := "up_blocks"
+	block, start, length := "up_blocks", u.output, u.up
 	if f[0] == "input_blocks" {
-		block = "down_blocks"
-		n-- // the first is conv_in
+		block, start, length = "down_blocks", u.input, func(i int) int { return u.layers[i] }
 	} else if f[0] != "output_blocks" {
 		return "", false
 	}
-	i, j := n/(u.layers+1), n%(u.layers+1)
+	i, j, ok := u.split(n, start, length)
+	if !ok {
+		return "", false
+	}
 	level := block + "." + strconv.Itoa(i)
 	inner := strings.Join(f[3:], ".")
-	atEnd := j == u.layers
+	atEnd := j == length(i)
 	switch {
-	case n < 0:
-		return "", false
 	case block == "down_blocks" && atEnd:
 		return level + ".downsamplers.0.conv." + strings.Join(f[4:], "."), slot == 0 && f[3] == "op" && len(f) > 4
 	case slot == 0:

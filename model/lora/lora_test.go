@@ -152,8 +152,8 @@ func TestReadNamings(t *testing.T) {
 			if err := weights.Write(path, tensors, nil); err != nil {
 				t.Fatal(err)
 			}
-			// LDM names count the resnets of a down block.
-			got, report, err := Read(path, append(known, "down_blocks.0.resnets.0.conv1", "down_blocks.0.resnets.1.conv1"))
+			// LDM names count the resnets of the down blocks.
+			got, report, err := Read(path, append(known, "down_blocks.0.resnets.0.conv1", "down_blocks.0.resnets.1.conv1", "down_blocks.1.resnets.0.conv1"))
 			if err != nil || !reflect.DeepEqual(got, want) {
 				t.Errorf("%s: read %+v (%v), want %+v", c.name, got, err, want)
 			}

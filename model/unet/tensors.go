@@ -13,15 +13,18 @@ func (c *Config) Tensors() map[string][]int {
 	t.linear("add_embedding.linear_2", wide, wide, true)
 	levels := len(c.BlockOutChannels)
 	in := c.BlockOutChannels[0]
+	skips := []int{in}
 	for i, ch := range c.BlockOutChannels {
 		block := fmt.Sprintf("down_blocks.%d.", i)
 		for j := range c.LayersPerBlock {
 			t.resnet(fmt.Sprintf("%sresnets.%d.", block, j), in, ch, wide)
-			in = ch
 			t.transformer(fmt.Sprintf("%sattentions.%d.", block, j), ch, c.depth(c.DownBlockTypes[i], i), c)
+			in = ch
+			skips = append(skips, ch)
 		}
 		if i < levels-1 {
 			t.conv(block+"downsamplers.0.conv", ch, ch, 3)
+			skips = append(skips, ch)
 		}
 	}
 	t.resnet("mid_block.resnets.0.", in, in, wide)
@@ -29,16 +32,14 @@ func (c *Config) Tensors() map[string][]int {
 	t.resnet("mid_block.resnets.1.", in, in, wide)
 	for i := range levels {
 		level := levels - 1 - i
-		ch, finer := c.BlockOutChannels[level], c.BlockOutChannels[max(level-1, 0)]
+		ch := c.BlockOutChannels[level]
 		block := fmt.Sprintf("up_blocks.%d.", i)
 		for j := range c.LayersPerBlock + 1 {
-			skip := ch
-			if j == c.LayersPerBlock {
-				skip = finer
-			}
+			skip := skips[len(skips)-1]
+			skips = skips[:len(skips)-1]
 			t.resnet(fmt.Sprintf("%sresnets.%d.", block, j), in+skip, ch, wide)
-			in = ch
 			t.transformer(fmt.Sprintf("%sattentions.%d.", block, j), ch, c.depth(c.UpBlockTypes[i], level), c)
+			in = ch
 		}
 		if i < levels-1 {
 			t.conv(block+"upsamplers.0.conv", ch, ch, 3)
