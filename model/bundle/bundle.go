@@ -182,7 +182,7 @@ func (b *Bundle) File(name string) ([]byte, error) {
 		return os.ReadFile(filepath.Join(b.Path, filepath.FromSlash(name)))
 	}
 	for component, folder := range tokenizerOf {
-		if path.Dir(name) == folder && b.Has(component) && b.files[folder+"/vocab.json"] == nil {
+		if path.Dir(name) == folder && b.Has(component) && !b.hasTokenizer(folder) {
 			if err := b.findTokenizer(component); err != nil {
 				return nil, err
 			}

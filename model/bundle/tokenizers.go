@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 
 	"fewstep/model/clip"
 	"fewstep/model/ldm"
@@ -19,7 +20,16 @@ var (
 	padOf       = map[string]string{ldm.Text: "<|endoftext|>", ldm.Text2: "!"}
 )
 
-var tokenizerFiles = []string{"vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"}
+// tokenizerFiles are the files of a tokenizer folder, not all of which each folder has.
+var tokenizerFiles = []string{"vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json"}
+
+// isTokenizer says whether a small file is part of a tokenizer.
+func isTokenizer(name string) bool { return slices.Contains(tokenizerFiles, path.Base(name)) }
+
+// hasTokenizer says whether files of a tokenizer folder are known.
+func (b *Bundle) hasTokenizer(folder string) bool {
+	return slices.ContainsFunc(tokenizerFiles, func(file string) bool { return b.files[path.Join(folder, file)] != nil })
+}
 
 // findTokenizer adds the tokenizer of a single file's text encoder: from the named folder, OpenAI's for its size of
 // vocabulary, or from beside the file.
@@ -65,11 +75,11 @@ func (b *Bundle) vocabulary(component string) (words, tokens int, err error) {
 
 // HasTokenizers says whether the tokenizers are known without a folder that the user names.
 func (b *Bundle) HasTokenizers() bool {
-	for component, name := range tokenizerOf {
+	for component := range tokenizerOf {
 		if words, _, err := b.vocabulary(component); err == nil && words == clip.StandardSize && b.tokenizers == "" && b.files != nil {
 			continue
 		}
-		if _, err := b.File(name + "/vocab.json"); err != nil {
+		if _, err := b.Tokenizer(component); err != nil {
 			return false
 		}
 	}
@@ -79,12 +89,15 @@ func (b *Bundle) HasTokenizers() bool {
 func (b *Bundle) readTokenizer(folder, name string) error {
 	for _, file := range tokenizerFiles {
 		content, err := os.ReadFile(filepath.Join(folder, file))
-		if errors.Is(err, fs.ErrNotExist) && file == "special_tokens_map.json" {
+		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		} else if err != nil {
 			return err
 		}
 		b.files[path.Join(name, file)] = content
+	}
+	if !b.hasTokenizer(name) {
+		return fmt.Errorf("no tokenizer in %s: %w", folder, fs.ErrNotExist)
 	}
 	return nil
 }

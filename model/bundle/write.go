@@ -57,6 +57,11 @@ func (b *Bundle) WriteDirectory(out string, opt WriteOptions) error {
 		components[component] = tensors
 		total += size(tensors)
 	}
+	for component := range tokenizerOf {
+		if _, err := b.Tokenizer(component); err != nil {
+			return err
+		}
+	}
 	metadata, err := b.Metadata()
 	if err != nil {
 		return err
@@ -64,7 +69,7 @@ func (b *Bundle) WriteDirectory(out string, opt WriteOptions) error {
 	return atomicfile.WriteDir(out, func(folder string) error {
 		for _, name := range smallFiles() {
 			content, err := b.File(name)
-			if errors.Is(err, fs.ErrNotExist) && path.Base(name) == "special_tokens_map.json" {
+			if errors.Is(err, fs.ErrNotExist) && isTokenizer(name) {
 				continue
 			} else if err != nil {
 				return err
@@ -158,7 +163,7 @@ func (b *Bundle) addFiles(metadata map[string]string) error {
 		switch {
 		case standard[path.Dir(name)]:
 			continue
-		case errors.Is(err, fs.ErrNotExist) && path.Base(name) == "special_tokens_map.json":
+		case errors.Is(err, fs.ErrNotExist) && isTokenizer(name):
 			continue
 		case err != nil:
 			return err
