@@ -146,7 +146,11 @@ func (b *Bundle) Has(component string) bool {
 // Complete says whether all four components are there; the error names one that is not.
 func (b *Bundle) Complete() error {
 	for _, component := range ldm.Components {
-		if !b.Has(component) {
+		if b.Layout == Directory {
+			if _, err := weights.ModelFiles(filepath.Join(b.Path, component)); err != nil {
+				return err
+			}
+		} else if !b.Has(component) {
 			return fmt.Errorf("%s: it holds no %s", b.Path, component)
 		}
 	}
