@@ -118,7 +118,7 @@ func (a *app) write(b *bundle.Bundle, to bundle.Layout, out string, dtype weight
 	return err
 }
 
-// openBundle opens a model, and puts one that is a UNet alone into its base.
+// openBundle opens a model, and takes what it lacks, as a UNet alone does, from its base.
 func openBundle(path, base, tokenizer string) (*bundle.Bundle, error) {
 	b, err := bundle.Open(path, bundle.Options{Tokenizers: tokenizer})
 	if err != nil || base == "" {

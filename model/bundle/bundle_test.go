@@ -317,6 +317,31 @@ func TestReadOnlyTarget(t *testing.T) {
 	}
 }
 
+// A file without a VAE keeps its own text encoders, and takes the VAE alone from its base.
+func TestTake(t *testing.T) {
+	name := "conditioner.embedders.0.transformer.text_model.final_layer_norm.bias"
+	path := rewrite(t, func(x map[string]weights.Tensor, _ map[string]string) {
+		maps.DeleteFunc(x, func(n string, _ weights.Tensor) bool { return strings.HasPrefix(n, "first_stage_model.") })
+		x[name] = weights.FromFloat32(name, []int{64}, slices.Repeat([]float32{7}, 64), weights.F16)
+	})
+	whole := open(t, mini)
+	must(t, whole.Take(open(t, path)))
+	must(t, whole.Complete())
+	out := filepath.Join(t.TempDir(), "out.safetensors")
+	must(t, whole.WriteSingleFile(out, WriteOptions{}))
+	f, err := weights.Open(out)
+	must(t, err)
+	defer f.Close()
+	x, err := f.Tensor(name)
+	must(t, err)
+	if v, err := x.Float32(); err != nil || v[0] != 7 || len(v) != 64 {
+		t.Errorf("%v, %v", v, err)
+	}
+	if _, err := f.Tensor("first_stage_model.quant_conv.weight"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestTakeRefusesAnotherModel(t *testing.T) {
 	b := open(t, mini)
 	src, err := b.Weights(ldm.UNet)

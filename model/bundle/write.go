@@ -263,21 +263,27 @@ func (b *Bundle) ReplaceFile(name string, content []byte) { b.replacedFiles[name
 // ReplaceMetadata puts something else in the place of what the model says about itself.
 func (b *Bundle) ReplaceMetadata(metadata map[string]string) { b.replacedMetadata = metadata }
 
-// Take puts a UNet file's UNet, and what it says about itself, in this model's UNet's place. The other bundle must stay
-// open as long as this one, which closes it.
-func (b *Bundle) Take(unet *Bundle) error {
-	src, err := unet.Weights(ldm.UNet)
-	if err != nil {
-		return err
+// Take puts what another model has, which may be a UNet alone, in the place of this one's components, and what it says
+// about itself. The two must be of one architecture. The other bundle must stay open as long as this one, which closes
+// it.
+func (b *Bundle) Take(other *Bundle) error {
+	for _, component := range ldm.Components {
+		if !other.Has(component) {
+			continue
+		}
+		src, err := other.Weights(component)
+		if err != nil {
+			return err
+		}
+		if err := b.Replace(component, src); err != nil {
+			return fmt.Errorf("%s: %w", other.Path, err)
+		}
 	}
-	if err := b.Replace(ldm.UNet, src); err != nil {
-		return fmt.Errorf("%s: %w", unet.Path, err)
-	}
-	metadata, err := unet.Metadata()
+	metadata, err := other.Metadata()
 	if err != nil {
 		return err
 	}
 	b.ReplaceMetadata(metadata)
-	b.opened = append(b.opened, unet)
+	b.opened = append(b.opened, other)
 	return nil
 }
