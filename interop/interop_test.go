@@ -25,7 +25,9 @@ const prompt = "cat face, noto style"
 type task struct {
 	Do         string           `json:"do"`
 	Out        string           `json:"out"`
-	Model      string           `json:"model"`
+	Model      string           `json:"model,omitempty"`
+	Single     string           `json:"path,omitempty"`   // a single file in the model's place
+	Config     string           `json:"config,omitempty"` // where diffusers finds the single file's configs and tokenizers
 	Variant    string           `json:"variant,omitempty"`
 	LoRA       string           `json:"lora,omitempty"`
 	Kind       string           `json:"kind,omitempty"` // of a save
@@ -102,6 +104,8 @@ func (s *scene) written(t *testing.T) {
 		task{Out: "4 steps", Steps: 4, Model: made.directory(t, "4", s.path("4step"), weights.F32), format: true},
 		task{Out: "4 steps fp16", Steps: 4, Model: made.directory(t, "4", s.path("4step-fp16"), weights.F16)},
 		task{Out: "1 step", Steps: 1, Model: made.directory(t, "1", s.path("1step"), weights.F32)},
+		task{Out: "single file", Steps: 4, Single: made.single(t, "4", s.path("4step.safetensors"), weights.F16), Config: s.path("4step-fp16")},
+		task{Out: "single file f32", Steps: 8, Single: made.single(t, "8", s.path("8step.safetensors"), weights.F32), Config: s.path("4step-fp16"), format: true},
 		task{Out: "lora", Steps: 8, LoRA: made.file("8")},
 		task{Out: "lora merged", Steps: 8, Model: made.directory(t, "8", s.path("8step"), weights.F16), format: true},
 	)
@@ -152,7 +156,7 @@ func sizeOf(p *pipeline.Pipeline, wide bool) pipeline.Size {
 // complete fills in what most drawings share.
 func (s *scene) complete(k task) task {
 	k.Do, k.Prompt = "draw", prompt
-	if k.Model == "" {
+	if k.Model == "" && k.Single == "" {
 		k.Model = s.model
 	}
 	k.Latents = s.noise(k.wide)
@@ -181,6 +185,9 @@ func (s *scene) draw(t *testing.T, tasks ...task) {
 func (s *scene) sample(t *testing.T, k task) {
 	t.Helper()
 	k = s.complete(k)
+	if k.Single != "" {
+		k.Model = k.Single
+	}
 	args := []string{"sample", "--backend", "cpu", "--model", k.Model, "--prompt", k.Prompt, "--latents", k.Latents, "--each", "--out", s.path(k.Out + ".png")}
 	if k.wide {
 		p, err := pipeline.Open(k.Model)

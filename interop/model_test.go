@@ -10,6 +10,7 @@ import (
 	"fewstep/distill"
 	"fewstep/engine"
 	"fewstep/internal/xla"
+	"fewstep/model/bundle"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
 	"fewstep/model/weights"
@@ -98,7 +99,21 @@ func (s *students) file(stage string) string {
 // directory exports a student as a diffusers directory.
 func (s *students) directory(t *testing.T, stage, out string, to weights.DType) string {
 	t.Helper()
-	must(t, export.Directory(s.run, s.config, s.steps[stage], out, to))
+	return s.export(t, stage, to, func(b *bundle.Bundle) error { return b.WriteDirectory(out, bundle.WriteOptions{}) }, out)
+}
+
+// single exports a student as a single file.
+func (s *students) single(t *testing.T, stage, out string, to weights.DType) string {
+	t.Helper()
+	return s.export(t, stage, to, func(b *bundle.Bundle) error { return b.WriteSingleFile(out, bundle.WriteOptions{DType: to}) }, out)
+}
+
+func (s *students) export(t *testing.T, stage string, to weights.DType, write func(*bundle.Bundle) error, out string) string {
+	t.Helper()
+	student, close, err := export.Student(s.run, s.config, s.steps[stage], to)
+	must(t, err)
+	defer close()
+	must(t, write(student))
 	return out
 }
 

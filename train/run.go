@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 	"sort"
 	"sync"
 	"time"
@@ -136,9 +137,15 @@ var components = []string{"unet", "vae", "text_encoder", "text_encoder_2"}
 func (r *Run) lineage() (rundir.Lineage, error) {
 	l := rundir.Lineage{FewstepVersion: r.opt.Version, Extra: map[string]string{}}
 	for _, component := range components {
-		files, err := weights.ModelFiles(r.Pipeline.Dir + "/" + component)
-		if err != nil {
+		files := []string{r.Pipeline.Dir} // a single file holds all
+		if info, err := os.Stat(r.Pipeline.Dir); err != nil {
 			return l, err
+		} else if info.IsDir() {
+			if files, err = weights.ModelFiles(r.Pipeline.Dir + "/" + component); err != nil {
+				return l, err
+			}
+		} else if component != "unet" {
+			continue
 		}
 		sort.Strings(files)
 		for i, f := range files {

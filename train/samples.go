@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"fewstep/data"
 	"fewstep/distill"
@@ -44,8 +45,14 @@ func (r *Run) newSamples() (*samples, error) {
 		return nil, err
 	}
 	defer enc.Free()
-	const chunk = 512
-	for start := 0; start < train.Len(); start += chunk {
+	done := func(what string, n, of int, began time.Time, last *time.Time) {
+		if n < of && time.Since(*last) >= 5*time.Second {
+			*last = time.Now()
+			r.opt.Log.Info("encoding", what, n, "of", of, "eta", (time.Since(began) / time.Duration(n) * time.Duration(of-n)).Round(time.Second))
+		}
+	}
+	const chunk = 64
+	for start, began, last := 0, time.Now(), time.Now(); start < train.Len(); start += chunk {
 		var images [][]float32
 		for i := start; i < min(start+chunk, train.Len()); i++ {
 			v, err := train.Image(i, c.Resolution)
@@ -59,13 +66,21 @@ func (r *Run) newSamples() (*samples, error) {
 			return nil, err
 		}
 		s.latents = append(s.latents, z...)
+		done("images", len(s.latents), train.Len(), began, &last)
 	}
 	captions := train.Captions()
 	for i, text := range captions {
 		s.caption[text] = i
 	}
-	s.embeddings, err = enc.Text(captions)
-	return s, err
+	for start, began, last := 0, time.Now(), time.Now(); start < len(captions); start += chunk {
+		z, err := enc.Text(captions[start:min(start+chunk, len(captions))])
+		if err != nil {
+			return nil, err
+		}
+		s.embeddings = append(s.embeddings, z...)
+		done("captions", len(s.embeddings), len(captions), began, &last)
+	}
+	return s, nil
 }
 
 // trainSplit is "train" where the source says which rows are for training.

@@ -86,7 +86,7 @@ func TestRunBadInput(t *testing.T) {
 			spoil: func(t *testing.T, dir string) {
 				edit(t, filepath.Join(dir, "tinymodel", "unet", "config.json"), "    8,\n    16\n", "    12,\n    16\n")
 			},
-			code: exitFailure, want: []string{"unet", "time_embedding.linear_1.weight", "[32 8]", "[48 12]"},
+			code: exitFailure, want: []string{"unet", "add_embedding.linear_1.weight", "[32 56]", "[48 56]"},
 		},
 		"corrupt parquet": {
 			spoil: func(t *testing.T, dir string) { cut(t, filepath.Join(dir, "images.parquet")) },

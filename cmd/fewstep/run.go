@@ -49,6 +49,9 @@ func (a *app) run(cmd *cobra.Command, path string, o runOptions) error {
 	if err != nil {
 		return withCode(exitUsage, err)
 	}
+	if config.Model, err = a.local(cmd.Context(), config.Model); err != nil {
+		return err
+	}
 	rt, err := a.openBackend(xla.Options{})
 	if err != nil {
 		return err

@@ -30,6 +30,7 @@ func init() { register(newSample) }
 type sampleOptions struct {
 	model, out    string
 	unet, lora    string
+	tokenizer     string
 	prompts       []string
 	promptFile    string
 	negative      string
@@ -52,7 +53,7 @@ func newSample(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "sample",
 		Short: "Draw pictures from a model.",
-		Long: "Draws pictures from a model: a diffusers directory, with another UNet or a LoRA over it if one is named.\n" +
+		Long: "Draws pictures from a model: a diffusers directory or a single file, with another UNet or a LoRA over it if one is named.\n" +
 			"Files that fewstep exported say how many steps they are made for, with which guidance, and what they predict.\n\n" +
 			"Samplers: euler is diffusers' EulerDiscreteScheduler with trailing spacing, trained starts at full noise as the\n" +
 			"students are trained and as ComfyUI does, ddim is diffusers' DDIMScheduler with trailing spacing.",
@@ -62,7 +63,8 @@ func newSample(a *app) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.sample(cmd, o) },
 	}
 	f := c.Flags()
-	f.StringVar(&o.model, "model", "assets/mini", "diffusers directory")
+	f.StringVar(&o.model, "model", "assets/mini", "diffusers directory, single file as ComfyUI loads it, or hf:OWNER/NAME")
+	f.StringVar(&o.tokenizer, "tokenizer", "", "folder with tokenizer and tokenizer_2, for a single file whose vocabulary is not OpenAI's")
 	f.StringVar(&o.unet, "unet", "", "UNet state dict in place of the directory's, as in a run's exports folder")
 	f.StringVar(&o.lora, "lora", "", "LoRA file to merge into the UNet")
 	f.StringArrayVarP(&o.prompts, "prompt", "p", nil, "what to draw; repeat for several pictures")
@@ -97,7 +99,10 @@ func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 	if !ok {
 		return usageErrorf("--compute is %q; it must be f32 or bf16", o.compute)
 	}
-	p, err := pipeline.Open(o.model)
+	if err := a.localAll(cmd.Context(), &o.model, &o.unet, &o.lora); err != nil {
+		return err
+	}
+	p, err := pipeline.OpenWith(o.model, o.tokenizer)
 	if err != nil {
 		return err
 	}
@@ -133,6 +138,10 @@ func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 	w, err := p.LoadUNet(specs, o.unet, o.lora)
 	if err != nil {
 		return err
+	}
+	defer w.Close()
+	for _, note := range w.Notes {
+		a.log.Warn(note)
 	}
 	a.samplerOf(cmd, w, &s)
 	if s.Steps < 1 || s.Steps > p.Schedule.T() {
@@ -246,11 +255,10 @@ func (d *drawing) draw(ctx context.Context, specs []nn.Spec, w *pipeline.Weights
 	if err != nil {
 		return nil, err
 	}
-	model, err := d.e.Load(specs, w.Values, nil)
+	model, err := w.Load(d.e, specs)
 	if err != nil {
 		return nil, fmt.Errorf("%s/unet: %w", d.o.model, err)
 	}
-	w.Values = nil // the host's copy
 	latents, err := sample.Latents(ctx, d.e, d.p, model, embeddings, d.s)
 	model.FreeAll()
 	if err != nil {

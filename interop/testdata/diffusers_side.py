@@ -25,8 +25,9 @@ torch.set_num_threads(2)
 torch.set_grad_enabled(False)
 
 
-# Every LoRA of the UNet alone makes diffusers say this of the text encoders.
-HARMLESS = "No LoRA keys associated to CLIPTextModel"
+# Every LoRA of the UNet alone makes diffusers say the first of the text encoders, and every single file the second of its
+# UNet and VAE.
+HARMLESS = ("No LoRA keys associated to CLIPTextModel", "There are modules in ")
 
 
 class Collect(logging.Handler):
@@ -58,9 +59,24 @@ def load(model, dtype="float32", variant=None, lora=None):
         wrong = {k: v for k, v in info.items() if v}
         assert not wrong, f"{model}/{folder}: {wrong}"
     pipe = StableDiffusionXLPipeline.from_pretrained(model, dtype=getattr(torch, dtype), variant=variant)
-    pipe.set_progress_bar_config(disable=True)
     if lora:
         load_lora(pipe, lora)
+    return pipe
+
+
+def load_single(path, config):
+    """A pipeline from a single file, with the configs and tokenizers of a directory. Every tensor must find its place, and
+    every parameter its tensor."""
+    pipe = StableDiffusionXLPipeline.from_single_file(path, config=config, torch_dtype=torch.float32)
+    sizes = {k: v.numel() for k, v in load_file(path).items()}
+    for name, prefix in {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text_encoder": "conditioner.embedders.0.",
+                         "text_encoder_2": "conditioner.embedders.1."}.items():
+        parameters = list(getattr(pipe, name).parameters())
+        assert not any(p.is_meta for p in parameters), f"{path}: {name} lacks tensors"
+        have, want = sum(p.numel() for p in parameters), sum(n for k, n in sizes.items() if k.startswith(prefix))
+        assert have == want, f"{path}: {name} has {have} parameters, the file {want}"
+        sizes = {k: n for k, n in sizes.items() if not k.startswith(prefix)}
+    assert not sizes, f"{path}: no place for {list(sizes)}"
     return pipe
 
 
@@ -75,7 +91,8 @@ def draw(out, latents, steps, guidance=0, prompt="", negative=None, sampler="eul
          **source):
     """Draws one picture from the starting latents and writes a PNG. size is width and height; conditions are keyword
     arguments of the pipeline, pairs of numbers."""
-    pipe = load(**source)
+    pipe = load_single(**source) if "path" in source else load(**source)
+    pipe.set_progress_bar_config(disable=True)
     if sampler == "ddim":
         pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
     assert pipe.scheduler.config.timestep_spacing == "trailing"

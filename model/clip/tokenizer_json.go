@@ -39,9 +39,10 @@ func (m *mergePair) UnmarshalJSON(raw []byte) error {
 }
 
 // readFile takes vocabulary, merges and the special tokens' rules from a tokenizer.json.
-func (t *Tokenizer) readFile(path string) ([]tokenSpec, error) {
+func (t *Tokenizer) readFile(files tokenizerFiles) ([]tokenSpec, error) {
 	var f tokenizerFile
-	if err := readTokenizerJSON(path, &f); err != nil {
+	path := files.path("tokenizer.json")
+	if err := files.json("tokenizer.json", &f); err != nil {
 		return nil, err
 	}
 	if f.Model.Type != "BPE" || f.Model.Suffix != endOfWord || f.Model.Prefix != "" {

@@ -16,7 +16,11 @@ func oneFile(t testing.TB, folder string, merge func(left, right string) any) st
 	var vocab map[string]int32
 	var config map[string]any
 	read := func(name string, into any) {
-		if err := readTokenizerJSON(filepath.Join(folder, name), into); err != nil {
+		raw, err := os.ReadFile(filepath.Join(folder, name))
+		if err == nil {
+			err = json.Unmarshal(raw, into)
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
