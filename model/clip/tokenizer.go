@@ -76,16 +76,6 @@ func ParseTokenizer(dir string, read func(name string) ([]byte, error)) (*Tokeni
 	return t, nil
 }
 
-func (t *Tokenizer) readVocabulary(files tokenizerFiles) error {
-	if err := files.json("vocab.json", &t.ids); err != nil {
-		return err
-	}
-	if err := t.indexTokens(); err != nil {
-		return fmt.Errorf("tokenizer: %s: %w", files.path("vocab.json"), err)
-	}
-	return t.readMerges(files)
-}
-
 // tokenizerFiles are the files of a tokenizer folder.
 type tokenizerFiles struct {
 	dir  string

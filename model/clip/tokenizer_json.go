@@ -38,6 +38,17 @@ func (m *mergePair) UnmarshalJSON(raw []byte) error {
 	return nil
 }
 
+// readVocabulary takes vocabulary and merges from a file each.
+func (t *Tokenizer) readVocabulary(files tokenizerFiles) error {
+	if err := files.json("vocab.json", &t.ids); err != nil {
+		return err
+	}
+	if err := t.indexTokens(); err != nil {
+		return fmt.Errorf("tokenizer: %s: %w", files.path("vocab.json"), err)
+	}
+	return t.readMerges(files)
+}
+
 // readFile takes vocabulary, merges and the special tokens' rules from a tokenizer.json.
 func (t *Tokenizer) readFile(files tokenizerFiles) ([]tokenSpec, error) {
 	var f tokenizerFile
