@@ -79,6 +79,9 @@ func (o evalOptions) config(p *pipeline.Pipeline) (*distill.Config, error) {
 }
 
 func (a *app) eval(cmd *cobra.Command, o evalOptions) error {
+	if err := a.localAll(cmd.Context(), &o.model, &o.unet, &o.lora); err != nil {
+		return err
+	}
 	p, err := pipeline.Open(o.model)
 	if err != nil {
 		return err
