@@ -164,3 +164,21 @@ func TestSave(t *testing.T) {
 		t.Errorf("the old file is gone: %v", err)
 	}
 }
+
+func BenchmarkConvert(b *testing.B) {
+	data, err := Encode(make([]float32, 32<<20), F16)
+	if err != nil {
+		b.Fatal(err)
+	}
+	x := Tensor{Name: "x", DType: F16, Shape: []int{32 << 20}, Data: data}
+	for _, to := range []DType{BF16, F32} {
+		b.Run(string(to), func(b *testing.B) {
+			b.SetBytes(int64(len(data)))
+			for b.Loop() {
+				if _, err := x.As(to).Bytes(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
