@@ -1,8 +1,9 @@
-# make demo   distils the small teacher that comes with the repository and writes a report
-# make test   checks formatting, vets and tests everything
-# make fuzz   fuzzes every reader of files for some seconds
+# make demo      distils the small teacher that comes with the repository and writes a report
+# make test      checks formatting, vets and tests everything
+# make interop   proves against PyTorch and diffusers, which it installs, that each side reads and draws the other's files
+# make fuzz      fuzzes every reader of files for some seconds
 #
-# Needs: Go, a C compiler, and python3 with pip (only to fetch the XLA CPU plugin, once).
+# Needs: Go, a C compiler, and python3 with pip (to fetch the XLA CPU plugin, and PyTorch for `make interop`, once).
 
 GO     ?= go
 PYTHON ?= python3
@@ -17,7 +18,7 @@ export CGO_ENABLED = 1
 # Plugins come from `make setup` alone.
 export GOMLX_NO_AUTO_INSTALL = 1
 
-.PHONY: help tools setup build format vet test fuzz demo clean
+.PHONY: help tools setup build format vet test fuzz interop demo clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -46,6 +47,9 @@ vet: tools
 
 test: setup format vet
 	$(GO) test $(GOBUILD) -timeout 15m ./...
+
+interop: setup tools
+	python="$$($(PYTHON) scripts/interop_python.py)" && FEWSTEP_INTEROP_PYTHON="$$python" $(GO) test $(GOBUILD) -count=1 -v ./interop
 
 # Package and target. FUZZTIME is for each of them.
 FUZZ     = model/weights:FuzzOpen model/weights:FuzzIndex model/lora:FuzzParseKey model/lora:FuzzRead \

@@ -269,14 +269,14 @@ func (e Entry) undistilled() bool {
 // pictures draws, decodes and hands over one batch at a time.
 func (r *runner) pictures(ctx context.Context, e Entry, model *engine.Params, prompts []pipeline.Embedding, first int64, take func([][]float32) error) error {
 	p := r.protocol
-	o := sample.Options{Steps: e.Steps, Guidance: e.Guidance, Prediction: e.Prediction, Seed: p.settings.Seed, Resolution: p.resolution, Batch: p.settings.Batch}
+	o := sample.Options{Steps: e.Steps, Guidance: e.Guidance, Prediction: e.Prediction, Seed: p.settings.Seed, Size: pipeline.Square(p.resolution), Batch: p.settings.Batch}
 	for start := 0; start < len(prompts); start += o.Batch {
 		o.First = first + int64(start)
 		latents, err := sample.Latents(ctx, r.spec.Engine, r.spec.Pipeline, model, prompts[start:min(start+o.Batch, len(prompts))], o)
 		if err != nil {
 			return err
 		}
-		images, err := r.enc.Images(latents, p.resolution)
+		images, err := r.enc.Images(latents, o.Size)
 		if err != nil {
 			return err
 		}
@@ -289,7 +289,7 @@ func (r *runner) pictures(ctx context.Context, e Entry, model *engine.Params, pr
 
 func (c *Column) add(v []float32, side int) error {
 	var b bytes.Buffer
-	var img image.Image = sample.Image(v, side)
+	var img image.Image = sample.Image(v, pipeline.Square(side))
 	if err := png.Encode(&b, img); err != nil {
 		return err
 	}

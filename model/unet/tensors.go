@@ -16,9 +16,10 @@ func (c *Config) Tensors() map[string][]int {
 	skips := []int{in}
 	for i, ch := range c.BlockOutChannels {
 		block := fmt.Sprintf("down_blocks.%d.", i)
-		for j := range c.LayersPerBlock {
+		depths := c.downDepths(i)
+		for j := range c.LayersPerBlock.at(i) {
 			t.resnet(fmt.Sprintf("%sresnets.%d.", block, j), in, ch, wide)
-			t.transformer(fmt.Sprintf("%sattentions.%d.", block, j), ch, c.depth(c.DownBlockTypes[i], i), c)
+			t.transformer(fmt.Sprintf("%sattentions.%d.", block, j), ch, depthAt(depths, j), c)
 			in = ch
 			skips = append(skips, ch)
 		}
@@ -28,17 +29,18 @@ func (c *Config) Tensors() map[string][]int {
 		}
 	}
 	t.resnet("mid_block.resnets.0.", in, in, wide)
-	t.transformer("mid_block.attentions.0.", in, c.TransformerLayers.at(levels-1), c)
+	t.transformer("mid_block.attentions.0.", in, c.levelDepths(levels - 1)[0], c)
 	t.resnet("mid_block.resnets.1.", in, in, wide)
 	for i := range levels {
 		level := levels - 1 - i
 		ch := c.BlockOutChannels[level]
 		block := fmt.Sprintf("up_blocks.%d.", i)
-		for j := range c.LayersPerBlock + 1 {
+		depths := c.upDepths(i)
+		for j := range c.LayersPerBlock.at(level) + 1 {
 			skip := skips[len(skips)-1]
 			skips = skips[:len(skips)-1]
 			t.resnet(fmt.Sprintf("%sresnets.%d.", block, j), in+skip, ch, wide)
-			t.transformer(fmt.Sprintf("%sattentions.%d.", block, j), ch, c.depth(c.UpBlockTypes[i], level), c)
+			t.transformer(fmt.Sprintf("%sattentions.%d.", block, j), ch, depthAt(depths, j), c)
 			in = ch
 		}
 		if i < levels-1 {
@@ -48,6 +50,14 @@ func (c *Config) Tensors() map[string][]int {
 	t.norm("conv_norm_out", in)
 	t.conv("conv_out", in, c.OutChannels, 3)
 	return t
+}
+
+// depthAt is the number of transformer blocks of a block's attention j, 0 where it has no attentions.
+func depthAt(depths intList, j int) int {
+	if depths == nil {
+		return 0
+	}
+	return depths.at(j)
 }
 
 type stateDict map[string][]int
