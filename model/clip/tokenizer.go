@@ -25,6 +25,7 @@ type Tokenizer struct {
 	BOS, EOS, Pad int32
 
 	unknown int32
+	repairs bool // captions are cleaned first, as open_clip's tokenizer does
 	ids     map[string]int32
 	ranks   map[pair]int
 	special []specialToken
@@ -66,6 +67,9 @@ func LoadTokenizer(dir string) (*Tokenizer, error) {
 	return t, nil
 }
 
+// asOpenCLIP makes it open_clip's tokenizer: captions are repaired first, and no part of one is a special token.
+func (t *Tokenizer) asOpenCLIP() { t.repairs, t.special = true, nil }
+
 // VocabSize returns one more than the highest id.
 func (t *Tokenizer) VocabSize() int { return len(t.tokens) }
 
@@ -97,6 +101,9 @@ func (t *Tokenizer) Encode(text string) (ids []int32, eos int) {
 }
 
 func (t *Tokenizer) encodeText(text string) []int32 {
+	if t.repairs {
+		text = repairText(text)
+	}
 	var ids []int32
 	t.splitSpecial(text, false, func(id int32, plain string) {
 		if id >= 0 {

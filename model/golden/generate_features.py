@@ -1,15 +1,20 @@
-"""Writes testdata/inception and testdata/open_clip_*: the feature networks of the evaluation with random weights.
+"""Writes testdata/inception and testdata/open_clip*: the feature networks of the evaluation with random weights.
 
-Made with torch 2.15.0, torchvision 0.29.2, pytorch-fid 0.3.0, open_clip_torch 3.3.0, numpy 2.4.6; run as
+Made with torch 2.15.0, torchvision 0.29.2, pytorch-fid 0.3.0, open_clip_torch 3.3.0, ftfy 6.3.1, numpy 2.4.6;
+run as
     python model/golden/generate_features.py
 Weights and images are drawn from names as in generate.py, so that only outputs are stored: golden.safetensors has
 out.*, tensors.json the state dict's names and shapes.
 """
 
+import gzip
+import hashlib
 import json
 import os
+import tempfile
 
 import numpy as np
+import open_clip
 import torch
 from pytorch_fid import inception as fid
 from safetensors.numpy import save_file
@@ -72,6 +77,76 @@ def inception():
     save("inception", outputs, shapes)
 
 
+def clip_weight(name, shape):
+    """As openCLIPWeight in openclip_test.go: norms' gains about 1, biases and embeddings small."""
+    u = uniform(name, int(np.prod(shape, dtype=np.int64)))
+    if name.endswith("bias") or "embedding" in name:
+        u = 0.3 * u
+    elif ".ln_" in "." + name:
+        u = 1 + 0.3 * u
+    elif name == "logit_scale":
+        u = u + 3
+    elif len(shape) > 1:
+        u = u * np.sqrt(3 / np.prod(shape[1:]))
+    return torch.from_numpy(np.asarray(u).reshape(shape).astype(np.float32))
+
+
+TEXTS = ["bear, noto style", "A “red” apple &amp; it's ﬁne", "  Two\tcats!!  on a   mat ", "ＦＵＬＬ width ｶﾅ", "&lt;b&gt;bold&lt;/b&gt; ½ cup",
+         "word " * 40, "", "naïve café e\u0301", "it’s ‘quoted’", "3 dogs’ 42nd day", "<html> &amp; &rdquo;", "a\u200bb\ufeffc\x07d"]
+
+
+def tokens(folder):
+    """open_clip's tokenizer with the mini pipeline's merges."""
+    mini = os.path.join(HERE, "..", "..", "..", "assets", "mini", "tokenizer_2")
+    merges = open(os.path.join(mini, "merges.txt"), encoding="utf-8").read().split("\n")
+    with tempfile.TemporaryDirectory() as scratch:
+        path = os.path.join(scratch, "bpe.txt.gz")
+        with gzip.open(path, "wt", encoding="utf-8") as f:
+            f.write("\n".join(m for m in merges if m))
+        tokenizer = open_clip.tokenizer.SimpleTokenizer(bpe_path=path, context_length=16)
+    assert tokenizer.vocab_size == len(json.load(open(os.path.join(mini, "vocab.json"))))
+    with open(os.path.join(folder, "tokens.json"), "w") as f:
+        json.dump({"texts": TEXTS, "ids": tokenizer(TEXTS).tolist()}, f)
+        f.write("\n")
+
+
+def clip():
+    vocabulary = 2048  # the mini tokenizer's
+    config = {"embed_dim": 20, "quick_gelu": False,
+              "vision_cfg": {"image_size": 18, "layers": 2, "width": 44, "head_width": 11, "patch_size": 5, "mlp_ratio": 4.3637},
+              "text_cfg": {"context_length": 16, "vocab_size": vocabulary, "width": 24, "heads": 3, "layers": 3}}
+    for case in ("open_clip", "open_clip_quick"):
+        config["quick_gelu"] = case == "open_clip_quick"
+        model = open_clip.CLIP(**config).eval()
+        shapes = {k: list(v.shape) for k, v in model.state_dict().items()}
+        model.load_state_dict({k: clip_weight(k, tuple(v)) for k, v in shapes.items()})
+        image = torch.from_numpy(uniform("open_clip.image", 2 * 3 * 18 * 18).reshape(2, 3, 18, 18).astype(np.float32) * 1.7)
+        ids = torch.tensor([[2046, 7, 300, 41, 2047] + [0] * 11, [2046] + [900 + 3 * i for i in range(14)] + [2047]])
+        with torch.no_grad():
+            outputs = {"image": model.encode_image(image), "text": model.encode_text(ids), "logits": model.get_logits(image, ids)[0]}
+        save(case, outputs, shapes)
+        folder = os.path.join(HERE, case)
+        with open(os.path.join(folder, "open_clip_config.json"), "w") as f:
+            json.dump({"model_cfg": config, "preprocess_cfg": {"mean": list(open_clip.OPENAI_DATASET_MEAN), "std": list(open_clip.OPENAI_DATASET_STD)}}, f, indent=1)
+            f.write("\n")
+    tokens(os.path.join(HERE, "open_clip"))
+    for name in ("ViT-H-14", "ViT-g-14"):
+        config = open_clip.get_model_config(name)
+        with torch.device("meta"):
+            model = open_clip.CLIP(**config)
+        lines = sorted(f"{k} {list(v.shape)}\n" for k, v in model.state_dict().items())
+        folder = os.path.join(HERE, "open_clip", name)
+        os.makedirs(folder, exist_ok=True)
+        with open(os.path.join(folder, "open_clip_config.json"), "w") as f:
+            json.dump({"model_cfg": config}, f, indent=1)
+            f.write("\n")
+        with open(os.path.join(folder, "digest.json"), "w") as f:
+            json.dump({"parameters": sum(v.numel() for v in model.state_dict().values()),
+                       "sha256": hashlib.sha256("".join(lines).encode()).hexdigest()}, f, indent=1)
+            f.write("\n")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     inception()
+    clip()
