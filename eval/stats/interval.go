@@ -19,7 +19,7 @@ type Method string
 // Methods of intervals.
 const (
 	ByBootstrap Method = "percentiles of the bootstrap"
-	ByHalves    Method = "random halves of the samples"
+	ByParts     Method = "random parts of the samples"
 	ByInfluence Method = "influence of each sample (infinitesimal jackknife)"
 )
 
@@ -261,7 +261,7 @@ func halfSampleInterval(value float64, halves []float64, n, m int, opt Resamplin
 	ratio := float64(m) / float64(n-m)
 	sort.Float64s(halves)
 	scale := math.Sqrt(ratio)
-	iv := Interval{Value: value, Samples: n, Resamples: len(halves), Method: ByHalves, Bias: (mean - value) * ratio}
+	iv := Interval{Value: value, Samples: n, Resamples: len(halves), Method: ByParts, Bias: (mean - value) * ratio}
 	iv.Low = value + scale*(quantile(halves, (1-opt.Level)/2)-mean)
 	iv.High = value + scale*(quantile(halves, (1+opt.Level)/2)-mean)
 	return iv.around()

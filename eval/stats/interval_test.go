@@ -169,7 +169,7 @@ func TestIntervalMethods(t *testing.T) {
 		t.Errorf("difference %+v of %+v and %+v", d, iv, other)
 	}
 	small, err := FrechetInterval(gaussian(rng, 40, 0.1, decaying(6, 1.1)), diagonalReference(t, decaying(6, 1)), Resampling{Resamples: 40})
-	if err != nil || small.Method != ByHalves {
+	if err != nil || small.Method != ByParts {
 		t.Errorf("%+v, %v", small, err)
 	}
 }
