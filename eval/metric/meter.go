@@ -165,10 +165,7 @@ func (m *Meter) prepare(img images.RGB) (p prepared, err error) {
 		p.patch, p.cropped = patch.Pix, cropped
 	}
 	if m.scorer != nil {
-		if side := m.Standard.Score.Lanczos; side > 0 {
-			img = img.CenterSquare().Resize(side, side, images.Lanczos)
-		}
-		p.score, err = prepare(m.scorer.model.Preprocess, img)
+		p.score, err = m.Standard.Score.prepare(m.scorer.model.Preprocess, img)
 	}
 	return p, err
 }

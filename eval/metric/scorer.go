@@ -85,8 +85,11 @@ func (s *Scorer) Free() {
 	}
 }
 
-// prepare makes what the image encoder takes of an image, [S·S·3].
-func prepare(p clip.Preprocess, m images.RGB) ([]float32, error) {
+// prepare makes what an image encoder takes of an image, [S·S·3].
+func (c Scoring) prepare(p clip.Preprocess, m images.RGB) ([]float32, error) {
+	if c.Lanczos > 0 {
+		m = m.CenterSquare().Resize(c.Lanczos, c.Lanczos, images.Lanczos)
+	}
 	width, height := p.Size(m.Width, m.Height)
 	m, err := m.Resize(width, height, images.Bicubic).CenterCrop(p.Crop, p.Crop)
 	if err != nil {

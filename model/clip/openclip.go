@@ -49,7 +49,7 @@ type openCLIPConfig struct {
 func (m *Model) loadOpenCLIP(path string) error {
 	raw, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s holds neither a CLIPModel (config.json) nor an open_clip model (open_clip_config.json)", m.Dir)
+		return fmt.Errorf("%s holds neither a CLIPModel (config.json) nor an open_clip model (open_clip_config.json): %w", m.Dir, fs.ErrNotExist)
 	}
 	if err != nil {
 		return err

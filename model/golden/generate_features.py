@@ -23,7 +23,7 @@ from generate import HERE, uniform
 
 
 def weight(name, shape):
-    """As inceptionWeight in inception_test.go: the scale of activations stays over the depth of the network."""
+    """As Inception in internal/drawn: the scale of activations stays over the depth of the network."""
     u = uniform(name, int(np.prod(shape, dtype=np.int64)))
     if name.endswith("running_var"):
         u = 1 + 0.5 * u

@@ -2,43 +2,17 @@ package golden
 
 import (
 	"fmt"
-	"math"
 	"strings"
 	"testing"
 
 	"fewstep/engine"
+	"fewstep/internal/drawn"
 	"fewstep/model/inception"
 	"fewstep/model/nn"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 )
-
-// inceptionWeight is generate_features.py's weight.
-func inceptionWeight(name string, dims []int) []float32 {
-	size, fan := 1, 1
-	for i, d := range dims {
-		size *= d
-		if i > 0 {
-			fan *= d
-		}
-	}
-	out := make([]float32, size)
-	for i, v := range uniform(name, size) {
-		switch {
-		case strings.HasSuffix(name, "running_var"):
-			v = 1 + 0.5*v
-		case strings.HasSuffix(name, "bn.weight"):
-			v = 1 + 0.3*v
-		case len(dims) > 1:
-			v *= math.Sqrt(6 / float64(fan))
-		default:
-			v *= 0.2
-		}
-		out[i] = float32(v)
-	}
-	return out
-}
 
 // TestInception compares the features at all depths with pytorch-fid's, whole and module by module.
 func TestInception(t *testing.T) {
@@ -52,7 +26,7 @@ func TestInception(t *testing.T) {
 	comparison{folder: "inception"}.sameParameters(t, append(specs, classifier...))
 	tensors := engine.Tensors{}
 	for _, s := range specs {
-		tensors[s.Name] = inceptionWeight(s.Name, s.Dims)
+		tensors[s.Name] = drawn.Inception(s.Name, s.Dims)
 	}
 	for _, c := range []struct {
 		name        string
@@ -76,7 +50,7 @@ func TestInception(t *testing.T) {
 			}
 			defer params.FreeAll()
 			image := array{dims: c.dims}
-			for _, v := range uniform("inception."+c.image, shapes.Make(dtypes.Float32, c.dims...).Size()) {
+			for _, v := range drawn.Uniform("inception."+c.image, shapes.Make(dtypes.Float32, c.dims...).Size()) {
 				image.values = append(image.values, float32(v))
 			}
 			image = channelsLast(image)

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"fewstep/engine"
+	"fewstep/internal/drawn"
 	"fewstep/model/clip"
 	"fewstep/model/nn"
 	"fewstep/model/weights"
@@ -33,7 +34,7 @@ func openCLIPWeight(name string, dims []int) []float32 {
 		}
 	}
 	out := make([]float32, size)
-	for i, v := range uniform(name, size) {
+	for i, v := range drawn.Uniform(name, size) {
 		switch {
 		case strings.HasSuffix(name, "bias") || strings.Contains(name, "embedding"):
 			v *= 0.3
@@ -105,7 +106,7 @@ func TestOpenCLIP(t *testing.T) {
 			defer params.FreeAll()
 
 			image := array{dims: []int{2, 3, 18, 18}}
-			for _, v := range uniform("open_clip.image", 2*3*18*18) {
+			for _, v := range drawn.Uniform("open_clip.image", 2*3*18*18) {
 				image.values = append(image.values, float32(v)*1.7)
 			}
 			image = channelsLast(image)
