@@ -23,10 +23,15 @@ type Extractor struct {
 
 const netInception = "metric_inception"
 
-// OpenExtractor loads the weights file of an Inception network (see [inception.Open]); programs work on batches of the
+// OpenExtractor loads the weights file of an Inception network, or the release of that name (see [inception.Open] and
+// [inception.Resolve]); programs work on batches of the
 // given size.
 func OpenExtractor(e *engine.Engine, path string, batch int) (*Extractor, error) {
 	specs, err := nn.Trace(e.Backend, inception.Network("", inception.Max), shapes.Make(dtypes.Float32, 1, inception.Side, inception.Side, 3))
+	if err != nil {
+		return nil, err
+	}
+	path, err = inception.Resolve(path)
 	if err != nil {
 		return nil, err
 	}

@@ -154,14 +154,14 @@ func (m *Meter) prepare(img images.RGB) (p prepared, err error) {
 	if err != nil {
 		return p, err
 	}
-	m.Standard.scaled(whole.Pix)
+	m.Standard.scaled(whole.Pix, m.extractor.Release)
 	p.whole = whole.Pix
 	if t := m.Standard.Patch; t != nil {
 		patch, cropped, err := t.apply(img)
 		if err != nil {
 			return p, err
 		}
-		m.Standard.scaled(patch.Pix)
+		m.Standard.scaled(patch.Pix, m.extractor.Release)
 		p.patch, p.cropped = patch.Pix, cropped
 	}
 	if m.scorer != nil {

@@ -248,9 +248,9 @@ func TestMeter(t *testing.T) {
 		}
 		return looks
 	}
-	real, same, pale := look(noisy(12, 32, "real", 1)), look(noisy(9, 32, "same", 1)), look(noisy(9, 32, "pale", 0.3))
+	real, same, pale := look(noisy(9, 32, "real", 1)), look(noisy(8, 32, "same", 1)), look(noisy(8, 32, "pale", 0.3))
 	var prompts []string
-	for i := range 9 {
+	for i := range 8 {
 		prompts = append(prompts, []string{"bear, noto style", "red apple", "cat face"}[i%3])
 	}
 	captions, err := m.Captions(prompts)
@@ -274,7 +274,7 @@ func TestMeter(t *testing.T) {
 			t.Fatalf("%d results of %d measures", len(results), len(measures))
 		}
 		for i, r := range results {
-			if r.Name != measures[i].Name || r.Samples != 9 || !(r.Low <= r.Value && r.Value <= r.High) || measures[i].Note == "" {
+			if r.Name != measures[i].Name || r.Samples != 8 || !(r.Low <= r.Value && r.Value <= r.High) || measures[i].Note == "" {
 				t.Errorf("result %+v of %+v", r, measures[i])
 			}
 			key, _, _ := strings.Cut(r.Name, "(")
@@ -299,7 +299,7 @@ func TestMeter(t *testing.T) {
 	if !(far["Diversity"].Value < close["Diversity"].Value) {
 		t.Errorf("diversity of pale images %v, of like ones %v", far["Diversity"].Value, close["Diversity"].Value)
 	}
-	if w := m.Warnings(9); len(w) != 2 || !strings.Contains(w[0], "9 images are few") || !strings.Contains(w[1], "12 real images") {
+	if w := m.Warnings(8); len(w) != 2 || !strings.Contains(w[0], "8 images are few") || !strings.Contains(w[1], "9 real images") {
 		t.Errorf("warnings %q", w)
 	}
 
@@ -355,7 +355,7 @@ func TestMeterNames(t *testing.T) {
 
 func TestMeterBadInput(t *testing.T) {
 	m := meter(t, "lightning", false)
-	looks, err := m.Look(noisy(10, 20, "x", 1))
+	looks, err := m.Look(noisy(8, 20, "x", 1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -385,7 +385,7 @@ func TestMeterBadInput(t *testing.T) {
 		"statistics of patches have 768 dimensions":                         dims,
 		"1 images cannot be measured":                                       one,
 		"0 images cannot be measured":                                       none,
-		"10 images, 1 prompts":                                              prompts,
+		"8 images, 1 prompts":                                               prompts,
 		"only lightning, dmd2, pytorch-fid, tf1, mini and mini-clip":        unknown,
 		"lightning needs the weights":                                       without,
 		"curl -LO https://github.com/mseitzer":                              missing,
@@ -403,7 +403,7 @@ func TestMeterBadInput(t *testing.T) {
 	if err := m.Refer(looks); err != nil {
 		t.Fatal(err)
 	}
-	results, err := m.Results(looks, make([]string, 10), nil, stats.Resampling{Resamples: 20})
+	results, err := m.Results(looks, make([]string, 8), nil, stats.Resampling{Resamples: 20})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,7 @@ import (
 //	tf1         | TensorFlow 1's bilinear 299          | –                      | –
 //	mini        | clean-fid's resize to 299            | central quarter to 299 | any CLIP, cosine × 100, clamped at 0
 //
-// The values that the network sees are (x − 128)/128, with pytorch-fid 2x/255 − 1. Real images of less than 299
+// The FID network sees (x − 128)/128, with pytorch-fid 2x/255 − 1; another network what it was trained on. Real images of less than 299
 // pixels a side have no crop; they are taken whole, as by DMD2's code. mini-clip is another ruler, see [Ruler].
 type Standard struct {
 	Name  string
@@ -130,12 +130,15 @@ func (t Treatment) apply(m images.RGB) (out images.Float, ok bool, err error) {
 	return m.ResizeFloat(side, side, images.Bicubic), ok, nil
 }
 
-// scaled turns grey levels into what the network takes, in place.
-func (c Standard) scaled(levels []float32) {
+// scaled turns grey levels into what a network takes, in place.
+func (c Standard) scaled(levels []float32, network inception.Release) {
 	for i, v := range levels {
-		if c.Unit {
+		switch {
+		case network.Unit:
+			levels[i] = v / 255
+		case c.Unit:
 			levels[i] = 2*(v/255) - 1
-		} else {
+		default:
 			levels[i] = (v - 128) / 128
 		}
 	}

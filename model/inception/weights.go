@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"math"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,8 +24,12 @@ type Release struct {
 	File   string   // the published file
 	URL    string
 	SHA256 string // of the published file
-	Size   int64
+	Size   int64  // of the published file in bytes
 	Fetch  string // commands that fetch it, and convert it where it must be
+
+	Content string // hash of the tensors where it is known, see Content
+	Cached  string // file below the user's cache folder that Fetch makes, "" = it is put anywhere
+	Unit    bool   // the network takes x/255, whatever the convention
 }
 
 // The releases that are known by their hashes.
@@ -41,13 +47,29 @@ var (
 	// of this project, but not FID's.
 	NSFWJS = Release{
 		Name: "nsfwjs-inception", Last: Average,
-		File: "nsfwjs-4.4.0.tgz", URL: "https://registry.npmjs.org/nsfwjs/-/nsfwjs-4.4.0.tgz",
-		Fetch: "python3 scripts/fetch_nsfwjs.py nsfwjs-inception.safetensors",
+		File:   "nsfwjs-4.4.0.tgz",
+		SHA256: "585cd178f3b994337c4d10a87b080d342fc52f8b9bf0085c4d1f345a3a1c5382", Size: 24_973_068,
+		Fetch:   "python3 scripts/fetch_nsfwjs.py",
+		Content: "17bf9b78d55029299171e55137414425441eccfc81e89866a5b8fa5bbba09b38",
+		Cached:  filepath.Join("fewstep", "models", "nsfwjs-inception.safetensors"),
+		Unit:    true,
 	}
 )
 
 // Releases are all of them.
 func Releases() []Release { return []Release{FID, NSFWJS} }
+
+// Resolve returns the file of a release that is fetched into the user's cache folder by its name, any other path as it
+// is.
+func Resolve(path string) (string, error) {
+	for _, r := range Releases() {
+		if r.Cached != "" && path == r.Name {
+			cache, err := os.UserCacheDir()
+			return filepath.Join(cache, r.Cached), err
+		}
+	}
+	return path, nil
+}
 
 // Metadata keys by which a converted file names what it was made from.
 const (
@@ -61,19 +83,21 @@ type Weights struct {
 	Release Release // a known one, or one that is named after its content
 	Content string
 	Tensors map[string][]float32
+
+	sha256 string // of a .pth file
 }
 
 // Open reads a state dict: the published .pth file, or a .safetensors file with the same names. Specs are those of
 // [Network].
 //
-// A .pth file is known by its own hash. A .safetensors file is known if its metadata has the hash of a known
-// file that it was converted from and the hash of its own content, as scripts/convert_inception.py and
-// scripts/fetch_nsfwjs.py write them: a record that a changed file does not fit, though one can be made up. Other
-// weights are named "unknown-" and the first 8 digits of their content's hash, and taken for the FID structure unless
+// A .pth file is known by its own hash. A .safetensors file is known by the hash of its content, or if its metadata has
+// that hash and the one of a known file that it was converted from, as scripts/convert_inception.py writes them: a
+// record that a changed file does not fit, though one can be made up. Other weights are named "unknown-" and the first 8 digits of their content's hash, and taken for the FID structure unless
 // their metadata says otherwise.
 func Open(path string, specs []nn.Spec) (*Weights, error) {
 	w := &Weights{Path: path, Tensors: map[string][]float32{}}
-	var src weights.Source
+	var read func(name string) ([]int, []float32, error)
+	var names []string
 	metadata := map[string]string{}
 	switch strings.ToLower(filepath.Ext(path)) {
 	case ".safetensors":
@@ -81,26 +105,37 @@ func Open(path string, specs []nn.Spec) (*Weights, error) {
 		if err != nil {
 			return nil, err
 		}
-		src, metadata = f, f.Metadata()
+		defer f.Close()
+		names, metadata = f.Names(), f.Metadata()
+		read = func(name string) ([]int, []float32, error) {
+			t, err := f.Tensor(name)
+			if err != nil {
+				return nil, nil, err
+			}
+			values, err := t.Float32()
+			return t.Shape, values, err
+		}
+	case ".pth", ".pt":
+		p, err := openPTH(path)
+		if err != nil {
+			return nil, err
+		}
+		names, w.sha256, read = slices.Collect(maps.Keys(p.tensors)), p.sha256, p.float32
 	default:
-		return nil, fmt.Errorf("%s: give the .safetensors file of an Inception network", path)
+		return nil, fmt.Errorf("%s: give the .pth or .safetensors file of an Inception network", path)
 	}
-	defer src.Close()
-	names := src.Names()
 	for _, s := range specs {
 		if !slices.Contains(names, s.Name) {
 			return nil, fmt.Errorf("%s: tensor %q of shape %v is missing: these are not the weights of pytorch-fid's Inception network", path, s.Name, s.Dims)
 		}
-		t, err := src.Tensor(s.Name)
+		shape, values, err := read(s.Name)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%s: %w", path, err)
 		}
-		if !slices.Equal(t.Shape, s.Dims) {
-			return nil, fmt.Errorf("%s: tensor %q has the shape %v, pytorch-fid's Inception network has %v", path, s.Name, t.Shape, s.Dims)
+		if !slices.Equal(shape, s.Dims) {
+			return nil, fmt.Errorf("%s: tensor %q has the shape %v, pytorch-fid's Inception network has %v", path, s.Name, shape, s.Dims)
 		}
-		if w.Tensors[s.Name], err = t.Float32(); err != nil {
-			return nil, err
-		}
+		w.Tensors[s.Name] = values
 	}
 	if err := check(w.Tensors); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
@@ -114,12 +149,10 @@ func (w *Weights) identify(metadata map[string]string) error {
 	if ok && recorded != w.Content {
 		return fmt.Errorf("%s: the tensors have changed since the file was converted (content %s, recorded %s): convert it again", w.Path, w.Content, recorded)
 	}
-	if ok {
-		for _, r := range Releases() {
-			if metadata[sourceKey] == r.SHA256 {
-				w.Release = r
-				return nil
-			}
+	for _, r := range Releases() {
+		if w.Content == r.Content || w.sha256 == r.SHA256 || ok && r.Content == "" && metadata[sourceKey] == r.SHA256 {
+			w.Release = r
+			return nil
 		}
 	}
 	w.Release = Release{Name: "unknown-" + w.Content[:8], Last: Max, File: filepath.Base(w.Path)}
