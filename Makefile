@@ -1,5 +1,6 @@
 # make demo   distils the small teacher that comes with the repository and writes a report
 # make test   checks formatting, vets and tests everything
+# make fuzz   fuzzes every reader of files for some seconds
 #
 # Needs: Go, a C compiler, and python3 with pip (only to fetch the XLA CPU plugin, once).
 
@@ -16,7 +17,7 @@ export CGO_ENABLED = 1
 # Plugins come from `make setup` alone.
 export GOMLX_NO_AUTO_INSTALL = 1
 
-.PHONY: help tools setup build format vet test demo clean
+.PHONY: help tools setup build format vet test fuzz demo clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -46,9 +47,25 @@ vet: tools
 test: setup format vet
 	$(GO) test $(GOBUILD) -timeout 15m ./...
 
+# Package and target. FUZZTIME is for each of them.
+FUZZ     = model/weights:FuzzOpen model/weights:FuzzIndex model/lora:FuzzParseKey model/lora:FuzzRead \
+	model/ldm:FuzzCheckpoint model/hub:FuzzParse model/clip:FuzzEncode data:FuzzDecodeImage
+FUZZTIME ?= 5s
+
+fuzz: tools
+	@for f in $(FUZZ); do \
+		echo "fuzz $$f"; \
+		$(GO) test $(GOBUILD) ./$${f%%:*} -run '^$$' -fuzz "^$${f##*:}\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x || exit 1; \
+	done
+
+# Without XLA the demo does the same work in pure Go, in counts so small that it teaches little.
 demo: setup build
-	bin/fewstep run configs/mini/demo.yaml --dir $(RUN)
-	@echo "the report is $(CURDIR)/$(RUN)/report/index.html"
+	@config=configs/mini/demo.yaml; \
+	if bin/fewstep doctor --json 2>/dev/null | grep -q '"kind": "go"'; then \
+		config=configs/mini/demo-go.yaml; \
+		echo "make: XLA is not there: the demo walks the ladder in pure Go with few samples, which shows the work and not the result" >&2; \
+	fi; \
+	bin/fewstep run $$config --dir $(RUN) && echo "the report is $(CURDIR)/$(RUN)/report/index.html"
 
 clean:
 	rm -rf bin

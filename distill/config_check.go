@@ -121,7 +121,7 @@ func (d *Discriminator) check(v *checker) {
 }
 
 func (e *Eval) check(v *checker) {
-	v.require("eval.samples", e.Samples >= 2, "must be at least 2, because a covariance is measured, and is %d", e.Samples)
+	v.require("eval.samples", e.Samples >= 4, "must be at least 4, because covariances are measured, of halves too, and is %d", e.Samples)
 	v.require("eval.batch", e.Batch >= 1, "must be at least 1, and is %d", e.Batch)
 	v.require("eval.guidance", e.Guidance >= 0, "must not be negative, and is %g; 0 or 1 is no guidance", e.Guidance)
 	v.require("eval.teacher_steps", e.TeacherSteps >= 1, "must be at least 1, and is %d", e.TeacherSteps)
@@ -129,7 +129,7 @@ func (e *Eval) check(v *checker) {
 		v.require("eval.steps", n >= 1, "must all be at least 1, and one is %d", n)
 	}
 	v.require("eval.sheet_samples", e.SheetSamples >= 0, "must not be negative, and is %d; 0 makes no sheets", e.SheetSamples)
-	v.require("eval.bootstrap", e.Bootstrap >= 0, "must not be negative, and is %d; 0 gives no intervals", e.Bootstrap)
+	v.require("eval.bootstrap", e.Bootstrap == 0 || e.Bootstrap >= 20, "must be at least 20 for an interval, and is %d; 0 gives no intervals", e.Bootstrap)
 	v.oneOf("eval.convention", e.Convention, conventions)
 }
 

@@ -258,7 +258,7 @@ func TestValidateRules(t *testing.T) {
 		"discriminator={head_channels: 40, head_groups: 32}": "discriminator.head_groups", "discriminator.gate_window=0": "discriminator.gate_window",
 		"discriminator.collapse_window=-1": "discriminator.collapse_window", "discriminator.collapse_loss=-1": "discriminator.collapse_loss",
 		"discriminator.collapse_accuracy=2": "discriminator.collapse_accuracy", "eval.samples=1": "eval.samples", "eval.batch=0": "eval.batch", "eval.guidance=-1": "eval.guidance",
-		"eval.teacher_steps=0": "eval.teacher_steps", "eval.steps=[0]": "eval.steps", "eval.sheet_samples=-1": "eval.sheet_samples", "eval.bootstrap=-1": "eval.bootstrap",
+		"eval.teacher_steps=0": "eval.teacher_steps", "eval.steps=[0]": "eval.steps", "eval.sheet_samples=-1": "eval.sheet_samples", "eval.bootstrap=-1": "eval.bootstrap", "eval.bootstrap=4": "eval.bootstrap", "eval.samples=3": "eval.samples",
 		"eval.convention=fid": "eval.convention", "stages.8.name=a.b": "stages[1].name", "stages.8.loss=l2": "stages.8.loss", "stages.8.student_steps=0": "stages.8.student_steps",
 		"stages.8.teacher_steps=12": "stages.8.teacher_steps", "stages.8.skip_teacher_steps=8": "stages.8.skip_teacher_steps", "stages.8.guidance=-1": "stages.8.guidance",
 		"stages.8.timesteps=[0]": "stages.8.timesteps", "stages.8.timesteps=[5, 5]": "stages.8.timesteps", "stages.8.noise_levels=[0]": "stages.8.noise_levels",

@@ -11,7 +11,7 @@ import (
 
 // Call evaluates a function without gradients.
 func (e *Engine) Call(f Function, bind Bind, in ...*Array) ([]*Array, error) {
-	if e.Granularity < nn.Network {
+	if e.calls() < nn.Network {
 		return e.callTape(f, bind, in)
 	}
 	p, err := e.callProgram(f, bind, in)
@@ -29,8 +29,11 @@ func (e *Engine) Call(f Function, bind Bind, in ...*Array) ([]*Array, error) {
 	return e.execute(p, args, nil)
 }
 
+// calls is the granularity of calls.
+func (e *Engine) calls() nn.Level { return max(e.Granularity, e.Calls) }
+
 func (e *Engine) callProgram(f Function, bind Bind, in []*Array) (*program, error) {
-	key := e.key("call", f.Key, in)
+	key := e.key("call|"+bind.narrow(), f.Key, in)
 	return e.get(key, func(g *graph.Graph, p *program) []*graph.Node {
 		values := inputNodes(g, shapesOf(in))
 		r := nn.NewInline(e.Compute, "", nil, bind.lookup(g, p))

@@ -10,12 +10,15 @@ package engine
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"fewstep/internal/xla"
 	"fewstep/model/nn"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/dtypes/bfloat16"
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
 )
@@ -26,18 +29,30 @@ type Engine struct {
 	Device      compute.DeviceNum
 	Compute     dtypes.DType // dtype of activations and products: Float32 or BFloat16
 	Granularity nn.Level
-	Split       bool // network granularity only: update tensor by tensor after the gradient (see split.go)
+	Split       bool         // network granularity only: update tensor by tensor after the gradient (see split.go)
+	Frozen      dtypes.DType // dtype in which matrices and kernels that nothing trains are kept: BFloat16, else Float32
+	Calls       nn.Level     // granularity of calls without gradients, if it is coarser than Granularity
+
+	// Watch, if not nil, is told of every program's execution: with the layer of internal/xla, when it was queued and how
+	// long that took; without, when it ran.
+	Watch func(program string, start time.Time, took time.Duration)
 
 	mu       sync.Mutex
 	programs map[string]*program
 	plans    map[string]*plan
 	compiled CompileStats
+	busy     int       // compilations that are going on
+	since    time.Time // when the first of them began
+	runs     atomic.Int64
+	account
 }
 
 // CompileStats counts the programs compiled so far and the seconds that took (summed over goroutines).
 type CompileStats struct {
 	Programs int
+	Cached   int // of them, taken from the folder of compiled programs
 	Seconds  float64
+	Wall     time.Duration // in which at least one was being compiled
 }
 
 // New makes an engine on device 0.
@@ -53,10 +68,22 @@ func (e *Engine) Compiled() CompileStats {
 	return e.compiled
 }
 
+// Runs counts the programs that were run, or queued to be run.
+func (e *Engine) Runs() int64 { return e.runs.Load() }
+
+// FrozenDType is the dtype in which matrices and kernels that nothing trains are kept.
+func (e *Engine) FrozenDType() dtypes.DType {
+	if e.Frozen == dtypes.InvalidDType {
+		return dtypes.Float32
+	}
+	return e.Frozen
+}
+
 // Array is a tensor on the device.
 type Array struct {
 	buffer compute.Buffer
 	shape  shapes.Shape
+	of     *account
 }
 
 // Shape implements nn.Value.
@@ -66,8 +93,14 @@ func (a *Array) Shape() shapes.Shape { return a.shape }
 func (a *Array) Free() {
 	if a != nil && a.buffer != nil {
 		_ = a.buffer.Finalize()
-		a.buffer = nil
+		a.gone()
 	}
+}
+
+// gone forgets a buffer that was freed or donated.
+func (a *Array) gone() {
+	a.buffer = nil
+	a.of.add(-bytesOf(a.shape), 0)
 }
 
 // Free frees several arrays.
@@ -86,6 +119,8 @@ func (e *Engine) Upload(flat any, dims ...int) (*Array, error) {
 			dtype = dtypes.Float32
 		case []int32:
 			dtype = dtypes.Int32
+		case []bfloat16.BFloat16:
+			dtype = dtypes.BFloat16
 		default:
 			return nil, fmt.Errorf("cannot upload a %T", flat)
 		}
@@ -95,16 +130,26 @@ func (e *Engine) Upload(flat any, dims ...int) (*Array, error) {
 	if err != nil {
 		return nil, fmt.Errorf("uploading a tensor of shape %v: %w", dims, err)
 	}
-	return &Array{buffer: buffer, shape: shape}, nil
+	return e.array(buffer, shape), nil
 }
 
-// Floats copies an f32 array to the host.
+// array takes a buffer into the engine's account.
+func (e *Engine) array(buffer compute.Buffer, shape shapes.Shape) *Array {
+	e.account.add(bytesOf(shape), 0)
+	return &Array{buffer: buffer, shape: shape, of: &e.account}
+}
+
+// Floats copies an f32 or bf16 array to the host. It waits for the programs that the array comes from, and returns
+// what went wrong in them.
 func (e *Engine) Floats(a *Array) ([]float32, error) {
-	if a.shape.DType != dtypes.Float32 {
-		return nil, fmt.Errorf("array of %v read as f32", a.shape)
-	}
 	if a.buffer == nil {
 		return nil, fmt.Errorf("array of shape %v was freed, or given to a training step, and cannot be read", a.shape.Dimensions)
+	}
+	if a.shape.DType == dtypes.BFloat16 {
+		return e.widened(a)
+	}
+	if a.shape.DType != dtypes.Float32 {
+		return nil, fmt.Errorf("array of %v read as f32", a.shape)
 	}
 	out := make([]float32, a.shape.Size())
 	if err := a.buffer.ToFlatData(out); err != nil {
@@ -125,12 +170,15 @@ type Function struct {
 // program is a graph: first built, so that its shapes are known, then compiled. Its parameters are inputs in the
 // order in which they were made.
 type program struct {
+	name           string
 	declared, once sync.Once
 	err            error
 	graph          *graph.Graph
 	pending        []*graph.Node  // outputs of the built graph
 	outputs        []shapes.Shape // their shapes
 	params         []string       // scope names of the network parameters, in graph order
+	aliases        map[int]int    // inputs that share a buffer with an output when they are donated, by input
+	scratch        int64          // bytes that it takes beside its inputs and outputs
 	info           any            // what the builder wants to remember
 }
 
@@ -155,13 +203,27 @@ func (e *Engine) compile(p *program) {
 			return
 		}
 		start := time.Now()
-		if err := guard(func() error { return p.graph.Compile(p.pending...) }); err != nil {
-			p.err = fmt.Errorf("compiling a program: %w", err)
+		e.mu.Lock()
+		if e.busy++; e.busy == 1 {
+			e.since = start
 		}
-		p.pending = nil
+		e.mu.Unlock()
+		info, err := xla.Compile(p.aliases, func() error {
+			return guard(func() error { return p.graph.Compile(p.pending...) })
+		})
+		if err != nil {
+			p.err = fmt.Errorf("compiling %s: %w", p.name, err)
+		}
+		p.pending, p.scratch = nil, info.Scratch
 		e.mu.Lock()
 		e.compiled.Programs++
+		if info.Cached {
+			e.compiled.Cached++
+		}
 		e.compiled.Seconds += time.Since(start).Seconds()
+		if e.busy--; e.busy == 0 {
+			e.compiled.Wall += time.Since(e.since)
+		}
 		e.mu.Unlock()
 	})
 }
@@ -179,26 +241,37 @@ func (e *Engine) execute(p *program, in []*Array, donate []bool) ([]*Array, erro
 		}
 		buffers[i] = a.buffer
 	}
+	e.runs.Add(1)
+	start := time.Now()
 	var results []compute.Buffer
 	err := guard(func() (err error) {
 		results, err = p.graph.Executable().Execute(buffers, donate, e.Device)
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("running %s: %w", p.name, err)
 	}
+	if e.Watch != nil {
+		e.Watch(p.name, start, time.Since(start))
+	}
+	var fresh int64 // bytes that no donated input gives
+	for _, shape := range p.outputs {
+		fresh += bytesOf(shape)
+	}
+	for i := range p.aliases {
+		if donate != nil && donate[i] {
+			fresh -= bytesOf(in[i].shape)
+		}
+	}
+	e.account.add(0, fresh+p.scratch)
 	for i, d := range donate {
 		if d {
-			in[i].buffer = nil
+			in[i].gone()
 		}
 	}
 	out := make([]*Array, len(results))
 	for i, b := range results {
-		shape, err := b.Shape()
-		if err != nil {
-			return nil, err
-		}
-		out[i] = &Array{buffer: b, shape: shape}
+		out[i] = e.array(b, p.outputs[i])
 	}
 	return out, nil
 }

@@ -349,38 +349,78 @@ func TestPanicBecomesError(t *testing.T) {
 
 // Functions warmed at once, on arrays without content, need no more compiling when they are called.
 func TestWarmFromGoroutines(t *testing.T) {
-	e := newEngine("split", dtypes.Float32)
-	p := perceptronParams(t, e)
-	bind := engine.Bind{"net": p}
-	hollow := engine.Bind{"net": engine.Shapes(p.Specs, func(s nn.Spec) shapes.Shape { return shapes.Make(dtypes.Float32, s.Dims...) })}
-	shape := engine.Input(shapes.Make(dtypes.Float32, 3, 2))
-	predict := engine.Function{Key: "predict", Body: func(r nn.Runner, in []nn.Value) []nn.Value { return r.Run(linear("net.one", 3), in[0]) }}
-	var wait sync.WaitGroup
-	errs := make([]error, 4)
-	for i := range errs { // two functions, each from two goroutines
-		wait.Go(func() {
-			if i%2 == 0 {
-				errs[i] = e.Warm(predict, hollow, "", nil, shape)
-			} else {
-				errs[i] = e.Warm(perceptron(), hollow, "net", p.Targets(), shape, shape)
+	for mode, update := range map[string]int{"network": 0, "split": 4} { // programs that a step needs besides its gradient
+		e := newEngine(mode, dtypes.Float32)
+		p := perceptronParams(t, e)
+		bind := engine.Bind{"net": p}
+		hollow := engine.Bind{"net": engine.Shapes(p.Specs, func(string) bool { return true })}
+		shape := engine.Input(shapes.Make(dtypes.Float32, 3, 2))
+		predict := engine.Function{Key: "predict", Body: func(r nn.Runner, in []nn.Value) []nn.Value { return r.Run(linear("net.one", 3), in[0]) }}
+		adam := engine.Adam{Beta1: 0.9, Beta2: 0.99}
+		var wait sync.WaitGroup
+		errs := make([]error, 6)
+		for i := range errs { // three functions, each from two goroutines
+			wait.Go(func() {
+				switch i % 3 {
+				case 0:
+					errs[i] = e.Warm(predict, hollow, shape)
+				case 1:
+					errs[i] = e.WarmTrain(perceptron(), hollow, "net", adam, 1, shape, shape)
+				case 2:
+					errs[i] = e.WarmTrain(perceptron(), hollow, "net", adam, 2, shape, shape)
+				}
+			})
+		}
+		wait.Wait()
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+		warm := 3 // at network granularity an accumulated gradient is a program of its own
+		if mode == "split" {
+			warm = 2
+		}
+		compiled := func(want int, after string) {
+			t.Helper()
+			if n := e.Compiled().Programs; n != want {
+				t.Errorf("%s: %d programs compiled %s, want %d", mode, n, after, want)
 			}
-		})
+		}
+		compiled(warm, "by warming")
+		in := batch(t, e, 0.5)
+		must[[]*engine.Array](t)(e.Call(predict, bind, in[0]))
+		compiled(warm, "after a call")
+		o := must[*engine.Optimizer](t)(e.NewOptimizer(adam, p))
+		train(t, e, o, engine.Step{LR: 0.1}, in)
+		compiled(warm+update, "after a step")
 	}
-	wait.Wait()
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
-	if n := e.Compiled().Programs; n != 2 {
-		t.Errorf("%d programs compiled, want 2", n)
-	}
-	in := batch(t, e, 0.5)
-	must[[]*engine.Array](t)(e.Call(predict, bind, in[0]))
-	if n := e.Compiled().Programs; n != 2 {
-		t.Errorf("the call compiled again: %d programs", n)
-	}
-	o := must[*engine.Optimizer](t)(e.NewOptimizer(engine.Adam{Beta2: 0.99}, p))
-	train(t, e, o, engine.Step{LR: 0.1}, in)
-	if n := e.Compiled().Programs; n != 2+4 {
-		t.Errorf("%d programs after a step, want the gradient, the prediction and an update per shape", n)
+}
+
+// Frozen matrices kept in bf16 give what f32 ones of the same, rounded, values give; vectors stay f32; both kinds of
+// parameters have their own programs.
+func TestFrozenInBFloat16(t *testing.T) {
+	predict := engine.Function{Key: "frozen", Body: func(r nn.Runner, in []nn.Value) []nn.Value { return r.Run(linear("net.one", 3), in[0]) }}
+	for _, mode := range []string{"fused", "tape"} {
+		e := newEngine(mode, dtypes.Float32)
+		load := func(v float32) []float32 {
+			t.Helper()
+			values := engine.Tensors{"one.fc.weight": {v, 2, 3, 4, 5, 6}, "one.fc.bias": {v, 0, 0}}
+			p := must[*engine.Params](t)(e.Load([]nn.Spec{{Name: "one.fc.weight", Dims: []int{3, 2}}, {Name: "one.fc.bias", Dims: []int{3}}}, values, nil))
+			in := []*engine.Array{upload(t, e, []float32{1, -1}, 1, 2)}
+			out := must[[]*engine.Array](t)(e.Call(predict, engine.Bind{"net": p}, in...))
+			if got := must[[]float32](t)(e.Floats(p.Get("one.fc.bias")))[0]; got != v {
+				t.Errorf("a frozen vector holds %g, not %g", got, v)
+			}
+			return must[[]float32](t)(e.Floats(out[0]))
+		}
+		const v, rounded = 1.001, 1.0 // bf16 has 8 bits
+		full := load(v)
+		e.Frozen = dtypes.BFloat16
+		narrow := load(v)
+		want := must[[]float32](t)(e.Floats(upload(t, e, []float32{full[0]}, 1)))[0]
+		// x·σ(x) of 2v − 2 and of rounded + v − 2
+		silu := func(x float64) float64 { return x / (1 + math.Exp(-x)) }
+		if math.Abs(float64(want)-silu(2*v-2)) > 1e-6 || math.Abs(float64(narrow[0])-silu(rounded+v-2)) > 1e-6 {
+			t.Errorf("%s: %v in f32, %v in bf16", mode, full, narrow)
+		}
 	}
 }

@@ -34,10 +34,7 @@ type Optimizer struct {
 
 // NewOptimizer starts with zero moments (and the EMA at the weights).
 func (e *Engine) NewOptimizer(settings Adam, params *Params) (*Optimizer, error) {
-	if settings.Eps == 0 {
-		settings.Eps = 1e-8
-	}
-	o := &Optimizer{Adam: settings, params: params, names: params.Trained()}
+	o := emptyOptimizer(settings, params)
 	if len(o.names) == 0 {
 		return nil, fmt.Errorf("nothing to train: no parameter is marked as trained")
 	}
@@ -52,11 +49,7 @@ func (e *Engine) NewOptimizer(settings Adam, params *Params) (*Optimizer, error)
 			return nil, err
 		}
 		if o.EMA != 0 {
-			host, err := e.Floats(a)
-			if err != nil {
-				return nil, err
-			}
-			c, err := e.Upload(host, a.shape.Dimensions...)
+			c, err := e.copy(a)
 			if err != nil {
 				return nil, err
 			}
@@ -64,6 +57,14 @@ func (e *Engine) NewOptimizer(settings Adam, params *Params) (*Optimizer, error)
 		}
 	}
 	return o, nil
+}
+
+// emptyOptimizer has no state yet.
+func emptyOptimizer(settings Adam, params *Params) *Optimizer {
+	if settings.Eps == 0 {
+		settings.Eps = 1e-8
+	}
+	return &Optimizer{Adam: settings, params: params, names: params.Trained()}
 }
 
 func (e *Engine) zeros(list *[]*Array, like *Array) error {
@@ -101,10 +102,16 @@ func (o *Optimizer) setState(all []*Array) {
 	}
 }
 
-// signature identifies the static part of the update in program keys.
-func (o *Optimizer) signature() string {
-	return fmt.Sprintf("adam(%g,%g,%g,%g,%g,%g,%d)", o.Beta1, o.Beta2, o.Eps, o.WeightDecay, o.ClipNorm, o.EMA, len(o.names))
+// settings identify the static part of the update in program keys.
+func (o *Optimizer) settings() string {
+	return fmt.Sprintf("adam(%g,%g,%g,%g,%g,%g)", o.Beta1, o.Beta2, o.Eps, o.WeightDecay, o.ClipNorm, o.EMA)
 }
+
+// signature identifies the update of all parameters.
+func (o *Optimizer) signature() string { return fmt.Sprintf("%s%d", o.settings(), len(o.names)) }
+
+// hypers is the number of hyper-parameters of a step.
+const hypers = 4
 
 // hyper uploads what changes from step to step: [lr/(1-β1ᵗ), 1/sqrt(1-β2ᵗ), 1-lr·decay, gradient scale].
 func (e *Engine) hyper(o *Optimizer, lr, gradScale float64) (*Array, error) {
@@ -114,15 +121,18 @@ func (e *Engine) hyper(o *Optimizer, lr, gradScale float64) (*Array, error) {
 		float32(1 / math.Sqrt(1-math.Pow(o.Beta2, t))),
 		float32(1 - lr*o.WeightDecay),
 		float32(gradScale),
-	}, 4)
+	}, hypers)
 }
 
 // updateNodes adds one optimizer step to a graph. params, grads and state are in the order of o.names; the results are
 // the squared gradient norm, the new parameters and the new state. Where the norm is not finite nothing changes.
-func (o *Optimizer) updateNodes(params, grads, state []*graph.Node, hyper *graph.Node) (norm2 *graph.Node, newParams, newState []*graph.Node) {
+// before, if not nil, is the squared norm of other parameters' gradients, to which these are added.
+func (o *Optimizer) updateNodes(params, grads, state []*graph.Node, hyper, before *graph.Node) (norm2 *graph.Node, newParams, newState []*graph.Node) {
 	g := hyper.Graph()
 	h := func(i int) *graph.Node { return graph.Reshape(graph.SliceAxis(hyper, 0, graph.AxisRange(i, i+1))) }
-	norm2 = graph.Zeros(g, shapes.Make(dtypes.Float32))
+	if norm2 = before; norm2 == nil {
+		norm2 = graph.Zeros(g, shapes.Make(dtypes.Float32))
+	}
 	for i := range grads {
 		grads[i] = mulScalar(graph.ConvertDType(grads[i], dtypes.Float32), h(3))
 		norm2 = graph.Add(norm2, graph.ReduceAllSum(graph.Square(grads[i])))

@@ -3,10 +3,14 @@ package engine
 import (
 	"fmt"
 	"math"
+	"runtime"
+	"slices"
 	"strings"
+	"sync"
 
 	"fewstep/model/nn"
 
+	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
 )
@@ -18,6 +22,7 @@ type Params struct {
 	arrays   map[string]*Array
 	trained  map[string]bool
 	adapters map[string]adapter // by weight, where adapters are materialised (see split.go)
+	narrow   bool               // holds bf16 arrays: its programs are other ones
 }
 
 // NewParams makes an empty set for the given specs.
@@ -29,6 +34,7 @@ func NewParams(specs []nn.Spec) *Params {
 func (p *Params) Set(name string, a *Array, trained bool) {
 	p.arrays[name] = a
 	p.trained[name] = trained
+	p.narrow = p.narrow || a.shape.DType == dtypes.BFloat16
 }
 
 // Get returns a parameter's array, nil when there is none.
@@ -66,22 +72,62 @@ type Tensors map[string][]float32
 // Load uploads host tensors as a network's parameters; every spec must be there with the right size.
 // trained says which of them an optimizer will change.
 func (e *Engine) Load(specs []nn.Spec, values Tensors, trained func(name string) bool) (*Params, error) {
-	p := NewParams(specs)
-	for _, s := range specs {
+	return e.LoadFunc(specs, func(s nn.Spec) ([]float32, error) {
 		v, ok := values[s.Name]
 		if !ok {
 			return nil, fmt.Errorf("tensor %q of shape %v is missing", s.Name, s.Dims)
 		}
-		if len(v) != s.Size() {
-			return nil, fmt.Errorf("tensor %q has %d elements, the network needs %v", s.Name, len(v), s.Dims)
+		return v, nil
+	}, trained)
+}
+
+// LoadFunc is Load from values that are asked for one by one, by several goroutines at once: the whole network need not
+// be in the host's memory. Parameters that nothing trains are kept in e.Frozen.
+func (e *Engine) LoadFunc(specs []nn.Spec, value func(nn.Spec) ([]float32, error), trained func(name string) bool) (*Params, error) {
+	p := NewParams(specs)
+	arrays, errs := make([]*Array, len(specs)), make([]error, len(specs))
+	next := make(chan int)
+	var wait sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wait.Go(func() {
+			for i := range next {
+				arrays[i], errs[i] = e.upload(specs[i], value, trained != nil && trained(specs[i].Name))
+			}
+		})
+	}
+	for i := range specs {
+		next <- i
+	}
+	close(next)
+	wait.Wait()
+	for i, s := range specs {
+		if errs[i] != nil {
+			Free(arrays...)
+			return nil, errs[i]
 		}
-		a, err := e.Upload(v, s.Dims...)
-		if err != nil {
-			return nil, fmt.Errorf("tensor %q: %w", s.Name, err)
-		}
-		p.Set(s.Name, a, trained != nil && trained(s.Name))
+		p.Set(s.Name, arrays[i], trained != nil && trained(s.Name))
 	}
 	return p, nil
+}
+
+func (e *Engine) upload(s nn.Spec, value func(nn.Spec) ([]float32, error), trained bool) (*Array, error) {
+	v, err := value(s)
+	if err != nil {
+		return nil, err
+	}
+	if len(v) != s.Size() {
+		return nil, fmt.Errorf("tensor %q has %d elements, the network needs %v", s.Name, len(v), s.Dims)
+	}
+	var a *Array
+	if e.FrozenDType() == dtypes.BFloat16 && !trained && len(s.Dims) > 1 {
+		a, err = e.Upload(narrowed(v), s.Dims...)
+	} else {
+		a, err = e.Upload(v, s.Dims...)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("tensor %q: %w", s.Name, err)
+	}
+	return a, nil
 }
 
 // Share makes a set of frozen parameters that refers to the same arrays as p.
@@ -185,6 +231,18 @@ func (b Bind) find(name string) (*Array, error) {
 		return nil, fmt.Errorf("network %q has no parameter %q", network, rest)
 	}
 	return a, nil
+}
+
+// narrow lists the networks whose parameters are partly bf16, as a part of program keys.
+func (b Bind) narrow() string {
+	var names []string
+	for name, p := range b {
+		if p != nil && p.narrow {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return strings.Join(names, ",")
 }
 
 // lookup makes graph parameters on first use and records their names in p.

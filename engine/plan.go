@@ -31,9 +31,13 @@ type blockCall struct {
 // site is the place of a block in its network: several kinds may share one scope.
 func (c blockCall) site() string { return c.prefix + "|" + c.block.Kind }
 
-func (e *Engine) newCall(b nn.Block, prefix string, lora *nn.LoRA, in []shapes.Shape) blockCall {
+func (e *Engine) newCall(b nn.Block, bind Bind, prefix string, lora *nn.LoRA, in []shapes.Shape) blockCall {
 	var k strings.Builder
 	fmt.Fprintf(&k, "%s|%s", b.Kind, e.Compute)
+	network, _ := split(prefix)
+	if p := bind[network]; p != nil && p.narrow {
+		k.WriteString("|narrow")
+	}
 	if lora != nil {
 		fmt.Fprintf(&k, "|lora(%d,%g)", lora.Rank, lora.Scale)
 	}
@@ -75,13 +79,13 @@ func (e *Engine) declare(key string, fill build) (*program, error) {
 	e.mu.Lock()
 	p, ok := e.programs[key]
 	if !ok {
-		p = &program{}
+		p = &program{name: programName(key)}
 		e.programs[key] = p
 	}
 	e.mu.Unlock()
 	p.declared.Do(func() {
 		p.err = guard(func() error {
-			p.graph = graph.NewGraph(e.Backend, "fewstep")
+			p.graph = graph.NewGraph(e.Backend, p.name)
 			p.pending = fill(p.graph, p)
 			for _, n := range p.pending {
 				p.outputs = append(p.outputs, n.Shape())
@@ -95,21 +99,40 @@ func (e *Engine) declare(key string, fill build) (*program, error) {
 	return p, p.err
 }
 
-// compileAll compiles programs on all cores; those that are compiled already cost nothing.
-func (e *Engine) compileAll(programs []*program) error {
+// programName is what profiles call a program: what it does and for which function or block.
+func programName(key string) string {
+	what, rest, _ := strings.Cut(key, "|")
+	of, _, _ := strings.Cut(strings.TrimLeft(rest, "|"), "|")
+	name := []byte(what + "_" + of)
+	for i, c := range name {
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9') {
+			name[i] = '_'
+		}
+	}
+	return string(name[:min(len(name), 64)])
+}
+
+// compileAll declares and compiles programs on all cores; those that are compiled already cost nothing.
+func (e *Engine) compileAll(jobs []func() (*program, error)) error {
 	var wait sync.WaitGroup
 	slots := make(chan struct{}, runtime.GOMAXPROCS(0))
-	for _, p := range programs {
+	errs := make([]error, len(jobs))
+	for i, declare := range jobs {
 		wait.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			e.compile(p)
+			p, err := declare()
+			if err == nil {
+				e.compile(p)
+				err = p.err
+			}
+			errs[i] = err
 		})
 	}
 	wait.Wait()
-	for _, p := range programs {
-		if p.err != nil {
-			return p.err
+	for _, err := range errs {
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -127,6 +150,7 @@ func (v *planValue) Shape() shapes.Shape { return v.shape }
 type planner struct {
 	e        *Engine
 	bind     Bind
+	level    nn.Level
 	trained  func(scope string) bool // nil when no gradient is wanted
 	plan     *plan
 	programs map[*program]bool
@@ -160,7 +184,7 @@ func inner(b nn.Block, prefix string, lora *nn.LoRA, granularity nn.Level) (stri
 
 // Run implements nn.Runner.
 func (r *planRunner) Run(b nn.Block, in ...nn.Value) []nn.Value {
-	prefix, lora, apart := inner(b, r.prefix, r.lora, r.e.Granularity)
+	prefix, lora, apart := inner(b, r.prefix, r.lora, r.level)
 	if apart {
 		return b.Compose(&planRunner{planner: r.planner, prefix: prefix, lora: lora}, in)
 	}
@@ -173,7 +197,7 @@ func (r *planRunner) Run(b nn.Block, in ...nn.Value) []nn.Value {
 		r.plan.uses[args[i].id]++
 		needs = needs || args[i].needs
 	}
-	call := r.e.newCall(b, prefix, lora, shapesIn)
+	call := r.e.newCall(b, r.bind, prefix, lora, shapesIn)
 	p, err := r.e.forward(call, r.bind, shapesIn)
 	if err != nil {
 		panic(err)
@@ -204,15 +228,15 @@ func (r *planRunner) Run(b nn.Block, in ...nn.Value) []nn.Value {
 
 // planFor walks a function once per key and shapes, and compiles in parallel every forward program it will need
 // (backward programs are compiled when the first backward walk reaches them: see warm in tape.go).
-func (e *Engine) planFor(f Function, bind Bind, trained func(string) bool, in []*Array, what string) (*plan, []planEntry, error) {
-	key := e.key("plan|"+what, f.Key, in)
+func (e *Engine) planFor(f Function, bind Bind, level nn.Level, trained func(string) bool, in []*Array, what string) (*plan, []planEntry, error) {
+	key := e.key("plan|"+what+"|"+bind.narrow(), f.Key, in)
 	e.mu.Lock()
 	known, ok := e.plans[key]
 	e.mu.Unlock()
 	if ok {
 		return known, nil, nil
 	}
-	pl := &planner{e: e, bind: bind, trained: trained, plan: &plan{visits: map[string]int{}}, programs: map[*program]bool{}}
+	pl := &planner{e: e, bind: bind, level: level, trained: trained, plan: &plan{visits: map[string]int{}}, programs: map[*program]bool{}}
 	values := make([]nn.Value, len(in))
 	for i, a := range in {
 		values[i] = &planValue{id: i, shape: a.shape}
@@ -229,9 +253,9 @@ func (e *Engine) planFor(f Function, bind Bind, trained func(string) bool, in []
 	if err != nil {
 		return nil, nil, fmt.Errorf("planning %.60s: %w", f.Key, err)
 	}
-	var list []*program
+	var list []func() (*program, error)
 	for p := range pl.programs {
-		list = append(list, p)
+		list = append(list, func() (*program, error) { return p, nil })
 	}
 	if err := e.compileAll(list); err != nil {
 		return nil, nil, err

@@ -3,7 +3,6 @@ package engine
 import (
 	"fmt"
 	"math"
-	"slices"
 
 	"fewstep/model/nn"
 
@@ -84,7 +83,7 @@ func (p *Params) Targets() (names []string) {
 
 // splitProgram is the gradient program of a function: its outputs, then the gradient of each target.
 func (e *Engine) splitProgram(f Function, bind Bind, network string, targets []string, in []*Array) (*program, error) {
-	key := e.key(fmt.Sprintf("split|%d|%s", len(targets), network), f.Key, in)
+	key := e.key(fmt.Sprintf("split|%d|%s|%s", len(targets), network, bind.narrow()), f.Key, in)
 	return e.declare(key, func(g *graph.Graph, p *program) []*graph.Node {
 		outputs, _, grads := e.gradientNodes(g, p, f, bind, network, targets, shapesOf(in))
 		return append(outputs, grads...)
@@ -259,7 +258,7 @@ func (e *Engine) updateProgram(o *Optimizer, a adapter, adapts bool, n int, args
 			down, up := nn.AdapterGradients(grad, rest[0], rest[1], a.lora)
 			grads = []*graph.Node{down, up}
 		}
-		norm2, params, state := settings.updateNodes(rest[:n], grads, rest[n:], hyper)
+		norm2, params, state := settings.updateNodes(rest[:n], grads, rest[n:], hyper, nil)
 		out := append(append([]*graph.Node{norm2}, params...), state...)
 		if adapts {
 			out = append(out, nn.Adapted(base, params[0], params[1], a.lora))
@@ -303,36 +302,4 @@ func (e *Engine) norm(arrays []*Array) (float64, error) {
 		total += float64(v[0])
 	}
 	return math.Sqrt(total), nil
-}
-
-// Shapes makes parameters without content, to compile programs before there is anything to run them on.
-func Shapes(specs []nn.Spec, dtype func(nn.Spec) shapes.Shape) *Params {
-	p := NewParams(specs)
-	for _, s := range specs {
-		p.Set(s.Name, &Array{shape: dtype(s)}, false)
-	}
-	return p
-}
-
-// Input is an array without content, for the same purpose.
-func Input(s shapes.Shape) *Array { return &Array{shape: s} }
-
-// Warm compiles what Call needs for a function, and, where targets are given, the split gradient program by them.
-// Any number of goroutines may warm different functions at once.
-func (e *Engine) Warm(f Function, bind Bind, network string, targets []string, in ...*Array) error {
-	if e.Granularity < nn.Network || targets != nil && !e.Split {
-		return nil // these are compiled in parallel by their own plan, or fused with an update
-	}
-	var p *program
-	var err error
-	if targets == nil {
-		p, err = e.callProgram(f, bind, in)
-	} else {
-		p, err = e.splitProgram(f, bind, network, slices.Clone(targets), in)
-	}
-	if err != nil {
-		return err
-	}
-	e.compile(p)
-	return p.err
 }

@@ -41,6 +41,7 @@ type entry struct {
 type tape struct {
 	e       *Engine
 	bind    Bind
+	level   nn.Level
 	network string // trained network, "" = no gradients
 	o       *Optimizer
 	plan    *plan
@@ -62,7 +63,7 @@ func (t *tape) isTrained(scope string) bool {
 
 // Run implements nn.Runner.
 func (r *tapeRunner) Run(b nn.Block, in ...nn.Value) []nn.Value {
-	prefix, lora, apart := inner(b, r.prefix, r.lora, r.e.Granularity)
+	prefix, lora, apart := inner(b, r.prefix, r.lora, r.level)
 	if apart {
 		return b.Compose(&tapeRunner{tape: r.tape, prefix: prefix, lora: lora}, in)
 	}
@@ -74,7 +75,7 @@ func (r *tapeRunner) Run(b nn.Block, in ...nn.Value) []nn.Value {
 		shapesIn[i] = arrays[i].shape
 		needs = needs || args[i].needs
 	}
-	call := r.e.newCall(b, prefix, lora, shapesIn)
+	call := r.e.newCall(b, r.bind, prefix, lora, shapesIn)
 	p, err := r.e.forward(call, r.bind, shapesIn)
 	if err != nil {
 		panic(err)
@@ -135,11 +136,11 @@ func (t *tape) walk(f Function, in []*Array) (outputs []*tapeValue, err error) {
 }
 
 func (e *Engine) callTape(f Function, bind Bind, in []*Array) ([]*Array, error) {
-	pl, _, err := e.planFor(f, bind, nil, in, "call")
+	pl, _, err := e.planFor(f, bind, e.calls(), nil, in, "call")
 	if err != nil {
 		return nil, err
 	}
-	t := &tape{e: e, bind: bind, plan: pl}
+	t := &tape{e: e, bind: bind, level: e.calls(), plan: pl}
 	outputs, err := t.walk(f, in)
 	if err != nil {
 		return nil, err

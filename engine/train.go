@@ -85,15 +85,27 @@ func (e *Engine) gather(p *program, bind Bind, params *Params, names []string, i
 	return args, nil
 }
 
-// trainFused is forward, gradient and update in one program.
-func (e *Engine) trainFused(f Function, bind Bind, network string, o *Optimizer, step Step, in []*Array) (*Result, error) {
-	key := e.key("train|"+o.signature()+"|"+network, f.Key, in)
-	p, err := e.get(key, func(g *graph.Graph, p *program) []*graph.Node {
+// fusedProgram is forward, gradient and update in one.
+func (e *Engine) fusedProgram(f Function, bind Bind, network string, o *Optimizer, in []*Array) (*program, error) {
+	key := e.key("train|"+o.signature()+"|"+network+"|"+bind.narrow(), f.Key, in)
+	return e.declare(key, func(g *graph.Graph, p *program) []*graph.Node {
 		outputs, params, grads := e.gradientNodes(g, p, f, bind, network, o.names, shapesOf(in))
 		state, hyper := o.stateNodes(g)
-		norm2, newParams, newState := o.updateNodes(params, grads, state, hyper)
+		norm2, newParams, newState := o.updateNodes(params, grads, state, hyper, nil)
+		n, at := len(outputs), len(in)+len(params)+len(p.info.(trained).frozen)
+		p.aliases = map[int]int{}
+		for i := range params {
+			p.aliases[len(in)+i] = n + 1 + i
+		}
+		for i := range state {
+			p.aliases[at+i] = n + 1 + len(params) + i
+		}
 		return append(append(append(outputs, norm2), newParams...), newState...)
 	})
+}
+
+func (e *Engine) trainFused(f Function, bind Bind, network string, o *Optimizer, step Step, in []*Array) (*Result, error) {
+	p, err := e.fusedProgram(f, bind, network, o, in)
 	if err != nil {
 		return nil, err
 	}
@@ -156,17 +168,25 @@ func (o *Optimizer) stateNodes(g *graph.Graph) (state []*graph.Node, hyper *grap
 	return state, graph.Parameter(g, "hyper", shapes.Make(state[0].DType(), 4))
 }
 
-// trainAccumulated adds gradients up over micro-batches and updates with the last one.
-func (e *Engine) trainAccumulated(f Function, bind Bind, network string, o *Optimizer, step Step, in []*Array) (*Result, error) {
-	key := e.key(fmt.Sprintf("gradient|%d|%s", len(o.names), network), f.Key, in)
-	p, err := e.get(key, func(g *graph.Graph, p *program) []*graph.Node {
+// gradientProgram adds a micro-batch's gradients to what was added up before.
+func (e *Engine) gradientProgram(f Function, bind Bind, network string, o *Optimizer, in []*Array) (*program, error) {
+	key := e.key(fmt.Sprintf("gradient|%d|%s|%s", len(o.names), network, bind.narrow()), f.Key, in)
+	return e.declare(key, func(g *graph.Graph, p *program) []*graph.Node {
 		outputs, params, grads := e.gradientNodes(g, p, f, bind, network, o.names, shapesOf(in))
+		at := len(in) + len(params) + len(p.info.(trained).frozen)
+		p.aliases = map[int]int{}
 		for i, param := range params {
+			p.aliases[at+i] = len(outputs)
 			acc := graph.Parameter(g, fmt.Sprintf("acc%d", i), param.Shape())
 			outputs = append(outputs, graph.Add(acc, grads[i]))
 		}
 		return outputs
 	})
+}
+
+// trainAccumulated adds gradients up over micro-batches and updates with the last one.
+func (e *Engine) trainAccumulated(f Function, bind Bind, network string, o *Optimizer, step Step, in []*Array) (*Result, error) {
+	p, err := e.gradientProgram(f, bind, network, o, in)
 	if err != nil {
 		return nil, err
 	}
@@ -212,7 +232,7 @@ func (e *Engine) applyAccumulated(o *Optimizer, step Step, outputs []*Array) (*R
 	for _, name := range o.names {
 		shaped = append(shaped, o.params.Get(name))
 	}
-	p, err := e.get(e.key("apply|"+o.signature(), "", shaped), func(g *graph.Graph, _ *program) []*graph.Node {
+	p, err := e.get(e.key("apply|"+o.signature(), "", shaped), func(g *graph.Graph, p *program) []*graph.Node {
 		params, grads := make([]*graph.Node, len(shaped)), make([]*graph.Node, len(shaped))
 		for i, a := range shaped {
 			params[i] = graph.Parameter(g, fmt.Sprintf("p%d", i), a.shape)
@@ -221,7 +241,14 @@ func (e *Engine) applyAccumulated(o *Optimizer, step Step, outputs []*Array) (*R
 			grads[i] = graph.Parameter(g, fmt.Sprintf("g%d", i), a.shape)
 		}
 		state, hyper := o.stateNodes(g)
-		norm2, newParams, newState := o.updateNodes(params, grads, state, hyper)
+		norm2, newParams, newState := o.updateNodes(params, grads, state, hyper, nil)
+		p.aliases = map[int]int{}
+		for i := range params {
+			p.aliases[i] = 1 + i
+		}
+		for i := range state {
+			p.aliases[2*len(params)+i] = 1 + len(params) + i
+		}
 		return append(append([]*graph.Node{norm2}, newParams...), newState...)
 	})
 	if err != nil {

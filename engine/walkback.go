@@ -2,10 +2,11 @@ package engine
 
 import (
 	"fmt"
-	"math"
+	"slices"
 
 	"fewstep/model/nn"
 
+	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
 )
@@ -13,14 +14,15 @@ import (
 // trainTape is Train block by block. Where a block's parameters are visited once and neither accumulation nor clipping
 // asks for whole gradients, the block is updated as soon as its gradient is there.
 func (e *Engine) trainTape(f Function, bind Bind, network string, o *Optimizer, step Step, in []*Array) (*Result, error) {
-	t := &tape{e: e, bind: bind, network: network, o: o}
-	pl, entries, err := e.planFor(f, bind, t.isTrained, in, "train|"+network)
+	t := &tape{e: e, bind: bind, level: e.Granularity, network: network, o: o}
+	pl, entries, err := e.planFor(f, bind, e.Granularity, t.isTrained, in, "train|"+network)
 	if err != nil {
 		return nil, err
 	}
 	t.plan = pl
+	immediate := step.Of <= 1 && o.ClipNorm == 0
 	if entries != nil {
-		if err := t.warm(entries); err != nil {
+		if err := t.warm(entries, immediate); err != nil {
 			return nil, err
 		}
 	}
@@ -32,11 +34,9 @@ func (e *Engine) trainTape(f Function, bind Bind, network string, o *Optimizer, 
 	if loss.Shape().Rank() != 0 {
 		return nil, fmt.Errorf("function %q: the first output must be a scalar loss, it has shape %s", f.Key, loss.Shape())
 	}
-	immediate := step.Of <= 1 && o.ClipNorm == 0
 	if !immediate && step.Micro == 0 {
-		if err := e.zeroAccumulators(o); err != nil {
-			return nil, err
-		}
+		Free(o.acc...)
+		o.acc = make([]*Array, len(o.names))
 	}
 	w := &walker{tape: t, step: step, immediate: immediate, left: map[string]int{}, index: map[string]int{}}
 	for i, name := range o.names {
@@ -45,22 +45,10 @@ func (e *Engine) trainTape(f Function, bind Bind, network string, o *Optimizer, 
 	for site, n := range pl.visits {
 		w.left[site] = n
 	}
-	one, err := e.Upload([]float32{1})
-	if err != nil {
+	if loss.grad, w.norm2, err = e.start(loss.array); err != nil {
 		return nil, err
 	}
-	loss.grad = one
-	if immediate {
-		v, err := e.Floats(loss.array)
-		if err != nil {
-			return nil, err
-		}
-		if !finite(float64(v[0])) {
-			one.Free()
-			t.drop()
-			return &Result{Outputs: arraysOf(outputs), Norm2: math.NaN(), Updated: true}, nil
-		}
-	}
+	defer func() { w.norm2.Free() }()
 	if immediate {
 		if w.hyper, err = e.hyper(o, step.LR, 1); err != nil {
 			return nil, err
@@ -73,26 +61,43 @@ func (e *Engine) trainTape(f Function, bind Bind, network string, o *Optimizer, 
 	results := arraysOf(outputs)
 	switch {
 	case immediate:
-		norm2, err := w.totalNorm()
-		if err == nil {
-			o.count(norm2)
+		norm2, err := e.Floats(w.norm2)
+		if err != nil {
+			return nil, err
 		}
-		return &Result{Outputs: results, Norm2: norm2, Updated: true}, err
+		o.count(float64(norm2[0]))
+		return &Result{Outputs: results, Norm2: float64(norm2[0]), Updated: true}, nil
 	case step.Micro+1 < step.Of:
 		return &Result{Outputs: results, Norm2: -1}, nil
+	}
+	for k, a := range o.acc {
+		if a != nil {
+			continue
+		}
+		var zero []*Array // a parameter that the function does not use
+		if err := e.zeros(&zero, o.params.Get(o.names[k])); err != nil {
+			return nil, err
+		}
+		o.acc[k] = zero[0]
 	}
 	return e.applyAccumulated(o, step, results)
 }
 
-// drop forgets a tape without walking back.
-func (t *tape) drop() {
-	for _, rec := range t.entries {
-		for _, v := range rec.in {
-			v.held--
-			v.release()
-		}
+// start makes, on the device, what a walk back begins with: the loss's own cotangent, and the squared gradient norm so
+// far. Both are not a number where the loss is not finite, so that no update changes anything.
+func (e *Engine) start(loss *Array) (cotangent, norm2 *Array, err error) {
+	p, err := e.get(e.key("start", "", []*Array{loss}), func(g *graph.Graph, _ *program) []*graph.Node {
+		nothing := graph.MulScalar(nodes(inputNodes(g, shapesOf([]*Array{loss})))[0], 0)
+		return []*graph.Node{graph.AddScalar(nothing, 1), nothing}
+	})
+	if err != nil {
+		return nil, nil, err
 	}
-	t.entries = nil
+	out, err := e.execute(p, []*Array{loss}, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	return out[0], out[1], nil
 }
 
 // walker goes back over a tape.
@@ -101,9 +106,9 @@ type walker struct {
 	step      Step
 	immediate bool
 	hyper     *Array
-	left      map[string]int // visits to come per site
-	index     map[string]int // optimizer's index of a parameter
-	norms     []*Array
+	left      map[string]int      // visits to come per site
+	index     map[string]int      // optimizer's index of a parameter
+	norm2     *Array              // squared norm of the gradients applied so far; not finite = apply no more
 	pending   map[string][]*Array // gradients of blocks that are visited more than once
 }
 
@@ -190,6 +195,10 @@ func (w *walker) gradients(rec *entry, grads []*Array) error {
 	}
 	if !w.immediate {
 		for i, k := range indices {
+			if o.acc[k] == nil {
+				o.acc[k] = grads[i]
+				continue
+			}
 			sum, err := e.add(o.acc[k], grads[i])
 			if err != nil {
 				return err
@@ -227,39 +236,26 @@ func (w *walker) update(indices []int, grads []*Array) error {
 		args = append(args, o.params.Get(o.names[k]))
 	}
 	args = append(args, grads...)
-	n := len(indices)
-	lists := [][]*Array{}
-	if o.Beta1 != 0 {
-		lists = append(lists, o.m)
-	}
-	lists = append(lists, o.v)
-	if o.EMA != 0 {
-		lists = append(lists, o.ema)
-	}
+	n, lists := len(indices), o.ordered()
 	for _, list := range lists {
 		for _, k := range indices {
 			args = append(args, list[k])
 		}
 	}
-	p, err := e.get(e.key("update|"+o.signature(), "", args), func(g *graph.Graph, _ *program) []*graph.Node {
-		all := nodes(inputNodes(g, shapesOf(args)))
-		hyper := graph.Parameter(g, "hyper", w.hyper.shape)
-		norm2, params, state := o.updateNodes(all[:n], all[n:2*n], all[2*n:], hyper)
-		return append(append([]*graph.Node{norm2}, params...), state...)
-	})
+	p, err := e.blockUpdate(o, n, shapesOf(args))
 	if err != nil {
 		return err
 	}
-	donate := make([]bool, len(args)+1)
+	donate := make([]bool, len(args)+2)
 	for i := range args {
 		donate[i] = true
 	}
-	out, err := e.execute(p, append(args, w.hyper), donate)
+	out, err := e.execute(p, append(args, w.hyper, w.norm2), donate)
 	if err != nil {
 		return err
 	}
-	w.norms = append(w.norms, out[0])
-	out = out[1:]
+	w.norm2.Free()
+	w.norm2, out = out[0], out[1:]
 	for i, k := range indices {
 		o.params.arrays[o.names[k]] = out[i]
 	}
@@ -271,22 +267,31 @@ func (w *walker) update(indices []int, grads []*Array) error {
 	return nil
 }
 
-func (w *walker) totalNorm() (float64, error) {
-	total := 0.0
-	for _, a := range w.norms {
-		v, err := w.e.Floats(a)
-		if err != nil {
-			return 0, err
+// blockUpdate is the program of one optimizer step for n parameters: parameters, gradients, state, hyper-parameters and
+// the squared norm so far → the squared norm with these, parameters, state.
+func (e *Engine) blockUpdate(o *Optimizer, n int, in []shapes.Shape) (*program, error) {
+	settings := *o
+	key := fmt.Sprintf("update|%s|%d|%v", o.settings(), n, in)
+	return e.declare(key, func(g *graph.Graph, p *program) []*graph.Node {
+		all := nodes(inputNodes(g, in))
+		hyper := graph.Parameter(g, "hyper", shapes.Make(dtypes.Float32, hypers))
+		before := graph.Parameter(g, "norm2", shapes.Make(dtypes.Float32))
+		p.aliases = map[int]int{}
+		for i := range n {
+			p.aliases[i] = 1 + i
 		}
-		total += float64(v[0])
-		a.Free()
-	}
-	return total, nil
+		for i := range len(all) - 2*n {
+			p.aliases[2*n+i] = 1 + n + i
+		}
+		norm2, params, state := settings.updateNodes(all[:n], all[n:2*n], all[2*n:], hyper, before)
+		return append(append([]*graph.Node{norm2}, params...), state...)
+	})
 }
 
 // add returns a + b and takes both.
 func (e *Engine) add(a, b *Array) (*Array, error) {
-	p, err := e.get(e.key("add", "", []*Array{a, b}), func(g *graph.Graph, _ *program) []*graph.Node {
+	p, err := e.get(e.key("add", "", []*Array{a, b}), func(g *graph.Graph, p *program) []*graph.Node {
+		p.aliases = map[int]int{0: 0}
 		in := nodes(inputNodes(g, shapesOf([]*Array{a, b})))
 		return []*graph.Node{graph.Add(in[0], in[1])}
 	})
@@ -300,11 +305,11 @@ func (e *Engine) add(a, b *Array) (*Array, error) {
 	return out[0], nil
 }
 
-// warm compiles in parallel the backward programs that the entries of a plan will need. Which outputs receive a
-// cotangent follows from walking the entries back.
-func (t *tape) warm(entries []planEntry) error {
+// warm builds and compiles in parallel the backward and update programs that the entries of a plan will need. Which
+// outputs receive a cotangent follows from walking the entries back.
+func (t *tape) warm(entries []planEntry, immediate bool) error {
 	marked := map[int]bool{t.plan.loss: true}
-	var list []*program
+	var jobs []func() (*program, error)
 	for i := len(entries) - 1; i >= 0; i-- {
 		en := entries[i]
 		var shapesIn, outShapes []shapes.Shape
@@ -328,16 +333,21 @@ func (t *tape) warm(entries []planEntry) error {
 			return err
 		}
 		var trained []string
+		var updated []shapes.Shape
 		for _, name := range fwd.params {
-			if t.isTrained(nn.Join(en.call.prefix, name)) {
+			if scope := nn.Join(en.call.prefix, name); t.isTrained(scope) {
 				trained = append(trained, name)
+				_, rest := split(scope)
+				updated = append(updated, t.o.params.Get(rest).shape)
 			}
 		}
-		p, err := t.e.backward(en.call, t.bind, shapesIn, needsIn, hasOut, outShapes, trained)
-		if err != nil {
-			return err
+		jobs = append(jobs, func() (*program, error) {
+			return t.e.backward(en.call, t.bind, shapesIn, needsIn, hasOut, outShapes, trained)
+		})
+		if n := len(trained); n > 0 && immediate {
+			all := slices.Repeat(updated, 2+len(t.o.ordered())) // parameters, gradients, state
+			jobs = append(jobs, func() (*program, error) { return t.e.blockUpdate(t.o, n, all) })
 		}
-		list = append(list, p)
 	}
-	return t.e.compileAll(list)
+	return t.e.compileAll(jobs)
 }

@@ -111,8 +111,7 @@ func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
 	if p.teacher, _, err = r.models.frozen(step.Teacher, p.at); err != nil {
 		return err
 	}
-	adam := engine.Adam{Beta1: p.settings.Beta1, Beta2: p.settings.Beta2, Eps: r.Config.Train.AdamEpsilon, WeightDecay: p.settings.WeightDecay,
-		ClipNorm: r.Config.Train.ClipNorm}
+	adam := r.adam(step)
 	if step.Kind == distill.KindAdversarial {
 		if p.critic, err = r.models.critic(step, p.at); err != nil {
 			return err
@@ -131,13 +130,16 @@ func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
 		perUpdate := int64(r.Config.Train.GlobalBatch())
 		r.watch = &monitor.Watcher{Window: int(max(c.CollapseWindow/perUpdate, 1)), SaturatedLoss: c.CollapseLoss, SaturatedAcc: c.CollapseAccuracy}
 	}
-	if err := p.report.Update(p.record(monitor.KindPhase, nil, 0)); checkpoint == nil && err != nil {
-		return err
-	}
 	if checkpoint == nil {
-		return nil
+		return p.report.Update(p.record(monitor.KindPhase, nil, 0))
 	}
-	return p.restore(checkpoint)
+	return p.restore(checkpoint) // the phase's record was written before the checkpoint
+}
+
+// adam is the optimizer of a phase, without an average.
+func (r *Run) adam(step distill.Step) engine.Adam {
+	p := r.Config.Stages[step.Stage].Phases[step.Phase]
+	return engine.Adam{Beta1: p.Beta1, Beta2: p.Beta2, Eps: r.Config.Train.AdamEpsilon, WeightDecay: p.WeightDecay, ClipNorm: r.Config.Train.ClipNorm}
 }
 
 func (p *phase) free() {

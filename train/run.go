@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 	"sort"
 	"sync"
 	"time"
@@ -86,6 +87,9 @@ func Open(c *distill.Config, opt Options) (*Run, error) {
 	for _, bad := range r.Data.Bad() {
 		opt.Log.Warn("image left out", "key", bad.Key, "why", bad.Err)
 	}
+	if err := r.checkWeights(); err != nil {
+		return nil, err
+	}
 	lineage, err := r.lineage()
 	if err != nil {
 		return nil, err
@@ -127,12 +131,21 @@ func (r *Run) Close() error {
 	return r.Dir.Close()
 }
 
+// components are the folders of the base model whose weights a run depends on.
+var components = []string{"unet", "vae", "text_encoder", "text_encoder_2"}
+
 func (r *Run) lineage() (rundir.Lineage, error) {
 	l := rundir.Lineage{FewstepVersion: r.opt.Version, Extra: map[string]string{}}
-	for _, component := range []string{"unet", "vae", "text_encoder", "text_encoder_2"} {
-		files, err := weights.ModelFiles(r.Pipeline.Dir + "/" + component)
-		if err != nil {
+	for _, component := range components {
+		files := []string{r.Pipeline.Dir} // a single file holds all
+		if info, err := os.Stat(r.Pipeline.Dir); err != nil {
 			return l, err
+		} else if info.IsDir() {
+			if files, err = weights.ModelFiles(r.Pipeline.Dir + "/" + component); err != nil {
+				return l, err
+			}
+		} else if component != "unet" {
+			continue
 		}
 		sort.Strings(files)
 		for i, f := range files {
@@ -195,6 +208,9 @@ func (r *Run) Walk(ctx context.Context) (worked bool, err error) {
 	if err := r.Dir.Rewind(from); err != nil {
 		return false, err
 	}
+	if r.Ladder.Done(state) { // nothing more will be recorded
+		return false, r.finishedBefore(ctx, state)
+	}
 	if r.stats, err = monitor.OpenStats(r.Dir.StatsPath(), r.Dir.TimingPath()); err != nil {
 		return false, err
 	}
@@ -204,12 +220,10 @@ func (r *Run) Walk(ctx context.Context) (worked bool, err error) {
 	}
 	r.report = monitor.Fan(r.stats, events, r.opt.Progress, r.opt.Metrics)
 	defer func() { err = errors.Join(err, r.report.Close()) }()
-	if !r.Ladder.Done(state) {
-		if err := r.models.load(); err != nil {
-			return false, err
-		}
-		r.warming.Go(func() { r.warm(state) })
+	if err := r.models.load(); err != nil {
+		return false, err
 	}
+	r.warming.Go(func() { r.warm(state) })
 	if err := r.finishedBefore(ctx, state); err != nil {
 		return false, err
 	}

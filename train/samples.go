@@ -2,6 +2,10 @@ package train
 
 import (
 	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"fewstep/data"
 	"fewstep/distill"
@@ -41,8 +45,14 @@ func (r *Run) newSamples() (*samples, error) {
 		return nil, err
 	}
 	defer enc.Free()
-	const chunk = 512
-	for start := 0; start < train.Len(); start += chunk {
+	done := func(what string, n, of int, began time.Time, last *time.Time) {
+		if n < of && time.Since(*last) >= 5*time.Second {
+			*last = time.Now()
+			r.opt.Log.Info("encoding", what, n, "of", of, "eta", (time.Since(began) / time.Duration(n) * time.Duration(of-n)).Round(time.Second))
+		}
+	}
+	const chunk = 64
+	for start, began, last := 0, time.Now(), time.Now(); start < train.Len(); start += chunk {
 		var images [][]float32
 		for i := start; i < min(start+chunk, train.Len()); i++ {
 			v, err := train.Image(i, c.Resolution)
@@ -56,13 +66,21 @@ func (r *Run) newSamples() (*samples, error) {
 			return nil, err
 		}
 		s.latents = append(s.latents, z...)
+		done("images", len(s.latents), train.Len(), began, &last)
 	}
 	captions := train.Captions()
 	for i, text := range captions {
 		s.caption[text] = i
 	}
-	s.embeddings, err = enc.Text(captions)
-	return s, err
+	for start, began, last := 0, time.Now(), time.Now(); start < len(captions); start += chunk {
+		z, err := enc.Text(captions[start:min(start+chunk, len(captions))])
+		if err != nil {
+			return nil, err
+		}
+		s.embeddings = append(s.embeddings, z...)
+		done("captions", len(s.embeddings), len(captions), began, &last)
+	}
+	return s, nil
 }
 
 // trainSplit is "train" where the source says which rows are for training.
@@ -132,22 +150,24 @@ func (s *samples) batch(sampler *distill.Sampler, first int64, n int) (*inputs, 
 	in := &inputs{Batch: b, e: s.run.Engine}
 	shapes := p.UNetInputs(n, c.Data.Resolution)
 	size := shapes[unet.InSample].Size() / n
-	x, noise := make([]float32, n*size), make([]float32, size)
+	x := make([]float32, n*size)
 	var text, pooled, ids []float32
 	for i := range n {
 		k := first + int64(i)
-		distill.Normal(noise, c.Seed, distill.Noise, k)
-		z := s.latents[s.order.Row(k)]
-		if len(z) != size {
+		if z := s.latents[s.order.Row(k)]; len(z) != size {
 			return nil, fmt.Errorf("sample %d: its latent has %d values, the UNet takes %d", k, len(z), size)
-		}
-		a, e := float32(b.InputA[i]), float32(b.InputB[i])
-		for j := range z {
-			x[i*size+j] = a*z[j] + e*noise[j]
 		}
 		emb := s.embeddings[s.caption[s.order.Caption(k)]]
 		text, pooled, ids = append(text, emb.Text...), append(pooled, emb.Pooled...), append(ids, p.TimeIDs(c.Data.Resolution)...)
 	}
+	each(n, func(i int) {
+		k, to := first+int64(i), x[i*size:(i+1)*size]
+		distill.Normal(to, c.Seed, distill.Noise, k)
+		a, e := float32(b.InputA[i]), float32(b.InputB[i])
+		for j, z := range s.latents[s.order.Row(k)] {
+			to[j] = a*z + e*to[j]
+		}
+	})
 	if in.x, err = in.upload(x, shapes[unet.InSample].Dimensions...); err != nil {
 		return nil, err
 	}
@@ -166,13 +186,29 @@ func (in *inputs) call(x, t *engine.Array, more ...*engine.Array) []*engine.Arra
 	return append([]*engine.Array{x, t, in.text[0], in.text[1], in.text[2]}, more...)
 }
 
-// viewNoise is the discriminator's ε*, shared by real and fake (3.7).
+// viewNoise is the discriminator's ε*, shared by real and fake (3.7); zeros where it sees none.
 func (s *samples) viewNoise(in *inputs, first int64, n int) (*engine.Array, error) {
 	d := in.x.Shape().Dimensions
 	size := in.x.Shape().Size() / n
 	v := make([]float32, n*size)
-	for i := range n {
-		distill.Normal(v[i*size:(i+1)*size], s.run.Config.Seed, distill.DiscriminatorNoise, first+int64(i))
-	}
+	each(n, func(i int) {
+		if in.ViewB[i] != 0 {
+			distill.Normal(v[i*size:(i+1)*size], s.run.Config.Seed, distill.DiscriminatorNoise, first+int64(i))
+		}
+	})
 	return in.upload(v, d...)
+}
+
+// each calls f for 0 … n−1 on all cores: noise is the largest part of what the host computes.
+func each(n int, f func(i int)) {
+	var wait sync.WaitGroup
+	var next atomic.Int64
+	for range min(n, runtime.GOMAXPROCS(0)) {
+		wait.Go(func() {
+			for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
+				f(int(i))
+			}
+		})
+	}
+	wait.Wait()
 }

@@ -14,62 +14,32 @@ import (
 	"github.com/gomlx/compute/shapes"
 )
 
+// warmer collects the programs that the rest of a ladder will need, in the order in which it needs them.
+type warmer struct {
+	*Run
+	in        []*engine.Array // the UNet's inputs
+	column, x *engine.Array
+	jobs      []func() error
+	seen      map[string]bool
+}
+
 // warm compiles in the background, on all cores, the programs that the rest of the ladder will need: by the time a
 // phase starts its programs are there. Whatever fails here fails again, with its place, when it is used.
 func (r *Run) warm(from distill.State) {
-	if r.Engine.Granularity < nn.Network || !r.Engine.Split || r.models.load() != nil {
+	if r.Engine.Granularity < nn.Network || r.models.load() != nil {
 		return
 	}
-	n := r.Config.Train.Batch
-	in := []*engine.Array{}
-	for _, s := range r.Pipeline.UNetInputs(n, r.Config.Data.Resolution) {
-		in = append(in, engine.Input(s))
+	w := &warmer{Run: r, seen: map[string]bool{}, column: engine.Input(shapes.Make(dtypes.Float32, r.Config.Train.Batch))}
+	for _, s := range r.Pipeline.UNetInputs(r.Config.Train.Batch, r.Config.Data.Resolution) {
+		w.in = append(w.in, engine.Input(s))
 	}
-	column, x := engine.Input(shapes.Make(dtypes.Float32, n)), in[0]
-	f := &program.Functions{UNet: r.Pipeline.UNet, Disc: r.discriminator()}
-	f32 := func(s nn.Spec) shapes.Shape { return shapes.Make(dtypes.Float32, s.Dims...) }
-	unet := engine.Shapes(r.models.full, f32)
-	names := func(specs []nn.Spec) (out []string) {
-		for _, s := range specs {
-			out = append(out, s.Name)
-		}
-		return out
-	}
-	type job func() error
-	var jobs []job
-	seen := map[string]bool{}
-	add := func(name string, j job) {
-		if !seen[name] {
-			seen[name] = true
-			jobs = append(jobs, j)
-		}
-	}
-	with := func(more ...*engine.Array) []*engine.Array { return append(append([]*engine.Array{}, in...), more...) }
-	add("predict", func() error { return r.Engine.Warm(f.Predict(), engine.Bind{program.NetUNet: unet}, "", nil, in...) })
+	w.x = w.in[0]
 	for _, step := range r.Ladder.Steps() {
-		if step.Kind == distill.KindMerge || step.Stage < from.Stage || step.Stage == from.Stage && step.Phase < from.Phase {
-			continue
+		if step.Kind != distill.KindMerge && (step.Stage > from.Stage || step.Stage == from.Stage && step.Phase >= from.Phase) {
+			w.step(step)
 		}
-		if step.Kind != distill.KindAdversarial {
-			add("mse", func() error {
-				return r.Engine.Warm(f.MSE(), engine.Bind{program.NetUNet: unet}, program.NetUNet, names(r.models.full), with(column, column, x)...)
-			})
-			continue
-		}
-		form := discriminator.Form(step.Form)
-		specs, err := nn.Trace(r.opt.Backend, r.discriminator().Network("", form), r.Pipeline.UNetInputs(1, r.Config.Data.Resolution)...)
-		if err != nil {
-			continue
-		}
-		bind := engine.Bind{program.NetUNet: unet, program.NetDisc: engine.Shapes(specs, f32)}
-		add("critic "+step.Form, func() error {
-			return r.Engine.Warm(f.Discriminator(form), bind, program.NetDisc, names(specs), with(x, x, column, x, column, column)...)
-		})
-		add("generator "+step.Form, func() error {
-			return r.Engine.Warm(f.Generator(form), bind, program.NetUNet, names(r.models.full), with(column, column, column, x, column, column)...)
-		})
 	}
-	queue := make(chan job)
+	queue := make(chan func() error)
 	var wait sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		wait.Go(func() {
@@ -78,9 +48,54 @@ func (r *Run) warm(from distill.State) {
 			}
 		})
 	}
-	for _, j := range jobs {
+	for _, j := range w.jobs {
 		queue <- j
 	}
 	close(queue)
 	wait.Wait()
+}
+
+func (w *warmer) add(name string, job func() error) {
+	if !w.seen[name] {
+		w.seen[name] = true
+		w.jobs = append(w.jobs, job)
+	}
+}
+
+func (w *warmer) with(more ...*engine.Array) []*engine.Array {
+	return append(append([]*engine.Array{}, w.in...), more...)
+}
+
+// step adds a phase's programs: the teacher's and the student's calls, and what is trained.
+func (w *warmer) step(step distill.Step) {
+	everything := func(string) bool { return true }
+	plain := &program.Functions{UNet: w.Pipeline.UNet, Disc: w.discriminator()}
+	f, student, target := plain, engine.Shapes(w.models.full, everything), "full"
+	if step.Target == distill.TargetLoRA && !w.Engine.Split { // split training materialises adapters
+		f = &program.Functions{UNet: plain.UNet, Disc: plain.Disc, LoRA: w.models.adapters()}
+		student, target = engine.Shapes(w.models.lora, engine.IsLoRA), "lora"
+	}
+	predict := func(f *program.Functions, params *engine.Params) func() error {
+		return func() error { return w.Engine.Warm(f.Predict(), engine.Bind{program.NetUNet: params}, w.in...) }
+	}
+	w.add("predict full", predict(plain, engine.Shapes(w.models.full, nil)))
+	adam, ofStudent := w.adam(step), w.adam(step)
+	ofStudent.EMA = w.Config.Train.EMA
+	micro := w.Config.Train.Accumulate
+	train := func(name string, f engine.Function, bind engine.Bind, network string, adam engine.Adam, in []*engine.Array) {
+		w.add(name, func() error { return w.Engine.WarmTrain(f, bind, network, adam, micro, in...) })
+	}
+	if step.Kind != distill.KindAdversarial {
+		train("mse "+target, f.MSE(), engine.Bind{program.NetUNet: student}, program.NetUNet, ofStudent, w.with(w.column, w.column, w.x))
+		return
+	}
+	w.add("predict "+target, predict(f, student))
+	form := discriminator.Form(step.Form)
+	specs, err := nn.Trace(w.opt.Backend, w.discriminator().Network("", form), w.Pipeline.UNetInputs(1, w.Config.Data.Resolution)...)
+	if err != nil {
+		return
+	}
+	bind := engine.Bind{program.NetUNet: student, program.NetDisc: engine.Shapes(specs, everything)}
+	train("critic "+step.Form, f.Discriminator(form), bind, program.NetDisc, adam, w.with(w.x, w.x, w.column, w.x, w.column, w.column))
+	train("generator "+target+" "+step.Form, f.Generator(form), bind, program.NetUNet, ofStudent, w.with(w.column, w.column, w.column, w.x, w.column, w.column))
 }

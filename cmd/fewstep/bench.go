@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"runtime"
 	"slices"
 	"strings"
 
@@ -18,7 +17,9 @@ func init() { register(newBench) }
 
 func newBench(a *app) *cobra.Command {
 	var o bench.Options
-	var granularity, compute string
+	var granularity, calls, compute, frozen string
+	var split, plain bool
+	var memory float64
 	c := &cobra.Command{
 		Use:   "bench",
 		Short: "Time one kind of training step on random weights and inputs.",
@@ -26,17 +27,19 @@ func newBench(a *app) *cobra.Command {
 			"Writes one line of JSON: the first call, the median and the least of the rest, samples per second, and what was\n" +
 			"compiled. It trains nothing and reads no files.\n\n" +
 			"Steps: forward (one network call), mse-lora and mse-full (guided teacher, then the student), adv-lora and adv-full\n" +
-			"(teacher, discriminator and student).",
-		Example: "  fewstep bench --preset mini --step adv-lora --batch 16\n  fewstep bench --preset sdxl --step mse-lora --batch 8 --compute bf16 --granularity layer",
+			"(teacher, discriminator and student), vae-encode and vae-decode.",
+		Example: "  fewstep bench --preset mini --step adv-lora --batch 16\n  fewstep bench --preset sdxl --step mse-lora --batch 4 --compute bf16 --frozen bf16 --granularity layer",
 		Args:    cobra.NoArgs,
 		RunE: func(_ *cobra.Command, _ []string) error {
 			level, ok := cost.Levels[granularity]
-			if !ok {
-				return withHint(usageErrorf("unknown granularity %q", granularity), "choose network, stage or layer")
+			callLevel, okCalls := cost.Levels[calls]
+			if !ok || !okCalls {
+				return withHint(usageErrorf("unknown granularity %q or %q", granularity, calls), "choose network, stage or layer")
 			}
 			dtype, ok := cost.ComputeTypes[compute]
-			if !ok {
-				return withHint(usageErrorf("unknown compute type %q", compute), "choose f32 or bf16")
+			kept, okKept := cost.ComputeTypes[frozen]
+			if !ok || !okKept {
+				return withHint(usageErrorf("unknown type %q or %q", compute, frozen), "choose f32 or bf16")
 			}
 			if _, ok := bench.Presets[o.Preset]; !ok {
 				return withHint(usageErrorf("unknown preset %q", o.Preset), "choose mini or sdxl")
@@ -44,19 +47,18 @@ func newBench(a *app) *cobra.Command {
 			if !slices.Contains(bench.Steps, o.Step) {
 				return withHint(usageErrorf("unknown step %q", o.Step), "choose one of %s", strings.Join(bench.Steps, ", "))
 			}
-			if o.Batch < 1 || o.Rank < 1 || o.Iters < 1 {
-				return usageErrorf("--batch, --rank and --iters must be at least 1")
+			if o.Batch < 1 || o.Rank < 1 || o.Iters < 1 || o.Side < 0 {
+				return usageErrorf("--batch, --rank and --iters must be at least 1, and --side not negative")
 			}
-			rt, err := a.openBackend(xla.Options{})
+			o.Summary = a.stderr
+			rt, err := a.openBackend(xla.Options{MemoryFraction: memory, Plain: plain})
 			if err != nil {
 				return err
 			}
 			defer rt.Close()
-			device := rt.Kind
-			if rt.Kind != xla.CUDA {
-				device += "/" + runtime.GOARCH
-			}
-			r, err := bench.Run(engine.New(rt.Backend, dtype, level), device, o)
+			e := engine.New(rt.Backend, dtype, level)
+			e.Calls, e.Frozen, e.Split = callLevel, kept, split
+			r, err := bench.Run(rt, e, o)
 			if err != nil {
 				return err
 			}
@@ -68,8 +70,16 @@ func newBench(a *app) *cobra.Command {
 	f.StringVar(&o.Step, "step", "forward", strings.Join(bench.Steps, ", "))
 	f.IntVar(&o.Batch, "batch", 16, "samples per step")
 	f.IntVar(&o.Rank, "rank", 64, "of the adapters")
+	f.IntVar(&o.Side, "side", 0, "side of the latents; 0 = the preset's")
 	f.IntVar(&o.Iters, "iters", 5, "timed steps, after one that compiles and two that warm up")
 	f.StringVar(&granularity, "granularity", "network", "size of a compiled program: network, stage or layer")
+	f.StringVar(&calls, "calls", "layer", "size of a program of calls without gradients, where that is larger")
 	f.StringVar(&compute, "compute", "f32", "arithmetic: f32 or bf16")
+	f.StringVar(&frozen, "frozen", "f32", "how weights that nothing trains are kept: f32 or bf16")
+	f.BoolVar(&split, "split", false, "at granularity network: updates apart from the gradient, adapters folded into their weights, as runs on CPUs do")
+	f.BoolVar(&plain, "plain", false, "wait for every program, copy what is updated, keep no compiled programs: go-xla as it is")
+	f.Float64Var(&memory, "memory-fraction", 0.92, "the share of the device's memory that may be used (CUDA)")
+	f.StringVar(&o.Profile, "profile", "", "write a recording of one more step to this file: .json for Perfetto, .pb for TensorBoard; sums it up on stderr")
+	f.Float64Var(&o.PeakTFLOPs, "peak-tflops", 0, "the device's peak, to tell the share of it that was reached; 0 = known for some devices")
 	return c
 }

@@ -100,6 +100,10 @@ func (a *app) eval(cmd *cobra.Command, o evalOptions) error {
 	if err != nil {
 		return err
 	}
+	defer w.Close()
+	for _, note := range w.Notes {
+		a.log.Warn(note)
+	}
 	if w.Steps > 0 {
 		if !cmd.Flags().Changed("steps") {
 			o.steps = []int{w.Steps}
@@ -122,7 +126,7 @@ func (a *app) eval(cmd *cobra.Command, o evalOptions) error {
 	if name == "" {
 		name = p.Dir
 	}
-	model, err := e.Load(specs, w.Values, nil)
+	model, err := w.Load(e, specs)
 	if err != nil {
 		return fmt.Errorf("%s/unet: %w", p.Dir, err)
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"fewstep/distill"
+	"fewstep/model/bundle"
 	"fewstep/model/weights"
 	"fewstep/train/export"
 	"fewstep/train/rundir"
@@ -20,34 +20,39 @@ import (
 func init() { register(newExport) }
 
 type exportOptions struct {
-	run, out, model, dtype string
-	steps                  int
-	lora, full             bool
+	run, out, model, dtype, release string
+	steps                           int
+	lora, full                      bool
 }
 
 func newExport(a *app) *cobra.Command {
 	var o exportOptions
 	c := &cobra.Command{
 		Use:   "export RUN",
-		Short: "Write what a run has made: LoRA and UNet files, or one whole diffusers directory.",
-		Long: "Writes what a run has made: LoRA and UNet files, or one whole diffusers directory.\n\n" +
+		Short: "Write what a run has made: LoRA and UNet files, or a whole model.",
+		Long: "Writes what a run has made: LoRA and UNet files, or a whole model.\n\n" +
 			"Without --steps, the run's exports folder is completed: a LoRA, a UNet, scheduler settings and a ComfyUI workflow\n" +
-			"for every step count whose phase is finished. With --steps and --out, a diffusers directory of that student is\n" +
-			"written, a LoRA merged into the UNet.",
-		Example: "  fewstep export runs/demo\n  fewstep export runs/demo --steps 8 --out models/mini-8step --lora --dtype bf16",
-		Args:    cobra.ExactArgs(1),
+			"for every step count whose phase is finished. With --steps and --out, a whole model with that student as its UNet\n" +
+			"is written, a LoRA merged: a single file where OUT ends in .safetensors, else a diffusers directory.\n" +
+			"With --release, OUT becomes a folder with what published models consist of, for every step count: NAME_4step, the\n" +
+			"whole model in one file, NAME_4step_unet and NAME_4step_lora, scheduler settings and ComfyUI workflows.",
+		Example: "  fewstep export runs/demo\n  fewstep export runs/demo --steps 8 --out models/mini-8step --lora --dtype bf16\n" +
+			"  fewstep export runs/demo --steps 4 --out mini_4step.safetensors\n" +
+			"  fewstep export runs/demo --release mini_lightning --out release",
+		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			o.run = args[0]
 			return a.export(o)
 		},
 	}
 	f := c.Flags()
-	f.IntVarP(&o.steps, "steps", "n", 0, "step count of the student to write as a diffusers directory")
-	f.StringVarP(&o.out, "out", "o", "", "the diffusers directory to make")
+	f.IntVarP(&o.steps, "steps", "n", 0, "step count of the student to write as a whole model")
+	f.StringVarP(&o.out, "out", "o", "", "the diffusers directory or single file to make")
+	f.StringVar(&o.release, "release", "", "write all files of a release, whose names begin so")
 	f.BoolVar(&o.lora, "lora", false, "the stage's LoRA, merged into the base model")
 	f.BoolVar(&o.full, "full", false, "the stage's fully trained UNet (the default where there is one)")
-	f.StringVar(&o.dtype, "dtype", "fp16", "element type of the directory's UNet: fp16, bf16 or f32")
-	f.StringVar(&o.model, "model", "", "the base model's directory, where it has moved since the run")
+	f.StringVar(&o.dtype, "dtype", "fp16", "element type of the model's UNet: fp16, bf16 or f32")
+	f.StringVar(&o.model, "model", "", "the base model, where it has moved since the run")
 	return c
 }
 
@@ -60,12 +65,17 @@ func (a *app) export(o exportOptions) error {
 		return withHint(usageErrorf("unknown element type %q", o.dtype), "choose fp16, bf16 or f32")
 	case o.lora && o.full:
 		return usageErrorf("--lora and --full exclude each other")
-	case (o.steps > 0) != (o.out != ""):
-		return withHint(usageErrorf("a diffusers directory needs both --steps and --out"), "leave both out to complete the run's exports folder")
+	case o.release != "" && (o.steps > 0 || o.lora || o.full || o.out == ""):
+		return usageErrorf("--release takes --out, and neither --steps, --lora nor --full")
+	case o.release == "" && (o.steps > 0) != (o.out != ""):
+		return withHint(usageErrorf("a whole model needs both --steps and --out"), "leave both out to complete the run's exports folder")
 	}
 	d, c, steps, err := openRun(o.run, o.model)
 	if err != nil {
 		return err
+	}
+	if o.release != "" {
+		return a.exportRelease(d, c, steps, o, to)
 	}
 	if o.out == "" {
 		return a.exportMissing(d, c, steps)
@@ -74,10 +84,44 @@ func (a *app) export(o exportOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := export.Directory(d, c, s, o.out, to); err != nil {
+	return a.exportStudent(d, c, s, o.out, to)
+}
+
+func (a *app) exportRelease(d *rundir.Dir, c *distill.Config, steps []distill.Step, o exportOptions, to weights.DType) error {
+	shown, progress := "", a.byteProgress("")
+	files, err := export.Release(d, c, steps, o.release, o.out, to, func(file string, written, total int64) {
+		if file != shown {
+			progress.Close()
+			shown, progress = file, a.byteProgress(file)
+		}
+		progress.update(written, total)
+	})
+	progress.Close()
+	if err != nil {
 		return err
 	}
-	fmt.Fprintln(a.stdout, o.out)
+	for _, file := range files {
+		fmt.Fprintln(a.stdout, file)
+	}
+	return nil
+}
+
+func (a *app) exportStudent(d *rundir.Dir, c *distill.Config, s distill.Step, out string, to weights.DType) error {
+	student, close, err := export.Student(d, c, s, to)
+	if err != nil {
+		return err
+	}
+	defer close()
+	progress := a.byteProgress("export")
+	defer progress.Close()
+	write := student.WriteDirectory
+	if filepath.Ext(out) == ".safetensors" {
+		write = student.WriteSingleFile
+	}
+	if err := write(out, bundle.WriteOptions{Progress: progress.update}); err != nil {
+		return err
+	}
+	fmt.Fprintln(a.stdout, out)
 	return nil
 }
 
@@ -105,9 +149,11 @@ func openRun(dir, model string) (*rundir.Dir, *distill.Config, []distill.Step, e
 			return nil, nil, nil, err
 		}
 	}
-	if _, err := os.Stat(filepath.Join(c.ModelPath(), "unet")); err != nil {
-		return nil, nil, nil, withHint(fmt.Errorf("the base model is not there: %w", err), "name its directory with --model")
+	base, err := bundle.Open(c.ModelPath(), bundle.Options{})
+	if err != nil {
+		return nil, nil, nil, withHint(fmt.Errorf("the base model is not there: %w", err), "name it with --model")
 	}
+	defer base.Close()
 	return d, c, steps, nil
 }
 

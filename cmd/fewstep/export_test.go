@@ -62,8 +62,8 @@ func TestExport(t *testing.T) {
 	if out, errs, code := runCommand(t, "check", run); code != 0 {
 		t.Errorf("the run is not sound afterwards: %s%s", out, errs)
 	}
-	out, _, _ = runCommand(t, "inspect", filepath.Join(run, "exports", "32step_unet.safetensors"))
-	for _, want := range []string{"kind        UNet", "F16 ×620", "hash        sound", "fewstep.sampler.steps = 32", "fewstep.base_sha256 = ba5e", "fewstep.stage = 32/mse-full"} {
+	out, _, _ = runCommand(t, "inspect", "--values", filepath.Join(run, "exports", "32step_unet.safetensors"))
+	for _, want := range []string{"kind        UNet of SDXL", "whole       yes", "F16 ×620", "hash        sound", "fewstep.sampler.steps = 32", "fewstep.base_sha256 = ba5e", "fewstep.stage = 32/mse-full"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("inspect does not say %q:\n%s", want, out)
 		}
@@ -79,7 +79,7 @@ func TestExport(t *testing.T) {
 	if err := os.WriteFile(file, raw, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, errs, code := runCommand(t, "inspect", filepath.Dir(file)); code != 1 || !strings.Contains(errs, "modelspec.hash_sha256") {
+	if _, errs, code := runCommand(t, "inspect", "--values", filepath.Dir(file)); code != 1 || !strings.Contains(errs, "modelspec.hash_sha256") {
 		t.Errorf("inspect of a damaged file: code %d, %q", code, errs)
 	}
 	if _, errs, code := runCommand(t, "check", run); code != 1 || !strings.Contains(errs, "1 damaged") {
@@ -116,7 +116,7 @@ func TestInspectNotFinite(t *testing.T) {
 	if err := weights.Write(path, []weights.Tensor{nan}, nil); err != nil {
 		t.Fatal(err)
 	}
-	out, errs, code := runCommand(t, "inspect", path)
+	out, errs, code := runCommand(t, "inspect", "--values", path)
 	if code != 1 || !strings.Contains(out, "NaN or infinity in 1 tensors") || !strings.Contains(errs, "conv_in.weight") {
 		t.Errorf("code %d, %q, %q", code, out, errs)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -17,37 +18,40 @@ import (
 func init() { register(newInspect) }
 
 func newInspect(a *app) *cobra.Command {
-	return &cobra.Command{
+	var values bool
+	c := &cobra.Command{
 		Use:   "inspect FILE|DIR",
 		Short: "Say what a weights file or model directory is.",
 		Long: "Says what a weights file or model directory is.\n\n" +
-			"Its kind by the tensors' names, sizes, element types, metadata, whether every value is finite, and what loads it.\n" +
-			"Values that are not finite, and data that is not what its metadata's hash says, end with exit code 1.",
-		Example: "  fewstep inspect runs/demo/exports/8step_lora.safetensors\n  fewstep inspect assets/mini --json",
+			"Its kind and family by the tensors' names and shapes, sizes, element types, metadata, whether it is whole, and what\n" +
+			"loads it. That takes the header alone, whatever the size; --values reads everything: whether every value is finite,\n" +
+			"and whether the data is what its metadata's hash says. A problem ends with exit code 1.",
+		Example: "  fewstep inspect juggernaut.safetensors\n  fewstep inspect assets/mini --values --json",
 		Args:    cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := a.localAll(cmd.Context(), &args[0]); err != nil {
+				return err
+			}
 			if _, err := os.Stat(filepath.Join(args[0], "lineage.json")); err == nil {
 				return withHint(fmt.Errorf("%s is a run directory, not a model", args[0]), "'fewstep check' examines it; its models lie in %s", filepath.Join(args[0], "exports"))
 			}
-			reports, err := inspect.Path(args[0])
+			progress := a.byteProgress("inspect")
+			defer progress.Close()
+			reports, err := inspect.Path(args[0], inspect.Options{Values: values, Progress: progress.update})
+			if err == nil {
+				err = progress.Close()
+			}
 			if err != nil {
 				return err
 			}
 			return a.printInspected(reports)
 		},
 	}
+	c.Flags().BoolVar(&values, "values", false, "read every value")
+	return c
 }
 
 func (a *app) printInspected(reports []inspect.Report) error {
-	var bad, changed []string
-	for _, r := range reports {
-		if r.Hash == inspect.Differs {
-			changed = append(changed, r.Path)
-		}
-		for _, name := range r.NotFinite {
-			bad = append(bad, r.Path+": tensor "+name)
-		}
-	}
 	if a.json {
 		if err := a.writeJSON(reports); err != nil {
 			return err
@@ -57,32 +61,55 @@ func (a *app) printInspected(reports []inspect.Report) error {
 			a.printReport(r)
 		}
 	}
-	if len(changed) > 0 {
-		return fmt.Errorf("the data of %s is not what its metadata's modelspec.hash_sha256 says: the file was changed or damaged", strings.Join(changed, ", "))
-	}
-	if len(bad) > 0 {
-		more := ""
-		if len(bad) > 3 {
-			more = fmt.Sprintf(" and %d more", len(bad)-3)
+	var problems, bad, changed []string
+	for _, r := range reports {
+		for _, p := range r.Problems {
+			if !strings.HasPrefix(p, r.Path) {
+				p = r.Path + ": " + p
+			}
+			problems = append(problems, p)
 		}
-		return fmt.Errorf("values are not finite in %s%s", strings.Join(bad[:min(3, len(bad))], ", "), more)
+		if r.Hash == inspect.Differs {
+			changed = append(changed, r.Path)
+		}
+		for _, name := range r.NotFinite {
+			bad = append(bad, r.Path+": tensor "+name)
+		}
+	}
+	switch {
+	case len(problems) > 0:
+		return errors.New(some(problems))
+	case len(changed) > 0:
+		return fmt.Errorf("the data of %s is not what its metadata's modelspec.hash_sha256 says: the file was changed or damaged", strings.Join(changed, ", "))
+	case len(bad) > 0:
+		return fmt.Errorf("values are not finite in %s", some(bad))
 	}
 	return nil
 }
 
 func (a *app) printReport(r inspect.Report) {
 	kind := string(r.Kind)
+	if r.Family != "" {
+		kind += " of " + r.Family
+	}
 	if r.Detail != "" {
 		kind += ": " + r.Detail
 	}
-	finite := "all"
-	if n := len(r.NotFinite); n > 0 {
-		finite = fmt.Sprintf("no: NaN or infinity in %d tensors", n)
-	} else if n := len(r.Unread); n > 0 {
-		finite = fmt.Sprintf("all but %d tensors of types that are not checked", n)
+	whole := "yes"
+	if n := len(r.Problems); n > 0 {
+		whole = "no: " + strings.Join(r.Problems[:min(n, 3)], "; ")
 	}
-	fmt.Fprintf(a.stdout, "%s\n  kind        %s\n  tensors     %d (%s)\n  parameters  %s\n  size        %s\n  finite      %s\n  hash        %s\n  loaded by   %s\n",
-		r.Path, kind, r.Tensors, r.Types(), count(float64(r.Parameters)), bytesText(r.Bytes), finite, cmp.Or(r.Hash, "none given"), r.LoadedBy)
+	values, hash := "not read (--values)", "not checked (--values)"
+	if r.Values {
+		values, hash = "all finite", cmp.Or(r.Hash, "none given")
+		if n := len(r.NotFinite); n > 0 {
+			values = fmt.Sprintf("NaN or infinity in %d tensors", n)
+		} else if n := len(r.Unread); n > 0 {
+			values = fmt.Sprintf("finite in all but %d tensors of types that are not checked", n)
+		}
+	}
+	fmt.Fprintf(a.stdout, "%s\n  kind        %s\n  tensors     %d (%s)\n  parameters  %s\n  size        %s\n  whole       %s\n  values      %s\n  hash        %s\n  loaded by   %s\n",
+		r.Path, kind, r.Tensors, r.Types(), count(float64(r.Parameters)), bytesText(r.Bytes), whole, values, hash, r.LoadedBy)
 	for _, key := range slices.Sorted(maps.Keys(r.Metadata)) {
 		fmt.Fprintf(a.stdout, "  %s = %s\n", key, short(r.Metadata[key]))
 	}

@@ -13,6 +13,7 @@ import (
 
 	"fewstep/distill"
 	"fewstep/internal/xla"
+	"fewstep/model/bundle"
 	"fewstep/model/unet"
 	"fewstep/model/vae"
 	"fewstep/train/bench"
@@ -119,23 +120,43 @@ func planModel(c *distill.Config) (cost.Model, []string, error) {
 	if _, err := os.Stat(dir); os.IsNotExist(err) {
 		if !strings.Contains(name, "stable-diffusion-xl") && !strings.Contains(name, "sdxl") {
 			return m, nil, withHint(fmt.Errorf("the model %s is not there, and its architecture cannot be told from its name", c.Model),
-				"name a diffusers directory in the recipe's model; its config files are enough for a plan")
+				"name a diffusers directory or single file in the recipe's model; its config files are enough for a plan")
 		}
 		m.UNet = bench.Presets["sdxl"].UNet
 		return m, []string{"model: " + c.Model + " is not there; planned with the architecture of SDXL base 1.0, which its name says"}, nil
 	}
-	var err error
-	if m.UNet, err = unet.LoadConfig(filepath.Join(dir, "unet", "config.json")); err != nil {
+	read := func(name string) ([]byte, string, error) {
+		path := filepath.Join(dir, filepath.FromSlash(name))
+		raw, err := os.ReadFile(path)
+		return raw, path, err
+	}
+	if info, err := os.Stat(dir); err == nil && !info.IsDir() {
+		b, err := bundle.Open(dir, bundle.Options{})
+		if err != nil {
+			return m, nil, err
+		}
+		defer b.Close()
+		read = func(name string) ([]byte, string, error) {
+			raw, err := b.File(name)
+			return raw, filepath.Join(dir, filepath.FromSlash(name)), err
+		}
+	}
+	raw, path, err := read("unet/config.json")
+	if err != nil {
 		return m, nil, err
 	}
-	v, err := vae.LoadConfig(filepath.Join(dir, "vae", "config.json"))
+	if m.UNet, err = unet.ParseConfig(raw, path); err != nil {
+		return m, nil, err
+	}
+	if raw, path, err = read("vae/config.json"); err != nil {
+		return m, nil, err
+	}
+	v, err := vae.ParseConfig(raw, path)
 	if err != nil {
 		return m, nil, err
 	}
 	m.Factor = v.Factor()
-	path := filepath.Join(dir, "scheduler", "scheduler_config.json")
-	raw, err := os.ReadFile(path)
-	if err != nil {
+	if raw, path, err = read("scheduler/scheduler_config.json"); err != nil {
 		return m, nil, err
 	}
 	if m.Schedule, _, err = distill.ParseScheduler(raw); err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -47,6 +48,9 @@ func (a *app) run(cmd *cobra.Command, path string, o runOptions) error {
 	config, err := distill.Load(path, o.set...)
 	if err != nil {
 		return withCode(exitUsage, err)
+	}
+	if config.Model, err = a.local(cmd.Context(), config.Model); err != nil {
+		return err
 	}
 	rt, err := a.openBackend(xla.Options{})
 	if err != nil {
@@ -101,8 +105,8 @@ func refused(err error) error {
 	var lineage *rundir.LineageMismatch
 	var nonfinite *monitor.NonFinite
 	switch {
-	case errors.Is(err, train.ErrInterrupted):
-		return withCode(exitInterrupted, err)
+	case errors.Is(err, train.ErrInterrupted), errors.Is(err, context.Canceled): // the latter from drawing and measuring
+		return withCode(exitInterrupted, train.ErrInterrupted)
 	case errors.As(err, &mismatch), errors.As(err, &lineage):
 		return withHint(withCode(exitRefused, err), "use another --dir, or the config and data that the directory was made with")
 	case errors.As(err, &nonfinite):

@@ -27,6 +27,7 @@ func init() { register(newSample) }
 type sampleOptions struct {
 	model, out string
 	unet, lora string
+	tokenizer  string
 	prompts    []string
 	promptFile string
 	steps      int
@@ -42,7 +43,7 @@ func newSample(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "sample",
 		Short: "Draw pictures from a model.",
-		Long: "Draws pictures from a model: a diffusers directory, with another UNet or a LoRA over it if one is named.\n" +
+		Long: "Draws pictures from a model: a diffusers directory or a single file, with another UNet or a LoRA over it if one is named.\n" +
 			"Files that fewstep exported say how many steps they are made for, with which guidance, and what they predict.",
 		Example: "  fewstep sample --model assets/mini --steps 32 --guidance 4 --prompt \"cat face, noto style\" --out cat.png\n" +
 			"  fewstep sample --lora runs/demo/exports/8step_lora.safetensors --prompt \"cat face, noto style\"",
@@ -50,7 +51,8 @@ func newSample(a *app) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.sample(cmd, o) },
 	}
 	f := c.Flags()
-	f.StringVar(&o.model, "model", "assets/mini", "diffusers directory")
+	f.StringVar(&o.model, "model", "assets/mini", "diffusers directory, single file as ComfyUI loads it, or hf:OWNER/NAME")
+	f.StringVar(&o.tokenizer, "tokenizer", "", "folder with tokenizer and tokenizer_2, for a single file whose vocabulary is not OpenAI's")
 	f.StringVar(&o.unet, "unet", "", "UNet state dict in place of the directory's, as in a run's exports folder")
 	f.StringVar(&o.lora, "lora", "", "LoRA file to merge into the UNet")
 	f.StringArrayVarP(&o.prompts, "prompt", "p", nil, "what to draw; repeat for several pictures")
@@ -69,7 +71,10 @@ func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 	if err := o.readPrompts(); err != nil {
 		return err
 	}
-	p, err := pipeline.Open(o.model)
+	if err := a.localAll(cmd.Context(), &o.model, &o.unet, &o.lora); err != nil {
+		return err
+	}
+	p, err := pipeline.OpenWith(o.model, o.tokenizer)
 	if err != nil {
 		return err
 	}
@@ -93,6 +98,10 @@ func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 	w, err := p.LoadUNet(specs, o.unet, o.lora)
 	if err != nil {
 		return err
+	}
+	defer w.Close()
+	for _, note := range w.Notes {
+		a.log.Warn(note)
 	}
 	a.samplerOf(cmd, w, &o)
 	images, err := draw(cmd.Context(), e, p, specs, w, o)
@@ -142,7 +151,7 @@ func (a *app) samplerOf(cmd *cobra.Command, w *pipeline.Weights, o *sampleOption
 
 // draw makes one picture [S·S·3] per prompt.
 func draw(ctx context.Context, e *engine.Engine, p *pipeline.Pipeline, specs []nn.Spec, w *pipeline.Weights, o sampleOptions) ([][]float32, error) {
-	model, err := e.Load(specs, w.Values, nil)
+	model, err := w.Load(e, specs)
 	if err != nil {
 		return nil, fmt.Errorf("%s/unet: %w", o.model, err)
 	}

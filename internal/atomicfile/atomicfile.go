@@ -32,6 +32,8 @@ const (
 //
 // When fill or any step fails, path is untouched, the temporary file is removed
 // and the error names path and wraps the cause. fill must not keep the writer.
+// The writer is an io.WriterAt too, for what is known only after the rest: it
+// replaces bytes that have been written.
 func Write(path string, fill func(w io.Writer) error) (err error) {
 	defer func() {
 		if err != nil {
@@ -56,7 +58,7 @@ func Write(path string, fill func(w io.Writer) error) (err error) {
 	}()
 
 	counter := &countingWriter{w: f}
-	buf := bufio.NewWriterSize(counter, bufferBytes)
+	buf := &writer{bufio.NewWriterSize(counter, bufferBytes), f}
 	if err := fill(buf); err != nil {
 		return err
 	}
@@ -203,6 +205,18 @@ func explain(err error) error {
 		return fmt.Errorf("a part of the path is a file, not a folder: %w", err)
 	}
 	return err
+}
+
+type writer struct {
+	*bufio.Writer
+	file *os.File
+}
+
+func (w *writer) WriteAt(p []byte, at int64) (int, error) {
+	if err := w.Flush(); err != nil {
+		return 0, err
+	}
+	return w.file.WriteAt(p, at)
 }
 
 type countingWriter struct {

@@ -14,7 +14,7 @@ import (
 
 // client is a PJRT client that go-xla opened through our copy of a plugin's table.
 type client struct {
-	table  *C.fewstep_table
+	plugin *pluginLibrary
 	handle unsafe.Pointer // owned by go-xla; nil when it was not seen
 }
 
@@ -39,7 +39,7 @@ func (r *Runtime) DeviceMemory(device int) (DeviceMemory, error) {
 		return DeviceMemory{}, fmt.Errorf("xla: device %d: this process has %d devices", device, r.NumDevices())
 	}
 	var stats C.fewstep_memory_stats
-	if message := C.fewstep_device_memory(r.client.table, r.client.handle, C.size_t(device), &stats); message != nil {
+	if message := C.fewstep_device_memory(r.client.plugin.table, r.client.handle, C.size_t(device), &stats); message != nil {
 		defer C.free(unsafe.Pointer(message))
 		return DeviceMemory{}, fmt.Errorf("xla: device %d: %w: %s", device, ErrNoMemoryFigures, C.GoString(message))
 	}

@@ -1,5 +1,6 @@
 #include "pjrt_table.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,38 +27,169 @@ typedef struct {
 typedef struct {
 	size_t      struct_size;
 	void*       extension_start;
-	const void* error;
-	const char* message; // out
-	size_t      size;    // out
-} error_message_args;
+	const void* of;   // an error, a client or a device description
+	const char* text; // out
+	size_t      size; // out
+} text_args;
 
 typedef struct {
 	size_t struct_size;
 	void*  extension_start;
-	void*  error;
-} error_destroy_args;
+	void*  object; // an error, an event or an executable
+} object_args;
 
-// A table has no room for a context, so the real functions are kept by slot, one slot per plugin.
-enum { SLOTS = 8 };
-static fewstep_pjrt_fn real_create[SLOTS];
-static int             used_slots;
-static void*           created_client;
+typedef struct {
+	size_t struct_size;
+	void*  extension_start;
+	void*  of;
+	void*  got; // out
+} get_args;
+
+typedef struct {
+	size_t        struct_size;
+	void*         extension_start;
+	void*         executable;
+	void*         options;
+	void* const* const* arguments;
+	size_t        num_devices;
+	size_t        num_args;
+	void** const* outputs;
+	void**        device_complete_events; // out, one per device, unless NULL
+	void*         execute_device;
+} execute_args;
+
+typedef struct {
+	size_t      struct_size;
+	void*       extension_start;
+	const void* executable;
+	const char* bytes; // out
+	size_t      size;  // out
+	void*       backing; // out
+	void (*delete_backing)(void*); // out
+} serialize_args;
+
+typedef struct {
+	size_t      struct_size;
+	void*       extension_start;
+	void*       client;
+	const char* bytes;
+	size_t      size;
+	void*       loaded; // out
+	const char* overridden_options;
+	size_t      overridden_options_size;
+} deserialize_args;
+
+typedef struct {
+	size_t         struct_size;
+	void*          extension_start;
+	void*          client;
+	const void*    data;
+	int            type;
+	const int64_t* dims;
+	size_t         num_dims;
+	const int64_t* byte_strides;
+	size_t         num_byte_strides;
+	int            host_buffer_semantics;
+	void*          device;
+	void*          memory;
+	void*          device_layout;
+	void*          done_with_host_buffer; // out
+	void*          buffer;                // out
+} from_host_args;
+
+typedef struct {
+	size_t  struct_size;
+	void*   extension_start;
+	void*   executable;
+	int64_t device[5]; // out: code, arguments, outputs, aliased, scratch
+	int64_t host[5];   // out
+	int64_t more[5];   // out: peak, total, total allocations, indefinite, peak without padding
+} executable_memory_args;
+
+extern void* fewstepCompile(fewstep_table* real, fewstep_compile_args* args, uintptr_t request);
+
+static _Thread_local uintptr_t request;
+
+void fewstep_request(uintptr_t handle) { request = handle; }
+
+// A table has no room for a context, so the real tables are kept by slot, one slot per plugin.
+enum { SLOTS = 16 };
+static const fewstep_table* real_table[SLOTS];
+static int                  used_slots;
+static void*                created_client;
+
+// Stands for the completion of an execution that nobody waits for.
+static char dispatched;
 
 static void* create_in_slot(int slot, void* args) {
-	void* error = real_create[slot](args);
+	void* error = real_table[slot]->functions[FEWSTEP_CLIENT_CREATE](args);
 	created_client = error ? NULL : ((client_create_args*)args)->client;
 	return error;
 }
 
-#define SLOT(n) static void* create_##n(void* args) { return create_in_slot(n, args); }
-SLOT(0) SLOT(1) SLOT(2) SLOT(3) SLOT(4) SLOT(5) SLOT(6) SLOT(7)
-static const fewstep_pjrt_fn create_of_slot[SLOTS] = {
-	create_0, create_1, create_2, create_3, create_4, create_5, create_6, create_7,
-};
+static void* compile_in_slot(int slot, void* args) {
+	return fewstepCompile((fewstep_table*)real_table[slot], args, request);
+}
 
-fewstep_table* fewstep_table_copy(const void* api) {
+// Execution without completion events returns when the work is queued. Whatever fails later poisons the outputs, so
+// that reading them, or anything computed from them, returns the error.
+static void* execute_in_slot(int slot, void* args) {
+	execute_args* a = args;
+	void** events = a->device_complete_events;
+	a->device_complete_events = NULL;
+	void* error = real_table[slot]->functions[FEWSTEP_LOADED_EXECUTE](a);
+	a->device_complete_events = events;
+	for (size_t i = 0; error == NULL && events != NULL && i < a->num_devices; i++) {
+		events[i] = &dispatched;
+	}
+	return error;
+}
+
+// A few numbers are copied during the call. Otherwise the caller waits for the transfer, which itself waits for the
+// work that is queued on the device.
+enum { SMALL_ELEMENTS = 1 << 14, IMMUTABLE_ONLY_DURING_CALL = 0 };
+
+static void* from_host_in_slot(int slot, void* args) {
+	from_host_args* a = args;
+	int64_t n = 1;
+	for (size_t i = 0; i < a->num_dims && n <= SMALL_ELEMENTS; i++) {
+		n *= a->dims[i];
+	}
+	if (n <= SMALL_ELEMENTS) {
+		a->host_buffer_semantics = IMMUTABLE_ONLY_DURING_CALL;
+	}
+	return real_table[slot]->functions[FEWSTEP_BUFFER_FROM_HOST](a);
+}
+
+static void* await_in_slot(int slot, void* args) {
+	return ((object_args*)args)->object == &dispatched ? NULL : real_table[slot]->functions[FEWSTEP_EVENT_AWAIT](args);
+}
+
+static void* destroy_in_slot(int slot, void* args) {
+	return ((object_args*)args)->object == &dispatched ? NULL : real_table[slot]->functions[FEWSTEP_EVENT_DESTROY](args);
+}
+
+#define SLOT(n) \
+	static void* create_##n(void* args) { return create_in_slot(n, args); } \
+	static void* compile_##n(void* args) { return compile_in_slot(n, args); } \
+	static void* execute_##n(void* args) { return execute_in_slot(n, args); } \
+	static void* from_host_##n(void* args) { return from_host_in_slot(n, args); } \
+	static void* await_##n(void* args) { return await_in_slot(n, args); } \
+	static void* destroy_##n(void* args) { return destroy_in_slot(n, args); }
+SLOT(0) SLOT(1) SLOT(2) SLOT(3) SLOT(4) SLOT(5) SLOT(6) SLOT(7)
+SLOT(8) SLOT(9) SLOT(10) SLOT(11) SLOT(12) SLOT(13) SLOT(14) SLOT(15)
+#define ALL(f) {f##0, f##1, f##2, f##3, f##4, f##5, f##6, f##7, f##8, f##9, f##10, f##11, f##12, f##13, f##14, f##15}
+static const fewstep_pjrt_fn create_of_slot[SLOTS] = ALL(create_);
+static const fewstep_pjrt_fn compile_of_slot[SLOTS] = ALL(compile_);
+static const fewstep_pjrt_fn execute_of_slot[SLOTS] = ALL(execute_);
+static const fewstep_pjrt_fn from_host_of_slot[SLOTS] = ALL(from_host_);
+static const fewstep_pjrt_fn await_of_slot[SLOTS] = ALL(await_);
+static const fewstep_pjrt_fn destroy_of_slot[SLOTS] = ALL(destroy_);
+
+fewstep_table* fewstep_table_copy(const void* api, bool layered) {
 	const fewstep_table* real = api;
-	if (real->struct_size < sizeof(fewstep_table) + FEWSTEP_TABLE_NEEDED * sizeof(fewstep_pjrt_fn)) {
+	if (real->struct_size < sizeof(fewstep_table) + FEWSTEP_TABLE_NEEDED * sizeof(fewstep_pjrt_fn)
+		|| real->version.major_version != FEWSTEP_PJRT_MAJOR || used_slots == SLOTS) {
 		return NULL;
 	}
 	// Zeroes follow the copy: functions that a newer caller knows and this plugin does not read as NULL.
@@ -66,9 +198,15 @@ fewstep_table* fewstep_table_copy(const void* api) {
 		return NULL;
 	}
 	memcpy(copy, real, real->struct_size);
-	if (used_slots < SLOTS) {
-		real_create[used_slots] = real->functions[FEWSTEP_CLIENT_CREATE];
-		copy->functions[FEWSTEP_CLIENT_CREATE] = create_of_slot[used_slots++];
+	int slot = used_slots++;
+	real_table[slot] = real;
+	copy->functions[FEWSTEP_CLIENT_CREATE] = create_of_slot[slot];
+	if (layered) {
+		copy->functions[FEWSTEP_CLIENT_COMPILE] = compile_of_slot[slot];
+		copy->functions[FEWSTEP_LOADED_EXECUTE] = execute_of_slot[slot];
+		copy->functions[FEWSTEP_BUFFER_FROM_HOST] = from_host_of_slot[slot];
+		copy->functions[FEWSTEP_EVENT_AWAIT] = await_of_slot[slot];
+		copy->functions[FEWSTEP_EVENT_DESTROY] = destroy_of_slot[slot];
 	}
 	return copy;
 }
@@ -80,13 +218,13 @@ void* fewstep_take_created_client(void) {
 }
 
 static char* take_message(const fewstep_table* table, void* error) {
-	error_message_args m = {.struct_size = sizeof m, .error = error};
+	text_args m = {.struct_size = sizeof m, .of = error};
 	table->functions[FEWSTEP_ERROR_MESSAGE](&m);
 	char* text = calloc(1, m.size + 1);
 	if (text != NULL && m.size > 0) {
-		memcpy(text, m.message, m.size);
+		memcpy(text, m.text, m.size);
 	}
-	error_destroy_args d = {.struct_size = sizeof d, .error = error};
+	object_args d = {.struct_size = sizeof d, .object = error};
 	table->functions[FEWSTEP_ERROR_DESTROY](&d);
 	return text;
 }
@@ -106,4 +244,104 @@ char* fewstep_device_memory(const fewstep_table* table, void* client, size_t dev
 	stats->device = a.devices[device];
 	error = table->functions[FEWSTEP_DEVICE_MEMORY_STATS](stats);
 	return error == NULL ? NULL : take_message(table, error);
+}
+
+void* fewstep_compile_code(const fewstep_table* real, fewstep_compile_args* args, const char* code, size_t size) {
+	const fewstep_program* before = args->program;
+	fewstep_program changed = *before;
+	changed.code = code;
+	changed.code_size = size;
+	args->program = &changed;
+	void* error = real->functions[FEWSTEP_CLIENT_COMPILE](args);
+	args->program = before;
+	return error;
+}
+
+static void drop(const fewstep_table* real, void* error) {
+	if (error != NULL) {
+		free(take_message(real, error));
+	}
+}
+
+char* fewstep_serialize(const fewstep_table* real, void* loaded, char** bytes, size_t* size) {
+	get_args g = {.struct_size = sizeof g, .of = loaded};
+	void* error = real->functions[FEWSTEP_LOADED_GET_EXECUTABLE](&g);
+	if (error != NULL) {
+		return take_message(real, error);
+	}
+	serialize_args s = {.struct_size = sizeof s, .executable = g.got};
+	error = real->functions[FEWSTEP_EXECUTABLE_SERIALIZE](&s);
+	char* message = NULL;
+	if (error != NULL) {
+		message = take_message(real, error);
+	} else {
+		*bytes = malloc(s.size > 0 ? s.size : 1);
+		if (*bytes == NULL) {
+			message = strdup("out of host memory");
+		} else {
+			memcpy(*bytes, s.bytes, s.size);
+			*size = s.size;
+		}
+		if (s.delete_backing != NULL) {
+			s.delete_backing(s.backing);
+		}
+	}
+	object_args d = {.struct_size = sizeof d, .object = g.got};
+	drop(real, real->functions[FEWSTEP_EXECUTABLE_DESTROY](&d));
+	return message;
+}
+
+int64_t fewstep_scratch_bytes(const fewstep_table* real, void* loaded) {
+	get_args g = {.struct_size = sizeof g, .of = loaded};
+	void* error = real->functions[FEWSTEP_LOADED_GET_EXECUTABLE](&g);
+	if (error != NULL) {
+		drop(real, error);
+		return -1;
+	}
+	executable_memory_args m = {.struct_size = sizeof m, .executable = g.got};
+	error = real->functions[FEWSTEP_EXECUTABLE_MEMORY_STATS](&m);
+	int64_t bytes = error == NULL ? m.device[4] : -1;
+	drop(real, error);
+	object_args d = {.struct_size = sizeof d, .object = g.got};
+	drop(real, real->functions[FEWSTEP_EXECUTABLE_DESTROY](&d));
+	return bytes;
+}
+
+char* fewstep_deserialize(const fewstep_table* real, void* client, const char* bytes, size_t size, void** loaded) {
+	deserialize_args d = {.struct_size = sizeof d, .client = client, .bytes = bytes, .size = size};
+	void* error = real->functions[FEWSTEP_DESERIALIZE_AND_LOAD](&d);
+	if (error != NULL) {
+		return take_message(real, error);
+	}
+	*loaded = d.loaded;
+	return NULL;
+}
+
+char* fewstep_identity(const fewstep_table* real, void* client) {
+	text_args version = {.struct_size = sizeof version, .of = client};
+	addressable_devices_args a = {.struct_size = sizeof a, .client = client};
+	void* error = real->functions[FEWSTEP_CLIENT_PLATFORM_VERSION](&version);
+	if (error == NULL) {
+		error = real->functions[FEWSTEP_CLIENT_ADDRESSABLE_DEVICES](&a);
+	}
+	get_args description = {.struct_size = sizeof description};
+	if (error == NULL && a.count > 0) {
+		description.of = a.devices[0];
+		error = real->functions[FEWSTEP_DEVICE_DESCRIPTION](&description);
+	}
+	text_args kind = {.struct_size = sizeof kind, .of = description.got};
+	if (error == NULL && description.got != NULL) {
+		error = real->functions[FEWSTEP_DESCRIPTION_KIND](&kind);
+	}
+	if (error != NULL) {
+		drop(real, error);
+		return NULL;
+	}
+	size_t room = version.size + kind.size + 64;
+	char* text = malloc(room);
+	if (text != NULL) {
+		snprintf(text, room, "%.*s|%.*s|%d.%d", (int)version.size, version.size ? version.text : "", (int)kind.size,
+			kind.size ? kind.text : "", real->version.major_version, real->version.minor_version);
+	}
+	return text;
 }

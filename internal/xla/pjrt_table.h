@@ -1,5 +1,5 @@
-// The part of PJRT's C interface (OpenXLA, xla/pjrt/c/pjrt_c_api.h) that fewstep calls itself. The interface is
-// stable: fields and functions are only ever added at the end, and every struct carries its size.
+// The part of PJRT's C interface (OpenXLA, xla/pjrt/c/pjrt_c_api.h) that fewstep calls itself or stands in for. The
+// interface is stable: fields and functions are only ever added at the end, and every struct carries its size.
 #ifndef FEWSTEP_PJRT_TABLE_H
 #define FEWSTEP_PJRT_TABLE_H
 
@@ -14,11 +14,27 @@ typedef void* (*fewstep_pjrt_fn)(void* args);
 enum {
 	FEWSTEP_ERROR_DESTROY = 0,
 	FEWSTEP_ERROR_MESSAGE = 1,
+	FEWSTEP_EVENT_DESTROY = 5,
+	FEWSTEP_EVENT_AWAIT = 8,
 	FEWSTEP_CLIENT_CREATE = 10,
+	FEWSTEP_CLIENT_PLATFORM_VERSION = 14,
 	FEWSTEP_CLIENT_ADDRESSABLE_DEVICES = 16,
+	FEWSTEP_CLIENT_COMPILE = 20,
+	FEWSTEP_BUFFER_FROM_HOST = 32,
+	FEWSTEP_DESCRIPTION_KIND = 26,
+	FEWSTEP_DEVICE_DESCRIPTION = 29,
 	FEWSTEP_DEVICE_MEMORY_STATS = 34,
-	FEWSTEP_TABLE_NEEDED = 35,
+	FEWSTEP_EXECUTABLE_DESTROY = 40,
+	FEWSTEP_EXECUTABLE_SERIALIZE = 49,
+	FEWSTEP_LOADED_GET_EXECUTABLE = 51,
+	FEWSTEP_LOADED_EXECUTE = 55,
+	FEWSTEP_DESERIALIZE_AND_LOAD = 56,
+	FEWSTEP_EXECUTABLE_MEMORY_STATS = 96,
+	FEWSTEP_TABLE_NEEDED = 97,
 };
+
+// The interface's major version. Another one may have other places and structs.
+enum { FEWSTEP_PJRT_MAJOR = 0 };
 
 typedef struct {
 	size_t struct_size;
@@ -31,6 +47,25 @@ typedef struct {
 	} version;
 	fewstep_pjrt_fn functions[];
 } fewstep_table;
+
+typedef struct {
+	size_t      struct_size;
+	void*       extension_start;
+	const char* code;
+	size_t      code_size;
+	const char* format;
+	size_t      format_size;
+} fewstep_program;
+
+typedef struct {
+	size_t                 struct_size;
+	void*                  extension_start;
+	void*                  client;
+	const fewstep_program* program;
+	const char*            compile_options; // serialised CompileOptionsProto
+	size_t                 compile_options_size;
+	void*                  executable; // out
+} fewstep_compile_args;
 
 typedef struct {
 	size_t  struct_size;
@@ -59,13 +94,33 @@ typedef struct {
 	bool    peak_pool_bytes_is_set;
 } fewstep_memory_stats;
 
-// Copies a plugin's table, with client creation watched; NULL where the table lacks a needed function.
-fewstep_table* fewstep_table_copy(const void* api);
+// Copies a plugin's table. Where layered is set, the copy's execution and small uploads are asynchronous and its
+// compilation goes through fewstepCompile (compile.go); creation of clients is watched in any case. NULL where the table is of another major
+// version, lacks a needed function, or too many plugins were copied.
+fewstep_table* fewstep_table_copy(const void* api, bool layered);
 
 // The client created last by any copied table, once; NULL when there is none. Calls are serialised by the caller.
 void* fewstep_take_created_client(void);
 
 // Fills stats for one addressable device of a client. Returns NULL, or a message that the caller frees.
 char* fewstep_device_memory(const fewstep_table* table, void* client, size_t device, fewstep_memory_stats* stats);
+
+// Says what fewstepCompile is to be told by this thread's next compilations: a handle, 0 = nothing (compile.go).
+void fewstep_request(uintptr_t handle);
+
+// Compiles as the plugin does, with code in place of the program's own. Returns NULL or the plugin's error object.
+void* fewstep_compile_code(const fewstep_table* real, fewstep_compile_args* args, const char* code, size_t size);
+
+// Serialises a loaded executable. On success *bytes is the caller's to free; else a message that the caller frees.
+char* fewstep_serialize(const fewstep_table* real, void* loaded, char** bytes, size_t* size);
+
+// Loads a serialised executable. Returns NULL, or a message that the caller frees.
+char* fewstep_deserialize(const fewstep_table* real, void* client, const char* bytes, size_t size, void** loaded);
+
+// What an executable takes of the device beside its inputs and outputs, in bytes: scratch space. -1 = not told.
+int64_t fewstep_scratch_bytes(const fewstep_table* real, void* loaded);
+
+// Names the plugin's build and the first device's kind; the caller frees it. NULL when the plugin does not tell.
+char* fewstep_identity(const fewstep_table* real, void* client);
 
 #endif

@@ -13,6 +13,7 @@ import "C"
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"unsafe"
 
@@ -29,12 +30,18 @@ type pluginLibrary struct {
 	path         string
 	major, minor int
 	table        *C.fewstep_table // our copy of the plugin's table; lives as long as the process
+	real         *C.fewstep_table // the plugin's own; nil when the copy leaves execution and compilation alone
 }
 
 var (
 	loadMu  sync.Mutex // dlerror, go-xla's plugin table and client creation are not safe for concurrent use
-	plugins = map[string]*pluginLibrary{}
+	plugins = map[pluginKey]*pluginLibrary{}
 )
+
+type pluginKey struct {
+	path  string
+	plain bool
+}
 
 // loadLibrary loads a shared library, by path or by a name that the loader resolves, and keeps it loaded.
 func loadLibrary(path string) error {
@@ -54,11 +61,12 @@ func dlopen(path string, flags C.int) (unsafe.Pointer, error) {
 	return handle, nil
 }
 
-// loadPlugin loads a plugin once per process and registers it with go-xla.
-func loadPlugin(kind, path string) (*pluginLibrary, error) {
+// loadPlugin loads a plugin once per process and registers it with go-xla, behind our layer unless plain is asked for.
+func loadPlugin(kind, path string, plain bool) (*pluginLibrary, error) {
 	loadMu.Lock()
 	defer loadMu.Unlock()
-	if p, ok := plugins[path]; ok {
+	key := pluginKey{path, plain}
+	if p, ok := plugins[key]; ok {
 		return p, nil
 	}
 	handle, err := dlopen(path, C.RTLD_LAZY|C.RTLD_LOCAL)
@@ -76,9 +84,9 @@ func loadPlugin(kind, path string) (*pluginLibrary, error) {
 	if api == nil {
 		return nil, errors.New("returned no PJRT table")
 	}
-	table := C.fewstep_table_copy(api)
+	table := C.fewstep_table_copy(api, C.bool(!plain))
 	if table == nil {
-		return nil, errors.New("has a PJRT table that is too small")
+		return nil, errors.New("has a PJRT table that is too small or of another major version")
 	}
 	p := &pluginLibrary{
 		name:  fmt.Sprintf("/fewstep/%d/%s", len(plugins), kind),
@@ -87,10 +95,13 @@ func loadPlugin(kind, path string) (*pluginLibrary, error) {
 		minor: int(table.version.minor_version),
 		table: table,
 	}
+	if !plain {
+		p.real = (*C.fewstep_table)(api)
+	}
 	if err := pjrt.RegisterPreloadedPlugin(p.name, uintptr(unsafe.Pointer(table))); err != nil {
 		return nil, fmt.Errorf("cannot be initialised: %w", err)
 	}
-	plugins[path] = p
+	plugins[key] = p
 	return p, nil
 }
 
@@ -103,7 +114,21 @@ func (p *pluginLibrary) newBackend(config string, values pjrt.NamedValuesMap) (c
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot be opened: %w", err)
 	}
-	return backend, &client{p.table, C.fewstep_take_created_client()}, nil
+	return backend, &client{p, C.fewstep_take_created_client()}, nil
+}
+
+// DeviceName is the name of the first device's model, as "NVIDIA H100 80GB HBM3"; a CPU plugin says little.
+func (r *Runtime) DeviceName() string {
+	if r.client == nil || r.client.handle == nil {
+		return r.Kind
+	}
+	text := C.fewstep_identity(r.client.plugin.table, r.client.handle)
+	if text == nil {
+		return r.Kind
+	}
+	defer C.free(unsafe.Pointer(text))
+	parts := strings.Split(C.GoString(text), "|")
+	return parts[len(parts)-2]
 }
 
 func (p *pluginLibrary) version() string { return fmt.Sprintf("PJRT %d.%d", p.major, p.minor) }

@@ -53,7 +53,12 @@ type Options struct {
 	Preallocate    bool    // take that memory at once instead of as it is needed (kind cuda only)
 	VisibleDevices []int   // CUDA device numbers to use; nil = all
 	Search         *Search // where to look for plugins; nil = DefaultSearch()
+	Plain          bool    // use the plugin's table as it is: no asynchronous execution, aliasing or cache of programs
+	Programs       string  // folder of compiled programs, "off" = none; "" = FEWSTEP_PROGRAM_CACHE, else in the user's cache folder
 }
+
+// PlainEnv is the environment variable that sets Options.Plain when it is not empty.
+const PlainEnv = "FEWSTEP_PLAIN_PJRT"
 
 // Validate reports the first impossible option.
 func (o Options) Validate() error {
@@ -194,9 +199,17 @@ func openCandidate(c Candidate, opt Options) (rt *Runtime, err error) {
 	if c.Kind == CUDA {
 		notes = prepareCUDA(c)
 	}
-	plugin, err := loadPlugin(c.Kind, c.Path)
+	plain := opt.Plain || os.Getenv(PlainEnv) != ""
+	plugin, err := loadPlugin(c.Kind, c.Path, plain)
 	if err != nil {
 		return nil, err
+	}
+	if !plain {
+		programs := opt.Programs
+		if programs == "" {
+			programs = defaultCacheDir()
+		}
+		useCache(plugin.real, programs)
 	}
 	config, values := plugin.name, pjrt.NamedValuesMap{}
 	switch c.Kind {

@@ -53,10 +53,19 @@ type modelConfig struct {
 // LoadTextConfig reads and checks the config.json of a CLIPTextModel, a CLIPTextModelWithProjection or a CLIPModel.
 // Absent keys have transformers' defaults.
 func LoadTextConfig(path string) (*TextConfig, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return ParseTextConfig(raw, path)
+}
+
+// ParseTextConfig reads and checks the content of such a config.json; path is for messages.
+func ParseTextConfig(raw []byte, path string) (*TextConfig, error) {
 	c := &TextConfig{Tower: Tower{HiddenSize: 512, IntermediateSize: 2048, Layers: 12, Heads: 8,
 		Activation: "quick_gelu", NormEps: 1e-5, ProjectionDim: 512},
 		VocabSize: 49408, MaxPositions: 77, EOSTokenID: 49407}
-	m, err := load(path, c, func(m *modelConfig) []json.RawMessage {
+	m, err := load(raw, path, c, func(m *modelConfig) []json.RawMessage {
 		return []json.RawMessage{m.TextConfig, m.TextConfigDict}
 	})
 	if err != nil {
@@ -76,10 +85,14 @@ func LoadTextConfig(path string) (*TextConfig, error) {
 // LoadVisionConfig reads and checks the config.json of a CLIPModel or a CLIPVisionModelWithProjection.
 // Absent keys have transformers' defaults.
 func LoadVisionConfig(path string) (*VisionConfig, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
 	c := &VisionConfig{Tower: Tower{HiddenSize: 768, IntermediateSize: 3072, Layers: 12, Heads: 12,
 		Activation: "quick_gelu", NormEps: 1e-5, ProjectionDim: 512},
 		Channels: 3, ImageSize: 224, PatchSize: 32}
-	m, err := load(path, c, func(m *modelConfig) []json.RawMessage {
+	m, err := load(raw, path, c, func(m *modelConfig) []json.RawMessage {
 		return []json.RawMessage{m.VisionConfig, m.VisionConfigDict}
 	})
 	if err != nil {
@@ -95,11 +108,7 @@ func LoadVisionConfig(path string) (*VisionConfig, error) {
 }
 
 // load fills into from the whole file, or from the given parts of a CLIPModel's file.
-func load(path string, into any, parts func(*modelConfig) []json.RawMessage) (*modelConfig, error) {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
+func load(raw []byte, path string, into any, parts func(*modelConfig) []json.RawMessage) (*modelConfig, error) {
 	m := &modelConfig{}
 	if err := json.Unmarshal(raw, m); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)

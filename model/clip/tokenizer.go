@@ -51,17 +51,24 @@ const maxTokenizerLength = 1 << 16
 // LoadTokenizer reads vocab.json, merges.txt, tokenizer_config.json and, where
 // it is there, special_tokens_map.json from a diffusers tokenizer folder.
 func LoadTokenizer(dir string) (*Tokenizer, error) {
+	return ParseTokenizer(dir, func(name string) ([]byte, error) { return os.ReadFile(filepath.Join(dir, name)) })
+}
+
+// ParseTokenizer reads a tokenizer from its files, which read gives by name; an absent one is fs.ErrNotExist. dir is
+// for messages.
+func ParseTokenizer(dir string, read func(name string) ([]byte, error)) (*Tokenizer, error) {
 	t := &Tokenizer{}
-	if err := readTokenizerJSON(filepath.Join(dir, "vocab.json"), &t.ids); err != nil {
+	files := tokenizerFiles{dir, read}
+	if err := files.json("vocab.json", &t.ids); err != nil {
 		return nil, err
 	}
 	if err := t.indexTokens(); err != nil {
-		return nil, fmt.Errorf("tokenizer: %s: %w", filepath.Join(dir, "vocab.json"), err)
+		return nil, fmt.Errorf("tokenizer: %s: %w", files.path("vocab.json"), err)
 	}
-	if err := t.readMerges(filepath.Join(dir, "merges.txt")); err != nil {
+	if err := t.readMerges(files); err != nil {
 		return nil, err
 	}
-	if err := t.readConfig(dir); err != nil {
+	if err := t.readConfig(files); err != nil {
 		return nil, err
 	}
 	return t, nil
@@ -69,6 +76,25 @@ func LoadTokenizer(dir string) (*Tokenizer, error) {
 
 // asOpenCLIP makes it open_clip's tokenizer: captions are repaired first, and no part of one is a special token.
 func (t *Tokenizer) asOpenCLIP() { t.repairs, t.special = true, nil }
+
+// tokenizerFiles are the files of a tokenizer folder.
+type tokenizerFiles struct {
+	dir  string
+	read func(name string) ([]byte, error)
+}
+
+func (f tokenizerFiles) path(name string) string { return filepath.Join(f.dir, name) }
+
+func (f tokenizerFiles) json(name string, into any) error {
+	raw, err := f.read(name)
+	if err != nil {
+		return fmt.Errorf("tokenizer: %w", err)
+	}
+	if err := json.Unmarshal(raw, into); err != nil {
+		return fmt.Errorf("tokenizer: %s: %w", f.path(name), err)
+	}
+	return nil
+}
 
 // VocabSize returns one more than the highest id.
 func (t *Tokenizer) VocabSize() int { return len(t.tokens) }
@@ -210,8 +236,9 @@ func (t *Tokenizer) indexTokens() error {
 
 // readMerges reads one merge per line, best first. Every part and every result
 // must be in the vocabulary.
-func (t *Tokenizer) readMerges(path string) error {
-	raw, err := os.ReadFile(path)
+func (t *Tokenizer) readMerges(files tokenizerFiles) error {
+	path := files.path("merges.txt")
+	raw, err := files.read("merges.txt")
 	if err != nil {
 		return fmt.Errorf("tokenizer: %w", err)
 	}
@@ -266,18 +293,18 @@ type specialTokens struct {
 	Pad     *tokenSpec `json:"pad_token"`
 }
 
-func (t *Tokenizer) readConfig(dir string) error {
-	path := filepath.Join(dir, "tokenizer_config.json")
+func (t *Tokenizer) readConfig(files tokenizerFiles) error {
+	path := files.path("tokenizer_config.json")
 	var config struct {
 		specialTokens
 		MaxLength *float64             `json:"model_max_length"`
 		Added     map[string]tokenSpec `json:"added_tokens_decoder"`
 	}
-	if err := readTokenizerJSON(path, &config); err != nil {
+	if err := files.json("tokenizer_config.json", &config); err != nil {
 		return err
 	}
 	var inMap specialTokens
-	err := readTokenizerJSON(filepath.Join(dir, "special_tokens_map.json"), &inMap)
+	err := files.json("special_tokens_map.json", &inMap)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -334,15 +361,4 @@ func (t *Tokenizer) setSpecial(spec tokenSpec, id int32) {
 		token.content = normalizeText(token.content)
 	}
 	t.special = append(t.special, token)
-}
-
-func readTokenizerJSON(path string, into any) error {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return fmt.Errorf("tokenizer: %w", err)
-	}
-	if err := json.Unmarshal(raw, into); err != nil {
-		return fmt.Errorf("tokenizer: %s: %w", path, err)
-	}
-	return nil
 }

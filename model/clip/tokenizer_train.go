@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -129,6 +128,16 @@ func (v *Vocabulary) Write(dir string, maxLength int, pad string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("tokenizer: %w", err)
 	}
+	for name, content := range v.Files(maxLength, pad) {
+		if err := atomicfile.WriteBytes(filepath.Join(dir, name), content); err != nil {
+			return fmt.Errorf("tokenizer: %w", err)
+		}
+	}
+	return nil
+}
+
+// Files are the files of such a folder by name; pad must be in the vocabulary.
+func (v *Vocabulary) Files(maxLength int, pad string) map[string][]byte {
 	special := func(content string) map[string]any {
 		return map[string]any{"content": content, "lstrip": false, "normalized": false, "rstrip": false, "single_word": false}
 	}
@@ -152,21 +161,12 @@ func (v *Vocabulary) Write(dir string, maxLength int, pad string) error {
 	for _, m := range v.Merges {
 		fmt.Fprintf(merges, "%s %s\n", m[0], m[1])
 	}
-	for name, content := range map[string][]byte{
+	return map[string][]byte{
 		"vocab.json":              v.json(),
 		"merges.txt":              merges.Bytes(),
 		"tokenizer_config.json":   indentedJSON(config),
 		"special_tokens_map.json": indentedJSON(tokens),
-	} {
-		err := atomicfile.Write(filepath.Join(dir, name), func(w io.Writer) error {
-			_, err := w.Write(content)
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("tokenizer: %w", err)
-		}
 	}
-	return nil
 }
 
 // json writes the vocabulary in the order of its ids.

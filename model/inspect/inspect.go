@@ -1,48 +1,40 @@
-// Package inspect says what a weights file is, by the names of its tensors: which part of which kind of model, how
-// large, in which element types, whether every value is finite, and what loads it.
+// Package inspect says what a weights file is, by the names and shapes of its tensors: which part of which kind of
+// model, how large, in which element types, whether it is whole, and what loads it. That takes the header alone; on
+// request it reads the values too, whether they are finite and what their hash is.
 package inspect
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"fewstep/model/bundle"
+	"fewstep/model/ldm"
 	"fewstep/model/weights"
-)
-
-// Kind is what a file holds.
-type Kind string
-
-// Kinds of files.
-const (
-	UNet       Kind = "UNet"         // diffusers' names
-	LoRA       Kind = "LoRA"         // kohya's, diffusers' or PEFT's names
-	Adapters   Kind = "adapters"     // a LoRA phase's result in a run directory
-	VAE        Kind = "VAE"          // diffusers' AutoencoderKL
-	Text       Kind = "text encoder" // transformers' CLIPTextModel
-	CLIP       Kind = "CLIP"         // transformers' CLIPModel
-	SingleFile Kind = "single file"  // all parts under LDM's names
-	Other      Kind = "other"
 )
 
 // Report describes one weights file, or a component folder's files together.
 type Report struct {
 	Path       string            `json:"path"`
 	Kind       Kind              `json:"kind"`
+	Family     string            `json:"family,omitempty"` // of models: "SDXL", …
 	Detail     string            `json:"detail,omitempty"` // naming, rank, …
 	LoadedBy   string            `json:"loaded_by"`
+	Problems   []string          `json:"problems"` // what is missing, damaged or does not fit
 	Tensors    int               `json:"tensors"`
 	Parameters int64             `json:"parameters"`
 	Bytes      int64             `json:"bytes"`
-	DTypes     map[string]int    `json:"dtypes"` // tensors by element type
-	NotFinite  []string          `json:"not_finite"`
-	Unread     []string          `json:"unread,omitempty"` // tensors whose values cannot be checked
-	Hash       string            `json:"hash,omitempty"`   // of the data against modelspec's: Sound or Differs; empty without one
+	DTypes     map[string]int    `json:"dtypes"`               // tensors by element type
+	Values     bool              `json:"values_checked"`       // the four fields below were filled
+	NotFinite  []string          `json:"not_finite,omitempty"` // tensors with NaN or infinity
+	Unread     []string          `json:"unread,omitempty"`     // tensors whose values cannot be checked
+	Hash       string            `json:"hash,omitempty"`       // of the data against modelspec's: Sound or Differs; empty without one
 	Metadata   map[string]string `json:"metadata,omitempty"`
 }
 
@@ -52,17 +44,23 @@ const (
 	Differs = "differs"
 )
 
+// Options say how closely to look.
+type Options struct {
+	Values   bool                    // read every value
+	Progress func(done, total int64) // bytes read of one file; may be nil
+}
+
 // Path examines a safetensors file, a component folder, a diffusers directory with all its components, or a folder of
 // several weight files, each by itself.
-func Path(path string) ([]Report, error) {
+func Path(path string, opt Options) ([]Report, error) {
 	if info, err := os.Stat(path); err != nil {
 		return nil, err
 	} else if !info.IsDir() {
-		r, err := File(path)
+		r, err := File(path, opt)
 		return []Report{r}, err
 	}
 	if _, err := os.Stat(filepath.Join(path, "model_index.json")); err != nil {
-		return folder(path)
+		return folder(path, opt)
 	}
 	entries, err := os.ReadDir(path)
 	if err != nil {
@@ -71,10 +69,13 @@ func Path(path string) ([]Report, error) {
 	var all []Report
 	for _, e := range entries {
 		folder := filepath.Join(path, e.Name())
-		if _, err := weights.ModelFiles(folder); !e.IsDir() || err != nil {
+		if !e.IsDir() {
+			continue
+		}
+		if _, err := weights.ModelFiles(folder); errors.Is(err, weights.ErrNoWeights) {
 			continue // a tokenizer, the scheduler
 		}
-		r, err := File(folder)
+		r, err := File(folder, opt)
 		if err != nil {
 			return nil, err
 		}
@@ -87,7 +88,7 @@ func Path(path string) ([]Report, error) {
 }
 
 // folder examines a component, or else every weight file of a folder.
-func folder(path string) ([]Report, error) {
+func folder(path string, opt Options) ([]Report, error) {
 	files := []string{path}
 	if _, err := weights.ModelFiles(path); err != nil {
 		names, _ := os.ReadDir(path)
@@ -103,7 +104,7 @@ func folder(path string) ([]Report, error) {
 	}
 	var all []Report
 	for _, f := range files {
-		r, err := File(f)
+		r, err := File(f, opt)
 		if err != nil {
 			return nil, err
 		}
@@ -113,20 +114,21 @@ func folder(path string) ([]Report, error) {
 }
 
 // File examines one safetensors file, or a component folder's files together.
-func File(path string) (Report, error) {
+func File(path string, opt Options) (Report, error) {
 	src, err := weights.OpenModel(path)
 	if err != nil {
 		return Report{}, err
 	}
 	defer src.Close()
-	r := Report{Path: path, DTypes: map[string]int{}, NotFinite: []string{}}
+	r := Report{Path: path, DTypes: map[string]int{}, Problems: []string{}}
 	if f, ok := src.(*weights.File); ok {
 		r.Metadata = f.Metadata()
 	}
-	names := src.Names()
-	r.Kind, r.Detail = classify(names)
+	v := classify(src)
+	r.Kind, r.Family, r.Detail, r.LoadedBy = v.kind, v.family, v.detail, v.loadedBy
+	r.Problems = append(r.Problems, v.problems...)
 	var tensors []weights.Tensor
-	for _, name := range names {
+	for _, name := range src.Names() {
 		t, err := src.Tensor(name)
 		if err != nil {
 			return Report{}, err
@@ -136,89 +138,56 @@ func File(path string) (Report, error) {
 		r.Parameters += int64(t.Elements())
 		r.Bytes += int64(t.Elements()) * int64(t.DType.Size())
 		r.DTypes[string(t.DType)]++
-		if r.Kind == LoRA && strings.Contains(name, "lora_down") && !strings.Contains(r.Detail, "rank") && len(t.Shape) > 0 {
-			r.Detail += fmt.Sprintf(", rank %d", t.Shape[0])
-		}
-		v, err := t.Float32()
-		if err != nil {
-			r.Unread = append(r.Unread, name)
-		} else if slices.ContainsFunc(v, func(x float32) bool { return math.IsNaN(float64(x)) || math.IsInf(float64(x), 0) }) {
-			r.NotFinite = append(r.NotFinite, name)
-		}
 	}
-	r.LoadedBy = loaders[r.Kind]
-	if want := r.Metadata[weights.KeyHash]; want != "" {
-		got, err := weights.DataHash(tensors)
-		if err != nil {
-			return Report{}, err
-		}
-		r.Hash = Differs
-		if got == want {
-			r.Hash = Sound
-		}
+	if err := r.checkStructure(src); err != nil {
+		r.Problems = append(r.Problems, err.Error())
 	}
-	return r, nil
+	if opt.Values {
+		err = r.checkValues(tensors, opt.Progress)
+	}
+	return r, err
 }
 
-var loaders = map[Kind]string{
-	UNet:       "fewstep sample --unet; ComfyUI's UNETLoader; diffusers' UNet2DConditionModel, beside its config.json",
-	LoRA:       "fewstep sample --lora; ComfyUI's LoraLoader; diffusers' load_lora_weights",
-	Adapters:   "fewstep export, which writes it as a LoRA file",
-	VAE:        "diffusers' AutoencoderKL, beside its config.json; ComfyUI's VAELoader",
-	Text:       "transformers' CLIPTextModel, beside its config.json",
-	CLIP:       "transformers' CLIPModel, beside its config.json",
-	SingleFile: "ComfyUI's CheckpointLoaderSimple; diffusers' from_single_file",
-	Other:      "unknown",
-}
-
-// classify tells the kind by names that no other kind has.
-func classify(names []string) (Kind, string) {
-	has := func(parts ...string) int {
-		n := 0
-		for _, name := range names {
-			if slices.ContainsFunc(parts, func(p string) bool { return strings.Contains(name, p) }) {
-				n++
-			}
+// checkStructure compares the tensors with the config beside them, in the metadata, or derived from their shapes.
+func (r *Report) checkStructure(src weights.Source) error {
+	component := map[Kind]string{UNet: ldm.UNet, VAE: ldm.VAE, Text: ldm.Text}[r.Kind]
+	if info, err := os.Stat(r.Path); err == nil && info.IsDir() && component != "" {
+		where := filepath.Join(r.Path, "config.json")
+		config, err := os.ReadFile(where)
+		if errors.Is(err, fs.ErrNotExist) || r.Kind == UNet && r.Family != string(ldm.SDXL) {
+			return nil
+		} else if err != nil {
+			return err
 		}
-		return n
+		return bundle.Check(component, src, config, where)
 	}
-	begins := func(prefix string) bool {
-		return slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, prefix) })
+	if r.Family != string(ldm.SDXL) || r.Kind != SingleFile && r.Kind != UNet {
+		return nil
 	}
-	switch {
-	case has(".weight.lora_down") > 0:
-		return Adapters, fmt.Sprintf("%d modules", has(".weight.lora_down"))
-	case has(".lora_down.weight") > 0:
-		return LoRA, fmt.Sprintf("kohya's names, %d modules", has(".lora_down.weight"))
-	case has(".lora_A.") > 0:
-		return LoRA, fmt.Sprintf("PEFT's names, %d modules", has(".lora_A."))
-	case has("lora.down.weight", "lora_linear_layer.down.weight") > 0:
-		return LoRA, fmt.Sprintf("diffusers' older names, %d modules", has("lora.down.weight", "lora_linear_layer.down.weight"))
-	case begins("model.diffusion_model."):
-		parts := []string{"UNet"}
-		if begins("first_stage_model.") {
-			parts = append(parts, "VAE")
-		}
-		if begins("conditioner.") || begins("cond_stage_model.") {
-			parts = append(parts, "text encoders")
-		}
-		return SingleFile, strings.Join(parts, ", ")
-	case begins("down_blocks.") && begins("time_embedding."):
-		if begins("add_embedding.") {
-			return UNet, "SDXL's family (text and time conditions)"
-		}
-		return UNet, ""
-	case begins("encoder.") && begins("decoder."):
-		return VAE, ""
-	case begins("text_model.") && begins("vision_model."):
-		return CLIP, ""
-	case begins("text_model."):
-		if begins("text_projection.") {
-			return Text, "with projection"
-		}
-		return Text, ""
+	f, ok := src.(*weights.File)
+	if !ok {
+		return nil
 	}
-	return Other, ""
+	b, err := bundle.OfFile(f, bundle.Options{})
+	if errors.Is(err, bundle.ErrUnknownHeads) {
+		r.Detail += "; its config.json is needed to load it"
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if b.Layout != bundle.SingleFile {
+		return nil
+	}
+	if n := len(b.LeftOut()); n > 0 {
+		r.Detail += fmt.Sprintf("; %d tensors belong to none", n)
+	}
+	if err := b.Complete(); err != nil {
+		return err
+	}
+	if !b.HasTokenizers() {
+		r.Detail += "; it needs --tokenizer"
+	}
+	return nil
 }
 
 // Types lists the element types, the most frequent first: "F16 ×900, F32 ×3".

@@ -4,29 +4,73 @@ import (
 	"math"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"fewstep/model/weights"
 )
 
+// tensor is one of F16 without data.
+func tensor(name string, shape ...int) weights.Tensor {
+	return weights.Tensor{Name: name, DType: weights.F16, Shape: shape}
+}
+
+func named(names ...string) weights.Source {
+	var all []weights.Tensor
+	for _, n := range names {
+		all = append(all, tensor(n, 1))
+	}
+	return weights.Collect(all)
+}
+
 func TestKinds(t *testing.T) {
-	for _, c := range []struct {
-		want  Kind
-		names []string
+	const unet = "model.diffusion_model."
+	for what, c := range map[string]struct {
+		src    weights.Source
+		kind   Kind
+		family string
+		says   string // part of detail or of what loads it
 	}{
-		{Adapters, []string{"mid_block.a.weight.lora_down", "mid_block.a.weight.lora_up"}},
-		{LoRA, []string{"lora_unet_a.lora_down.weight", "lora_unet_a.lora_up.weight", "lora_unet_a.alpha"}},
-		{LoRA, []string{"unet.a.lora_A.weight", "unet.a.lora_B.weight"}},
-		{LoRA, []string{"unet.a.lora.down.weight", "unet.a.lora.up.weight"}},
-		{SingleFile, []string{"model.diffusion_model.out.2.weight", "first_stage_model.encoder.conv_in.weight"}},
-		{UNet, []string{"down_blocks.0.resnets.0.conv1.weight", "time_embedding.linear_1.weight"}},
-		{VAE, []string{"encoder.conv_in.weight", "decoder.conv_in.weight"}},
-		{Text, []string{"text_model.final_layer_norm.weight", "text_projection.weight"}},
-		{CLIP, []string{"text_model.final_layer_norm.weight", "vision_model.post_layernorm.weight"}},
-		{Other, []string{"x"}},
+		"run's result":       {named("mid_block.a.weight.lora_down", "mid_block.a.weight.lora_up"), Adapters, "", "fewstep export"},
+		"kohya's LoRA":       {named("lora_unet_a.lora_down.weight", "lora_unet_a.lora_up.weight", "lora_unet_a.alpha"), LoRA, "", "kohya's names, 1 modules"},
+		"LoRA with text":     {named("lora_unet_a.lora_down.weight", "lora_unet_a.lora_up.weight", "lora_te1_b.alpha"), LoRA, "", "and 1 of text encoders"},
+		"PEFT's LoRA":        {named("unet.a.lora_A.weight", "unet.a.lora_B.weight"), LoRA, "", "ComfyUI loads such names in part only"},
+		"older LoRA":         {named("unet.a.lora.down.weight", "unet.a.lora.up.weight"), LoRA, "", "diffusers' older names"},
+		"SDXL's LoRA":        {weights.Collect([]weights.Tensor{tensor("lora_unet_x_attn2_to_k.lora_down.weight", 8, 2048), tensor("lora_unet_x_attn2_to_k.lora_up.weight", 640, 8)}), LoRA, "SDXL", "rank 8"},
+		"SD 1's LoRA":        {weights.Collect([]weights.Tensor{tensor("lora_unet_x_attn2_to_k.lora_down.weight", 8, 768), tensor("lora_unet_x_attn2_to_k.lora_up.weight", 320, 8)}), LoRA, "Stable Diffusion 1", "not fewstep"},
+		"Flux's LoRA":        {named("lora_unet_double_blocks_0_img_attn_proj.lora_down.weight", "lora_unet_double_blocks_0_img_attn_proj.lora_up.weight"), LoRA, "Flux", "not fewstep"},
+		"LoHa":               {named("lora_unet_a.hada_w1_a"), LoRA, "", "LoHa"},
+		"LoKr":               {named("lora_unet_a.lokr_w1"), LoRA, "", "LoKr"},
+		"DoRA":               {named("lora_unet_a.dora_scale", "lora_unet_a.lora_down.weight"), LoRA, "", "DoRA"},
+		"SDXL":               {named(unet+"label_emb.0.0.weight", unet+"time_embed.0.weight", "first_stage_model.encoder.conv_in.weight", "conditioner.embedders.0.transformer.x"), SingleFile, "SDXL", "UNet, VAE, text encoders"},
+		"SDXL without text":  {named(unet+"label_emb.0.0.weight", unet+"time_embed.0.weight"), UNet, "SDXL", "LDM's names"},
+		"refiner":            {named(unet+"label_emb.0.0.weight", "conditioner.embedders.0.model.text_projection"), SingleFile, "SDXL refiner", "refiner"},
+		"SDXL inpainting":    {weights.Collect([]weights.Tensor{tensor(unet+"label_emb.0.0.weight", 1, 1), tensor(unet+"input_blocks.0.0.weight", 320, 9, 3, 3)}), UNet, "SDXL inpainting", "takes a mask"},
+		"SD 1":               {named(unet+"time_embed.0.weight", "cond_stage_model.transformer.x", "first_stage_model.x"), SingleFile, "Stable Diffusion 1", "not fewstep"},
+		"SD 2":               {named(unet+"time_embed.0.weight", "cond_stage_model.model.token_embedding.weight"), SingleFile, "Stable Diffusion 2", "not fewstep"},
+		"SD inpainting":      {weights.Collect([]weights.Tensor{tensor(unet+"time_embed.0.weight", 1, 1), tensor(unet+"input_blocks.0.0.weight", 320, 9, 3, 3)}), UNet, "Stable Diffusion inpainting", "takes a mask"},
+		"SD 3":               {named(unet + "joint_blocks.0.context_block.adaLN_modulation.1.bias"), UNet, "Stable Diffusion 3", "transformer"},
+		"Flux":               {named("double_blocks.0.img_attn.norm.key_norm.scale"), Network, "Flux", "not fewstep"},
+		"Flux in a file":     {named(unet+"double_blocks.0.img_attn.norm.key_norm.scale", "first_stage_model.x"), SingleFile, "Flux", "transformer"},
+		"Playground":         {named("edm_mean", unet+"label_emb.0.0.weight"), UNet, "Playground 2.5", "EDM"},
+		"ControlNet":         {named("control_model.time_embed.0.weight"), ControlNet, "", "ControlNetLoader"},
+		"diffusers' UNet":    {named("down_blocks.0.x", "time_embedding.linear_1.weight", "add_embedding.linear_1.weight"), UNet, "SDXL", "fewstep sample --unet"},
+		"diffusers' SD 1":    {weights.Collect([]weights.Tensor{tensor("down_blocks.0.a.attn2.to_k.weight", 320, 768), tensor("time_embedding.linear_1.weight", 1)}), UNet, "Stable Diffusion 1", "not fewstep"},
+		"diffusers' refiner": {weights.Collect([]weights.Tensor{tensor("down_blocks.0.a.attn2.to_k.weight", 320, 1280), tensor("time_embedding.linear_1.weight", 1), tensor("add_embedding.linear_1.weight", 1)}), UNet, "SDXL refiner", "not fewstep"},
+		"diffusers' Flux":    {named("single_transformer_blocks.0.x"), Network, "Flux", "FluxTransformer2DModel"},
+		"diffusers' control": {named("controlnet_cond_embedding.conv_in.weight", "down_blocks.0.x"), ControlNet, "", "ControlNet"},
+		"VAE":                {named("encoder.conv_in.weight", "decoder.conv_in.weight"), VAE, "", "diffusers' names"},
+		"LDM's VAE":          {named("encoder.down.0.block.0.conv1.weight", "decoder.conv_in.weight"), VAE, "", "LDM's names"},
+		"text encoder":       {named("text_model.final_layer_norm.weight", "text_projection.weight"), Text, "", "with projection"},
+		"T5":                 {named("encoder.block.0.layer.0.SelfAttention.q.weight"), Text, "", "T5"},
+		"OpenCLIP":           {named("transformer.resblocks.0.attn.in_proj_weight"), Text, "", "OpenCLIP"},
+		"CLIP":               {named("text_model.final_layer_norm.weight", "vision_model.post_layernorm.weight"), CLIP, "", "CLIPModel"},
+		"embedding":          {named("emb_params"), Embedding, "", "load_textual_inversion"},
+		"something else":     {named("x"), Other, "", "unknown"},
 	} {
-		if got, _ := classify(c.names); got != c.want {
-			t.Errorf("%v: %s, want %s", c.names, got, c.want)
+		v := classify(c.src)
+		if v.kind != c.kind || v.family != c.family || !strings.Contains(v.detail+" "+v.loadedBy, c.says) {
+			t.Errorf("%s: %+v", what, v)
 		}
 	}
 }
@@ -41,7 +85,7 @@ func TestFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := File(path)
+	r, err := File(path, Options{Values: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,15 +96,15 @@ func TestFile(t *testing.T) {
 }
 
 func TestDirectory(t *testing.T) {
-	reports, err := Path("../../assets/mini")
+	reports, err := Path("../../assets/mini", Options{Values: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	kinds := map[string]Kind{}
 	for _, r := range reports {
 		kinds[filepath.Base(r.Path)] = r.Kind
-		if len(r.NotFinite) > 0 {
-			t.Errorf("%s: not finite: %v", r.Path, r.NotFinite)
+		if len(r.NotFinite) > 0 || !r.Values || len(r.Problems) > 0 {
+			t.Errorf("%s: not finite: %v, problems %v", r.Path, r.NotFinite, r.Problems)
 		}
 	}
 	for name, want := range map[string]Kind{"unet": UNet, "vae": VAE, "text_encoder": Text, "text_encoder_2": Text, "clip": CLIP} {

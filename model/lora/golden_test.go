@@ -152,3 +152,74 @@ func TestWritesDiffusersNames(t *testing.T) {
 		}
 	}
 }
+
+// TestMergedAsFuseLora merges the same adapter in three namings as diffusers' fuse_lora does, to f32 rounding.
+func TestMergedAsFuseLora(t *testing.T) {
+	golden, err := weights.Open("testdata/fused.safetensors")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer golden.Close()
+	base := memory{}
+	for _, name := range golden.Names() {
+		if plain, ok := strings.CutPrefix(name, "base."); ok {
+			x, err := golden.Tensor(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			x.Name = plain
+			base[plain] = x
+		}
+	}
+	for _, file := range []string{"kohya", "peft", "legacy"} {
+		all, _, err := Read("testdata/"+file+".safetensors", goldenModules(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		modules := slices.DeleteFunc(all, func(m Module) bool { return strings.HasPrefix(m.Path, "up_blocks") })
+		merged, err := Merged(base, modules, 0.7, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(modules) != len(base) || len(modules) < 20 {
+			t.Fatalf("%d modules, %d layers", len(modules), len(base))
+		}
+		for name := range base {
+			got, want := values(t, merged, name), values(t, golden, "fused."+name)
+			for i := range got {
+				if d := math.Abs(float64(got[i]) - float64(want[i])); d > 1e-6*(1+math.Abs(float64(want[i]))) {
+					t.Fatalf("%s: %s[%d] is %g, want %g", file, name, i, got[i], want[i])
+				}
+			}
+		}
+	}
+	if _, err := Merged(memory{}, []Module{{Path: "x", Rank: 1, Alpha: 1, Down: Matrix{[]int{1, 1}, []float32{1}}, Up: Matrix{[]int{1, 1}, []float32{1}}}}, 1, ""); err == nil || !strings.Contains(err.Error(), "module x") {
+		t.Errorf("a module without a layer: %v", err)
+	}
+}
+
+type memory map[string]weights.Tensor
+
+func (m memory) Names() (names []string) {
+	for name := range m {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (m memory) Tensor(name string) (weights.Tensor, error) { return m[name], nil }
+func (m memory) Close() error                               { return nil }
+
+func values(t *testing.T, src weights.Source, name string) []float32 {
+	t.Helper()
+	x, err := src.Tensor(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := x.Float32()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"fewstep/model/ldm"
 	"fewstep/model/weights"
 )
 
@@ -124,8 +125,8 @@ func resolver(known []string) (func(key) (string, bool), error) {
 			return nil, err
 		}
 	}
-	for path, ldm := range ldmPaths(known) {
-		if err := add(ldm, path); err != nil {
+	for path, name := range ldm.UNetModules(known) {
+		if err := add(name, path); err != nil {
 			return nil, err
 		}
 	}
@@ -171,14 +172,9 @@ func readHalf(f *weights.File, parts *[3]string, p part) (Matrix, error) {
 	if err != nil {
 		return Matrix{}, err
 	}
-	values, err := t.Float32()
+	values, err := t.Finite()
 	if err != nil {
 		return Matrix{}, err
-	}
-	for i, v := range values {
-		if v-v != 0 {
-			return Matrix{}, fmt.Errorf("tensor %s: element %d is %g, not a finite number", t.Name, i, v)
-		}
 	}
 	return Matrix{Shape: t.Shape, Data: values}, nil
 }

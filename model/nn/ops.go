@@ -2,10 +2,12 @@ package nn
 
 import (
 	"math"
+	"strings"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/ml/layers/attention"
 )
 
 // SiLU is x·σ(x).
@@ -28,10 +30,16 @@ func Softplus(x *graph.Node) *graph.Node {
 }
 
 // Attention is softmax(q·kᵀ/√d + mask)·v for q [B, N, heads·d] and k, v [B, M, heads·d].
-// mask, if not nil, is added to the scores [N, M].
+// mask, if not nil, is added to the scores [N, M]. Where cuDNN's flash attention can do it, the scores are never in
+// memory, neither here nor in the gradient.
 func Attention(q, k, v *graph.Node, heads int, mask *graph.Node) *graph.Node {
 	b, n, c := q.Shape().Dim(0), q.Shape().Dim(1), q.Shape().Dim(2)
 	m, d := k.Shape().Dim(1), c/heads
+	if mask == nil && n == m && flash(q, n, d) {
+		split := func(x *graph.Node) *graph.Node { return graph.Reshape(x, b, n, heads, d) }
+		out, _ := attention.Core(split(q), split(k), split(v), attention.LayoutBSHD, attention.CoreOptions{})
+		return graph.Reshape(out, b, n, c)
+	}
 	split := func(x *graph.Node, t int) *graph.Node {
 		return graph.Reshape(graph.TransposeAllAxes(graph.Reshape(x, b, t, heads, d), 0, 2, 1, 3), b*heads, t, d)
 	}
@@ -45,6 +53,13 @@ func Attention(q, k, v *graph.Node, heads int, mask *graph.Node) *graph.Node {
 	p := softmax(scores)
 	out := graph.DotGeneral(graph.ConvertDType(p, q.DType()), []int{2}, []int{0}, vh, []int{1}, []int{0})
 	return graph.Reshape(graph.TransposeAllAxes(graph.Reshape(out, b, heads, n, d), 0, 2, 1, 3), b, n, c)
+}
+
+// flash says whether self-attention over n tokens with heads of width d goes to cuDNN: on a CUDA plugin, in half
+// precision. (Its attention to another sequence is left alone: go-xla describes square scores only.)
+func flash(q *graph.Node, n, d int) bool {
+	b, ok := q.Graph().Backend().(interface{ PluginName() string })
+	return ok && strings.HasSuffix(b.PluginName(), "cuda") && q.DType().IsHalfPrecision() && n%64 == 0 && d%8 == 0 && d <= 128
 }
 
 func softmax(x *graph.Node) *graph.Node {

@@ -72,6 +72,25 @@ func (s *Scope) weight(name string, dims ...int) *graph.Node {
 	return graph.ConvertDType(Adapted(w, d, u, *s.lora), s.Compute)
 }
 
+// beside says whether an adapter of a weight is computed beside it, by two thin products of the activations, rather
+// than folded into the weight: where it is thin, that saves the product that a gradient by the whole weight would take.
+func (s *Scope) beside(dims []int) bool {
+	if s.lora == nil {
+		return false
+	}
+	in := 1
+	for _, d := range dims[1:] {
+		in *= d
+	}
+	return 2*s.lora.Rank*(in+dims[0]) <= in*dims[0]
+}
+
+// factors are the adapter of a weight in the compute dtype.
+func (s *Scope) factors(name string, dims []int) (down, up *graph.Node) {
+	d, u := LoRADims(dims, s.lora.Rank)
+	return s.Param(name+".lora_down", FanInLoRA, d...), s.Param(name+".lora_up", Zeros, u...)
+}
+
 // Adapted is W + scale · up∘down, in W's shape.
 func Adapted(w, down, up *graph.Node, lora LoRA) *graph.Node {
 	d := w.Shape().Dimensions
@@ -104,10 +123,16 @@ func LoRADims(weight []int, rank int) (down, up []int) {
 func (s *Scope) Linear(name string, x *graph.Node, out int, bias bool) *graph.Node {
 	dims := x.Shape().Dimensions
 	in := dims[len(dims)-1]
-	w := s.weight(name+".weight", out, in)
 	// Conditions come in f32 whatever the compute dtype.
 	flat := graph.ConvertDType(graph.Reshape(x, -1, in), s.Compute)
-	y := graph.DotGeneral(flat, []int{1}, nil, w, []int{1}, nil)
+	var y *graph.Node
+	if weight := name + ".weight"; s.beside([]int{out, in}) {
+		y = times(flat, s.Param(weight, FanIn, out, in))
+		down, up := s.factors(weight, []int{out, in})
+		y = graph.Add(y, graph.MulScalar(times(times(flat, down), up), s.lora.Scale))
+	} else {
+		y = times(flat, s.weight(weight, out, in))
+	}
 	if bias {
 		b := s.Param(name+".bias", Zeros, out)
 		y = graph.Add(y, graph.BroadcastToShape(graph.Reshape(b, 1, out), y.Shape()))
@@ -115,6 +140,9 @@ func (s *Scope) Linear(name string, x *graph.Node, out int, bias bool) *graph.No
 	outDims := append(append([]int{}, dims[:len(dims)-1]...), out)
 	return graph.Reshape(y, outDims...)
 }
+
+// times is x·Wᵀ.
+func times(x, w *graph.Node) *graph.Node { return graph.DotGeneral(x, []int{1}, nil, w, []int{1}, nil) }
 
 // Conv is a 2-D convolution of an NHWC input; the weight is [out, in, k, k] as in PyTorch.
 func (s *Scope) Conv(name string, x *graph.Node, out, kernel, stride, pad int) *graph.Node {
@@ -128,8 +156,15 @@ func (s *Scope) ConvNoBias(name string, x *graph.Node, out, kernel, stride, pad 
 
 func (s *Scope) conv(name string, x *graph.Node, out, kernel, stride, pad int, bias bool) *graph.Node {
 	in := x.Shape().Dim(-1)
-	w := s.weight(name+".weight", out, in, kernel, kernel)
-	y := Convolve(x, w, stride, pad)
+	weight, dims := name+".weight", []int{out, in, kernel, kernel}
+	var y *graph.Node
+	if s.beside(dims) {
+		y = Convolve(x, s.Param(weight, FanIn, dims...), stride, pad)
+		down, up := s.factors(weight, dims)
+		y = graph.Add(y, graph.MulScalar(Convolve(Convolve(x, down, stride, pad), up, 1, 0), s.lora.Scale))
+	} else {
+		y = Convolve(x, s.weight(weight, dims...), stride, pad)
+	}
 	if bias {
 		b := s.Param(name+".bias", Zeros, out)
 		y = graph.Add(y, graph.BroadcastToShape(graph.Reshape(b, 1, 1, 1, out), y.Shape()))

@@ -48,11 +48,12 @@ const (
 func (p *Pipeline) LoadEncoders(e *engine.Engine, n int, parts ...string) (*Encoders, error) {
 	c := &Encoders{p: p, e: e, bind: engine.Bind{}, n: n}
 	load := func(net, component string, specs []nn.Spec) error {
-		values, err := Read(p.Dir, component)
+		src, close, err := openComponent(p.Dir, component)
 		if err != nil {
 			return err
 		}
-		if c.bind[net], err = e.Load(specs, values, nil); err != nil {
+		defer close()
+		if c.bind[net], err = (&Weights{src: src}).Load(e, specs); err != nil {
 			return fmt.Errorf("%s/%s: %w", p.Dir, component, err)
 		}
 		return nil

@@ -2,116 +2,143 @@ package pipeline
 
 import (
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"fewstep/distill"
 	"fewstep/engine"
+	"fewstep/model/bundle"
+	"fewstep/model/ldm"
 	"fewstep/model/lora"
 	"fewstep/model/nn"
 	"fewstep/model/weights"
 )
 
-// Weights are a UNet's tensors and how to sample with them.
+// Weights are a UNet's tensors and how to sample with them. The tensors stay in their files until Load.
 type Weights struct {
-	Values     engine.Tensors
 	Prediction distill.Prediction // what the network predicts
 	Steps      int                // network calls the weights are made for; 0 = the files do not say
 	Guidance   float64            // classifier-free guidance they are made for, where Steps is given; 0 = none
 	Title      string             // what the file calls itself, may be empty
+	Notes      []string           // what of the files was left out, for the user
+
+	src   weights.Source // diffusers' names
+	close func() error
 }
 
-// LoadUNet reads the pipeline's UNet, or the state dict unetFile in its place (diffusers' names, any element type),
-// and merges the LoRA loraFile into it (any naming package lora reads); both files may be "". Prediction, steps and
-// guidance are those in the files' metadata, the LoRA's before the UNet's, else the pipeline's own.
+// LoadUNet opens the pipeline's UNet, or unetFile in its place (a UNet file of either naming, in shards or not, or a
+// single file; any element type), and puts the LoRA loraFile on it (any naming package lora reads); both files may be
+// "". Prediction, steps and guidance are those in the files' metadata, the LoRA's before the UNet's, else the pipeline's
+// own.
 //
 // specs are those of UNetSpecs without adapters. A file for another architecture is an error that names the tensor
-// or module.
-func (p *Pipeline) LoadUNet(specs []nn.Spec, unetFile, loraFile string) (*Weights, error) {
-	w := &Weights{Prediction: p.Prediction}
-	var err error
+// or module. The caller closes the weights when they have been loaded.
+func (p *Pipeline) LoadUNet(specs []nn.Spec, unetFile, loraFile string) (w *Weights, err error) {
+	w = &Weights{Prediction: p.Prediction, close: func() error { return nil }}
+	defer func() {
+		if err != nil {
+			w.Close()
+			w = nil
+		}
+	}()
 	if unetFile == "" {
-		w.Values, err = w.readOwn(p.Dir)
+		err = w.openOwn(p.Dir)
 	} else {
-		w.Values, err = w.readUNet(unetFile, specs)
+		err = w.openUNet(unetFile, specs)
 	}
+	if err == nil && loraFile != "" {
+		err = w.merge(loraFile, specs)
+	}
+	return w, err
+}
+
+// Load puts the weights on the engine's device, one tensor at a time: the host never holds them all.
+func (w *Weights) Load(e *engine.Engine, specs []nn.Spec) (*engine.Params, error) {
+	return e.LoadFunc(specs, w.read, nil)
+}
+
+func (w *Weights) read(s nn.Spec) ([]float32, error) {
+	t, err := w.src.Tensor(s.Name)
 	if err != nil {
 		return nil, err
 	}
-	if loraFile != "" {
-		if err := w.merge(loraFile, specs); err != nil {
-			return nil, err
+	return t.Finite()
+}
+
+// Close closes the files.
+func (w *Weights) Close() error { return w.close() }
+
+// openOwn opens the model's UNet and, unless it is in shards, reads what its file says; the prediction type is the
+// scheduler's.
+func (w *Weights) openOwn(dir string) error {
+	b, err := bundle.Open(dir, bundle.Options{})
+	if err != nil {
+		return err
+	}
+	w.close = b.Close
+	if w.src, err = b.Weights(ldm.UNet); err != nil {
+		return err
+	}
+	metadata, err := b.Metadata()
+	if err != nil {
+		return err
+	}
+	own := w.Prediction
+	err = w.describe(dir, metadata)
+	w.Prediction = own
+	return err
+}
+
+// openUNet opens a file that must have exactly the tensors of specs.
+func (w *Weights) openUNet(path string, specs []nn.Spec) error {
+	src, err := weights.OpenModel(path)
+	if err != nil {
+		return err
+	}
+	w.src, w.close = src, src.Close
+	var metadata map[string]string
+	if f, ok := src.(*weights.File); ok {
+		metadata = f.Metadata()
+	}
+	switch ldm.Identify(src) {
+	case ldm.Diffusers, ldm.Unknown: // judged by the tensors below
+	case ldm.LoRA:
+		return fmt.Errorf("%s: a LoRA, not a UNet; merge it onto the model instead", path)
+	default:
+		c, err := ldm.New(path, src, metadata)
+		if err != nil {
+			return err
+		}
+		if w.src, err = c.Component(ldm.UNet); err != nil {
+			return err
 		}
 	}
-	return w, nil
-}
-
-// readOwn reads the directory's UNet and, unless it is in shards, what its file says; the prediction type is the
-// scheduler's.
-func (w *Weights) readOwn(dir string) (engine.Tensors, error) {
-	values, err := Read(dir, "unet")
-	if err != nil {
-		return nil, err
-	}
-	files, err := weights.ModelFiles(filepath.Join(dir, "unet"))
-	if err != nil || len(files) != 1 {
-		return values, err
-	}
-	f, err := weights.Open(files[0])
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	own := w.Prediction
-	err = w.describe(files[0], f.Metadata())
-	w.Prediction = own
-	return values, err
-}
-
-// readUNet reads a state dict that must have exactly the tensors of specs.
-func (w *Weights) readUNet(path string, specs []nn.Spec) (engine.Tensors, error) {
-	f, err := weights.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
 	wrong := func(format string, args ...any) error {
 		return fmt.Errorf("%s: %s: the file is not for this model", path, fmt.Sprintf(format, args...))
 	}
 	left := map[string]bool{}
-	for _, name := range f.Names() {
+	for _, name := range w.src.Names() {
 		left[name] = true
-		if strings.HasPrefix(name, "model.diffusion_model.") {
-			return nil, fmt.Errorf("%s: tensor %s: a single-file checkpoint, not a UNet with diffusers' names", path, name)
-		}
-		if strings.Contains(name, "lora") {
-			return nil, fmt.Errorf("%s: tensor %s: a LoRA, not a UNet; merge it onto the model instead", path, name)
-		}
 	}
-	values := engine.Tensors{}
 	for _, s := range specs {
 		if !left[s.Name] {
-			return nil, wrong("tensor %s of shape %v is missing", s.Name, s.Dims)
+			return wrong("tensor %s of shape %v is missing", s.Name, s.Dims)
 		}
 		delete(left, s.Name)
-		t, err := f.Tensor(s.Name)
+		t, err := w.src.Tensor(s.Name)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if !slices.Equal(t.Shape, s.Dims) {
-			return nil, wrong("tensor %s has the shape %v, the model's is %v", s.Name, t.Shape, s.Dims)
-		}
-		if values[s.Name], err = t.Float32(); err != nil {
-			return nil, err
+			return wrong("tensor %s has the shape %v, the model's is %v", s.Name, t.Shape, s.Dims)
 		}
 	}
-	for _, name := range f.Names() {
+	for _, name := range w.src.Names() {
 		if left[name] {
-			return nil, wrong("tensor %s has no place in the model", name)
+			return wrong("tensor %s has no place in the model", name)
 		}
 	}
-	return values, w.describe(path, f.Metadata())
+	return w.describe(path, metadata)
 }
 
 func (w *Weights) merge(path string, specs []nn.Spec) error {
@@ -119,19 +146,11 @@ func (w *Weights) merge(path string, specs []nn.Spec) error {
 	if err != nil {
 		return err
 	}
-	shapes := map[string][]int{}
-	for _, s := range specs {
-		if module, ok := strings.CutSuffix(s.Name, ".weight"); ok {
-			shapes[module] = s.Dims
-		}
-	}
-	if err := lora.CheckTargets(modules, shapes); err != nil {
+	if w.src, err = lora.Merged(w.src, modules, 1, weights.F32); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	for _, m := range modules {
-		if err := lora.Merge(w.Values[m.Path+".weight"], shapes[m.Path], m); err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
+	if n := len(report.TextEncoder); n > 0 {
+		w.Notes = append(w.Notes, fmt.Sprintf("%s: %d modules of text encoders are left out", path, n))
 	}
 	return w.describe(path, report.Metadata)
 }

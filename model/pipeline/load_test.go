@@ -38,6 +38,16 @@ func unetTensors() []weights.Tensor {
 	return []weights.Tensor{filled("conv_in.weight", weights.F16, 1, 2, 1, 1, 1), filled("conv_in.bias", weights.F16, 2, 2), filled("mid.to_q.weight", weights.BF16, 3, 2, 3)}
 }
 
+func valuesOf(t *testing.T, w *Weights, name string) []float32 {
+	t.Helper()
+	t.Cleanup(func() { w.Close() })
+	v, err := w.read(nn.Spec{Name: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
 func TestLoadUNet(t *testing.T) {
 	sampler := func(steps, prediction string) map[string]string {
 		return map[string]string{"modelspec.sai_model_spec": "1.0.1", "modelspec.title": "t" + steps, "modelspec.prediction_type": prediction,
@@ -49,7 +59,7 @@ func TestLoadUNet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if w.Steps != 1 || w.Guidance != 1.5 || w.Prediction != distill.Sample || w.Title != "t1" || !slices.Equal(w.Values["mid.to_q.weight"], []float32{3, 3, 3, 3, 3, 3}) {
+	if w.Steps != 1 || w.Guidance != 1.5 || w.Prediction != distill.Sample || w.Title != "t1" || !slices.Equal(valuesOf(t, w, "mid.to_q.weight"), []float32{3, 3, 3, 3, 3, 3}) {
 		t.Errorf("%+v", w)
 	}
 	loraFile := saved(t, sampler("4", "epsilon"), filled("lora_unet_mid_to_q.lora_down.weight", weights.F16, 0.5, 1, 3),
@@ -57,7 +67,7 @@ func TestLoadUNet(t *testing.T) {
 	if w, err = p.LoadUNet(loadSpecs, unetFile, loraFile); err != nil {
 		t.Fatal(err)
 	}
-	if w.Steps != 4 || w.Prediction != distill.Epsilon || !slices.Equal(w.Values["mid.to_q.weight"], []float32{7, 7, 7, 7, 7, 7}) || w.Values["conv_in.bias"][0] != 2 {
+	if w.Steps != 4 || w.Prediction != distill.Epsilon || !slices.Equal(valuesOf(t, w, "mid.to_q.weight"), []float32{7, 7, 7, 7, 7, 7}) || valuesOf(t, w, "conv_in.bias")[0] != 2 {
 		t.Errorf("with a LoRA of 4/1·2·0.5 everywhere: %+v", w)
 	}
 	// A file without metadata leaves the pipeline's own.
@@ -78,7 +88,7 @@ func TestLoadUNetRefuses(t *testing.T) {
 		"missing":      {good[:2], false, "tensor mid.to_q.weight of shape [2 3] is missing"},
 		"surplus":      {append(unetTensors(), filled("extra.weight", weights.F16, 0, 1)), false, "tensor extra.weight has no place in the model"},
 		"shape":        {[]weights.Tensor{good[0], good[1], filled("mid.to_q.weight", weights.F16, 0, 3, 2)}, false, "tensor mid.to_q.weight has the shape [3 2], the model's is [2 3]"},
-		"single file":  {[]weights.Tensor{filled("model.diffusion_model.out.2.weight", weights.F16, 0, 1)}, false, "single-file checkpoint"},
+		"SD 1":         {[]weights.Tensor{filled("model.diffusion_model.time_embed.0.weight", weights.F16, 0, 1)}, false, "Stable Diffusion 1.x"},
 		"LoRA as UNet": {[]weights.Tensor{filled("lora_unet_mid_to_q.alpha", weights.F16, 0)}, false, "a LoRA, not a UNet"},
 		"LoRA of another model": {[]weights.Tensor{filled("lora_unet_other.lora_down.weight", weights.F16, 0, 1, 3),
 			filled("lora_unet_other.lora_up.weight", weights.F16, 0, 2, 1)}, true, "module other"},

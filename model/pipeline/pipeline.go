@@ -1,5 +1,6 @@
-// Package pipeline reads and writes a text-to-image model in diffusers' directory layout: UNet, VAE, two CLIP text
-// encoders with their tokenizers, and the scheduler's settings. Architectures come from the config files.
+// Package pipeline reads a text-to-image model, a diffusers directory or a single file, and writes directories: UNet,
+// VAE, two CLIP text encoders with their tokenizers, and the scheduler's settings. Architectures come from the config
+// files, or from the shapes in a single file (package bundle).
 package pipeline
 
 import (
@@ -9,7 +10,9 @@ import (
 
 	"fewstep/distill"
 	"fewstep/engine"
+	"fewstep/model/bundle"
 	"fewstep/model/clip"
+	"fewstep/model/ldm"
 	"fewstep/model/nn"
 	"fewstep/model/unet"
 	"fewstep/model/vae"
@@ -29,9 +32,9 @@ var files = map[string]string{
 	"clip":           "model.safetensors", // not diffusers': the CLIPModel that fewstep's mini metrics use
 }
 
-// Pipeline is a model directory: its structure, not its weights.
+// Pipeline is a model: its structure, not its weights.
 type Pipeline struct {
-	Dir        string
+	Dir        string // or the single file
 	UNet       *unet.Config
 	VAE        *vae.Config
 	Text       [2]*clip.TextConfig
@@ -41,29 +44,36 @@ type Pipeline struct {
 	Prediction distill.Prediction
 }
 
-// Open reads every config of a model directory.
-func Open(dir string) (*Pipeline, error) {
+// Open reads every config of a model directory or of a single file.
+func Open(dir string) (*Pipeline, error) { return OpenWith(dir, "") }
+
+// OpenWith is Open with the tokenizers of a folder, for a single file whose vocabulary is not OpenAI's.
+func OpenWith(dir, tokenizers string) (*Pipeline, error) {
+	b, err := bundle.Open(dir, bundle.Options{Tokenizers: tokenizers})
+	if err != nil {
+		return nil, err
+	}
+	defer b.Close()
+	if b.Layout == bundle.UNetFile {
+		return nil, fmt.Errorf("%s is a UNet alone, without text encoders and VAE: name it as the UNet of a whole model", dir)
+	}
 	p := &Pipeline{Dir: dir}
-	if _, err := os.Stat(filepath.Join(dir, "model_index.json")); err != nil {
-		return nil, fmt.Errorf("%s is not a diffusers model directory: it has no model_index.json (%w)", dir, err)
-	}
-	var err error
-	if p.UNet, err = unet.LoadConfig(filepath.Join(dir, "unet", "config.json")); err != nil {
+	if p.UNet, err = config(b, "unet/config.json", unet.ParseConfig); err != nil {
 		return nil, err
 	}
-	if p.VAE, err = vae.LoadConfig(filepath.Join(dir, "vae", "config.json")); err != nil {
+	if p.VAE, err = config(b, "vae/config.json", vae.ParseConfig); err != nil {
 		return nil, err
 	}
-	for i, suffix := range []string{"", "_2"} {
-		if p.Text[i], err = clip.LoadTextConfig(filepath.Join(dir, "text_encoder"+suffix, "config.json")); err != nil {
+	for i, component := range []string{ldm.Text, ldm.Text2} {
+		if p.Text[i], err = config(b, component+"/config.json", clip.ParseTextConfig); err != nil {
 			return nil, err
 		}
-		if p.Tokenizer[i], err = clip.LoadTokenizer(filepath.Join(dir, "tokenizer"+suffix)); err != nil {
+		if p.Tokenizer[i], err = b.Tokenizer(component); err != nil {
 			return nil, err
 		}
 	}
 	path := filepath.Join(dir, "scheduler", "scheduler_config.json")
-	raw, err := os.ReadFile(path)
+	raw, err := b.File("scheduler/scheduler_config.json")
 	if err != nil {
 		return nil, err
 	}
@@ -76,6 +86,16 @@ func Open(dir string) (*Pipeline, error) {
 		}
 	}
 	return p, p.check()
+}
+
+// config reads one of a model's config files.
+func config[T any](b *bundle.Bundle, name string, parse func(raw []byte, path string) (T, error)) (T, error) {
+	raw, err := b.File(name)
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return parse(raw, filepath.Join(b.Path, filepath.FromSlash(name)))
 }
 
 // check says where the components do not fit each other.
@@ -119,24 +139,45 @@ func (p *Pipeline) UNetSpecs(b compute.Backend, lora *nn.LoRA) ([]nn.Spec, error
 	return nn.Trace(b, p.UNet.Network("", lora), p.UNetInputs(1, 8*p.Factor())...)
 }
 
-// Read returns a component's tensors, as f32.
+// Read returns a component's tensors, as f32. Values that are not finite are an error.
 func Read(dir, component string) (engine.Tensors, error) {
-	src, err := weights.OpenModel(filepath.Join(dir, component))
+	src, close, err := openComponent(dir, component)
 	if err != nil {
 		return nil, err
 	}
-	defer src.Close()
+	defer close()
 	out := engine.Tensors{}
 	for _, name := range src.Names() {
 		t, err := src.Tensor(name)
 		if err != nil {
 			return nil, err
 		}
-		if out[name], err = t.Float32(); err != nil {
+		if out[name], err = t.Finite(); err != nil {
 			return nil, err
 		}
 	}
 	return out, nil
+}
+
+// openComponent opens a component of a model directory, which may lack the others, or of a single file.
+func openComponent(dir, component string) (weights.Source, func() error, error) {
+	if info, err := os.Stat(dir); err != nil || info.IsDir() {
+		src, err := weights.OpenModel(filepath.Join(dir, component))
+		if err != nil {
+			return nil, nil, err
+		}
+		return src, src.Close, nil
+	}
+	b, err := bundle.Open(dir, bundle.Options{})
+	if err != nil {
+		return nil, nil, err
+	}
+	src, err := b.Weights(component)
+	if err != nil {
+		b.Close()
+		return nil, nil, err
+	}
+	return src, b.Close, nil
 }
 
 // Write saves tensors as a component's weights file, in the order and with the shapes of specs.

@@ -71,6 +71,11 @@ func LoadConfig(path string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	return ParseConfig(raw, path)
+}
+
+// ParseConfig reads and checks the content of a config.json; path is for messages.
+func ParseConfig(raw []byte, path string) (*Config, error) {
 	c := &Config{NormGroups: 32, NormEps: 1e-5, LayersPerBlock: 2, TransformerLayers: intList{1}, FlipSinToCos: true,
 		MidBlockType: "UNetMidBlock2DCrossAttn", ActFn: "silu"}
 	if err := json.Unmarshal(raw, c); err != nil {

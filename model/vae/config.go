@@ -39,6 +39,11 @@ func LoadConfig(path string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	return ParseConfig(raw, path)
+}
+
+// ParseConfig reads and checks the content of a config.json; path is for messages.
+func ParseConfig(raw []byte, path string) (*Config, error) {
 	c := &Config{InChannels: 3, OutChannels: 3, LatentChannels: 4, LayersPerBlock: 1, NormGroups: 32, ActFn: "silu",
 		MidAttention: true, QuantConv: true, PostQuantConv: true, ScalingFactor: 0.18215}
 	if err := json.Unmarshal(raw, c); err != nil {

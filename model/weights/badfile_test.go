@@ -97,6 +97,38 @@ func TestRefusesBadFiles(t *testing.T) {
 	}
 }
 
+// Files of other formats are named, with what to do instead.
+func TestForeignFiles(t *testing.T) {
+	for name, c := range map[string]struct {
+		content string
+		want    string
+	}{
+		"zip.ckpt":             {"PK\x03\x04\x14\x00\x00\x00archive/data.pkl", "weights_only=True"},
+		"old.pt":               {"\x80\x02\x8a\x0al\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", "weights_only=True"},
+		"other.pth":            {"whatever this is, it has that name", "runs whatever code"},
+		"pointer.safetensors":  {"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "git lfs pull"},
+		"page.safetensors":     {"\n<!DOCTYPE html><html>Sign in</html>", "a web page"},
+		"x.gguf":               {"GGUF\x03\x00\x00\x00\x00\x00", "GGUF"},
+		"x.h5":                 {"\x89HDF\r\n\x1a\n\x00\x00", "HDF5"},
+		"part.safetensors":     {strings.Repeat("\x00", 4096), "unfinished download"},
+		"download.safetensors": {string(raw("{"+entryJSON("a", "F32", "[1024]", "[0,4096]")+"}", 4096)[:1000]), "tensor a: data_offsets [0 4096] lie outside"},
+	} {
+		path := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(path, []byte(c.content), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(path); err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), path) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// A header of 640 bytes begins like a pickle.
+	if f, _, err := openRaw(t, raw("{"+entryJSON("a", "U8", "[0]", "[0,0]")+strings.Repeat(" ", 640-2-len(entryJSON("a", "U8", "[0]", "[0,0]")))+"}", 0)); err != nil {
+		t.Error(err)
+	} else {
+		f.Close()
+	}
+}
+
 func TestAcceptsUnusualFiles(t *testing.T) {
 	for name, content := range map[string][]byte{
 		"no tensors":    raw("{}", 0),
@@ -161,7 +193,7 @@ func TestChangedFile(t *testing.T) {
 	}
 }
 
-// FuzzOpen wants an error or a file whose every tensor lies inside it and which
+// FuzzOpen wants agreement with another reader, and an error or a file whose every tensor lies inside it and which
 // whose header survives being written and read again.
 func FuzzOpen(f *testing.F) {
 	golden, err := os.ReadFile(pythonFile)
@@ -179,6 +211,7 @@ func FuzzOpen(f *testing.F) {
 			return
 		}
 		defer file.Close()
+		agrees(t, content, file)
 		total := 0
 		var tensors []Tensor
 		for _, name := range file.Names() {
@@ -203,6 +236,37 @@ func FuzzOpen(f *testing.F) {
 		again, _, err := parseHeader(header[8:], uint64(total))
 		if err != nil || len(again) != len(tensors) {
 			t.Fatalf("read %d of %d tensors again: %v", len(again), len(tensors), err)
+		}
+	})
+}
+
+// FuzzIndex wants an error or shards inside the folder.
+func FuzzIndex(f *testing.F) {
+	f.Add([]byte(`{"metadata":{"total_size":4},"weight_map":{"a":"model-00001-of-00002.safetensors","b":"model-00002-of-00002.safetensors"}}`))
+	f.Add([]byte(`{"weight_map":{"a":"../x.safetensors"}}`))
+	f.Add([]byte(`{"weight_map":{"a":"/etc/passwd","b":""}}`))
+	f.Add([]byte(`{"weight_map":[]}`))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		dir := t.TempDir()
+		index := filepath.Join(dir, "model.safetensors.index.json")
+		if err := os.WriteFile(index, content, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		files, err := ModelFiles(dir)
+		if err != nil {
+			if !strings.Contains(err.Error(), index) {
+				t.Errorf("the error does not name the index: %v", err)
+			}
+			return
+		}
+		for _, path := range files[1:] {
+			if rel, err := filepath.Rel(dir, path); err != nil || !filepath.IsLocal(rel) {
+				t.Errorf("shard %s lies outside the folder", path)
+			}
+		}
+		if src, err := OpenModel(dir); err == nil {
+			src.Close()
+			t.Error("opened shards that are not there")
 		}
 	})
 }

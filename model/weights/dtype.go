@@ -49,3 +49,12 @@ func (d DType) Size() int { return layouts[d].size }
 
 // Known says whether this package can read and write tensors of type d.
 func (d DType) Known() bool { return layouts[d].size > 0 }
+
+// Float says whether the elements are floating-point numbers that Float32 can read.
+func (d DType) Float() bool {
+	switch d {
+	case F8E5M2, F8E4M3, F16, BF16, F32, F64:
+		return true
+	}
+	return false
+}

@@ -59,14 +59,19 @@ func (f *File) load() error {
 		return fmt.Errorf("not a regular file")
 	}
 	f.size, f.modified = info.Size(), info.ModTime()
+	head := make([]byte, min(f.size, 64))
+	if _, err := f.file.ReadAt(head, 0); err != nil {
+		return err
+	}
+	if len(head) < 9 || binary.LittleEndian.Uint64(head) > maxHeaderBytes || head[8] != '{' {
+		if err := foreign(f.path, head); err != nil {
+			return err
+		}
+	}
 	if f.size < 8 {
 		return fmt.Errorf("%d bytes are too few for a safetensors file: it is truncated or something else", f.size)
 	}
-	var prefix [8]byte
-	if _, err := f.file.ReadAt(prefix[:], 0); err != nil {
-		return err
-	}
-	headerBytes := binary.LittleEndian.Uint64(prefix[:])
+	headerBytes := binary.LittleEndian.Uint64(head)
 	if headerBytes > maxHeaderBytes {
 		return fmt.Errorf("header size %d is beyond the limit of %d: not a safetensors file", headerBytes, maxHeaderBytes)
 	}

@@ -15,3 +15,7 @@ func mapFile(f *os.File, size int64) ([]byte, error) {
 }
 
 func unmapFile([]byte) error { return nil }
+
+func willNeed(mapping, part []byte) {}
+
+func release(mapping, part []byte) {}

@@ -41,6 +41,9 @@ func ModelFiles(dir string) ([]string, error) {
 	return append([]string{found.index}, found.files...), nil
 }
 
+// ErrNoWeights is wrapped by the error for a folder without a weight file of any format.
+var ErrNoWeights = errors.New("it holds no weights")
+
 type foundWeights struct {
 	index     string            // path of the shard index, "" for a single file
 	weightMap map[string]string // tensor name to shard path
@@ -112,9 +115,9 @@ func onlyWeights(dir string) (foundWeights, error) {
 	case len(files) > 1:
 		return foundWeights{}, fmt.Errorf("%s holds several weight files (%s): name one of them", dir, strings.Join(files, ", "))
 	case pickles:
-		return foundWeights{}, fmt.Errorf("%s holds no safetensors file, only pickled weights: save the model as safetensors first", dir)
+		return foundWeights{}, fmt.Errorf("%s holds no safetensors file, only pickled weights: %s", dir, PickleAdvice)
 	}
-	return foundWeights{}, fmt.Errorf("%s holds no weights: expected %s or another safetensors file", dir, weightNames[1])
+	return foundWeights{}, fmt.Errorf("%s: %w: expected %s or another safetensors file", dir, ErrNoWeights, weightNames[1])
 }
 
 // readIndex reads a *.safetensors.index.json: {"weight_map": {tensor: shard}}.

@@ -66,12 +66,28 @@ func (t Tensor) Float32() ([]float32, error) {
 		return nil, err
 	}
 	var values []float32
+	t.willNeed(data)
 	err = guardFaults(func() (err error) {
 		values, err = decode(data, t.DType)
 		return err
 	})
+	t.release(data)
 	if err != nil {
 		return nil, t.errorf("%w", err)
+	}
+	return values, nil
+}
+
+// Finite is Float32 with an error that names the tensor where a value is NaN or infinite, which no model can be run with.
+func (t Tensor) Finite() ([]float32, error) {
+	values, err := t.Float32()
+	if err != nil {
+		return nil, err
+	}
+	for i, v := range values {
+		if v-v != 0 {
+			return nil, t.errorf("element %d is %g, not a finite number: the weights are damaged", i, v)
+		}
 	}
 	return values, nil
 }
@@ -219,6 +235,20 @@ func byteSize(d DType, shape []int) (uint64, error) {
 		n = lo
 	}
 	return n, nil
+}
+
+// willNeed has the data read from the disk ahead, if it is a part of the mapped file.
+func (t Tensor) willNeed(data []byte) {
+	if t.Data != nil && t.file != nil {
+		willNeed(t.file.mapping, data)
+	}
+}
+
+// release lets data go that has been read: a mapped file would otherwise grow into memory as a whole.
+func (t Tensor) release(data []byte) {
+	if t.Data != nil && t.file != nil {
+		release(t.file.mapping, data)
+	}
 }
 
 func (t Tensor) errorf(format string, args ...any) error {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -17,14 +18,36 @@ import (
 	"fewstep/internal/atomicfile"
 )
 
-// Write saves tensors and metadata as a safetensors file, atomically. The order
+// Options of Save.
+type Options struct {
+	Metadata map[string]string
+	Hash     bool                // put the data's DataHash into the metadata as KeyHash
+	Progress func(written int64) // called with the bytes of data written so far, after each piece; may be nil
+}
+
+// Write is Save without options.
+func Write(path string, tensors []Tensor, metadata map[string]string) error {
+	return Save(path, tensors, Options{Metadata: metadata})
+}
+
+// Save saves tensors and metadata as a safetensors file, atomically. The order
 // of tensors is the reference implementation's (dtype by descending alignment,
 // then name), whatever their order here, so equal content gives an equal file.
-// One tensor's data is held at a time. When the metadata has
-// "modelspec.hash_sha256" (see DataHash), the data written must match it.
-// Errors name the file and the tensor.
-func Write(path string, tensors []Tensor, metadata map[string]string) error {
+// One tensor's data is held at a time, and mapped data is let go once written.
+// When the metadata has KeyHash and Hash is not set, the data written must
+// match it. Errors name the file and the tensor.
+func Save(path string, tensors []Tensor, opt Options) error {
 	ordered := inFileOrder(tensors)
+	metadata := opt.Metadata
+	want, check := metadata[KeyHash]
+	if opt.Hash {
+		check = false
+		metadata = maps.Clone(metadata)
+		if metadata == nil {
+			metadata = map[string]string{}
+		}
+		metadata[KeyHash] = formatHash(sha256.New()) // of the length of the one that will stand there
+	}
 	header, err := buildHeader(ordered, metadata)
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
@@ -33,16 +56,23 @@ func Write(path string, tensors []Tensor, metadata map[string]string) error {
 		if _, err := w.Write(header); err != nil {
 			return err
 		}
-		digest := sha256.New()
-		want, check := metadata[KeyHash]
-		if check {
-			w = io.MultiWriter(w, digest)
+		var digest hash.Hash
+		if check || opt.Hash {
+			digest = sha256.New()
 		}
-		if err := writeData(w, ordered); err != nil {
+		if err := writeData(w, digest, ordered, opt.Progress); err != nil {
 			return err
 		}
-		if check && formatHash(digest) != want {
+		switch {
+		case check && formatHash(digest) != want:
 			return fmt.Errorf("the data has the hash %s, but the metadata says %s", formatHash(digest), want)
+		case opt.Hash:
+			metadata[KeyHash] = formatHash(digest)
+			if header, err = buildHeader(ordered, metadata); err != nil {
+				return err
+			}
+			_, err = w.(io.WriterAt).WriteAt(header, 0)
+			return err
 		}
 		return nil
 	})
@@ -52,7 +82,7 @@ func Write(path string, tensors []Tensor, metadata map[string]string) error {
 // "0x" and the hex SHA-256 of the data after the header. It calls every Fill.
 func DataHash(tensors []Tensor) (string, error) {
 	digest := sha256.New()
-	if err := writeData(digest, inFileOrder(tensors)); err != nil {
+	if err := writeData(io.Discard, digest, inFileOrder(tensors), nil); err != nil {
 		return "", fmt.Errorf("cannot hash tensors: %w", err)
 	}
 	return formatHash(digest), nil
@@ -71,21 +101,47 @@ func inFileOrder(tensors []Tensor) []Tensor {
 	return ordered
 }
 
-func writeData(w io.Writer, ordered []Tensor) error {
+// pieceBytes is how much is written, or hashed meanwhile, before progress is told.
+const pieceBytes = 16 << 20
+
+// writeData writes the data to w and digest, which may be nil, at the same time.
+func writeData(w io.Writer, digest hash.Hash, ordered []Tensor, progress func(int64)) error {
+	var written int64
 	for _, t := range ordered {
 		data, err := t.Bytes()
 		if err != nil {
 			return err
 		}
-		err = guardFaults(func() error {
-			_, err := w.Write(data)
-			return err
-		})
-		if err != nil {
-			return t.errorf("%w", err)
+		t.willNeed(data)
+		for piece := range slices.Chunk(data, pieceBytes) {
+			if err := writePiece(w, digest, piece); err != nil {
+				return t.errorf("%w", err)
+			}
+			t.release(piece)
+			written += int64(len(piece))
+			if progress != nil {
+				progress(written)
+			}
 		}
 	}
 	return nil
+}
+
+func writePiece(w io.Writer, digest hash.Hash, piece []byte) error {
+	hashed := make(chan error, 1)
+	go func() {
+		hashed <- guardFaults(func() error {
+			if digest != nil {
+				digest.Write(piece)
+			}
+			return nil
+		})
+	}()
+	err := guardFaults(func() error {
+		_, err := w.Write(piece)
+		return err
+	})
+	return errors.Join(err, <-hashed)
 }
 
 // buildHeader is the size prefix and the JSON header, padded with spaces to 8 bytes.

@@ -1,4 +1,4 @@
-package cost
+package cost_test
 
 import (
 	"math"
@@ -9,6 +9,7 @@ import (
 	"fewstep/model/nn"
 	"fewstep/model/unet"
 	"fewstep/train/bench"
+	"fewstep/train/cost"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -35,7 +36,7 @@ func TestFLOPsByHand(t *testing.T) {
 		kv := s.Linear("kv", in[1], width, true)   //
 		return []*graph.Node{nn.Attention(x, kv, kv, heads, nil)}
 	}}
-	n, err := Measure(backend(t).Backend, block, nn.Network, dtypes.Float32, shapes.Make(dtypes.Float32, b, side, side, cin), shapes.Make(dtypes.Float32, b, tokens, width))
+	n, err := cost.Measure(backend(t).Backend, block, nn.Network, dtypes.Float32, shapes.Make(dtypes.Float32, b, side, side, cin), shapes.Make(dtypes.Float32, b, tokens, width))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,14 +58,14 @@ func TestSDXL(t *testing.T) {
 	f := func(dims ...int) shapes.Shape { return shapes.Make(dtypes.Float32, dims...) }
 	in := []shapes.Shape{f(1, p.Side, p.Side, 4), f(1), f(1, p.Tokens, 2048), f(1, p.UNet.PooledDim()), f(1, unet.TimeIDs)}
 	b := backend(t).Backend
-	whole, err := Measure(b, p.UNet.Network("", nil), nn.Network, dtypes.BFloat16, in...)
+	whole, err := cost.Measure(b, p.UNet.Network("", nil), nn.Network, dtypes.BFloat16, in...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if whole.Parameters != 2_567_463_684 || math.Abs(whole.FLOPs/6.75e12-1) > 0.01 {
 		t.Errorf("%d parameters, %g FLOPs", whole.Parameters, whole.FLOPs)
 	}
-	layers, err := Measure(b, p.UNet.Network("", &nn.LoRA{Rank: 64, Scale: 0.125}), nn.Layer, dtypes.BFloat16, in...)
+	layers, err := cost.Measure(b, p.UNet.Network("", &nn.LoRA{Rank: 64, Scale: 0.125}), nn.Layer, dtypes.BFloat16, in...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,11 +83,11 @@ func TestPlan(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := bench.Presets["sdxl"]
-	phases, err := Plan(backend(t).Backend, c, Model{UNet: p.UNet, Schedule: distill.SDXLSchedule(), Factor: 8, Tokens: 77})
+	phases, err := cost.Plan(backend(t).Backend, c, cost.Model{UNet: p.UNet, Schedule: distill.SDXLSchedule(), Factor: 8, Tokens: 77})
 	if err != nil {
 		t.Fatal(err)
 	}
-	byName := map[string]Phase{}
+	byName := map[string]cost.Phase{}
 	for _, ph := range phases {
 		byName[ph.Stage+"/"+ph.Phase] = ph
 	}

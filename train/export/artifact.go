@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 
 	"fewstep/distill"
+	"fewstep/model/bundle"
 	"fewstep/model/weights"
 	"fewstep/train/rundir"
 )
@@ -57,13 +58,20 @@ func Artifact(d *rundir.Dir, c *distill.Config, s distill.Step) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", f.Path(), err)
 	}
-	metadata, err := metadataOf(d, c, s, tensors)
+	metadata, err := metadataOf(d, c, s)
 	if err != nil {
 		return err
 	}
 	name := Name(s)
-	files := []rundir.File{{Name: name, WritePath: func(path string) error { return weights.Write(path, tensors, metadata) }}}
-	scheduler, err := schedulerConfig(c.ModelPath(), s.Prediction)
+	files := []rundir.File{{Name: name, WritePath: func(path string) error {
+		return weights.Save(path, tensors, weights.Options{Metadata: metadata, Hash: true})
+	}}}
+	base, err := bundle.Open(c.ModelPath(), bundle.Options{})
+	if err != nil {
+		return err
+	}
+	defer base.Close()
+	scheduler, err := schedulerConfig(base, s.Prediction)
 	if err != nil {
 		return err
 	}

@@ -2,227 +2,96 @@ package export
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
-	"slices"
-	"strings"
 
 	"fewstep/distill"
-	"fewstep/internal/atomicfile"
+	"fewstep/model/bundle"
+	"fewstep/model/ldm"
 	"fewstep/model/lora"
 	"fewstep/model/weights"
 	"fewstep/train/rundir"
 )
 
-// Directory writes a whole diffusers directory with a step's student as its UNet: the base model's other components,
-// the weights in the given type, and the scheduler's settings. A LoRA is merged into the base's UNet. out must not
-// exist, or be an empty folder; it appears complete or not at all.
-func Directory(d *rundir.Dir, c *distill.Config, s distill.Step, out string, to weights.DType) (err error) {
-	if entries, err := os.ReadDir(out); err == nil && len(entries) > 0 {
-		return fmt.Errorf("%s is there already and not empty: choose a new folder", out)
-	} else if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
+// Student is the base model with what a step has made in its UNet's place, in the given type, and with the scheduler's
+// settings and the description that the weights need: ready to be written as a diffusers directory, a single file or a
+// UNet file. A LoRA is merged into the base's UNet. The caller calls close when it is written.
+func Student(d *rundir.Dir, c *distill.Config, s distill.Step, to weights.DType) (student *bundle.Bundle, close func(), err error) {
 	result, err := d.Result(s.StageName, s.PhaseName)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	f, err := weights.Open(result.Path(ResultFile))
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	defer f.Close()
-	out = filepath.Clean(out)
-	if err := os.MkdirAll(filepath.Dir(out), 0o777); err != nil {
-		return err
-	}
-	temp, err := os.MkdirTemp(filepath.Dir(out), ".fewstep-tmp-")
+	b, err := bundle.Open(c.ModelPath(), bundle.Options{})
 	if err != nil {
-		return err
+		f.Close()
+		return nil, nil, err
 	}
-	defer os.RemoveAll(temp)
-	if err := os.Chmod(temp, 0o755); err != nil {
-		return err
+	close = func() { b.Close(); f.Close() }
+	if err := replace(b, f, d, c, s, to); err != nil {
+		close()
+		return nil, nil, err
 	}
-	model := c.ModelPath()
-	if err := copyComponents(model, temp); err != nil {
-		return err
-	}
-	scheduler, err := schedulerConfig(model, s.Prediction)
-	if err != nil {
-		return err
-	}
-	if err := atomicfile.WriteBytes(filepath.Join(temp, "scheduler", "scheduler_config.json"), scheduler); err != nil {
-		return err
-	}
-	if err := copyFile(filepath.Join(model, "unet", "config.json"), filepath.Join(temp, "unet", "config.json")); err != nil {
-		return err
-	}
-	if err := writeUNet(d, c, s, f, filepath.Join(temp, "unet", "diffusion_pytorch_model.safetensors"), to); err != nil {
-		return err
-	}
-	if err := os.Remove(out); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return os.Rename(temp, out)
+	return b, close, nil
 }
 
-func writeUNet(d *rundir.Dir, c *distill.Config, s distill.Step, f *weights.File, path string, to weights.DType) error {
-	tensors, close, err := fullTensors(c, s, f, to)
+func replace(b *bundle.Bundle, f *weights.File, d *rundir.Dir, c *distill.Config, s distill.Step, to weights.DType) error {
+	unet, err := fullUNet(b, f, c, s, to)
 	if err != nil {
 		return fmt.Errorf("%s: %w", f.Path(), err)
 	}
-	defer close()
-	full := s
-	full.Target = distill.TargetFull // what is written is not an adapter
-	metadata, err := metadataOf(d, c, full, tensors)
+	if err := b.Replace(ldm.UNet, unet); err != nil {
+		return fmt.Errorf("%s: %w", f.Path(), err)
+	}
+	scheduler, err := schedulerConfig(b, s.Prediction)
 	if err != nil {
 		return err
 	}
-	return weights.Write(path, tensors, metadata)
+	b.ReplaceFile("scheduler/scheduler_config.json", scheduler)
+	index, err := modelIndex(b)
+	if err != nil {
+		return err
+	}
+	b.ReplaceFile("model_index.json", index)
+	s.Target = distill.TargetFull // what is written is not an adapter
+	metadata, err := metadataOf(d, c, s)
+	if err != nil {
+		return err
+	}
+	b.ReplaceMetadata(metadata)
+	return nil
 }
 
-// fullTensors gives the whole UNet: the result itself, or the base with the result's adapters merged.
-func fullTensors(c *distill.Config, s distill.Step, f *weights.File, to weights.DType) ([]weights.Tensor, func(), error) {
+// fullUNet gives the whole UNet: the result itself, or the base with the result's adapters merged.
+func fullUNet(base *bundle.Bundle, f *weights.File, c *distill.Config, s distill.Step, to weights.DType) (weights.Source, error) {
 	if !IsLoRA(s) {
-		t, err := converted(f, to)
-		return t, func() {}, err
+		tensors, err := converted(f, to)
+		return weights.Collect(tensors), err
 	}
 	modules, err := Modules(f, c.LoRA.Alpha)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	base, err := weights.OpenModel(filepath.Join(c.ModelPath(), "unet"))
-	if err != nil {
-		return nil, nil, err
-	}
-	tensors, err := merged(base, modules, to)
-	if err != nil {
-		base.Close()
-		return nil, nil, err
-	}
-	return tensors, func() { base.Close() }, nil
-}
-
-// merged gives the tensors of base with the modules' changes added, in f32 before the conversion.
-func merged(base weights.Source, modules []lora.Module, to weights.DType) ([]weights.Tensor, error) {
-	byName := map[string]lora.Module{}
-	for _, m := range modules {
-		byName[m.Path+".weight"] = m
-	}
-	tensors, err := converted(base, to)
+	unet, err := base.Weights(ldm.UNet)
 	if err != nil {
 		return nil, err
 	}
-	for i := range tensors {
-		t := &tensors[i]
-		m, ok := byName[t.Name]
-		if !ok {
-			continue
-		}
-		delete(byName, t.Name)
-		if err := m.CheckTarget(t.Shape); err != nil {
-			return nil, err
-		}
-		name, shape := t.Name, t.Shape
-		t.Fill = func() ([]byte, error) {
-			weight, err := base.Tensor(name)
-			if err != nil {
-				return nil, err
-			}
-			v, err := weight.Float32()
-			if err != nil {
-				return nil, err
-			}
-			if err := lora.Merge(v, shape, m); err != nil {
-				return nil, err
-			}
-			return weights.Encode(v, to)
-		}
-	}
-	for name := range byName {
-		return nil, fmt.Errorf("tensor %s: the base has none to merge the adapter into", name)
-	}
-	return tensors, nil
+	return lora.Merged(unet, modules, 1, to)
 }
 
-// copyComponents copies model_index.json and every component it names but UNet and scheduler. Of a component with
-// several weight files only the one that this project reads is copied.
-func copyComponents(model, to string) error {
-	index := filepath.Join(model, "model_index.json")
-	raw, err := os.ReadFile(index)
+// modelIndex is the base's with the scheduler that few-step weights need.
+func modelIndex(b *bundle.Bundle) ([]byte, error) {
+	const name = "model_index.json"
+	raw, err := b.File(name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	components := map[string]any{}
 	if err := json.Unmarshal(raw, &components); err != nil {
-		return fmt.Errorf("%s: %w", index, err)
+		return nil, fmt.Errorf("%s: %s: %w", b.Path, name, err)
 	}
 	components["scheduler"] = []string{"diffusers", "EulerDiscreteScheduler"}
-	changed, err := indented(components)
-	if err != nil {
-		return err
-	}
-	if err := atomicfile.WriteBytes(filepath.Join(to, "model_index.json"), changed); err != nil {
-		return err
-	}
-	for name, class := range components {
-		if pair, ok := class.([]any); !ok || len(pair) != 2 || pair[0] == nil || name == "unet" || name == "scheduler" {
-			continue
-		}
-		if !filepath.IsLocal(name) {
-			return fmt.Errorf("%s: the component %q lies outside the model", index, name)
-		}
-		if err := copyComponent(filepath.Join(model, name), filepath.Join(to, name)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-var weightEndings = []string{".safetensors", ".bin", ".pt", ".ckpt", ".onnx", ".onnx_data", ".msgpack", ".xml"}
-
-func copyComponent(from, to string) error {
-	entries, err := os.ReadDir(from)
-	if err != nil {
-		return err
-	}
-	weightFiles, err := weights.ModelFiles(from)
-	if err != nil {
-		weightFiles = nil // a tokenizer
-	}
-	for _, path := range weightFiles {
-		name := filepath.Base(path)
-		if len(weightFiles) == 1 {
-			name = strings.Replace(name, ".fp16.", ".", 1) // loaders ask for a variant by name
-		}
-		if err := copyFile(path, filepath.Join(to, name)); err != nil {
-			return err
-		}
-	}
-	for _, e := range entries {
-		name := e.Name()
-		if e.IsDir() || strings.Contains(name, ".index.") || slices.Contains(weightEndings, filepath.Ext(name)) {
-			continue
-		}
-		if err := copyFile(filepath.Join(from, name), filepath.Join(to, name)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func copyFile(from, to string) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	return atomicfile.Write(to, func(w io.Writer) error {
-		_, err := io.Copy(w, in)
-		return err
-	})
+	return indented(components)
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -14,6 +13,7 @@ import (
 	"testing"
 
 	"fewstep/distill"
+	"fewstep/model/bundle"
 	"fewstep/model/lora"
 	"fewstep/model/weights"
 	"fewstep/train/rundir"
@@ -32,13 +32,8 @@ var shapes = map[string][]int{linear: {6, 4}, kernel: {5, 3, 3, 3}, other: {4, 2
 func fakeRun(t *testing.T) (*rundir.Dir, *distill.Config) {
 	t.Helper()
 	model := filepath.Join(t.TempDir(), "base")
-	for _, name := range []string{"unet/config.json", "model_index.json", "scheduler/scheduler_config.json", "vae/config.json",
-		"tokenizer/vocab.json", "tokenizer/merges.txt"} {
-		copyTo(t, filepath.Join("../../assets/mini", name), filepath.Join(model, name))
-	}
-	for _, name := range []string{"text_encoder", "text_encoder_2", "tokenizer_2"} {
-		copyTo(t, "../../assets/mini/vae/config.json", filepath.Join(model, name, "config.json"))
-	}
+	must(t, os.CopyFS(model, os.DirFS("../../assets/mini")))
+	must(t, os.RemoveAll(filepath.Join(model, "clip")))
 	rng := rand.New(rand.NewPCG(3, 4))
 	normal := func(n int) []float32 {
 		v := make([]float32, n)
@@ -235,7 +230,10 @@ func TestExportsRepeat(t *testing.T) {
 func TestDirectory(t *testing.T) {
 	d, c := fakeRun(t)
 	out := filepath.Join(t.TempDir(), "deep", "8step")
-	must(t, Directory(d, c, stepOf(t, c, "8", "lora-uncond"), out, weights.F32))
+	student, close, err := Student(d, c, stepOf(t, c, "8", "lora-uncond"), weights.F32)
+	must(t, err)
+	defer close()
+	must(t, student.WriteDirectory(out, bundle.WriteOptions{}))
 	got, err := weights.OpenModel(filepath.Join(out, "unet"))
 	must(t, err)
 	defer got.Close()
@@ -257,12 +255,60 @@ func TestDirectory(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if err := Directory(d, c, stepOf(t, c, "8", "lora-uncond"), out, weights.F32); err == nil || !strings.Contains(err.Error(), "not empty") {
+	if err := student.WriteDirectory(out, bundle.WriteOptions{}); err == nil || !strings.Contains(err.Error(), "not empty") {
 		t.Errorf("overwriting a directory: %v", err)
 	}
 	left, _ := filepath.Glob(filepath.Join(filepath.Dir(out), ".fewstep-tmp-*"))
 	if len(left) != 0 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// A release has, of each step count, the whole model, its UNet and, where there is one, the LoRA, all of which say how to
+// sample with them.
+func TestRelease(t *testing.T) {
+	d, c := fakeRun(t)
+	steps, err := distill.Plan(c)
+	must(t, err)
+	out := filepath.Join(t.TempDir(), "release")
+	files, err := Release(d, c, steps, "mini", out, weights.F16, nil)
+	must(t, err)
+	var names []string
+	for _, f := range files {
+		names = append(names, filepath.Base(f))
+	}
+	want := []string{"mini_8step_lora.safetensors", "mini_8step.safetensors", "mini_8step_unet.safetensors", "mini_8step_scheduler_config.json", "mini_8step_comfyui.json",
+		"mini_1step_x0.safetensors", "mini_1step_unet_x0.safetensors", "mini_1step_scheduler_config.json", "mini_1step_comfyui.json"}
+	if !slices.Equal(names, want) {
+		t.Errorf("files %v, want %v", names, want)
+	}
+	for _, path := range files {
+		if filepath.Ext(path) == ".json" {
+			continue
+		}
+		f, err := weights.Open(path)
+		must(t, err)
+		spec, _ := weights.ParseModelSpec(f.Metadata())
+		if n := fmt.Sprintf("_%dstep", spec.SamplerSteps); !strings.Contains(path, n) || spec.DataHash == "" || (spec.PredictionType == "sample") != strings.Contains(path, "_x0") {
+			t.Errorf("%s: %+v", path, spec)
+		}
+		f.Close()
+	}
+	single, err := weights.Open(filepath.Join(out, "mini_8step.safetensors"))
+	must(t, err)
+	defer single.Close()
+	unet, err := weights.Open(filepath.Join(out, "mini_8step_unet.safetensors"))
+	must(t, err)
+	defer unet.Close()
+	if a, b := floats(t, single, "model.diffusion_model.middle_block.1.proj_in.weight"), floats(t, unet, linear+".weight"); !slices.Equal(a, b) {
+		t.Errorf("%v and %v", a[:3], b[:3])
+	}
+	var nodes map[string]node
+	raw, err := os.ReadFile(filepath.Join(out, "mini_1step_comfyui.json"))
+	must(t, err)
+	must(t, json.Unmarshal(raw, &nodes))
+	if nodes["1"].Inputs["ckpt_name"] != "mini_1step_x0.safetensors" || nodes["3"].Class != "ModelSamplingDiscrete" || nodes["2"].Class != "" {
+		t.Errorf("workflow %s", raw)
 	}
 }
 
@@ -296,19 +342,6 @@ func floats(t *testing.T, f weights.Source, name string) []float32 {
 	v, err := tensor.Float32()
 	must(t, err)
 	return v
-}
-
-func copyTo(t *testing.T, from, to string) {
-	t.Helper()
-	in, err := os.Open(from)
-	must(t, err)
-	defer in.Close()
-	must(t, os.MkdirAll(filepath.Dir(to), 0o755))
-	out, err := os.Create(to)
-	must(t, err)
-	defer out.Close()
-	_, err = io.Copy(out, in)
-	must(t, err)
 }
 
 func must(t *testing.T, err error) {

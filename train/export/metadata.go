@@ -4,26 +4,28 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"fewstep/distill"
+	"fewstep/model/bundle"
 	"fewstep/model/unet"
 	"fewstep/model/weights"
 	"fewstep/train/rundir"
 )
 
 // metadataOf describes an export file: modelspec, lineage and the sampler its weights need. It has no date.
-func metadataOf(d *rundir.Dir, c *distill.Config, s distill.Step, tensors []weights.Tensor) (map[string]string, error) {
+// Its hash is added when the file is written.
+func metadataOf(d *rundir.Dir, c *distill.Config, s distill.Step) (map[string]string, error) {
 	recipe, err := d.Config() // as the run was started, wherever its model lies now
 	if err != nil {
 		return nil, err
 	}
-	hash, err := weights.DataHash(tensors)
+	base, err := bundle.Open(c.ModelPath(), bundle.Options{})
 	if err != nil {
 		return nil, err
 	}
-	architecture, err := Architecture(filepath.Join(c.ModelPath(), "unet", "config.json"))
+	defer base.Close()
+	architecture, err := architectureOf(base)
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +41,6 @@ func metadataOf(d *rundir.Dir, c *distill.Config, s distill.Step, tensors []weig
 		Width:          c.Data.Resolution,
 		Height:         c.Data.Resolution,
 		PredictionType: s.Prediction.String(),
-		DataHash:       hash,
 		BaseSHA256:     d.Lineage().BaseWeights,
 		Stage:          s.StageName + "/" + s.PhaseName,
 		ConfigSHA256:   fmt.Sprintf("%x", sha256.Sum256(recipe)),
@@ -49,10 +50,14 @@ func metadataOf(d *rundir.Dir, c *distill.Config, s distill.Step, tensors []weig
 	return spec.Metadata()
 }
 
-// Architecture is modelspec's name for a UNet: Stability AI's for one of SDXL's own size, else
+// architectureOf is modelspec's name for a UNet: Stability AI's for one of SDXL's own size, else
 // "stable-diffusion-xl-family", which no program mistakes for it.
-func Architecture(config string) (string, error) {
-	c, err := unet.LoadConfig(config)
+func architectureOf(model *bundle.Bundle) (string, error) {
+	raw, err := model.File("unet/config.json")
+	if err != nil {
+		return "", err
+	}
+	c, err := unet.ParseConfig(raw, filepath.Join(model.Path, "unet", "config.json"))
 	if err != nil {
 		return "", err
 	}
@@ -64,15 +69,15 @@ func Architecture(config string) (string, error) {
 
 // schedulerConfig is the base model's scheduler_config.json as the few-step weights need it: Euler on the trailing
 // grid, and what the network predicts.
-func schedulerConfig(model string, p distill.Prediction) ([]byte, error) {
-	path := filepath.Join(model, "scheduler", "scheduler_config.json")
-	raw, err := os.ReadFile(path)
+func schedulerConfig(model *bundle.Bundle, p distill.Prediction) ([]byte, error) {
+	const name = "scheduler/scheduler_config.json"
+	raw, err := model.File(name)
 	if err != nil {
 		return nil, err
 	}
 	settings := map[string]any{}
 	if err := json.Unmarshal(raw, &settings); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %s: %w", model.Path, name, err)
 	}
 	settings["_class_name"] = "EulerDiscreteScheduler"
 	settings["timestep_spacing"] = "trailing"

@@ -2,7 +2,6 @@ package export
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"fewstep/distill"
@@ -33,13 +32,7 @@ func converted(f weights.Source, to weights.DType) ([]weights.Tensor, error) {
 		if strings.HasSuffix(name, downSuffix) || strings.HasSuffix(name, upSuffix) {
 			return nil, fmt.Errorf("tensor %s: an adapter among the weights of a full model", name)
 		}
-		out = append(out, weights.Tensor{Name: name, DType: to, Shape: slices.Clone(t.Shape), Fill: func() ([]byte, error) {
-			v, err := t.Float32()
-			if err != nil {
-				return nil, err
-			}
-			return weights.Encode(v, to)
-		}})
+		out = append(out, t.As(to))
 	}
 	if len(out) == 0 {
 		return nil, fmt.Errorf("it holds no tensors")

@@ -115,12 +115,14 @@ func (d *Dir) ArtifactPath(folder, name string) string {
 func (d *Dir) cleanTemp() error {
 	var failed error
 	folders := []string{d.root, d.EventsPath()}
-	filepath.WalkDir(d.Path("stages"), func(p string, e fs.DirEntry, err error) error {
-		if err == nil && e.IsDir() {
-			folders = append(folders, p)
-		}
-		return nil
-	})
+	for _, below := range []string{"stages", Exports, Sheets, Report} {
+		filepath.WalkDir(d.Path(below), func(p string, e fs.DirEntry, err error) error {
+			if err == nil && e.IsDir() {
+				folders = append(folders, p)
+			}
+			return nil
+		})
+	}
 	for _, f := range folders {
 		failed = errors.Join(failed, atomicfile.CleanTemp(f))
 	}

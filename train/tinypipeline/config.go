@@ -5,6 +5,9 @@ type object = map[string]any
 // width is that of each text encoder's hidden states and of the pooled projection.
 const width = 8
 
+// features is the width of the metrics' image encoder: they find 32 principal axes in it, and its norms take one away.
+const features = 40
+
 // configs are the model's files by path.
 var configs = map[string]object{
 	"model_index.json": {
@@ -33,25 +36,25 @@ var configs = map[string]object{
 		"up_block_types": []string{"UpDecoderBlock2D", "UpDecoderBlock2D"}, "layers_per_block": 1, "norm_num_groups": 4,
 		"act_fn": "silu", "scaling_factor": 1.0,
 	},
-	"text_encoder/config.json":   text("CLIPTextModel", "quick_gelu", 2047),
-	"text_encoder_2/config.json": text("CLIPTextModelWithProjection", "gelu", 0),
+	"text_encoder/config.json":   text("CLIPTextModel", "quick_gelu", 2047, width),
+	"text_encoder_2/config.json": text("CLIPTextModelWithProjection", "gelu", 0, width),
 	"clip/config.json": {
-		"architectures": []string{"CLIPModel"}, "model_type": "clip", "projection_dim": width,
-		"text_config": text("", "gelu", 0),
+		"architectures": []string{"CLIPModel"}, "model_type": "clip", "projection_dim": features,
+		"text_config": text("", "gelu", 0, features),
 		"vision_config": object{
-			"model_type": "clip_vision_model", "hidden_act": "quick_gelu", "hidden_size": width, "intermediate_size": 2 * width,
+			"model_type": "clip_vision_model", "hidden_act": "quick_gelu", "hidden_size": features, "intermediate_size": features,
 			"num_hidden_layers": 2, "num_attention_heads": 2, "num_channels": 3, "image_size": Resolution, "patch_size": Resolution / 2,
-			"projection_dim": width,
+			"projection_dim": features,
 		},
 	},
 }
 
 // text is a text encoder's config; the vocabulary is the mini pipeline's.
-func text(class, act string, pad int) object {
+func text(class, act string, pad, projection int) object {
 	c := object{
 		"model_type": "clip_text_model", "hidden_act": act, "hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 2,
 		"num_attention_heads": 2, "max_position_embeddings": 32, "vocab_size": 2048, "bos_token_id": 2046, "eos_token_id": 2047,
-		"pad_token_id": pad, "projection_dim": width,
+		"pad_token_id": pad, "projection_dim": projection,
 	}
 	if class != "" {
 		c["architectures"] = []string{class}
@@ -59,8 +62,8 @@ func text(class, act string, pad int) object {
 	return c
 }
 
-// Recipe walks every stage and phase of the paper's ladder in two or three updates each. Its paths are found in the
-// folder that Write gave it.
+// Recipe walks every stage and phase of the paper's ladder, from 16 steps to 1, in two or three updates each. Its paths
+// are found in the folder that Write gave it.
 const Recipe = `name: tiny
 seed: 11
 model: tinymodel
@@ -79,29 +82,33 @@ train:
   log_every: 2
 lora: {rank: 2, alpha: 2}
 discriminator: {head_groups: 4, gate_window: 4, collapse_window: 4}
-eval: {samples: 8, batch: 8, guidance: 2, teacher_steps: 2, steps: [2, 1], sheet_samples: 2, bootstrap: 10}
+eval: {samples: 8, batch: 4, guidance: 2, teacher_steps: 2, steps: [2, 1], sheet_samples: 2, bootstrap: 20}
 stages:
-  "32":
+  - name: "16"
+    like: "32"
+    teacher_steps: 32
+    student_steps: 16
     guidance: 2
     phases:
       mse-lora: {samples: 4, lr: 1e-3}
       mse-full: {samples: 4, lr: 1e-3, decay: linear}
-  "8":
+  - name: "8"
+    teacher_steps: 16
     phases:
       lora-cond: {samples: 6, lr: 1e-3, discriminator_lr: 1e-3, warmup_discriminator: 2}
       lora-uncond: {samples: 4, lr: 1e-3}
       full-uncond: {samples: 4, lr: 1e-3}
-  "4":
+  - name: "4"
     phases:
       lora-cond: {samples: 4, lr: 1e-3}
       lora-uncond: {samples: 4, lr: 1e-3, gate: 0.2}
       full-uncond: {samples: 4, lr: 1e-3}
-  "2":
+  - name: "2"
     phases:
       lora-cond: {samples: 4, lr: 1e-3}
       lora-uncond: {samples: 4, lr: 1e-3}
       full-uncond: {samples: 4, lr: 1e-3}
-  "1":
+  - name: "1"
     phases:
       x0: {samples: 4, lr: 1e-3}
       full-cond: {samples: 4, lr: 1e-3}

@@ -83,12 +83,20 @@ func drawWeights(p *pipeline.Pipeline, b compute.Backend) error {
 	if err != nil {
 		return err
 	}
+	metric, err := clip.LoadTextConfig(filepath.Join(p.Dir, "clip", "config.json"))
+	if err != nil {
+		return err
+	}
+	own, err := nn.Trace(b, metric.Text(""), p.TextShapes(1)...)
+	if err != nil {
+		return err
+	}
 	embedding := shapes.Make(dtypes.Float32, 1, p.Vision.ProjectionDim)
 	scale, err := nn.Trace(b, clip.Logits(""), embedding, embedding)
 	if err != nil {
 		return err
 	}
-	both := append(append(vision, text[1]...), scale...)
+	both := append(append(vision, own...), scale...)
 	sort.Slice(both, func(i, j int) bool { return both[i].Name < both[j].Name })
 	for component, specs := range map[string][]nn.Spec{"unet": unet, "vae": vae, "text_encoder": text[0], "text_encoder_2": text[1], "clip": both} {
 		values := fresh(component, specs)

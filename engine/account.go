@@ -1,0 +1,44 @@
+package engine
+
+import (
+	"sync"
+
+	"github.com/gomlx/compute/shapes"
+)
+
+// Memory is the engine's own account of the arrays that it holds on the device, in bytes, padding and fragmentation not
+// counted. It is the same on every plugin, and work is queued in the order in which it is counted, so that on a device
+// with one queue Peak is what the arrays and the programs' scratch space really come to.
+type Memory struct {
+	Live int64 // arrays now
+	Peak int64 // most at any time since the last ResetPeak: arrays, and the running program's outputs and scratch space
+}
+
+type account struct {
+	counts sync.Mutex
+	memory Memory
+}
+
+// add changes what is live, and looks at the peak with something more on top.
+func (a *account) add(live, passing int64) {
+	a.counts.Lock()
+	a.memory.Live += live
+	a.memory.Peak = max(a.memory.Peak, a.memory.Live+passing)
+	a.counts.Unlock()
+}
+
+// Memory reports the account.
+func (e *Engine) Memory() Memory {
+	e.counts.Lock()
+	defer e.counts.Unlock()
+	return e.memory
+}
+
+// ResetPeak begins a new peak at what is live now.
+func (e *Engine) ResetPeak() {
+	e.counts.Lock()
+	e.memory.Peak = e.memory.Live
+	e.counts.Unlock()
+}
+
+func bytesOf(s shapes.Shape) int64 { return int64(s.Size()) * int64(s.DType.Size()) }

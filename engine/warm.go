@@ -1,0 +1,71 @@
+package engine
+
+import (
+	"slices"
+
+	"fewstep/model/nn"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+)
+
+// Shapes makes f32 parameters without content, to compile programs before there is anything to run them on.
+func Shapes(specs []nn.Spec, trained func(name string) bool) *Params {
+	p := NewParams(specs)
+	for _, s := range specs {
+		p.Set(s.Name, &Array{shape: shapes.Make(dtypes.Float32, s.Dims...)}, trained != nil && trained(s.Name))
+	}
+	return p
+}
+
+// Input is an array without content, for the same purpose.
+func Input(s shapes.Shape) *Array { return &Array{shape: s} }
+
+// Warm compiles what Call needs for a function at network granularity. Any number of goroutines may warm different
+// functions at once, while others run. At finer granularities it does nothing: a function's own plan compiles its
+// programs in parallel.
+func (e *Engine) Warm(f Function, bind Bind, in ...*Array) error {
+	if e.calls() < nn.Network {
+		return nil
+	}
+	p, err := e.callProgram(f, bind, in)
+	return e.warmed(p, err)
+}
+
+// WarmTrain is Warm for Train: the parameters that bind holds for the network say what is trained, settings how, and
+// micro how many micro-batches make a step.
+func (e *Engine) WarmTrain(f Function, bind Bind, network string, settings Adam, micro int, in ...*Array) error {
+	if e.Granularity < nn.Network {
+		return nil
+	}
+	params := bind[network]
+	if e.Split {
+		p, err := e.splitProgram(f, bind, network, slices.Clone(params.Targets()), in)
+		return e.warmed(p, err)
+	}
+	o := emptyOptimizer(settings, params)
+	for _, name := range o.names {
+		a := params.Get(name)
+		if o.Beta1 != 0 {
+			o.m = append(o.m, a)
+		}
+		o.v = append(o.v, a)
+		if o.EMA != 0 {
+			o.ema = append(o.ema, a)
+		}
+	}
+	if micro > 1 {
+		p, err := e.gradientProgram(f, bind, network, o, in)
+		return e.warmed(p, err)
+	}
+	p, err := e.fusedProgram(f, bind, network, o, in)
+	return e.warmed(p, err)
+}
+
+func (e *Engine) warmed(p *program, err error) error {
+	if err != nil {
+		return err
+	}
+	e.compile(p)
+	return p.err
+}

@@ -1,0 +1,240 @@
+// Package bundle opens a text-to-image model of SDXL's family wherever its parts lie, and writes it in any of the forms
+// that other programs load:
+//
+//	diffusers directory  unet/ vae/ text_encoder/ text_encoder_2/ tokenizer/ tokenizer_2/ scheduler/ model_index.json
+//	single file          everything under LDM's names (package ldm), as ComfyUI and A1111 load it
+//	UNet file            the UNet alone, under diffusers' names or LDM's
+//
+// A single file has no place for configurations and tokenizers. Files that this package writes carry them in their
+// metadata, under "fewstep.file." and the path they have in a directory; for other files the configurations are read
+// from the tensors' shapes, with what SDXL has where shapes do not tell, and the tokenizers are OpenAI's.
+package bundle
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"fewstep/model/ldm"
+	"fewstep/model/weights"
+)
+
+// Layout is a form of a model on disk.
+type Layout string
+
+// Layouts.
+const (
+	Directory  Layout = "diffusers directory"
+	SingleFile Layout = "single file"
+	UNetFile   Layout = "UNet file"
+)
+
+// metadataFile is the beginning of the metadata keys that hold a directory's small files.
+const metadataFile = "fewstep.file."
+
+// Bundle is an open model.
+type Bundle struct {
+	Path   string
+	Layout Layout
+
+	metadata   map[string]string // of the single file or the UNet's file
+	files      map[string][]byte // by slash path; nil for a directory, whose files are read when asked for
+	tokenizers string            // Options.Tokenizers
+	checkpoint *ldm.Checkpoint   // of a single file or a UNet with LDM's names
+	unet       *weights.File     // of a UNet with diffusers' names
+	opened     []io.Closer
+
+	replaced         map[string]weights.Source
+	replacedFiles    map[string][]byte
+	replacedMetadata map[string]string
+}
+
+// Options of Open.
+type Options struct {
+	// Tokenizers is a folder with tokenizer and tokenizer_2, as in a diffusers directory, for files whose
+	// vocabulary is not OpenAI's. Empty: the ones in the file's metadata, else those beside the file.
+	Tokenizers string
+}
+
+// Open opens a diffusers directory, a single file or a UNet file. The error says what a file is that is none of them, or
+// which tensors it lacks. A directory's files are opened when they are asked for.
+func Open(name string, opt Options) (*Bundle, error) {
+	info, err := os.Stat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("no model at %s: give a diffusers directory or a safetensors file: %w", name, fs.ErrNotExist)
+	} else if err != nil {
+		return nil, err
+	}
+	if info.IsDir() {
+		if _, err := os.Stat(filepath.Join(name, "model_index.json")); err != nil {
+			return nil, fmt.Errorf("%s is not a diffusers model directory: it has no model_index.json (%w)", name, err)
+		}
+		return newBundle(name, Directory, opt), nil
+	}
+	f, err := weights.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	b, err := OfFile(f, opt)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	b.opened = append(b.opened, f)
+	return b, nil
+}
+
+// OfFile is Open for an open file, which stays the caller's to close.
+func OfFile(f *weights.File, opt Options) (*Bundle, error) {
+	b := newBundle(f.Path(), "", opt)
+	return b, b.look(f, opt)
+}
+
+func newBundle(path string, layout Layout, opt Options) *Bundle {
+	return &Bundle{Path: path, Layout: layout, tokenizers: opt.Tokenizers, replaced: map[string]weights.Source{}, replacedFiles: map[string][]byte{}}
+}
+
+// look tells the file's layout and fills in what it does not say about itself.
+func (b *Bundle) look(f *weights.File, opt Options) (err error) {
+	b.metadata = f.Metadata()
+	switch family := ldm.Identify(f); {
+	case family == ldm.Diffusers && slices.Contains(f.Names(), "conv_in.weight"):
+		b.Layout, b.unet = UNetFile, f
+	case family == ldm.Diffusers:
+		return fmt.Errorf("%s: %s, nor a UNet", b.Path, family.Sentence())
+	default:
+		if b.checkpoint, err = ldm.New(b.Path, f, b.metadata); err != nil {
+			return err
+		}
+		b.Layout = SingleFile
+		if !b.Has(ldm.VAE) && !b.Has(ldm.Text) && !b.Has(ldm.Text2) {
+			b.Layout = UNetFile
+		}
+	}
+	b.files = map[string][]byte{}
+	for key, text := range b.metadata {
+		name, ok := strings.CutPrefix(key, metadataFile)
+		if ok && slices.Contains(smallFiles(), name) && (opt.Tokenizers == "" || !strings.HasPrefix(name, "tokenizer")) {
+			b.files[name] = []byte(text)
+		}
+	}
+	if err := b.derive(); err != nil {
+		return err
+	}
+	return b.CheckAll()
+}
+
+// Has says whether the model has a component's weights.
+func (b *Bundle) Has(component string) bool {
+	switch {
+	case b.checkpoint != nil:
+		return b.checkpoint.Has(component)
+	case b.unet != nil:
+		return component == ldm.UNet
+	}
+	_, err := weights.ModelFiles(filepath.Join(b.Path, component))
+	return err == nil
+}
+
+// Complete says whether all four components are there; the error names one that is not.
+func (b *Bundle) Complete() error {
+	for _, component := range ldm.Components {
+		if b.Layout == Directory {
+			if _, err := weights.ModelFiles(filepath.Join(b.Path, component)); err != nil {
+				return err
+			}
+		} else if !b.Has(component) {
+			return fmt.Errorf("%s: it holds no %s", b.Path, component)
+		}
+	}
+	return nil
+}
+
+// Weights gives a component's tensors under diffusers' names, valid until the bundle is closed.
+func (b *Bundle) Weights(component string) (weights.Source, error) {
+	switch {
+	case b.replaced[component] != nil:
+		return b.replaced[component], nil
+	case b.checkpoint != nil:
+		return b.checkpoint.Component(component)
+	case b.unet != nil && component == ldm.UNet:
+		return b.unet, nil
+	case b.unet != nil:
+		return nil, fmt.Errorf("%s: a UNet alone, without %s", b.Path, component)
+	}
+	src, err := weights.OpenModel(filepath.Join(b.Path, component))
+	if err == nil {
+		b.opened = append(b.opened, src)
+	}
+	return src, err
+}
+
+// File gives one of the small files of a diffusers directory, "unet/config.json", wherever it comes from. A file that
+// the model does not have is fs.ErrNotExist.
+func (b *Bundle) File(name string) ([]byte, error) {
+	if content, ok := b.replacedFiles[name]; ok {
+		return content, nil
+	}
+	if b.files == nil {
+		return os.ReadFile(filepath.Join(b.Path, filepath.FromSlash(name)))
+	}
+	for component, folder := range tokenizerOf {
+		if path.Dir(name) == folder && b.Has(component) && !b.hasTokenizer(folder) {
+			if err := b.findTokenizer(component); err != nil {
+				return nil, err
+			}
+		}
+	}
+	content, ok := b.files[name]
+	if !ok {
+		return nil, fmt.Errorf("%s: it holds no %s: %w", b.Path, name, fs.ErrNotExist)
+	}
+	return content, nil
+}
+
+// Metadata of a single file, of a UNet file, or of a directory's UNet: modelspec, lineage, and the sampler the weights
+// are made for, without the small files.
+func (b *Bundle) Metadata() (map[string]string, error) {
+	metadata := b.metadata
+	if b.replacedMetadata != nil {
+		metadata = b.replacedMetadata
+	} else if b.files == nil {
+		files, err := weights.ModelFiles(filepath.Join(b.Path, ldm.UNet))
+		if err != nil || len(files) != 1 {
+			return nil, err
+		}
+		f, err := weights.Open(files[0])
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		metadata = f.Metadata()
+	}
+	metadata = maps.Clone(metadata)
+	maps.DeleteFunc(metadata, func(key, _ string) bool { return strings.HasPrefix(key, metadataFile) })
+	return metadata, nil
+}
+
+// LeftOut are the tensors of a single file that no component has.
+func (b *Bundle) LeftOut() []string {
+	if b.checkpoint == nil {
+		return nil
+	}
+	return b.checkpoint.LeftOut()
+}
+
+// Close closes all files.
+func (b *Bundle) Close() error {
+	var failed error
+	for _, s := range b.opened {
+		failed = errors.Join(failed, s.Close())
+	}
+	return failed
+}

@@ -1,0 +1,294 @@
+package bundle
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"fewstep/model/ldm"
+	"fewstep/model/weights"
+)
+
+// What SDXL has and shapes do not tell.
+const (
+	headWidth     = 64
+	vaeScale      = 0.13025
+	timeIDs       = 6
+	timeWidth     = 256
+	latentSide    = 128
+	imageSide     = 1024
+	groups        = 32
+	textHeadWidth = 64
+)
+
+// ErrUnknownHeads is wrapped by the error of Open for a file of other widths than SDXL's that does not carry its configs.
+var ErrUnknownHeads = errors.New("shapes do not tell the attention heads, and the file's metadata holds no config.json that would")
+
+type object = map[string]any
+
+// derive adds the configurations that the file's metadata does not hold, read from the tensors' shapes.
+func (b *Bundle) derive() error {
+	spec, _ := weights.ParseModelSpec(b.metadata)
+	build := map[string]func(*shapes) object{
+		ldm.UNet: func(s *shapes) object { return unetConfig(s, b.pooled()) },
+		ldm.VAE:  vaeConfig,
+		ldm.Text: textConfig, ldm.Text2: textConfig,
+	}
+	for _, component := range ldm.Components {
+		name := component + "/config.json"
+		if b.files[name] != nil || !b.Has(component) {
+			continue
+		}
+		src, err := b.Weights(component)
+		if err != nil {
+			return err
+		}
+		s := &shapes{src: src}
+		config := build[component](s)
+		if s.err != nil {
+			return fmt.Errorf("%s: %s: %w", b.Path, component, s.err)
+		}
+		b.files[name] = indented(config)
+	}
+	if b.files["scheduler/scheduler_config.json"] == nil {
+		b.files["scheduler/scheduler_config.json"] = indented(schedulerConfig(spec, b.LeftOut()))
+	}
+	if b.files["model_index.json"] == nil {
+		b.files["model_index.json"] = indented(modelIndex())
+	}
+	return nil
+}
+
+// pooled is the width of the second text encoder's projection, 0 where the file has none.
+func (b *Bundle) pooled() int {
+	if !b.Has(ldm.Text2) {
+		return 0
+	}
+	src, err := b.Weights(ldm.Text2)
+	if err != nil {
+		return 0
+	}
+	s := shapes{src: src}
+	return s.dim("text_projection.weight", 0)
+}
+
+// shapes reads dimensions of tensors; the first that is missing is err.
+type shapes struct {
+	src weights.Source
+	err error
+}
+
+func (s *shapes) dim(name string, axis int) int {
+	t, err := s.src.Tensor(name)
+	if err == nil && axis >= len(t.Shape) {
+		err = fmt.Errorf("tensor %s has the shape %v, which has no dimension %d", name, t.Shape, axis)
+	}
+	if err != nil {
+		if s.err == nil {
+			s.err = err
+		}
+		return 0
+	}
+	return t.Shape[axis]
+}
+
+func (s *shapes) has(name string) bool {
+	_, err := s.src.Tensor(name)
+	return err == nil
+}
+
+// count is the number of consecutive numbers, from 0 on, that make a tensor's name of the pattern.
+func (s *shapes) count(pattern string, args ...any) int {
+	n := 0
+	for s.has(fmt.Sprintf(pattern, append(args, n)...)) {
+		n++
+	}
+	return n
+}
+
+func unetConfig(s *shapes, pooled int) object {
+	levels := s.count("down_blocks.%d.resnets.0.conv1.weight")
+	var widths, heads, layers []int
+	var down, up []string
+	var downDepths, upDepths [][]int
+	text := 0
+	for i := range levels {
+		width := s.dim(fmt.Sprintf("down_blocks.%d.resnets.0.conv1.weight", i), 0)
+		if width%headWidth != 0 && s.err == nil {
+			s.err = fmt.Errorf("level %d is %d wide, which does not divide into SDXL's attention heads of %d: %w", i, width, headWidth, ErrUnknownHeads)
+		}
+		widths, heads = append(widths, width), append(heads, width/headWidth)
+		layers = append(layers, s.count("down_blocks.%d.resnets.%d.conv1.weight", i))
+		depths := s.depths("down_blocks", i)
+		downDepths, down = append(downDepths, depths), append(down, blockType("Down", depths))
+		if depths != nil {
+			text = s.dim(fmt.Sprintf("down_blocks.%d.attentions.0.transformer_blocks.0.attn2.to_k.weight", i), 1)
+		}
+		depths = s.depths("up_blocks", i)
+		upDepths, up = append(upDepths, depths), append(up, blockType("Up", depths))
+	}
+	added := s.dim("add_embedding.linear_1.weight", 1)
+	time := timeWidth
+	if pooled > 0 && added > pooled && (added-pooled)%timeIDs == 0 {
+		time = (added - pooled) / timeIDs
+	}
+	proj := "mid_block.attentions.0.proj_in.weight"
+	t, err := s.src.Tensor(proj)
+	if err != nil && s.err == nil {
+		s.err = err
+	}
+	config := object{
+		"_class_name": "UNet2DConditionModel", "act_fn": "silu", "addition_embed_type": "text_time",
+		"addition_time_embed_dim": time, "attention_head_dim": heads, "block_out_channels": widths,
+		"center_input_sample": false, "cross_attention_dim": text, "down_block_types": down, "downsample_padding": 1,
+		"flip_sin_to_cos": true, "freq_shift": 0, "in_channels": s.dim("conv_in.weight", 1),
+		"layers_per_block": oneOrAll(layers), "mid_block_type": "UNetMidBlock2DCrossAttn",
+		"norm_eps": 1e-5, "norm_num_groups": groups, "out_channels": s.dim("conv_out.weight", 0),
+		"projection_class_embeddings_input_dim": added, "sample_size": latentSide,
+		"transformer_layers_per_block": depthList(downDepths), "up_block_types": up, "use_linear_projection": len(t.Shape) == 2,
+	}
+	if !mirrored(downDepths, upDepths) {
+		config["reverse_transformer_layers_per_block"] = depthList(upDepths)
+	}
+	return config
+}
+
+func blockType(side string, depths []int) string {
+	if depths == nil {
+		return side + "Block2D"
+	}
+	return "CrossAttn" + side + "Block2D"
+}
+
+// depths are the numbers of transformer blocks of a block's attentions, nil where it has none.
+func (s *shapes) depths(blocks string, block int) (depths []int) {
+	for j := range s.count(blocks+".%d.attentions.%d.norm.weight", block) {
+		depths = append(depths, s.count(blocks+".%d.attentions.%d.transformer_blocks.%d.attn2.to_k.weight", block, j))
+	}
+	return depths
+}
+
+// oneOrAll is the number that all are, or else the list of them.
+func oneOrAll(list []int) any {
+	for _, n := range list {
+		if n != list[0] {
+			return list
+		}
+	}
+	if len(list) == 0 {
+		return 0
+	}
+	return list[0]
+}
+
+// depthList is transformer_layers_per_block: a number by level, and a list where a level's attentions differ. A level
+// without attention has 1, as in SDXL's own file.
+func depthList(depths [][]int) []any {
+	list := make([]any, len(depths))
+	for i, d := range depths {
+		list[i] = 1
+		if len(d) > 0 {
+			list[i] = oneOrAll(d)
+		}
+	}
+	return list
+}
+
+// mirrored says whether each up block's attentions are as deep as its level's in the down blocks, which configs need
+// not say.
+func mirrored(down, up [][]int) bool {
+	for i, d := range up {
+		for _, n := range d {
+			level := down[len(down)-1-i]
+			if len(level) == 0 || oneOrAll(level) != n {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func vaeConfig(s *shapes) object {
+	levels := s.count("encoder.down_blocks.%d.resnets.0.conv1.weight")
+	var widths []int
+	var down, up []string
+	for i := range levels {
+		widths = append(widths, s.dim(fmt.Sprintf("encoder.down_blocks.%d.resnets.0.conv1.weight", i), 0))
+		down, up = append(down, "DownEncoderBlock2D"), append(up, "UpDecoderBlock2D")
+	}
+	return object{
+		"_class_name": "AutoencoderKL", "act_fn": "silu", "block_out_channels": widths, "down_block_types": down,
+		"force_upcast": true, "in_channels": s.dim("encoder.conv_in.weight", 1), "latent_channels": s.dim("decoder.conv_in.weight", 1),
+		"layers_per_block": s.count("encoder.down_blocks.0.resnets.%d.conv1.weight"), "norm_num_groups": groups,
+		"mid_block_add_attention": s.has("encoder.mid_block.attentions.0.to_q.weight"),
+		"out_channels":            s.dim("decoder.conv_out.weight", 0), "sample_size": imageSide, "scaling_factor": vaeScale,
+		"up_block_types": up, "use_post_quant_conv": s.has("post_quant_conv.weight"), "use_quant_conv": s.has("quant_conv.weight"),
+	}
+}
+
+func textConfig(s *shapes) object {
+	const model = "text_model."
+	words, width := s.dim(model+"embeddings.token_embedding.weight", 0), s.dim(model+"embeddings.token_embedding.weight", 1)
+	class, activation, projected := "CLIPTextModel", "quick_gelu", width
+	if s.has("text_projection.weight") {
+		class, activation, projected = "CLIPTextModelWithProjection", "gelu", s.dim("text_projection.weight", 0)
+	}
+	if width%textHeadWidth != 0 && s.err == nil {
+		s.err = fmt.Errorf("it is %d wide, which does not divide into CLIP's attention heads of %d: %w", width, textHeadWidth, ErrUnknownHeads)
+	}
+	return object{
+		"architectures": []string{class}, "attention_dropout": 0.0, "bos_token_id": words - 2, "dropout": 0.0,
+		"eos_token_id": words - 1, "hidden_act": activation, "hidden_size": width, "initializer_factor": 1.0,
+		"initializer_range": 0.02, "intermediate_size": s.dim(model+"encoder.layers.0.mlp.fc1.weight", 0),
+		"layer_norm_eps": 1e-5, "max_position_embeddings": s.dim(model+"embeddings.position_embedding.weight", 0),
+		"model_type": "clip_text_model", "num_attention_heads": width / textHeadWidth,
+		"num_hidden_layers": s.count(model + "encoder.layers.%d.layer_norm1.weight"), "pad_token_id": 1,
+		"projection_dim": projected, "vocab_size": words,
+	}
+}
+
+// schedulerConfig is SDXL's, with what the metadata, or a marker among the tensors, says about the prediction.
+func schedulerConfig(spec weights.ModelSpec, leftOut []string) object {
+	prediction, spacing, zero := "epsilon", "leading", false
+	if spec.PredictionType != "" {
+		prediction = spec.PredictionType
+	}
+	if spec.Spacing != "" {
+		spacing = spec.Spacing
+	}
+	for _, name := range leftOut {
+		switch name {
+		case "v_pred":
+			prediction = "v_prediction"
+		case "ztsnr":
+			zero = true
+		}
+	}
+	return object{
+		"_class_name": "EulerDiscreteScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
+		"interpolation_type": "linear", "num_train_timesteps": 1000, "prediction_type": prediction,
+		"rescale_betas_zero_snr": zero, "steps_offset": 1, "timestep_spacing": spacing, "use_karras_sigmas": false,
+	}
+}
+
+func modelIndex() object {
+	return object{
+		"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": true,
+		"scheduler":    []string{"diffusers", "EulerDiscreteScheduler"},
+		"text_encoder": []string{"transformers", "CLIPTextModel"}, "text_encoder_2": []string{"transformers", "CLIPTextModelWithProjection"},
+		"tokenizer": []string{"transformers", "CLIPTokenizer"}, "tokenizer_2": []string{"transformers", "CLIPTokenizer"},
+		"unet": []string{"diffusers", "UNet2DConditionModel"}, "vae": []string{"diffusers", "AutoencoderKL"},
+	}
+}
+
+func indented(v any) []byte {
+	var b strings.Builder
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(v); err != nil {
+		panic(err) // strings, numbers and lists always encode
+	}
+	return []byte(b.String())
+}

@@ -1,0 +1,111 @@
+package bundle
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+
+	"fewstep/model/clip"
+	"fewstep/model/ldm"
+)
+
+// tokenizerOf is a text encoder's tokenizer folder, and padOf the token that SDXL pads it with.
+var (
+	tokenizerOf = map[string]string{ldm.Text: "tokenizer", ldm.Text2: "tokenizer_2"}
+	padOf       = map[string]string{ldm.Text: "<|endoftext|>", ldm.Text2: "!"}
+)
+
+// tokenizerFiles are the files of a tokenizer folder, not all of which each folder has.
+var tokenizerFiles = []string{"vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json"}
+
+// isTokenizer says whether a small file is part of a tokenizer.
+func isTokenizer(name string) bool { return slices.Contains(tokenizerFiles, path.Base(name)) }
+
+// hasTokenizer says whether files of a tokenizer folder are known.
+func (b *Bundle) hasTokenizer(folder string) bool {
+	return slices.ContainsFunc(tokenizerFiles, func(file string) bool { return b.files[path.Join(folder, file)] != nil })
+}
+
+// findTokenizer adds the tokenizer of a single file's text encoder: from the named folder, OpenAI's for its size of
+// vocabulary, or from beside the file.
+func (b *Bundle) findTokenizer(component string) error {
+	name := tokenizerOf[component]
+	if b.tokenizers != "" {
+		if err := b.readTokenizer(filepath.Join(b.tokenizers, name), name); err != nil {
+			return fmt.Errorf("a folder with tokenizer and tokenizer_2 is wanted, as in a diffusers directory: %w", err)
+		}
+		return nil
+	}
+	words, tokens, err := b.vocabulary(component)
+	if err != nil {
+		return err
+	}
+	if words == clip.StandardSize {
+		for file, content := range clip.Standard().Files(tokens, padOf[component]) {
+			b.files[path.Join(name, file)] = content
+		}
+		return nil
+	}
+	if err := b.readTokenizer(filepath.Join(filepath.Dir(b.Path), name), name); err != nil {
+		return fmt.Errorf("%s: its %s has %d words, not the %d of OpenAI's vocabulary, and the file holds no tokenizer: name the model's own with --tokenizer, or put its folders tokenizer and tokenizer_2 beside the file (%v)", b.Path, component, words, clip.StandardSize, err)
+	}
+	return nil
+}
+
+// vocabulary is the number of words, and of tokens in a text, of a text encoder.
+func (b *Bundle) vocabulary(component string) (words, tokens int, err error) {
+	var size struct {
+		Words  int `json:"vocab_size"`
+		Tokens int `json:"max_position_embeddings"`
+	}
+	config, err := b.File(component + "/config.json")
+	if err == nil {
+		err = json.Unmarshal(config, &size)
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("%s: its %s/config.json: %w", b.Path, component, err)
+	}
+	return size.Words, size.Tokens, nil
+}
+
+// HasTokenizers says whether the tokenizers are known without a folder that the user names.
+func (b *Bundle) HasTokenizers() bool {
+	for component := range tokenizerOf {
+		if words, _, err := b.vocabulary(component); err == nil && words == clip.StandardSize && b.tokenizers == "" && b.files != nil {
+			continue
+		}
+		if _, err := b.Tokenizer(component); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+func (b *Bundle) readTokenizer(folder, name string) error {
+	for _, file := range tokenizerFiles {
+		content, err := os.ReadFile(filepath.Join(folder, file))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		b.files[path.Join(name, file)] = content
+	}
+	if !b.hasTokenizer(name) {
+		return fmt.Errorf("no tokenizer in %s: %w", folder, fs.ErrNotExist)
+	}
+	return nil
+}
+
+// Tokenizer loads the tokenizer of a text encoder.
+func (b *Bundle) Tokenizer(component string) (*clip.Tokenizer, error) {
+	name := tokenizerOf[component]
+	return clip.ParseTokenizer(filepath.Join(b.Path, name), func(file string) ([]byte, error) {
+		return b.File(path.Join(name, file))
+	})
+}

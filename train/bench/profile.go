@@ -1,0 +1,68 @@
+package bench
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"fewstep/internal/atomicfile"
+	"fewstep/internal/xla"
+)
+
+// Where the device's time goes, by the names of programs and kernels, at most so many lines each.
+const profileLines = 30
+
+// profile records one more step, writes it to a file for Perfetto, or for TensorBoard where the name ends in .pb, and
+// sums it up.
+func (s *setup) profile(rt *xla.Runtime, path string, summary io.Writer) (idle float64, err error) {
+	var programs []xla.Event
+	own := !rt.HasProfiler()
+	if own {
+		s.e.Watch = func(program string, start time.Time, took time.Duration) {
+			programs = append(programs, xla.Event{Name: program, Start: start.UnixNano() * 1000, Duration: took.Nanoseconds() * 1000})
+		}
+		defer func() { s.e.Watch = nil }()
+	}
+	var running *xla.Profile
+	if !own {
+		if running, err = rt.StartProfile(); err != nil {
+			return 0, err
+		}
+	}
+	if err = s.step(); err != nil {
+		return 0, err
+	}
+	rec := xla.NewRecording(rt.Kind, programs)
+	if !own {
+		if rec, err = running.Stop(); err != nil {
+			return 0, err
+		}
+	}
+	if strings.HasSuffix(path, ".pb") {
+		if rec.Raw == nil {
+			return 0, fmt.Errorf("%s: only a plugin with a profiler of its own writes TensorBoard's format; choose a name that ends in .json", path)
+		}
+		err = atomicfile.WriteBytes(path, rec.Raw)
+	} else {
+		err = atomicfile.Write(path, rec.WriteTrace)
+	}
+	kernels, idle := rec.Kernels()
+	for _, part := range []struct {
+		title  string
+		totals []xla.Total
+	}{{"programs", rec.Programs()}, {"kernels", kernels}} {
+		var all int64
+		for _, t := range part.totals {
+			all += t.Duration
+		}
+		fmt.Fprintf(summary, "%s: %d kinds, %.2f ms\n", part.title, len(part.totals), float64(all)/1e9)
+		for i, t := range part.totals {
+			if i == profileLines {
+				break
+			}
+			fmt.Fprintf(summary, "%9.3f ms %5.1f %% %5d × %s\n", float64(t.Duration)/1e9, 100*float64(t.Duration)/float64(all), t.Count, t.Name)
+		}
+	}
+	return idle, err
+}

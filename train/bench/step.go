@@ -1,0 +1,272 @@
+package bench
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+
+	"fewstep/distill/program"
+	"fewstep/engine"
+	"fewstep/model/discriminator"
+	"fewstep/model/nn"
+
+	"github.com/gomlx/compute/shapes"
+)
+
+// setup is everything that a step works on.
+type setup struct {
+	e              *engine.Engine
+	o              Options
+	f              *program.Functions
+	student, base  *engine.Params
+	disc           *engine.Params
+	optS, optD     *engine.Optimizer
+	cond           []*engine.Array // x, t, text, pooled, ids
+	a, b, g        *engine.Array
+	next, one, nul *engine.Array
+	parameters     int
+	coder          *engine.Function // of a VAE step
+}
+
+// slab are random numbers in [−1, 1] of which weights are made; its length is odd, so that tensors differ.
+var slab = func() []float32 {
+	rng := rand.New(rand.NewPCG(1, 2))
+	v := make([]float32, 1<<20+7)
+	for i := range v {
+		v[i] = 2*rng.Float32() - 1
+	}
+	return v
+}()
+
+// value fills a parameter as a fresh network would.
+func value(s nn.Spec) ([]float32, error) {
+	v := make([]float32, s.Size())
+	switch s.Init {
+	case nn.Ones:
+		for i := range v {
+			v[i] = 1
+		}
+	case nn.FanIn, nn.FanInLoRA:
+		bound := float32(math.Sqrt(float64(s.Dims[0]) / float64(s.Size())))
+		for i := 0; i < len(v); {
+			i += copy(v[i:], slab)
+		}
+		for i := range v {
+			v[i] *= bound
+		}
+	}
+	return v, nil
+}
+
+func newSetup(e *engine.Engine, p Preset, o Options) (*setup, error) {
+	s := &setup{e: e, o: o, f: &program.Functions{UNet: p.UNet, Disc: &discriminator.Config{UNet: p.UNet}}}
+	if o.Step == "vae-encode" || o.Step == "vae-decode" {
+		return s, s.autoencoder(p)
+	}
+	if isLoRA(o.Step) {
+		s.f.LoRA = &nn.LoRA{Rank: o.Rank, Scale: 8 / float64(o.Rank)}
+	}
+	ins := inputs(p, o.Batch)
+	load := func(b nn.Block, trained func(string) bool) (*engine.Params, error) {
+		specs, err := nn.Trace(e.Backend, b, inputs(p, 1)...)
+		if err != nil {
+			return nil, err
+		}
+		return e.LoadFunc(specs, value, trained)
+	}
+	everything := func(string) bool { return true }
+	var err error
+	if s.base, err = load(p.UNet.Network("", nil), nil); err != nil {
+		return nil, err
+	}
+	switch {
+	case s.f.LoRA != nil:
+		s.student, err = s.adapted(p)
+	case o.Step == "forward":
+		s.student = s.base
+	default:
+		s.student, err = load(p.UNet.Network("", nil), everything)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.parameters, _ = s.student.Count()
+	adam := engine.Adam{Beta1: 0.9, Beta2: 0.999}
+	if o.Step == "adv-lora" || o.Step == "adv-full" {
+		adam = engine.Adam{Beta1: 0, Beta2: 0.99}
+		if s.disc, err = load(s.f.Disc.Network("", discriminator.Conditional), everything); err != nil {
+			return nil, err
+		}
+		if s.optD, err = e.NewOptimizer(adam, s.disc); err != nil {
+			return nil, err
+		}
+	}
+	if o.Step != "forward" {
+		if s.optS, err = e.NewOptimizer(adam, s.student); err != nil {
+			return nil, err
+		}
+	}
+	if s.f.LoRA != nil && e.Split {
+		if err := e.Materialise(s.student, *s.f.LoRA); err != nil {
+			return nil, err
+		}
+		s.f.LoRA = nil
+	}
+	for i, shape := range ins {
+		if err := s.input(shape, i == 1 || i == 4); err != nil {
+			return nil, err
+		}
+	}
+	for _, c := range []struct {
+		to *(*engine.Array)
+		v  float32
+	}{{&s.a, 1}, {&s.b, -0.1}, {&s.g, 6}, {&s.next, 499}, {&s.one, 1}, {&s.nul, 0}} {
+		v := make([]float32, o.Batch)
+		for i := range v {
+			v[i] = c.v
+		}
+		if *c.to, err = e.Upload(v, o.Batch); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// adapted is the student of a LoRA step: fresh adapters over the teacher's own weights.
+func (s *setup) adapted(p Preset) (*engine.Params, error) {
+	specs, err := nn.Trace(s.e.Backend, p.UNet.Network("", s.f.LoRA), inputs(p, 1)...)
+	if err != nil {
+		return nil, err
+	}
+	var fresh []nn.Spec
+	for _, spec := range specs {
+		if engine.IsLoRA(spec.Name) {
+			fresh = append(fresh, spec)
+		}
+	}
+	adapters, err := s.e.LoadFunc(fresh, value, engine.IsLoRA)
+	if err != nil {
+		return nil, err
+	}
+	out := engine.NewParams(specs)
+	for _, spec := range specs {
+		if a := adapters.Get(spec.Name); a != nil {
+			out.Set(spec.Name, a, true)
+		} else {
+			out.Set(spec.Name, s.base.Get(spec.Name), false)
+		}
+	}
+	return out, nil
+}
+
+// input uploads an input: normal numbers, or a constant for timesteps and sizes.
+func (s *setup) input(shape shapes.Shape, constant bool) error {
+	rng := rand.New(rand.NewPCG(uint64(len(s.cond)), 3))
+	v := make([]float32, shape.Size())
+	for i := range v {
+		if v[i] = 999; !constant {
+			v[i] = float32(rng.NormFloat64())
+		}
+	}
+	a, err := s.e.Upload(v, shape.Dimensions...)
+	s.cond = append(s.cond, a)
+	return err
+}
+
+// autoencoder prepares a VAE step: images to moments, or latents to images.
+func (s *setup) autoencoder(p Preset) error {
+	block, shape := p.VAE.Decoder("vae"), f32(s.o.Batch, p.Side, p.Side, p.VAE.LatentChannels)
+	if s.o.Step == "vae-encode" {
+		block, shape = p.VAE.Encoder("vae"), f32(s.o.Batch, p.Side*p.VAE.Factor(), p.Side*p.VAE.Factor(), 3)
+	}
+	small := f32(1, p.VAE.Factor(), p.VAE.Factor(), shape.Dim(3))
+	specs, err := nn.Trace(s.e.Backend, block, small)
+	if err != nil {
+		return err
+	}
+	if s.base, err = s.e.LoadFunc(specs, value, nil); err != nil {
+		return err
+	}
+	s.parameters, _ = s.base.Count()
+	s.coder = &engine.Function{Key: fmt.Sprintf("bench/%s", block.Kind), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+		return r.Run(block, in...)[:1]
+	}}
+	return s.input(shape, false)
+}
+
+// step does the yardstick's work once and waits for its result.
+func (s *setup) step() error {
+	switch s.o.Step {
+	case "vae-encode", "vae-decode":
+		out, err := s.e.Call(*s.coder, engine.Bind{"vae": s.base}, s.cond...)
+		return s.wait(out, err)
+	case "forward":
+		out, err := s.e.Call(s.f.Predict(), engine.Bind{program.NetUNet: s.student}, s.cond...)
+		return s.wait(out, err)
+	case "mse-lora", "mse-full":
+		real, err := s.walk(4, s.g)
+		if err != nil {
+			return err
+		}
+		defer real.Free()
+		res, err := s.e.Train(s.f.MSE(), engine.Bind{program.NetUNet: s.student}, program.NetUNet, s.optS, engine.Step{LR: 1e-6}, s.inputs(s.a, s.b, real)...)
+		return s.done(res, err)
+	}
+	real, err := s.walk(2, nil)
+	if err != nil {
+		return err
+	}
+	defer real.Free()
+	bind := engine.Bind{program.NetUNet: s.student, program.NetDisc: s.disc}
+	fake, err := s.f.Move(s.e, s.student, s.cond, s.a, s.b, nil)
+	if err != nil {
+		return err
+	}
+	defer fake.Free()
+	noise := s.cond[0]
+	res, err := s.e.Train(s.f.Discriminator(discriminator.Conditional), bind, program.NetDisc, s.optD, engine.Step{LR: 1e-6},
+		s.inputs(real, fake, s.next, noise, s.one, s.nul)...)
+	if err := s.done(res, err); err != nil {
+		return err
+	}
+	res, err = s.e.Train(s.f.Generator(discriminator.Conditional), bind, program.NetUNet, s.optS, engine.Step{LR: 1e-6},
+		s.inputs(s.a, s.b, s.next, noise, s.one, s.nul)...)
+	return s.done(res, err)
+}
+
+func (s *setup) inputs(more ...*engine.Array) []*engine.Array {
+	return append(append([]*engine.Array{}, s.cond...), more...)
+}
+
+// walk is the teacher's calls, without adapters.
+func (s *setup) walk(calls int, guidance *engine.Array) (*engine.Array, error) {
+	plain := &program.Functions{UNet: s.f.UNet}
+	x := s.cond[0]
+	for i := range calls {
+		next, err := plain.Move(s.e, s.base, append([]*engine.Array{x}, s.cond[1:]...), s.a, s.b, guidance)
+		if err != nil {
+			return nil, err
+		}
+		if i > 0 {
+			x.Free()
+		}
+		x = next
+	}
+	return x, nil
+}
+
+func (s *setup) done(res *engine.Result, err error) error {
+	if err != nil {
+		return err
+	}
+	return s.wait(res.Outputs, nil)
+}
+
+func (s *setup) wait(out []*engine.Array, err error) error {
+	if err != nil {
+		return err
+	}
+	_, err = s.e.Floats(out[0])
+	engine.Free(out...)
+	return err
+}
