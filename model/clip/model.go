@@ -27,7 +27,7 @@ type Model struct {
 // OpenModel reads the configs of a folder: config.json and preprocessor_config.json of a CLIPModel, or
 // open_clip_config.json, which is taken only where there is no CLIPModel, as in the folders that hold both. The
 // tokenizer's files (vocab.json, merges.txt, tokenizer_config.json) lie in the folder, or in tokenizerDir if that is
-// not "".
+// not ""; without them a model of OpenAI's vocabulary size has OpenAI's vocabulary.
 func OpenModel(dir, tokenizerDir string) (*Model, error) {
 	m := &Model{Dir: dir}
 	path := filepath.Join(dir, "config.json")
@@ -57,7 +57,13 @@ func OpenModel(dir, tokenizerDir string) (*Model, error) {
 	if tokenizerDir == "" {
 		tokenizerDir = dir
 	}
-	if m.Tokenizer, err = LoadTokenizer(tokenizerDir); err != nil {
+	_, err = os.Stat(filepath.Join(tokenizerDir, "vocab.json"))
+	if errors.Is(err, fs.ErrNotExist) && m.Text.VocabSize == StandardSize {
+		m.Tokenizer, err = Standard().Tokenizer(m.Text.MaxPositions, endOfText)
+	} else {
+		m.Tokenizer, err = LoadTokenizer(tokenizerDir)
+	}
+	if err != nil {
 		return nil, err
 	}
 	m.Tokenizer.MaxLength = min(m.Tokenizer.MaxLength, m.Text.MaxPositions)

@@ -96,7 +96,7 @@ TEXTS = ["bear, noto style", "A “red” apple &amp; it's ﬁne", "  Two\tcats!
 
 
 def tokens(folder):
-    """open_clip's tokenizer with the mini pipeline's merges."""
+    """open_clip's tokenizer with the mini pipeline's merges, and with its own (padding left out)."""
     mini = os.path.join(HERE, "..", "..", "..", "assets", "mini", "tokenizer_2")
     merges = open(os.path.join(mini, "merges.txt"), encoding="utf-8").read().split("\n")
     with tempfile.TemporaryDirectory() as scratch:
@@ -106,7 +106,8 @@ def tokens(folder):
         tokenizer = open_clip.tokenizer.SimpleTokenizer(bpe_path=path, context_length=16)
     assert tokenizer.vocab_size == len(json.load(open(os.path.join(mini, "vocab.json"))))
     with open(os.path.join(folder, "tokens.json"), "w") as f:
-        json.dump({"texts": TEXTS, "ids": tokenizer(TEXTS).tolist()}, f)
+        standard = [[i for i in row if i] for row in open_clip.tokenizer.SimpleTokenizer(context_length=77)(TEXTS).tolist()]
+        json.dump({"texts": TEXTS, "ids": tokenizer(TEXTS).tolist(), "standard": standard}, f)
         f.write("\n")
 
 

@@ -157,18 +157,26 @@ func TestOpenCLIPTokens(t *testing.T) {
 		t.Fatal(err)
 	}
 	var want struct {
-		Texts []string
-		IDs   [][]int32
+		Texts         []string
+		IDs, Standard [][]int32
 	}
 	if err := json.Unmarshal(raw, &want); err != nil {
 		t.Fatal(err)
 	}
-	if len(want.Texts) < 10 || len(want.IDs) != len(want.Texts) {
-		t.Fatalf("%d texts and %d rows of ids", len(want.Texts), len(want.IDs))
+	if len(want.Texts) < 10 || len(want.IDs) != len(want.Texts) || len(want.Standard) != len(want.Texts) {
+		t.Fatalf("%d texts, %d and %d rows of ids", len(want.Texts), len(want.IDs), len(want.Standard))
+	}
+	full, err := clip.OpenModel(filepath.Join("testdata", "open_clip", "ViT-g-14"), "") // has OpenAI's vocabulary
+	if err != nil {
+		t.Fatal(err)
 	}
 	for i, text := range want.Texts {
 		if ids, _ := m.Tokenizer.Encode(text); !slices.Equal(ids, want.IDs[i]) {
 			t.Errorf("%q\n got %v\nwant %v", text, ids, want.IDs[i])
+		}
+		ids, end := full.Tokenizer.Encode(text)
+		if !slices.Equal(ids[:end+1], want.Standard[i]) || len(ids) != 77 {
+			t.Errorf("%q in OpenAI's vocabulary\n got %v\nwant %v", text, ids[:end+1], want.Standard[i])
 		}
 	}
 }
