@@ -14,8 +14,13 @@ import (
 // maxPixels bounds a decoded image; a file may claim any size.
 const maxPixels = 1 << 28
 
-// Decode reads a PNG, JPEG or WebP file.
-func Decode(file []byte) (RGB, error) {
+// Decode reads a PNG, JPEG or WebP file. A panic in a decoder is an error here.
+func Decode(file []byte) (m RGB, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			m, err = RGB{}, fmt.Errorf("broken image: %v", p)
+		}
+	}()
 	config, _, err := image.DecodeConfig(bytes.NewReader(file))
 	if err != nil {
 		return RGB{}, fmt.Errorf("not a PNG, JPEG or WebP image: %w", err)

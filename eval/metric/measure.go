@@ -115,6 +115,9 @@ func (m *Meter) Results(made []Look, prompts []string, captions [][]float64, opt
 	for _, k := range m.kinds() {
 		var iv stats.Interval
 		var err error
+		if m.Started != nil {
+			m.Started(m.name(k))
+		}
 		switch k {
 		case frechetWhole:
 			iv, err = stats.FrechetInterval(whole, m.whole.moments, opt)
@@ -201,20 +204,21 @@ func (m *Meter) note(k kind) string {
 	if !r.FID {
 		features += ", which is not the FID network"
 	}
-	interval := " Interval by the " + string(stats.ByInfluence) + "."
+	influence := " Interval from the " + string(stats.ByInfluence) + "."
+	interval := influence[:len(influence)-1] + "; of 300 images and fewer from " + string(stats.ByParts) + "."
 	switch k {
 	case frechetWhole:
 		return "Fréchet distance in the " + features + "; " + s.Whole.String() + "." + interval
 	case frechetPatch:
 		return "Fréchet distance in the " + features + "; " + s.Patch.String() + "." + interval
 	case kernelWhole:
-		return "Kernel inception distance: unbiased, third-degree polynomial kernel, 100 subsets of up to 1,000, in the same features of whole images." + interval
+		return "Kernel inception distance: unbiased, third-degree polynomial kernel, 100 subsets of up to 1,000, in the same features of whole images." + influence
 	case precision:
-		return fmt.Sprintf("Part of the images that lie among the real ones, nearer to one than its %d nearest real neighbours; same features. Interval by the %s.", manifoldNeighbours, stats.ByBootstrap)
+		return fmt.Sprintf("Part of the images that lie among the real ones, nearer to one than its %d nearest real neighbours; same features. Interval from the %s.", manifoldNeighbours, stats.ByBootstrap)
 	case recall:
-		return fmt.Sprintf("Part of the real images that lie among the images, nearer to one than its %d nearest neighbours; same features. Interval by %s.", manifoldNeighbours, stats.ByParts)
+		return fmt.Sprintf("Part of the real images that lie among the images, nearer to one than its %d nearest neighbours; same features. Interval from %s.", manifoldNeighbours, stats.ByParts)
 	case diversity:
-		return "Mean distance between images of one prompt, 1 being the distance of two random real images; same features. Interval by the " + string(stats.ByBootstrap) + " over prompts."
+		return "Mean distance between images of one prompt, 1 being the distance of two random real images; same features. Interval from the " + string(stats.ByBootstrap) + " over prompts."
 	}
 	c := s.Score
 	text := fmt.Sprintf("Cosine of image and caption × %g, mean over images, in the CLIP in %s (SHA-256 %s)", c.Scale, m.scorer.model.Dir, m.scorer.SHA256[:12])
@@ -230,7 +234,7 @@ func (m *Meter) note(k kind) string {
 	if c.SHA256 != "" && c.SHA256 != m.scorer.SHA256 {
 		text += "; the convention's is " + c.Model
 	}
-	return text + ". Interval by the " + string(stats.ByBootstrap) + "."
+	return text + ". Interval from the " + string(stats.ByBootstrap) + "."
 }
 
 // Warnings say why numbers of so many images, measured from the reference that is set, should not be trusted.

@@ -29,7 +29,9 @@ type Sources struct {
 
 // Meter measures images by one standard. Its methods are for one goroutine at a time.
 type Meter struct {
-	Standard  Standard
+	Standard Standard
+	Started  func(metric string) // called before each metric of Results, which may take a minute; may be nil
+
 	extractor *Extractor
 	scorer    *Scorer // nil: no score
 

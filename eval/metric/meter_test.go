@@ -264,7 +264,10 @@ func TestMeter(t *testing.T) {
 		t.Fatal(err)
 	}
 	opt := stats.Resampling{Resamples: 40, Seed: 1}
+	var started []string
+	m.Started = func(metric string) { started = append(started, metric) }
 	value := func(made []Look) map[string]Result {
+		started = nil
 		results, err := m.Results(made, prompts, captions, opt)
 		if err != nil {
 			t.Fatal(err)
@@ -276,6 +279,9 @@ func TestMeter(t *testing.T) {
 		for i, r := range results {
 			if r.Name != measures[i].Name || r.Samples != 8 || !(r.Low <= r.Value && r.Value <= r.High) || measures[i].Note == "" {
 				t.Errorf("result %+v of %+v", r, measures[i])
+			}
+			if started[i] != r.Name {
+				t.Errorf("%s was announced as %s", r.Name, started[i])
 			}
 			key, _, _ := strings.Cut(r.Name, "(")
 			if _, after, ok := strings.Cut(r.Name, ")"); ok {

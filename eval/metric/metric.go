@@ -1,18 +1,3 @@
-// Package metric measures images with the CLIP model that lies beside a pipeline (its clip folder): two Fréchet
-// distances from real images and the CLIP score.
-//
-// They are not FID: the features are not Inception's, and numbers of another CLIP or another reference set cannot be
-// compared with them. A pooled deep feature alone barely sees blur or noise, so a feature is made of two parts:
-//
-//   - what is shown: the projected embedding, of unit length, on the 32 leading principal axes of the reference
-//     images' embeddings, divided by the root of their total variance;
-//   - texture: the logarithm of each channel's deviation over the patch tokens of the first hidden state, less their
-//     mean over the channels (so that contrast alone counts for nothing), on the 16 leading principal axes of the
-//     reference, each divided by its own deviation, all by √16.
-//
-// So both parts of the real images have a total variance of 1, and a distance of 1 is a shift as large as their spread.
-//
-// FD-Whole is the distance of whole images, FD-Patch that of the central quarter enlarged twice by repeating pixels.
 package metric
 
 import (
