@@ -2,7 +2,7 @@
 
     python eval/metric/bench_features.py
 
-Needs torch, torchvision and pytorch-fid beside Go. Both see batches of 16 images of 299 pixels, three times in turn.
+Needs torch, torchvision and pytorch-fid beside Go. Both see batches of 16 images of 299 pixels, twice in turn.
 """
 
 import os
@@ -24,7 +24,7 @@ def pytorch(x, network):
     with torch.inference_mode():
         network(x)
         start, n = time.time(), 0
-        while time.time() - start < 12:
+        while time.time() - start < 6:
             network(x)
             n += len(x)
         return n / (time.time() - start)
@@ -32,12 +32,12 @@ def pytorch(x, network):
 
 def fewstep():
     root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
-    out = subprocess.run(["go", "test", "-run", "xxx", "-bench", "Inception", "-benchtime", "12s", "./eval/metric"], cwd=root, check=True,
+    out = subprocess.run(["go", "test", "-run", "xxx", "-bench", "Inception", "-benchtime", "6s", "./eval/metric"], cwd=root, check=True,
                          capture_output=True, text=True, env=dict(os.environ, GOMLX_NO_AUTO_INSTALL="1", CGO_ENABLED="1")).stdout
     return float(re.search(r"([\d.]+) images/s", out).group(1))
 
 
-for _ in range(3):
+for _ in range(2):
     print(f"PyTorch {torch.__version__}: {pytorch(batch, model.to(memory_format=torch.contiguous_format)):.2f} images/s, "
           f"channels last {pytorch(batch.to(memory_format=torch.channels_last), model.to(memory_format=torch.channels_last)):.2f} images/s; "
           f"fewstep: {fewstep():.2f} images/s", flush=True)

@@ -244,8 +244,9 @@ func wide(all []Look, of func(Look) []float32) [][]float64 {
 
 // fetchInception says where weights come from.
 func fetchInception() string {
-	return fmt.Sprintf("  %s\n  (%d bytes, SHA-256 %s), or the pretrained network of an npm package, whose distances are called FD(%s):\n  %s",
-		inception.FID.Fetch, inception.FID.Size, inception.FID.SHA256, inception.NSFWJS.Name, inception.NSFWJS.Fetch)
+	fid, other := inception.FID, inception.NSFWJS
+	return fmt.Sprintf("  %s\n  (%d bytes, SHA-256 %s), or for distances called FD(%s) the pretrained network of an npm package, known as %s:\n  %s",
+		fid.Fetch, fid.Size, fid.SHA256, other.Name, other.Name, other.Fetch)
 }
 
 func withHint(err error, hint string) error {

@@ -224,16 +224,16 @@ func TestPreprocessAgreesWithOpenCLIP(t *testing.T) {
 	}
 }
 
-// noisy are images about a common picture.
-func noisy(n, side int, seed string, contrast float64) []images.RGB {
-	out := make([]images.RGB, n)
+// invented are looks at n images, without images: features about a mean.
+func invented(n int, seed string, shift, spread float64) []Look {
+	out := make([]Look, n)
 	for i := range out {
-		out[i] = images.New(side, side)
-		u := drawn.Uniform(fmt.Sprint(seed, i), side*side*3+3)
-		for k := range out[i].Pix {
-			v := 128 + contrast*(60*u[side*side*3+k%3]+40*math.Sin(float64(k/3%side)/5+3*u[side*side*3])+20*u[k])
-			out[i].Pix[k] = uint8(min(max(v, 0), 255))
+		u := drawn.Uniform(fmt.Sprint(seed, i), 2*featureWidth)
+		for k := range featureWidth {
+			out[i].Whole = append(out[i].Whole, float32(1+shift+spread*u[k]))
+			out[i].Patch = append(out[i].Patch, float32(2-shift+spread*u[featureWidth+k]))
 		}
+		out[i].Cropped = true
 	}
 	return out
 }
@@ -241,14 +241,14 @@ func noisy(n, side int, seed string, contrast float64) []images.RGB {
 // TestMeter measures two sets by the mini convention: everything that is reported, and what it is called.
 func TestMeter(t *testing.T) {
 	m := meter(t, "mini", true)
-	look := func(all []images.RGB) []Look {
-		looks, err := m.Look(all)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return looks
+	real, same, pale := invented(9, "real", 0, 1), invented(8, "same", 0, 1), invented(8, "pale", 0.1, 0.5)
+	looks, err := m.Look([]images.RGB{drawnImage(40, 30)})
+	if err != nil {
+		t.Fatal(err)
 	}
-	real, same, pale := look(noisy(9, 32, "real", 1)), look(noisy(8, 32, "same", 1)), look(noisy(8, 32, "pale", 0.3))
+	for i := range same {
+		same[i].Embedding, pale[i].Embedding = looks[0].Embedding, looks[0].Embedding
+	}
 	var prompts []string
 	for i := range 8 {
 		prompts = append(prompts, []string{"bear, noto style", "red apple", "cat face"}[i%3])
@@ -361,9 +361,9 @@ func TestMeterNames(t *testing.T) {
 
 func TestMeterBadInput(t *testing.T) {
 	m := meter(t, "lightning", false)
-	looks, err := m.Look(noisy(8, 20, "x", 1))
-	if err != nil {
-		t.Fatal(err)
+	looks := invented(8, "x", 0, 1)
+	for i := range looks {
+		looks[i].Cropped = false
 	}
 	_, empty := m.Look([]images.RGB{images.New(4, 4), {}})
 	few := m.Refer(looks[:7])
@@ -415,7 +415,7 @@ func TestMeterBadInput(t *testing.T) {
 	}
 	for _, r := range results {
 		if strings.Contains(r.Name, "Patch") {
-			t.Errorf("images of 20 pixels have %+v", r)
+			t.Errorf("images that are smaller than a patch have %+v", r)
 		}
 	}
 }
