@@ -95,8 +95,14 @@ func (m RGB) CenterCrop(width, height int) (RGB, error) {
 	if width <= 0 || height <= 0 || width > m.Width || height > m.Height {
 		return RGB{}, fmt.Errorf("%d×%d pixels cannot be cut out of an image of %d×%d", width, height, m.Width, m.Height)
 	}
-	left := int(math.RoundToEven(float64(m.Width-width) / 2))
-	top := int(math.RoundToEven(float64(m.Height-height) / 2))
+	return m.Crop(int(math.RoundToEven(float64(m.Width-width)/2)), int(math.RoundToEven(float64(m.Height-height)/2)), width, height)
+}
+
+// Crop cuts width×height pixels out, from a corner on.
+func (m RGB) Crop(left, top, width, height int) (RGB, error) {
+	if left < 0 || top < 0 || width <= 0 || height <= 0 || width > m.Width-left || height > m.Height-top {
+		return RGB{}, fmt.Errorf("%d×%d pixels from (%d, %d) on cannot be cut out of an image of %d×%d", width, height, left, top, m.Width, m.Height)
+	}
 	out := New(width, height)
 	for y := range height {
 		copy(out.Pix[y*width*3:(y+1)*width*3], m.Pix[((top+y)*m.Width+left)*3:])

@@ -179,6 +179,9 @@ func TestBadImages(t *testing.T) {
 	if _, err := drawn(9, 5).CenterCrop(9, 6); err == nil || !strings.Contains(err.Error(), "9×6 pixels cannot be cut out of an image of 9×5") {
 		t.Errorf("error %v", err)
 	}
+	if _, err := drawn(9, 5).Crop(5, 0, 5, 5); err == nil || !strings.Contains(err.Error(), "from (5, 0) on cannot be cut out") {
+		t.Errorf("error %v", err)
+	}
 	for _, m := range []RGB{{}, {Width: -1, Height: -1, Pix: make([]uint8, 3)}, {Width: 2, Height: 2, Pix: make([]uint8, 11)}} {
 		if m.Check() == nil {
 			t.Errorf("%d×%d with %d values accepted", m.Width, m.Height, len(m.Pix))

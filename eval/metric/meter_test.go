@@ -185,41 +185,37 @@ func TestStandardsAgreeWithPython(t *testing.T) {
 	}
 }
 
-// TestPreprocessAgreesWithOpenCLIP compares what CLIP's image encoder is given, from images of odd sizes.
-func TestPreprocessAgreesWithOpenCLIP(t *testing.T) {
+// TestPreprocess compares what CLIP's image encoder is given, from images of odd sizes, with open_clip and transformers.
+func TestPreprocess(t *testing.T) {
 	f, err := weights.Open(filepath.Join("testdata", "golden.safetensors"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	dir := t.TempDir()
-	for _, name := range []string{"vocab.json", "merges.txt", "tokenizer_config.json"} {
-		raw, err := os.ReadFile(filepath.Join(miniDir, "tokenizer_2", name))
+	for _, c := range []struct{ golden, standard, file, config string }{
+		{"lightning", "lightning", "open_clip_config.json", `{"model_cfg": {}}`},
+		{"dmd2", "dmd2", "open_clip_config.json", `{"model_cfg": {}}`},
+		{"transformers", "lightning", "config.json", `{"model_type": "clip"}`},
+	} {
+		dir := t.TempDir() // without tokenizer: OpenAI's vocabulary
+		if err := os.WriteFile(filepath.Join(dir, c.file), []byte(c.config), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		model, err := clip.OpenModel(dir, "")
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(dir, name), raw, 0o600); err != nil {
+		s, err := FindStandard(c.standard)
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	if err := os.WriteFile(filepath.Join(dir, "open_clip_config.json"), []byte(`{"model_cfg": {}}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	model, err := clip.OpenModel(dir, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for size, wh := range goldenSizes {
-		for _, name := range []string{"lightning", "dmd2"} {
-			s, err := FindStandard(name)
-			if err != nil {
-				t.Fatal(err)
-			}
+		for size, wh := range goldenSizes {
 			got, err := s.Score.prepare(model.Preprocess, drawnImage(wh[0], wh[1]))
 			if err != nil {
 				t.Fatal(err)
 			}
-			near(t, size+"."+name+".clip", got, goldenTensor(t, f, size+"."+name+".clip"), 97, 1e-6)
+			name := fmt.Sprintf("%s.%s.clip", size, c.golden)
+			near(t, name, got, goldenTensor(t, f, name), 97, 1e-6)
 		}
 	}
 }

@@ -91,7 +91,13 @@ func (c Scoring) prepare(p clip.Preprocess, m images.RGB) ([]float32, error) {
 		m = m.CenterSquare().Resize(c.Lanczos, c.Lanczos, images.Lanczos)
 	}
 	width, height := p.Size(m.Width, m.Height)
-	m, err := m.Resize(width, height, images.Bicubic).CenterCrop(p.Crop, p.Crop)
+	m = m.Resize(width, height, images.Bicubic)
+	var err error
+	if p.Floor {
+		m, err = m.Crop((width-p.Crop)/2, (height-p.Crop)/2, p.Crop, p.Crop)
+	} else {
+		m, err = m.CenterCrop(p.Crop, p.Crop)
+	}
 	if err != nil {
 		return nil, err
 	}

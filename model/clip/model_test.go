@@ -39,7 +39,7 @@ func TestOpenModel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Preprocess{Resize: 40, Crop: 32, Mean: [3]float64{0, 0, 0.5}, Std: openAIStd}
+	want := Preprocess{Resize: 40, Crop: 32, Floor: true, Mean: [3]float64{0, 0, 0.5}, Std: openAIStd}
 	if m.Preprocess != want || m.Text.EOSTokenID == legacyEOS || m.Tokenizer.MaxLength != 32 {
 		t.Errorf("preprocess %+v, text %+v, %d tokens", m.Preprocess, m.Text, m.Tokenizer.MaxLength)
 	}

@@ -14,6 +14,7 @@ type Preprocess struct {
 	Resize    int  // pixels of the shorter side after resizing
 	Squash    bool // both sides become Resize, whatever the shape
 	Crop      int  // side of the crop, the encoder's image size
+	Floor     bool // half of an odd margin is rounded down, as transformers does, and not to the even number
 	Mean, Std [3]float64
 }
 
@@ -40,7 +41,7 @@ const pilBicubic = 3
 // loadPreprocess reads a CLIPImageProcessor's preprocessor_config.json. Without the file it is what OpenAI's models of
 // that image size have.
 func loadPreprocess(path string, imageSize int) (Preprocess, error) {
-	p := Preprocess{Resize: imageSize, Crop: imageSize, Mean: openAIMean, Std: openAIStd}
+	p := Preprocess{Resize: imageSize, Crop: imageSize, Floor: true, Mean: openAIMean, Std: openAIStd}
 	raw, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return p, nil

@@ -1,7 +1,7 @@
 """Writes golden.safetensors: images of odd sizes measured by each convention in Python, with a random Inception network.
 
 Made with torch 2.15.0, torchvision 0.29.2, pillow 12.3.0, pytorch-fid 0.3.0, clean-fid 0.1.35, torch-fidelity 0.4.0,
-open_clip_torch 3.3.0, numpy 2.4.6; run in this folder: python golden.py
+open_clip_torch 3.3.0, transformers 5.24.0, numpy 2.4.6; run in this folder: python golden.py
 Every 8th of the 2,048 features is kept, and every 97th value of what CLIP's image encoder takes.
 """
 
@@ -18,6 +18,7 @@ from PIL import Image
 from pytorch_fid import inception as fid
 from safetensors.numpy import save_file
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+from transformers import CLIPImageProcessorPil
 
 here = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(here, "..", "..", "..", "model", "golden"))
@@ -59,6 +60,7 @@ def quarter(array):
 
 
 scaled = fid.InceptionV3(resize_input=False, normalize_input=False).eval()  # takes what it is given
+processor = CLIPImageProcessorPil(size={"shortest_edge": 224}, crop_size={"height": 224, "width": 224}, resample=3)
 whole = fid.InceptionV3().eval()  # pytorch-fid's own resize and scale
 
 out = {}
@@ -78,6 +80,8 @@ for name, size in {"small": (150, 211), "large": (517, 333)}.items():
     for k, image in {"lightning": image, "dmd2": lanczos(image, 256)}.items():
         x = image_transform(224, is_train=False)(Image.fromarray(image)).permute(1, 2, 0).numpy()
         out[f"{name}.{k}.clip"] = np.ascontiguousarray(x.reshape(-1)[::97])
+    x = processor(Image.fromarray(drawn(*size)), return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+    out[f"{name}.transformers.clip"] = np.ascontiguousarray(x.reshape(-1)[::97], dtype=np.float32)
 path = os.path.join(here, "golden.safetensors")
 save_file(out, path)
 os.chmod(path, 0o644)
