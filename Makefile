@@ -62,6 +62,7 @@ fuzz: tools
 		$(GO) test $(GOBUILD) ./$${f%%:*} -run '^$$' -fuzz "^$${f##*:}\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x || exit 1; \
 	done
 
+# The report that a run ends with has no times; the command report adds them.
 # Without XLA the demo does the same work in pure Go, in counts so small that it teaches little.
 demo: setup build
 	@config=configs/mini/demo.yaml; \
@@ -69,7 +70,7 @@ demo: setup build
 		config=configs/mini/demo-go.yaml; \
 		echo "make: XLA is not there: the demo walks the ladder in pure Go with few samples, which shows the work and not the result" >&2; \
 	fi; \
-	bin/fewstep run $$config --dir $(RUN) && echo "the report is $(CURDIR)/$(RUN)/report/index.html"
+	bin/fewstep run $$config --dir $(RUN) && bin/fewstep report $(RUN) >/dev/null && echo "the report is $(CURDIR)/$(RUN)/report/index.html"
 
 clean:
 	rm -rf bin

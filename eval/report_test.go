@@ -45,7 +45,7 @@ func inventedTable() *Table {
 		}
 		v := 0.1 * float64(i+1)
 		low, high := v-0.01, v+0.01
-		t.add(c, []values{{metric.Whole, v, &low, &high, 256}, {metric.Score, 80 - v, nil, nil, 256}})
+		t.add(c, []Value{{metric.Whole, v, &low, &high, 256}, {metric.Score, 80 - v, nil, nil, 256}})
 	}
 	return t
 }
@@ -100,7 +100,7 @@ func TestReportDependsOnResultsAlone(t *testing.T) {
 		dir = *keepDir
 	}
 	one := inventedRun(t, filepath.Join(dir, "one"))
-	if err := WriteReport(one, inventedTable()); err != nil {
+	if err := WriteReport(one, inventedTable(), nil); err != nil {
 		t.Fatal(err)
 	}
 	first := read(one)
@@ -113,7 +113,7 @@ func TestReportDependsOnResultsAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := WriteReport(two, table); err != nil {
+	if err := WriteReport(two, table, nil); err != nil {
 		t.Fatal(err)
 	}
 	for i, b := range read(two) {
