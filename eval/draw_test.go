@@ -271,3 +271,20 @@ func TestFoundImages(t *testing.T) {
 		t.Errorf("an empty folder: %v", err)
 	}
 }
+
+// TestDrawer: images are drawn in bf16, and differ by it, while they are measured in f32.
+func TestDrawer(t *testing.T) {
+	s := random(t)
+	exact := evaluated(t, s)
+	s.Drawer = engine.New(s.Engine.Backend, dtypes.BFloat16, nn.Network)
+	entries, err := s.Rows([]RowSpec{{Name: "2step", Kind: "full", Steps: intList{2}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Entries = entries
+	coarse := evaluated(t, s)
+	a, b := exact.Rows[0].Value, coarse.Rows[0].Value
+	if a == b || math.Abs(a-b) > 0.05*a {
+		t.Errorf("the score is %g in f32 and %g in bf16", a, b)
+	}
+}

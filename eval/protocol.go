@@ -68,14 +68,14 @@ func (s *Spec) prepare(judge Judge) (*protocol, error) {
 		p.sheetPrompts = p.prompts[:min(p.settings.SheetSamples, len(p.prompts))]
 	}
 	p.facts = append(p.facts,
-		report.Fact{Name: "Images", Value: fmt.Sprintf("%d×%d pixels, rounded to 8 bits", p.resolution, p.resolution)},
+		report.Fact{Name: "Images", Value: fmt.Sprintf("%d×%d pixels, rounded to 8 bits; drawn in %s", p.resolution, p.resolution, s.drawer().Compute)},
 		report.Fact{Name: "Seed", Value: fmt.Sprint(p.settings.Seed)})
 	if s.Base != nil {
 		p.facts = append(p.facts,
 			report.Fact{Name: "Teacher", Value: fmt.Sprintf("%d Euler steps on the trailing grid, guidance %g", p.settings.TeacherSteps, p.settings.Guidance)},
 			report.Fact{Name: "Undistilled", Value: "the same network at " + numbers(p.settings.Steps) + " steps, with that guidance and without"})
 	}
-	p.digest, err = digest(p.settings, p.resolution, s.Convention, s.Sources, s.ReferenceStats, p.prompts, p.sheetPrompts, ends(reference), len(reference), s.Engine.Compute.String())
+	p.digest, err = digest(p.settings, p.resolution, s.Convention, s.Sources, s.ReferenceStats, p.prompts, p.sheetPrompts, ends(reference), len(reference), s.drawer().Compute.String())
 	return p, err
 }
 

@@ -233,7 +233,7 @@ func sameFolder(a, b string) bool {
 // Loader reads a UNet, with another state dict or a LoRA where they are named, and puts it on the device.
 func (s *Spec) Loader(p *pipeline.Pipeline, unetFile, loraFile string) Loader {
 	return func() (*engine.Params, func(), error) {
-		specs, err := p.UNetSpecs(s.Engine.Backend, nil)
+		specs, err := p.UNetSpecs(s.drawer().Backend, nil)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -246,7 +246,7 @@ func (s *Spec) Loader(p *pipeline.Pipeline, unetFile, loraFile string) Loader {
 }
 
 func (s *Spec) onDevice(p *pipeline.Pipeline, specs []nn.Spec, values engine.Tensors) (*engine.Params, func(), error) {
-	m, err := s.Engine.Load(specs, values, nil)
+	m, err := s.drawer().Load(specs, values, nil)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s/unet: %w", p.Dir, err)
 	}

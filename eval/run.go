@@ -26,7 +26,8 @@ import (
 
 // Spec is an evaluation: what is measured, by which settings.
 type Spec struct {
-	Engine   *engine.Engine     // best at granularity nn.Network
+	Engine   *engine.Engine     // measures, and draws if Drawer is nil; best at granularity nn.Network, in f32
+	Drawer   *engine.Engine     // draws; may compute in bf16
 	Pipeline *pipeline.Pipeline // text encoders, VAE, schedule and the metrics' CLIPModel
 	Config   *distill.Config    // Eval and Data decide the protocol
 
@@ -173,6 +174,14 @@ func (v *Evaluation) Table(ctx context.Context, entries []Entry) (*Table, error)
 		t.add(row.Column, row.Values)
 	}
 	return t, nil
+}
+
+// drawer is the engine that images are drawn by.
+func (s *Spec) drawer() *engine.Engine {
+	if s.Drawer != nil {
+		return s.Drawer
+	}
+	return s.Engine
 }
 
 // judge opens the convention's judge.
@@ -333,7 +342,7 @@ func (r *runner) row(ctx context.Context, e Entry) (*saved, error) {
 // drawn draws an entry's images: those that are measured, and those that only stand on the sheet.
 func (r *runner) drawn(ctx context.Context, e Entry, name, sum string, look, show func(batch) error) error {
 	p := r.protocol
-	d := &drawing{engine: r.spec.Engine, pipeline: r.spec.Pipeline, side: p.resolution}
+	d := &drawing{engine: r.spec.drawer(), pipeline: r.spec.Pipeline, side: p.resolution}
 	if e.Pipeline != nil {
 		d.pipeline = e.Pipeline
 	}
@@ -374,7 +383,7 @@ func (r *runner) drawn(ctx context.Context, e Entry, name, sum string, look, sho
 		r.spec.warn("%d images of %s at %d steps were broken", broken, e.Model, e.Steps)
 	}
 	if seconds := d.clock.perImage(); seconds > 0 && r.spec.Timed != nil {
-		t := report.Timing{Model: e.Model, Kind: e.Kind, Steps: e.Steps, Calls: e.calls(), SecondsPerImage: seconds, Busy: d.clock.share(), Device: deviceName(r.spec.Engine)}
+		t := report.Timing{Model: e.Model, Kind: e.Kind, Steps: e.Steps, Calls: e.calls(), SecondsPerImage: seconds, Busy: d.clock.share(), Device: deviceName(d.engine)}
 		if err := r.spec.Timed(t); err != nil {
 			return err
 		}
@@ -404,7 +413,7 @@ func (r *runner) encode(p *pipeline.Pipeline) (err error) {
 		r.encoders.Free()
 		r.encoders = nil
 	}
-	r.encoders, err = p.LoadEncoders(r.spec.Engine, r.spec.Config.Eval.Batch, pipeline.TextPart, pipeline.VAEPart)
+	r.encoders, err = p.LoadEncoders(r.spec.drawer(), r.spec.Config.Eval.Batch, pipeline.TextPart, pipeline.VAEPart)
 	r.of = p
 	return err
 }

@@ -82,6 +82,7 @@ func TestEvalUsage(t *testing.T) {
 		"exclude each other":                       "--protocol captions --captions-file c --convention mini --inception i --reference a --reference-stats b",
 		"by the pipeline's own CLIP":               "--inception i",
 		"needs the weights of an Inception":        "--convention lightning",
+		"it must be f32 or bf16":                   "--compute fp8",
 		"--every wants":                            "--follow run --out x --every 0s",
 		"in a rows file it stands in the row":      "--rows r.yaml --sampler lcm",
 		"--captions wants three":                   "--model ../../assets/mini --captions 1",
