@@ -264,15 +264,15 @@ type description struct {
 
 func describe(p *pipeline.Pipeline, unetFile, loraFile string) (description, error) {
 	d := description{prediction: p.Prediction}
-	var unets []string
-	if unetFile != "" {
-		unets = []string{unetFile}
-	} else {
-		var err error
-		if unets, err = weights.ModelFiles(filepath.Join(p.Dir, "unet")); err != nil {
-			return d, err
+	unets := []string{unetFile}
+	if unetFile == "" {
+		unets[0] = p.Dir
+		if info, err := os.Stat(p.Dir); err == nil && info.IsDir() {
+			if unets, err = weights.ModelFiles(filepath.Join(p.Dir, "unet")); err != nil {
+				return d, err
+			}
+			slices.Sort(unets)
 		}
-		slices.Sort(unets)
 	}
 	for _, path := range unets {
 		// A directory's prediction type is its scheduler's, and shards say nothing.

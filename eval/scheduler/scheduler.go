@@ -59,8 +59,11 @@ type Settings struct {
 	OriginalSteps int  `json:"original_inference_steps"` // that a consistency model was distilled at
 }
 
-// ReadSettings reads the scheduler's config of a diffusers directory.
+// ReadSettings reads the scheduler's config of a diffusers directory; a single file has SDXL's.
 func ReadSettings(dir string) (Settings, error) {
+	if info, err := os.Stat(dir); err == nil && !info.IsDir() {
+		return Settings{StepsOffset: 1, OriginalSteps: 50}, nil
+	}
 	s := Settings{AlphaToOne: true, OriginalSteps: 50}
 	path := filepath.Join(dir, "scheduler", "scheduler_config.json")
 	raw, err := os.ReadFile(path)

@@ -139,3 +139,34 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 }
+
+func TestReadSettings(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "scheduler"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "scheduler", "scheduler_config.json")
+	if _, err := ReadSettings(dir); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("no config: %v", err)
+	}
+	for content, want := range map[string]Settings{
+		`{"steps_offset": 1, "set_alpha_to_one": false}`: {StepsOffset: 1, OriginalSteps: 50},
+		`{"original_inference_steps": 25}`:               {AlphaToOne: true, OriginalSteps: 25},
+	} {
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := ReadSettings(dir); err != nil || got != want {
+			t.Errorf("%s: %+v, %v", content, got, err)
+		}
+	}
+	if got, err := ReadSettings(path); err != nil || got != (Settings{StepsOffset: 1, OriginalSteps: 50}) {
+		t.Errorf("a single file: %+v, %v", got, err)
+	}
+	if err := os.WriteFile(path, []byte("{"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadSettings(dir); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("a broken config: %v", err)
+	}
+}
