@@ -15,7 +15,6 @@ import (
 	"fewstep/engine"
 	"fewstep/eval/report"
 	"fewstep/eval/scheduler"
-	"fewstep/model/nn"
 	"fewstep/model/pipeline"
 	"fewstep/model/weights"
 
@@ -241,16 +240,16 @@ func (s *Spec) Loader(p *pipeline.Pipeline, unetFile, loraFile string) Loader {
 		if err != nil {
 			return nil, nil, err
 		}
-		return s.onDevice(p, specs, w.Values)
+		defer w.Close()
+		for _, note := range w.Notes {
+			s.warn("%s", note)
+		}
+		m, err := w.Load(s.drawer(), specs)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s/unet: %w", p.Dir, err)
+		}
+		return m, m.FreeAll, nil
 	}
-}
-
-func (s *Spec) onDevice(p *pipeline.Pipeline, specs []nn.Spec, values engine.Tensors) (*engine.Params, func(), error) {
-	m, err := s.drawer().Load(specs, values, nil)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%s/unet: %w", p.Dir, err)
-	}
-	return m, m.FreeAll, nil
 }
 
 // description is what the files of a model say about it.
