@@ -53,7 +53,7 @@ interop: setup tools
 
 # Package and target. FUZZTIME is for each of them.
 FUZZ     = model/weights:FuzzOpen model/weights:FuzzIndex model/lora:FuzzParseKey model/lora:FuzzRead \
-	model/ldm:FuzzCheckpoint model/hub:FuzzParse model/clip:FuzzEncode data:FuzzDecodeImage
+	model/ldm:FuzzCheckpoint model/hub:FuzzParse model/clip:FuzzEncode data:FuzzDecodeImage eval:FuzzReadRows eval:FuzzCOCOCaptions
 FUZZTIME ?= 5s
 
 fuzz: tools

@@ -15,6 +15,7 @@ import (
 	"fewstep/engine"
 	"fewstep/eval/report"
 	"fewstep/eval/scheduler"
+	"fewstep/model/hub"
 	"fewstep/model/pipeline"
 	"fewstep/model/weights"
 
@@ -32,7 +33,7 @@ import (
 //	  - {name: drawn elsewhere, images: pictures/, steps: 4}
 //	  - {run: runs/demo}
 //
-// Paths are relative to the file.
+// Paths are relative to the file; models on the hub, hf:OWNER/NAME, are fetched by the command line.
 type RowSpec struct {
 	Name       string   `yaml:"name"`       // in the table; default: what the file calls itself, or its name
 	Model      string   `yaml:"model"`      // diffusers directory; default: the evaluation's
@@ -80,7 +81,7 @@ func ReadRows(path string) ([]RowSpec, error) {
 	for i := range file.Rows {
 		r := &file.Rows[i]
 		for _, p := range []*string{&r.Model, &r.UNet, &r.LoRA, &r.Images, &r.Run} {
-			if *p != "" && !filepath.IsAbs(*p) {
+			if *p != "" && !filepath.IsAbs(*p) && !strings.HasPrefix(*p, hub.Prefix) {
 				*p = filepath.Join(filepath.Dir(path), *p)
 			}
 		}

@@ -116,7 +116,7 @@ func TestParquetCaptions(t *testing.T) {
 func TestReadRows(t *testing.T) {
 	path := written(t, "rows.yaml", `rows:
   - {name: Turbo, model: turbo, steps: [1, 4], guidance: 0}
-  - {lora: /abs/l.safetensors, prediction: sample}
+  - {model: "hf:a/b", lora: /abs/l.safetensors, prediction: sample}
   - {run: runs/demo}
   - {name: found, images: pictures, steps: 4}
 `)
@@ -125,7 +125,7 @@ func TestReadRows(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(rows) != 4 || rows[0].Model != filepath.Join(filepath.Dir(path), "turbo") || !slices.Equal(rows[0].Steps, intList{1, 4}) ||
-		*rows[0].Guidance != 0 || rows[1].LoRA != "/abs/l.safetensors" || rows[1].Guidance != nil || !slices.Equal(rows[3].Steps, intList{4}) {
+		*rows[0].Guidance != 0 || rows[1].LoRA != "/abs/l.safetensors" || rows[1].Model != "hf:a/b" || rows[1].Guidance != nil || !slices.Equal(rows[3].Steps, intList{4}) {
 		t.Errorf("%+v", rows)
 	}
 	for content, want := range map[string]string{
