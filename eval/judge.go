@@ -29,6 +29,8 @@ type Judge interface {
 	// Measure returns the values of images, of which image i was made for caption i. Without a reference there are no
 	// distances among them.
 	Measure(images []Features, captions Captions) ([]Value, error)
+	// Warnings say why numbers of so many images should not be trusted.
+	Warnings(images int) []string
 	// Free gives device memory back.
 	Free()
 }
@@ -68,6 +70,9 @@ type miniJudge struct {
 
 func (j *miniJudge) Free()         { j.net.Free() }
 func (j *miniJudge) AnySize() bool { return false }
+
+// Warnings are none: the page warns of few samples itself.
+func (j *miniJudge) Warnings(int) []string { return nil }
 
 func (j *miniJudge) Features(images []*image.NRGBA) ([]Features, error) {
 	if len(images) == 0 {

@@ -25,6 +25,8 @@ type meterCaptions struct {
 func (j *meterJudge) Free()         { j.meter.Free() }
 func (j *meterJudge) AnySize() bool { return true }
 
+func (j *meterJudge) Warnings(images int) []string { return j.meter.Warnings(images) }
+
 func (j *meterJudge) Features(all []*image.NRGBA) ([]Features, error) {
 	in := make([]images.RGB, len(all))
 	for i, img := range all {

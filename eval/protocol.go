@@ -67,6 +67,10 @@ func (s *Spec) prepare(judge Judge) (*protocol, error) {
 	if p.sheetPrompts = p.settings.SheetPrompts; p.sheetOfPrompts() {
 		p.sheetPrompts = p.prompts[:min(p.settings.SheetSamples, len(p.prompts))]
 	}
+	for _, w := range judge.Warnings(len(p.prompts)) {
+		s.warn("%s", w)
+		p.facts = append(p.facts, report.Fact{Name: "Mind", Value: w})
+	}
 	p.facts = append(p.facts,
 		report.Fact{Name: "Images", Value: fmt.Sprintf("%d×%d pixels, rounded to 8 bits; drawn in %s", p.resolution, p.resolution, s.drawer().Compute)},
 		report.Fact{Name: "Seed", Value: fmt.Sprint(p.settings.Seed)})
