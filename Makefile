@@ -51,7 +51,7 @@ test: setup format vet
 # Package and target. FUZZTIME is for each of them.
 FUZZ     = model/weights:FuzzOpen model/weights:FuzzIndex model/lora:FuzzParseKey model/lora:FuzzRead \
 	model/ldm:FuzzCheckpoint model/hub:FuzzParse model/clip:FuzzEncode model/clip:FuzzTokenizerFile \
-	model/unet:FuzzParseConfig data:FuzzDecodeImage
+	model/unet:FuzzParseConfig data:FuzzDecodeImage eval:FuzzReadRows eval:FuzzCOCOCaptions
 FUZZTIME ?= 5s
 
 fuzz: tools
@@ -63,6 +63,7 @@ fuzz: tools
 interop: setup tools
 	python="$$($(PYTHON) scripts/interop_python.py)" && FEWSTEP_INTEROP_PYTHON="$$python" $(GO) test $(GOBUILD) -count=1 -v ./interop
 
+# The report that a run ends with has no times; the command report adds them.
 # Without XLA the demo does the same work in pure Go, in counts so small that it teaches little.
 demo: setup build
 	@config=configs/mini/demo.yaml; \
@@ -70,7 +71,7 @@ demo: setup build
 		config=configs/mini/demo-go.yaml; \
 		echo "make: XLA is not there: the demo walks the ladder in pure Go with few samples, which shows the work and not the result" >&2; \
 	fi; \
-	bin/fewstep run $$config --dir $(RUN) && echo "the report is $(CURDIR)/$(RUN)/report/index.html"
+	bin/fewstep run $$config --dir $(RUN) && bin/fewstep report $(RUN) >/dev/null && echo "the report is $(CURDIR)/$(RUN)/report/index.html"
 
 clean:
 	rm -rf bin

@@ -1,18 +1,3 @@
-// Package metric measures images with the CLIP model that lies beside a pipeline (its clip folder): two Fréchet
-// distances from real images and the CLIP score.
-//
-// They are not FID: the features are not Inception's, and numbers of another CLIP or another reference set cannot be
-// compared with them. A pooled deep feature alone barely sees blur or noise, so a feature is made of two parts:
-//
-//   - what is shown: the projected embedding, of unit length, on the 32 leading principal axes of the reference
-//     images' embeddings, divided by the root of their total variance;
-//   - texture: the logarithm of each channel's deviation over the patch tokens of the first hidden state, less their
-//     mean over the channels (so that contrast alone counts for nothing), on the 16 leading principal axes of the
-//     reference, each divided by its own deviation, all by √16.
-//
-// So both parts of the real images have a total variance of 1, and a distance of 1 is a shift as large as their spread.
-//
-// FD-Whole is the distance of whole images, FD-Patch that of the central quarter enlarged twice by repeating pixels.
 package metric
 
 import (
@@ -97,17 +82,21 @@ func (n *Network) Free() {
 	}
 }
 
-// call runs f, frees its inputs and returns its outputs on the host.
 func (n *Network) call(f engine.Function, in ...*engine.Array) ([][]float32, error) {
+	return call(n.e, f, n.bind, in...)
+}
+
+// call runs f, frees its inputs and returns its outputs on the host.
+func call(e *engine.Engine, f engine.Function, bind engine.Bind, in ...*engine.Array) ([][]float32, error) {
 	defer engine.Free(in...)
-	out, err := n.e.Call(f, n.bind, in...)
+	out, err := e.Call(f, bind, in...)
 	if err != nil {
 		return nil, err
 	}
 	defer engine.Free(out...)
 	host := make([][]float32, len(out))
 	for i, a := range out {
-		if host[i], err = n.e.Floats(a); err != nil {
+		if host[i], err = e.Floats(a); err != nil {
 			return nil, err
 		}
 	}
@@ -116,31 +105,36 @@ func (n *Network) call(f engine.Function, in ...*engine.Array) ([][]float32, err
 
 // Text returns the projected embedding of each prompt, of unit length.
 func (n *Network) Text(prompts []string) ([][]float64, error) {
-	f := engine.Function{Key: "metric_text/" + n.text.Text("").Kind, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
-		return r.Run(n.text.Text(netText), in...)[clip.TextProjected:]
+	return embedTexts(n.e, n.text, n.tokenizer, n.bind, n.batch, prompts)
+}
+
+// embedTexts runs the text tower bound to netText.
+func embedTexts(e *engine.Engine, c *clip.TextConfig, tokenizer *clip.Tokenizer, bind engine.Bind, size int, prompts []string) ([][]float64, error) {
+	f := engine.Function{Key: "metric_text/" + c.Text("").Kind, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+		return r.Run(c.Text(netText), in...)[clip.TextProjected:]
 	}}
-	t, out := n.text.MaxPositions, make([][]float64, 0, len(prompts))
-	for start := 0; start < len(prompts); start += n.batch {
-		batch := prompts[start:min(start+n.batch, len(prompts))]
-		ids, end := make([]int32, n.batch*t), make([]int32, n.batch)
-		for i := range n.batch {
-			id, _ := n.tokenizer.Encode(batch[min(i, len(batch)-1)])
+	t, out := c.MaxPositions, make([][]float64, 0, len(prompts))
+	for start := 0; start < len(prompts); start += size {
+		batch := prompts[start:min(start+size, len(prompts))]
+		ids, end := make([]int32, size*t), make([]int32, size)
+		for i := range size {
+			id, _ := tokenizer.Encode(batch[min(i, len(batch)-1)])
 			copy(ids[i*t:(i+1)*t], id)
-			end[i] = n.text.EOSPosition(id)
+			end[i] = c.EOSPosition(id)
 		}
-		a, err := n.e.Upload(ids, n.batch, t)
+		a, err := e.Upload(ids, size, t)
 		if err != nil {
 			return nil, err
 		}
-		b, err := n.e.Upload(end, n.batch)
+		b, err := e.Upload(end, size)
 		if err != nil {
 			return nil, err
 		}
-		res, err := n.call(f, a, b)
+		res, err := call(e, f, bind, a, b)
 		if err != nil {
 			return nil, fmt.Errorf("encoding prompts for the CLIP score: %w", err)
 		}
-		d := n.text.ProjectionDim
+		d := c.ProjectionDim
 		for i := range batch {
 			out = append(out, unit(res[0][i*d:(i+1)*d]))
 		}

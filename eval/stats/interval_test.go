@@ -97,6 +97,83 @@ func TestFrechetIntervalCovers(t *testing.T) {
 	}
 }
 
+// The same for intervals from influences, with more and with fewer samples than dimensions, which a ruler of this size
+// would not choose by itself.
+func TestInfluenceIntervalCovers(t *testing.T) {
+	for _, c := range []struct {
+		n, dims      int
+		mean, spread float64
+	}{{64, 4, 0.3, 1.3}, {128, 32, 0.1, 1.2}, {24, 32, 0.1, 1.2}} {
+		const sets = 200
+		rng := rand.New(rand.NewPCG(4, uint64(c.n)))
+		ruler, err := newFrechetRuler(diagonalReference(t, decaying(c.dims, 1)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		opt, _ := Resampling{}.withDefaults()
+		var expected, half float64
+		intervals := make([]Interval, sets)
+		for i := range intervals {
+			x := gaussian(rng, c.n, c.mean, decaying(c.dims, c.spread))
+			got, err := influenceIntervals([]*measuredSet{ruler.measure(x)}, c.n, opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			intervals[i] = got[0]
+			expected += got[0].Value / sets
+			half += (got[0].High - got[0].Low) / 2 / sets
+		}
+		var held, variance float64
+		for _, iv := range intervals {
+			if iv.Low <= expected && expected <= iv.High {
+				held++
+			}
+			variance += (iv.Value - expected) * (iv.Value - expected) / sets
+		}
+		if held/sets < 0.91 {
+			t.Errorf("%+v: 95 %% intervals held the expected distance in %.1f %% of sets", c, 100*held/sets)
+		}
+		if ratio := half / (1.96 * math.Sqrt(variance)); ratio < 0.9 || ratio > 1.5 {
+			t.Errorf("%+v: intervals are %.2f times as wide as the distances scatter", c, ratio)
+		}
+	}
+}
+
+// Both kinds of interval are about the same value, and the large kind is chosen for large problems.
+func TestIntervalMethods(t *testing.T) {
+	rng := rand.New(rand.NewPCG(8, 8))
+	const dims = resampledSize + 10
+	x, y := gaussian(rng, dims+30, 0.1, decaying(dims, 1.1)), gaussian(rng, dims+30, 0.12, decaying(dims, 1.1))
+	reference := diagonalReference(t, decaying(dims, 1))
+	iv, err := FrechetInterval(x, reference, Resampling{Seed: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, _ := MomentsOf(x)
+	want, err := Frechet(m, reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if iv.Method != ByInfluence || math.Abs(iv.Value-want) > 1e-9*want || !(iv.Low < iv.Value && iv.Value < iv.High) || !(iv.Bias > 0) {
+		t.Errorf("%+v, want the distance %g inside", iv, want)
+	}
+	other, err := FrechetInterval(y, reference, Resampling{Seed: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := FrechetDifference(x, y, reference, Resampling{Seed: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if math.Abs(d.Value-(iv.Value-other.Value)) > 1e-9*want || d.High-d.Low > 2*(iv.High-iv.Low) {
+		t.Errorf("difference %+v of %+v and %+v", d, iv, other)
+	}
+	small, err := FrechetInterval(gaussian(rng, 40, 0.1, decaying(6, 1.1)), diagonalReference(t, decaying(6, 1)), Resampling{Resamples: 40})
+	if err != nil || small.Method != ByParts {
+		t.Errorf("%+v, %v", small, err)
+	}
+}
+
 // A 50 % interval must miss often: the coverage test above can fail.
 func TestFrechetIntervalLevel(t *testing.T) {
 	rng := rand.New(rand.NewPCG(9, 9))

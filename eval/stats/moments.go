@@ -1,6 +1,13 @@
 // Package stats holds the statistics behind the evaluation: streaming moments
-// of feature vectors, the Fréchet distance between two sets of features, and
-// intervals that say how far a printed number can be trusted.
+// of feature vectors, the Fréchet distance between two sets of features, the
+// kernel distance, precision and recall, the diversity of a prompt's images,
+// and intervals that say how far a printed number can be trusted.
+//
+// At FID's 2,048 dimensions, on two CPU cores that were doing other things as
+// well (provisional): a distance of moments takes 9.5 s, one with its interval
+// 43 s from 2,500 features and 1.3 s from 500.
+//
+//	go test ./eval/stats -run xxx -bench Features2048 -benchtime 1x
 //
 // Everything is float64 and deterministic: the same features, in the same
 // order, with the same seed give the same bits on the same machine.

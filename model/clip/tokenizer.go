@@ -26,6 +26,7 @@ type Tokenizer struct {
 	BOS, EOS, Pad int32
 
 	unknown int32
+	repairs bool // captions are cleaned first, as open_clip's tokenizer does
 	ids     map[string]int32
 	ranks   map[pair]int
 	special []specialToken
@@ -75,6 +76,9 @@ func ParseTokenizer(dir string, read func(name string) ([]byte, error)) (*Tokeni
 	}
 	return t, nil
 }
+
+// asOpenCLIP makes it open_clip's tokenizer: captions are repaired first, and no part of one is a special token.
+func (t *Tokenizer) asOpenCLIP() { t.repairs, t.special = true, nil }
 
 // tokenizerFiles are the files of a tokenizer folder.
 type tokenizerFiles struct {
@@ -129,6 +133,9 @@ func (t *Tokenizer) Encode(text string) (ids []int32, eos int) {
 func (t *Tokenizer) Count(text string) int { return 2 + len(t.encodeText(text)) }
 
 func (t *Tokenizer) encodeText(text string) []int32 {
+	if t.repairs {
+		text = repairText(text)
+	}
 	var ids []int32
 	t.splitSpecial(text, false, func(id int32, plain string) {
 		if id >= 0 {

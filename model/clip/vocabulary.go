@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	_ "embed"
+	"io/fs"
 	"slices"
 	"strings"
 	"sync"
@@ -41,6 +42,17 @@ var Standard = sync.OnceValue(func() *Vocabulary {
 	v.Tokens = append(v.Tokens, startOfText, endOfText)
 	return v
 })
+
+// Tokenizer is what a folder written by [Vocabulary.Write] gives.
+func (v *Vocabulary) Tokenizer(maxLength int, pad string) (*Tokenizer, error) {
+	files := v.Files(maxLength, pad)
+	return ParseTokenizer("vocabulary", func(name string) ([]byte, error) {
+		if content, ok := files[name]; ok {
+			return content, nil
+		}
+		return nil, fs.ErrNotExist
+	})
+}
 
 // Standard says whether the tokenizer has OpenAI's vocabulary and merges.
 func (t *Tokenizer) Standard() bool {

@@ -159,10 +159,14 @@ func clipBlock(name, config string) (nn.Block, error) {
 	if err != nil {
 		return nn.Block{}, err
 	}
+	return bothTowers(name, text, vision), nil
+}
+
+func bothTowers(name string, text *clip.TextConfig, vision *clip.VisionConfig) nn.Block {
 	return nn.Block{Kind: "clip", Name: name, Level: nn.Network,
 		Compose: func(r nn.Runner, in []nn.Value) []nn.Value {
 			image := r.Run(vision.Vision(""), in[0])
 			words := r.Run(text.Text(""), in[1], in[2])
 			return append(r.Run(clip.Logits(""), image[0], words[clip.TextProjected]), image...)
-		}}, nil
+		}}
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"fewstep/engine"
+	"fewstep/internal/drawn"
 )
 
 // fingerprint is what the golden files keep of a parameter's gradient: its norm, and its products with directions that are
@@ -73,7 +74,7 @@ func (d fingerprint) close(param string, values []float32, largest float64) erro
 	}
 	for k, want := range d[1:] {
 		got := 0.0
-		for i, direction := range uniform(fmt.Sprintf("%s.probe%d", param, k), len(values)) {
+		for i, direction := range drawn.Uniform(fmt.Sprintf("%s.probe%d", param, k), len(values)) {
 			got += direction * float64(values[i])
 		}
 		if !(math.Abs(got-want) <= allowed) {
@@ -87,7 +88,7 @@ func (d fingerprint) close(param string, values []float32, largest float64) erro
 func TestFingerprintsSeeErrors(t *testing.T) {
 	const name, rows, columns = "net.weight", 8, 6
 	values := make([]float32, rows*columns)
-	for i, v := range uniform("values", len(values)) {
+	for i, v := range drawn.Uniform("values", len(values)) {
 		values[i] = float32(v)
 	}
 	square := 0.0
@@ -97,7 +98,7 @@ func TestFingerprintsSeeErrors(t *testing.T) {
 	d := fingerprint{math.Sqrt(square)}
 	for k := range 3 {
 		sum := 0.0
-		for i, direction := range uniform(fmt.Sprintf("%s.probe%d", name, k), len(values)) {
+		for i, direction := range drawn.Uniform(fmt.Sprintf("%s.probe%d", name, k), len(values)) {
 			sum += direction * float64(values[i])
 		}
 		d = append(d, sum)

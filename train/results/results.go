@@ -168,7 +168,7 @@ func (m *Maker) Report(ctx context.Context, r *train.Run) (worked bool, err erro
 		}
 		return true, err
 	}
-	return true, eval.WriteReport(r.Dir, t)
+	return true, eval.WriteReport(r.Dir, t, nil)
 }
 
 // progress logs each finished row, and every ten seconds within one.
