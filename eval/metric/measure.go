@@ -102,8 +102,8 @@ var counterparts = map[kind]string{frechetWhole: "FID-Whole", frechetPatch: "FID
 // What does not apply is left out: patches of images smaller than a patch, the diversity of prompts that were drawn
 // once. Every value has its interval.
 func (m *Meter) Results(made []Look, prompts []string, captions [][]float64, opt stats.Resampling) ([]Result, error) {
-	if len(made) < 2 {
-		return nil, fmt.Errorf("%d images cannot be measured: give at least 2, and %d for numbers that can be compared", len(made), Few)
+	if len(made) < leastImages {
+		return nil, fmt.Errorf("%d images cannot be measured: give at least %d, and %d for numbers that can be compared", len(made), leastImages, Few)
 	}
 	if len(prompts) != len(made) || m.scorer != nil && len(captions) != len(made) {
 		return nil, fmt.Errorf("%d images, %d prompts and %d embedded captions: each image needs its own", len(made), len(prompts), len(captions))

@@ -17,8 +17,11 @@ import (
 // Few is the number of samples below which distances say little; see [Meter.Warnings].
 const Few = 2048
 
-// manifoldNeighbours is the k of precision and recall.
-const manifoldNeighbours = 3
+// manifoldNeighbours is the k of precision and recall, leastImages how many images that takes.
+const (
+	manifoldNeighbours = 3
+	leastImages        = 2*manifoldNeighbours + 2
+)
 
 // Sources are the files that a standard's networks come from.
 type Sources struct {
@@ -186,8 +189,8 @@ func (m *Meter) Captions(captions []string) ([][]float64, error) {
 
 // Refer takes the real images that others are measured from.
 func (m *Meter) Refer(real []Look) error {
-	if len(real) < 2*manifoldNeighbours+2 {
-		return fmt.Errorf("%d real images are too few to measure from", len(real))
+	if len(real) < leastImages {
+		return fmt.Errorf("%d real images are too few to measure from: give at least %d, and %d for numbers that can be compared", len(real), leastImages, Few)
 	}
 	set := func(r *reference, of func(Look) []float32) (err error) {
 		*r = reference{features: wide(real, of)}
