@@ -1,8 +1,9 @@
-# make demo   distils the small teacher that comes with the repository and writes a report
-# make test   checks formatting, vets and tests everything
-# make fuzz   fuzzes every reader of files for some seconds
+# make demo      distils the small teacher that comes with the repository and writes a report
+# make test      checks formatting, vets and tests everything
+# make interop   proves against PyTorch and diffusers, which it installs, that each side reads and draws the other's files
+# make fuzz      fuzzes every reader of files for some seconds
 #
-# Needs: Go, a C compiler, and python3 with pip (only to fetch the XLA CPU plugin, once).
+# Needs: Go, a C compiler, and python3 with pip (to fetch the XLA CPU plugin, and PyTorch for `make interop`, once).
 
 GO     ?= go
 PYTHON ?= python3
@@ -17,7 +18,7 @@ export CGO_ENABLED = 1
 # Plugins come from `make setup` alone.
 export GOMLX_NO_AUTO_INSTALL = 1
 
-.PHONY: help tools setup build format vet test fuzz demo clean
+.PHONY: help tools setup build format vet test fuzz interop demo clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -49,7 +50,8 @@ test: setup format vet
 
 # Package and target. FUZZTIME is for each of them.
 FUZZ     = model/weights:FuzzOpen model/weights:FuzzIndex model/lora:FuzzParseKey model/lora:FuzzRead \
-	model/ldm:FuzzCheckpoint model/hub:FuzzParse model/clip:FuzzEncode data:FuzzDecodeImage
+	model/ldm:FuzzCheckpoint model/hub:FuzzParse model/clip:FuzzEncode model/clip:FuzzTokenizerFile \
+	model/unet:FuzzParseConfig data:FuzzDecodeImage eval:FuzzReadRows eval:FuzzCOCOCaptions
 FUZZTIME ?= 5s
 
 fuzz: tools
@@ -58,6 +60,10 @@ fuzz: tools
 		$(GO) test $(GOBUILD) ./$${f%%:*} -run '^$$' -fuzz "^$${f##*:}\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x || exit 1; \
 	done
 
+interop: setup tools
+	python="$$($(PYTHON) scripts/interop_python.py)" && FEWSTEP_INTEROP_PYTHON="$$python" $(GO) test $(GOBUILD) -count=1 -v ./interop
+
+# The report that a run ends with has no times; the command report adds them.
 # Without XLA the demo does the same work in pure Go, in counts so small that it teaches little.
 demo: setup build
 	@config=configs/mini/demo.yaml; \
@@ -65,7 +71,7 @@ demo: setup build
 		config=configs/mini/demo-go.yaml; \
 		echo "make: XLA is not there: the demo walks the ladder in pure Go with few samples, which shows the work and not the result" >&2; \
 	fi; \
-	bin/fewstep run $$config --dir $(RUN) && echo "the report is $(CURDIR)/$(RUN)/report/index.html"
+	bin/fewstep run $$config --dir $(RUN) && bin/fewstep report $(RUN) >/dev/null && echo "the report is $(CURDIR)/$(RUN)/report/index.html"
 
 clean:
 	rm -rf bin

@@ -225,3 +225,6 @@ func readFolder(dir string) (rows []Row, encoded [][]byte, err error) {
 	})
 	return rows, encoded, err
 }
+
+// Encoded returns the file of image i as the source holds it: PNG, JPEG or WebP. It panics outside [0, Len).
+func (s *Set) Encoded(i int) []byte { return s.encoded[i] }

@@ -28,11 +28,11 @@ func TestSDXLCounts(t *testing.T) {
 	if err := json.Unmarshal(data, &m); err != nil {
 		t.Fatal(err)
 	}
-	c := &unet.Config{InChannels: 4, OutChannels: 4, SampleSize: 128, BlockOutChannels: []int{320, 640, 1280}, LayersPerBlock: 2,
-		DownBlockTypes: []string{"DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"},
-		UpBlockTypes:   []string{"CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"}, MidBlockType: "UNetMidBlock2DCrossAttn",
+	c := &unet.Config{InChannels: 4, OutChannels: 4, SampleSize: 128, BlockOutChannels: []int{320, 640, 1280}, LayersPerBlock: []int{2},
+		DownBlockTypes:    []string{"DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"},
+		UpBlockTypes:      []string{"CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"},
 		TransformerLayers: []int{1, 2, 10}, AttentionHeads: []int{5, 10, 20}, CrossAttentionDim: 2048, LinearProjection: true,
-		AdditionEmbedType: "text_time", AdditionTimeDim: 256, ProjectionDim: 2816, NormGroups: 32, NormEps: 1e-5, FlipSinToCos: true, ActFn: "silu"}
+		AdditionTimeDim: 256, ProjectionDim: 2816, NormGroups: 32, NormEps: 1e-5}
 	backend, err := gobackend.New("")
 	if err != nil {
 		t.Fatal(err)

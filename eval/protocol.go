@@ -1,8 +1,3 @@
-// Package eval measures models and makes a run's report: the protocol ("mini"), the table of metrics, the sample
-// sheets, and the page.
-//
-// Every row of a table is made alike: the same prompts, the same starting noise for each prompt, the same real images
-// to compare with. All follow from the settings and their seed, so the same models give the same bytes.
 package eval
 
 import (
@@ -10,36 +5,39 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"image"
+	"strings"
 
 	"fewstep/data"
 	"fewstep/distill"
-	"fewstep/eval/metric"
-	"fewstep/eval/stats"
+	"fewstep/eval/report"
+	"fewstep/eval/sample"
 	"fewstep/model/pipeline"
 )
 
 // sheetNoise numbers the noise of prompts that stand on the sheet only.
 const sheetNoise = int64(1) << 40
 
-// protocol is what all rows of a table share.
+// protocol is what all rows of a table share. Image i is made for prompt i from noise (seed, i), whatever the batch,
+// the model or the device.
 type protocol struct {
 	settings   distill.Eval
 	resolution int
 	prompts    []string
-	embeddings []pipeline.Embedding // of prompts
-	texts      [][]float64          // of prompts, by the metrics' own text encoder
-	ruler      *metric.Ruler
-	real       []metric.Features // of the floor
-	realTexts  [][]float64       // of the floor's captions
+	judge      Judge
+	captions   Captions // of prompts
+	floor      []Value  // of real images measured against the others; nil without
 
-	sheetPrompts    []string
-	sheetEmbeddings []pipeline.Embedding // nil when the sheet shows the first prompts
+	sheetPrompts []string // the first prompts, or others that are drawn for the sheet alone
 
+	facts  []report.Fact
 	digest string // of everything above that decides a row's numbers
 }
 
-// draw lists the rows and captions of n samples, by the rows' weights and the captions' probabilities.
-func draw(set *data.Set, c *distill.Config, n int) (rows []int, captions []string, err error) {
+func (p *protocol) sheetOfPrompts() bool { return len(p.settings.SheetPrompts) == 0 }
+
+// chosen lists the rows and captions of n samples, by the rows' weights and the captions' probabilities.
+func chosen(set *data.Set, c *distill.Config, n int) (rows []int, captions []string, err error) {
 	order, err := set.Order(data.OrderOptions{Seed: c.Eval.Seed, Fine: c.Data.Captions.Fine, Kind: c.Data.Captions.Kind, Coarse: c.Data.Captions.Coarse})
 	if err != nil {
 		return nil, nil, err
@@ -50,11 +48,53 @@ func draw(set *data.Set, c *distill.Config, n int) (rows []int, captions []strin
 	return rows, captions, nil
 }
 
-// prepare draws prompts and measures the real images. Prompts come from all rows; the ruler is the training rows and
-// the floor the held-out ones, so that no image is compared with itself.
-func (s *Spec) prepare(enc *pipeline.Encoders, net *metric.Network) (*protocol, error) {
+// prepare chooses the prompts and measures the real images.
+func (s *Spec) prepare(judge Judge) (*protocol, error) {
+	p := &protocol{settings: s.Config.Eval, resolution: s.Config.Data.Resolution, judge: judge}
+	var reference []Features
+	var err error
+	if s.Captions == nil {
+		reference, err = s.mini(p)
+	} else {
+		reference, err = s.listed(p)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if p.captions, err = judge.Captions(p.prompts); err != nil {
+		return nil, err
+	}
+	if p.sheetPrompts = p.settings.SheetPrompts; p.sheetOfPrompts() {
+		p.sheetPrompts = p.prompts[:min(p.settings.SheetSamples, len(p.prompts))]
+	}
+	for _, w := range judge.Warnings(len(p.prompts)) {
+		s.warn("%s", w)
+		p.facts = append(p.facts, report.Fact{Name: "Mind", Value: w})
+	}
+	p.facts = append(p.facts,
+		report.Fact{Name: "Images", Value: fmt.Sprintf("%d×%d pixels, rounded to 8 bits; drawn in %s", p.resolution, p.resolution, s.drawer().Compute)},
+		report.Fact{Name: "Seed", Value: fmt.Sprint(p.settings.Seed)})
+	if s.Base != nil {
+		p.facts = append(p.facts,
+			report.Fact{Name: "Teacher", Value: fmt.Sprintf("%d Euler steps on the trailing grid, guidance %g", p.settings.TeacherSteps, p.settings.Guidance)},
+			report.Fact{Name: "Undistilled", Value: "the same network at " + numbers(p.settings.Steps) + " steps, with that guidance and without"})
+	}
+	p.digest, err = digest(p.settings, p.resolution, s.Convention, s.Sources, s.ReferenceStats, p.prompts, p.sheetPrompts, ends(reference), len(reference), s.drawer().Compute.String())
+	return p, err
+}
+
+// ends stand for a whole reference in a digest.
+func ends(v []Features) []Features {
+	if len(v) == 0 {
+		return nil
+	}
+	return []Features{v[0], v[len(v)-1]}
+}
+
+// mini draws prompts from all rows of the data set. The training rows are what distances are measured from, and the
+// floor is the held-out ones, so that no image is compared with itself.
+func (s *Spec) mini(p *protocol) (reference []Features, err error) {
 	c := s.Config
-	p := &protocol{settings: c.Eval, resolution: c.Data.Resolution}
 	path := c.SourcePath()
 	all, err := data.Open(path, data.Options{MaxBad: c.Data.MaxBad})
 	if err != nil {
@@ -68,58 +108,89 @@ func (s *Spec) prepare(enc *pipeline.Encoders, net *metric.Network) (*protocol, 
 	if err != nil {
 		return nil, err
 	}
-	if train.Len() == 0 || held.Len() == 0 {
-		return nil, fmt.Errorf("%s has %d training rows and %d held-out ones: the evaluation needs a split column with both \"train\" and \"eval\"", path, train.Len(), held.Len())
-	}
-	if _, p.prompts, err = draw(all, c, c.Eval.Samples); err != nil {
+	if _, p.prompts, err = chosen(all, c, c.Eval.Samples); err != nil {
 		return nil, err
 	}
-	if p.embeddings, err = enc.Text(p.prompts); err != nil {
-		return nil, err
-	}
-	if p.texts, err = net.Text(p.prompts); err != nil {
-		return nil, err
-	}
-	if p.sheetPrompts = c.Eval.SheetPrompts; len(p.sheetPrompts) > 0 {
-		if p.sheetEmbeddings, err = enc.Text(p.sheetPrompts); err != nil {
-			return nil, err
-		}
-	} else {
-		p.sheetPrompts = p.prompts[:min(c.Eval.SheetSamples, len(p.prompts))]
-	}
-
-	s.report(Progress{Model: "real images", Total: train.Len() + held.Len()})
+	total := train.Len() + held.Len()
+	s.report(Progress{Model: "real images", Total: total})
 	epoch, err := train.Order(data.OrderOptions{Seed: c.Eval.Seed})
 	if err != nil {
 		return nil, err
 	}
-	reference := make([]int, epoch.Len())
-	for k := range reference {
-		reference[k] = epoch.Row(int64(k))
+	order := make([]int, epoch.Len())
+	for k := range order {
+		order[k] = epoch.Row(int64(k))
 	}
-	features, err := measureReal(net, train, reference, p.resolution)
-	if err != nil {
+	if reference, err = measureReal(p.judge, train, order, p.resolution, func(done int) { s.report(Progress{Model: "real images", Done: done, Total: total}) }); err != nil {
 		return nil, err
 	}
-	if p.ruler, err = metric.NewRuler(features); err != nil {
+	if err := p.judge.Refer(reference); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	rows, captions, err := draw(held, c, c.Eval.Samples)
+	rows, captions, err := chosen(held, c, c.Eval.Samples)
 	if err != nil {
 		return nil, err
 	}
-	if p.real, err = measureReal(net, held, rows, p.resolution); err != nil {
+	real, err := measureReal(p.judge, held, rows, p.resolution, func(done int) {
+		s.report(Progress{Model: "real images", Done: min(train.Len()+done, total), Total: total})
+	})
+	if err != nil {
 		return nil, err
 	}
-	if p.realTexts, err = net.Text(captions); err != nil {
+	texts, err := p.judge.Captions(captions)
+	if err != nil {
 		return nil, err
 	}
-	p.digest, err = digest(c.Eval, c.Data.Resolution, p.prompts, p.sheetPrompts, features[0], features[len(features)-1], len(features), s.Engine.Compute.String())
-	return p, err
+	if p.floor, err = p.judge.Measure(real, texts); err != nil {
+		return nil, err
+	}
+	sum, err := all.Digest()
+	if err != nil {
+		return nil, err
+	}
+	distinct := map[string]bool{}
+	for _, prompt := range p.prompts {
+		distinct[prompt] = true
+	}
+	p.facts = []report.Fact{
+		{Name: "Protocol", Value: fmt.Sprintf("mini: %d prompts drawn from all rows as in training (fine %g, kind %g, coarse %g), %d of them distinct; one image each, the same noise per prompt for every model", len(p.prompts), c.Data.Captions.Fine, c.Data.Captions.Kind, c.Data.Captions.Coarse, len(distinct))},
+		{Name: "Real images", Value: fmt.Sprintf("distances are measured from the training rows of %s by their weights; the floor is %d draws of the held-out rows", c.Data.Source, len(real))},
+		{Name: "Captioned images", Value: fmt.Sprintf("%d rows, sha256 of keys, captions and images %s", all.Len(), sum)},
+	}
+	return reference, nil
+}
+
+// listed takes the prompts from a list of captions and the real images from wherever Reference says.
+func (s *Spec) listed(p *protocol) (reference []Features, err error) {
+	p.prompts = s.Captions.Texts
+	if len(p.prompts) < 4 {
+		return nil, fmt.Errorf("%s has %d captions; measure at least 4 images", s.Captions.Path, len(p.prompts))
+	}
+	p.facts = []report.Fact{
+		{Name: "Protocol", Value: fmt.Sprintf("%s: %s; one image each, the same noise per prompt for every model", s.Captions.Protocol, s.Captions.What)},
+		{Name: "Captions", Value: fmt.Sprintf("%s, sha256 %s", s.Captions.Path, s.Captions.SHA256)},
+	}
+	if len(s.ReferenceStats) > 0 {
+		p.facts = append(p.facts, report.Fact{Name: "Real images", Value: "saved statistics: " + strings.Join(s.ReferenceStats, ", ")})
+		return nil, nil
+	}
+	if s.Reference == "" {
+		p.facts = append(p.facts, report.Fact{Name: "Real images", Value: "none were given, so there are no distances from them"})
+		return nil, nil
+	}
+	reference, sum, err := s.real(p)
+	if err != nil {
+		return nil, err
+	}
+	p.facts = append(p.facts, report.Fact{Name: "Real images", Value: fmt.Sprintf("%d of %s, sha256 of their files in order %s", len(reference), s.Reference, sum)})
+	if err := p.judge.Refer(reference); err != nil {
+		return nil, fmt.Errorf("%s: %w", s.Reference, err)
+	}
+	return reference, nil
 }
 
 // measureReal returns the features of a set's rows in the given order; rows may repeat and are looked at once.
-func measureReal(net *metric.Network, set *data.Set, rows []int, resolution int) ([]metric.Features, error) {
+func measureReal(judge Judge, set *data.Set, rows []int, resolution int, looked func(done int)) ([]Features, error) {
 	at := map[int]int{}
 	var distinct []int
 	for _, r := range rows {
@@ -128,24 +199,25 @@ func measureReal(net *metric.Network, set *data.Set, rows []int, resolution int)
 			distinct = append(distinct, r)
 		}
 	}
-	var features []metric.Features
+	var features []Features
 	const chunk = 64 // images held at a time
 	for start := 0; start < len(distinct); start += chunk {
-		var images [][]float32
+		var images []*image.NRGBA
 		for _, r := range distinct[start:min(start+chunk, len(distinct))] {
 			v, err := set.Image(r, resolution)
 			if err != nil {
 				return nil, err
 			}
-			images = append(images, v)
+			images = append(images, sample.Image(v, pipeline.Square(resolution)))
 		}
-		f, err := net.Features(images, resolution)
+		f, err := judge.Features(images)
 		if err != nil {
 			return nil, err
 		}
 		features = append(features, f...)
+		looked(len(features))
 	}
-	out := make([]metric.Features, len(rows))
+	out := make([]Features, len(rows))
 	for i, r := range rows {
 		out[i] = features[at[r]]
 	}
@@ -161,6 +233,6 @@ func digest(v ...any) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
-func (p *protocol) resampling() stats.Resampling {
-	return stats.Resampling{Resamples: p.settings.Bootstrap, Seed: p.settings.Seed}
+func numbers(n []int) string {
+	return strings.Join(strings.Fields(strings.Trim(fmt.Sprint(n), "[]")), ", ")
 }

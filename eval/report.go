@@ -25,7 +25,8 @@ const (
 	rowsName  = "rows"
 )
 
-// Keep lets an evaluation save its rows in a run directory and find them there.
+// Keep lets an evaluation save its rows in a run directory and find them there, and note the time per image in the
+// run's timing.jsonl.
 func (s *Spec) Keep(d *rundir.Dir) {
 	s.Save = func(name string, raw []byte) error {
 		return d.SaveArtifact(rundir.Report, rundir.Bytes(rowsName+"/"+name, raw))
@@ -34,6 +35,32 @@ func (s *Spec) Keep(d *rundir.Dir) {
 		raw, err := os.ReadFile(d.ArtifactPath(rundir.Report, rowsName+"/"+name))
 		return raw, err == nil
 	}
+	s.Timed = func(t report.Timing) error { return monitor.AppendSampling(d.TimingPath(), samplingTime(t)) }
+}
+
+func samplingTime(t report.Timing) monitor.SamplingTime {
+	return monitor.SamplingTime{Model: t.Model, Kind: string(t.Kind), Steps: t.Steps, Calls: t.Calls, SecondsPerImage: t.SecondsPerImage, Busy: t.Busy, Device: t.Device}
+}
+
+// ReadTimings returns the latest time per image of each model in a timing.jsonl.
+func ReadTimings(path string) ([]report.Timing, error) {
+	lines, err := monitor.ReadSampling(path)
+	if err != nil {
+		return nil, err
+	}
+	var out []report.Timing
+	for _, l := range lines {
+		t := report.Timing{Model: l.Model, Kind: report.Kind(l.Kind), Steps: l.Steps, Calls: l.Calls, SecondsPerImage: l.SecondsPerImage, Busy: l.Busy, Device: l.Device}
+		i := slices.IndexFunc(out, func(o report.Timing) bool {
+			return o.Model == t.Model && o.Kind == t.Kind && o.Steps == t.Steps && o.Calls == t.Calls
+		})
+		if i < 0 {
+			out = append(out, t)
+		} else {
+			out[i] = t
+		}
+	}
+	return out, nil
 }
 
 // ReadTable returns the table that WriteReport saved in a run directory.
@@ -53,9 +80,11 @@ func ReadTable(d *rundir.Dir) (*Table, error) {
 	return t, nil
 }
 
-// WriteReport writes index.html, metrics.csv, metrics.json and the table itself into a run's report folder. They
-// depend on the run's results alone: no clock, no place.
-func WriteReport(d *rundir.Dir, t *Table) error {
+// WriteReport writes index.html, metrics.csv, metrics.json and the table itself into a run's report folder. Without
+// times they depend on the run's results alone, no clock and no place: a run that was killed and continued has the
+// same report to the byte. So times per image, which differ from one run of the same recipe to the next, are not in
+// the report that a run ends with; 'fewstep report' adds them.
+func WriteReport(d *rundir.Dir, t *Table, times []report.Timing) error {
 	raw, err := json.Marshal(t)
 	if err != nil {
 		return err
@@ -63,6 +92,9 @@ func WriteReport(d *rundir.Dir, t *Table) error {
 	r, err := NewReport(d, t)
 	if err != nil {
 		return err
+	}
+	if r.Timings = times; len(times) == 0 {
+		r.Facts = append(slices.Clone(r.Facts), report.Fact{Name: "Time per image", Value: "not on this page, so that a run made again gives the same page; 'fewstep report' writes it with the times that were measured"})
 	}
 	dir, err := os.MkdirTemp("", "fewstep-report-")
 	if err != nil {
@@ -102,14 +134,15 @@ func NewReport(d *rundir.Dir, t *Table) (*report.Report, error) {
 		return nil, err
 	}
 	r := &report.Report{
-		Title:    fmt.Sprintf("%s: %s", c.Name, ladder(c)),
-		Summary:  fmt.Sprintf("Progressive adversarial distillation of %s on %s. Each model is compared with the undistilled one at the same number of network calls.", c.Model, c.Data.Source),
-		Facts:    t.Facts,
-		Commands: commands(c),
-		Config:   string(config),
-		Metrics:  t.Metrics,
-		Rows:     t.Rows,
-		Stages:   stages(c, records),
+		Title:     fmt.Sprintf("%s: %s", c.Name, ladder(c)),
+		Summary:   fmt.Sprintf("Progressive adversarial distillation of %s on %s. Each model is compared with the undistilled one at the same number of network calls.", c.Model, c.Data.Source),
+		Facts:     t.Facts,
+		Commands:  commands(c),
+		Config:    string(config),
+		Metrics:   t.Metrics,
+		Rows:      t.Rows,
+		Published: report.Lightning(),
+		Stages:    stages(c, records),
 	}
 	if r.Sheets, err = t.sheets(); err != nil {
 		return nil, err
@@ -134,7 +167,7 @@ func commands(c *distill.Config) []report.Command {
 	out := []report.Command{
 		{Purpose: "Make the run again from its own config, in the run's folder", Line: "fewstep run config.yaml --dir again"},
 		{Purpose: "Check every file of the run against its manifests", Line: "fewstep check ."},
-		{Purpose: "Write this report again from what is saved", Line: "fewstep report ."},
+		{Purpose: "Write this report again from what is saved, with the measured time per image", Line: "fewstep report ."},
 	}
 	if len(c.Stages) > 0 {
 		n := c.Stages[len(c.Stages)-1].StudentSteps
@@ -169,19 +202,29 @@ func (t *Table) sheets() ([]report.Sheet, error) {
 		out = append(out, report.Sheet{Title: title, Caption: caption, PNG: png, Prompts: t.Prompts})
 		return nil
 	}
+	if len(calls) == 0 {
+		return out, add("Every model", "One prompt and one starting noise per row.", nil)
+	}
 	if err := add("Every distilled model beside the teacher", "One prompt and one starting noise per row.", func(c Column) bool {
 		return distilled(c) || c.Kind == report.Teacher
 	}); err != nil {
 		return nil, err
 	}
+	teacher := func(c Column) bool { return c.Kind == report.Teacher }
 	for _, n := range calls {
+		rival := func(c Column) bool { return !distilled(c) && c.Calls == n }
+		if !slices.ContainsFunc(t.Columns, teacher) && !slices.ContainsFunc(t.Columns, rival) {
+			continue // the first sheet shows as much
+		}
 		title := fmt.Sprintf("%d network calls: distilled and undistilled", n)
 		if n == 1 {
 			title = "One network call: distilled and undistilled"
 		}
-		if err := add(title, "The teacher is the first column; the others cost equally many network calls. One prompt and one starting noise per row.", func(c Column) bool {
-			return c.Kind == report.Teacher || c.Calls == n
-		}); err != nil {
+		caption := "Models of equally many network calls. One prompt and one starting noise per row."
+		if slices.ContainsFunc(t.Columns, teacher) {
+			caption = "The teacher beside models of equally many network calls. One prompt and one starting noise per row."
+		}
+		if err := add(title, caption, func(c Column) bool { return teacher(c) || c.Calls == n }); err != nil {
 			return nil, err
 		}
 	}

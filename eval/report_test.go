@@ -45,7 +45,7 @@ func inventedTable() *Table {
 		}
 		v := 0.1 * float64(i+1)
 		low, high := v-0.01, v+0.01
-		t.add(c, []values{{metric.Whole, v, &low, &high, 256}, {metric.Score, 80 - v, nil, nil, 256}})
+		t.add(c, []Value{{metric.Whole, v, &low, &high, 256}, {metric.Score, 80 - v, nil, nil, 256}})
 	}
 	return t
 }
@@ -100,7 +100,7 @@ func TestReportDependsOnResultsAlone(t *testing.T) {
 		dir = *keepDir
 	}
 	one := inventedRun(t, filepath.Join(dir, "one"))
-	if err := WriteReport(one, inventedTable()); err != nil {
+	if err := WriteReport(one, inventedTable(), nil); err != nil {
 		t.Fatal(err)
 	}
 	first := read(one)
@@ -113,7 +113,7 @@ func TestReportDependsOnResultsAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := WriteReport(two, table); err != nil {
+	if err := WriteReport(two, table, nil); err != nil {
 		t.Fatal(err)
 	}
 	for i, b := range read(two) {
@@ -138,5 +138,46 @@ func TestReportOfUnevaluatedRun(t *testing.T) {
 	d := inventedRun(t, filepath.Join(t.TempDir(), "run"))
 	if _, err := ReadTable(d); err == nil || !strings.Contains(err.Error(), "not been evaluated") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestTimesStandBeside: times per image are noted outside of what must be the same for every run of a recipe, and come
+// onto the page when the report is written with them.
+func TestTimesStandBeside(t *testing.T) {
+	d := inventedRun(t, filepath.Join(t.TempDir(), "run"))
+	var s Spec
+	s.Keep(d)
+	for _, seconds := range []float64{0.5, 0.0125} { // measured twice: the latest counts
+		if err := s.Timed(report.Timing{Model: "8step_unet", Kind: report.Full, Steps: 8, Calls: 8, SecondsPerImage: seconds, Device: "a device"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	page := func(times []report.Timing) string {
+		t.Helper()
+		if err := WriteReport(d, inventedTable(), times); err != nil {
+			t.Fatal(err)
+		}
+		var all []byte
+		for _, name := range []string{"index.html", "metrics.json", tableName} {
+			b, err := os.ReadFile(d.ArtifactPath(rundir.Report, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, b...)
+		}
+		return string(all)
+	}
+	if got := page(nil); strings.Contains(got, "12.5 ms") || strings.Contains(got, "seconds_per_image") || !strings.Contains(got, "fewstep report&#39; writes it") {
+		t.Error("the report that a run ends with has times, or does not say where they are")
+	}
+	times, err := ReadTimings(d.TimingPath())
+	if err != nil || len(times) != 1 {
+		t.Fatalf("%+v, %v", times, err)
+	}
+	if got := page(times); !strings.Contains(got, "12.5 ms") || !strings.Contains(got, `"seconds_per_image": 0.0125`) {
+		t.Error("the report with times does not show them")
+	}
+	if problems, err := rundir.Check(d.Path()); err != nil || len(problems) > 0 {
+		t.Errorf("the run directory has problems %v, %v", problems, err)
 	}
 }

@@ -17,8 +17,8 @@ type tableFile struct {
 
 // result is one measured model.
 type result struct {
-	Column Column   `json:"column"`
-	Values []values `json:"values"`
+	Column Column  `json:"column"`
+	Values []Value `json:"values"`
 }
 
 // MarshalJSON writes everything that a report needs of the table.

@@ -220,7 +220,7 @@ func (m *models) critic(step distill.Step, at int) (*engine.Params, error) {
 		return nil, err
 	}
 	r := m.run
-	specs, err := nn.Trace(r.opt.Backend, r.discriminator().Network("", discriminator.Form(step.Form)), r.Pipeline.UNetInputs(1, r.Config.Data.Resolution)...)
+	specs, err := nn.Trace(r.opt.Backend, r.discriminator().Network("", discriminator.Form(step.Form)), r.Pipeline.UNetInputs(1, pipeline.Square(r.Config.Data.Resolution))...)
 	if err != nil {
 		return nil, err
 	}

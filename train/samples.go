@@ -61,7 +61,7 @@ func (r *Run) newSamples() (*samples, error) {
 			}
 			images = append(images, v)
 		}
-		z, err := enc.Latents(images, c.Resolution)
+		z, err := enc.Latents(images, pipeline.Square(c.Resolution))
 		if err != nil {
 			return nil, err
 		}
@@ -148,7 +148,8 @@ func (s *samples) batch(sampler *distill.Sampler, first int64, n int) (*inputs, 
 		return nil, err
 	}
 	in := &inputs{Batch: b, e: s.run.Engine}
-	shapes := p.UNetInputs(n, c.Data.Resolution)
+	pixels := pipeline.Square(c.Data.Resolution)
+	shapes := p.UNetInputs(n, pixels)
 	size := shapes[unet.InSample].Size() / n
 	x := make([]float32, n*size)
 	var text, pooled, ids []float32
@@ -158,7 +159,7 @@ func (s *samples) batch(sampler *distill.Sampler, first int64, n int) (*inputs, 
 			return nil, fmt.Errorf("sample %d: its latent has %d values, the UNet takes %d", k, len(z), size)
 		}
 		emb := s.embeddings[s.caption[s.order.Caption(k)]]
-		text, pooled, ids = append(text, emb.Text...), append(pooled, emb.Pooled...), append(ids, p.TimeIDs(c.Data.Resolution)...)
+		text, pooled, ids = append(text, emb.Text...), append(pooled, emb.Pooled...), append(ids, pipeline.TimeIDs(pixels)...)
 	}
 	each(n, func(i int) {
 		k, to := first+int64(i), x[i*size:(i+1)*size]

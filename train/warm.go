@@ -9,6 +9,7 @@ import (
 	"fewstep/engine"
 	"fewstep/model/discriminator"
 	"fewstep/model/nn"
+	"fewstep/model/pipeline"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -30,7 +31,7 @@ func (r *Run) warm(from distill.State) {
 		return
 	}
 	w := &warmer{Run: r, seen: map[string]bool{}, column: engine.Input(shapes.Make(dtypes.Float32, r.Config.Train.Batch))}
-	for _, s := range r.Pipeline.UNetInputs(r.Config.Train.Batch, r.Config.Data.Resolution) {
+	for _, s := range r.Pipeline.UNetInputs(r.Config.Train.Batch, pipeline.Square(r.Config.Data.Resolution)) {
 		w.in = append(w.in, engine.Input(s))
 	}
 	w.x = w.in[0]
@@ -91,7 +92,7 @@ func (w *warmer) step(step distill.Step) {
 	}
 	w.add("predict "+target, predict(f, student))
 	form := discriminator.Form(step.Form)
-	specs, err := nn.Trace(w.opt.Backend, w.discriminator().Network("", form), w.Pipeline.UNetInputs(1, w.Config.Data.Resolution)...)
+	specs, err := nn.Trace(w.opt.Backend, w.discriminator().Network("", form), w.Pipeline.UNetInputs(1, pipeline.Square(w.Config.Data.Resolution))...)
 	if err != nil {
 		return
 	}

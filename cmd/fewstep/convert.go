@@ -25,9 +25,10 @@ func newConvert(a *app) *cobra.Command {
 		Use:   "convert MODEL OUT",
 		Short: "Write a model in another form: diffusers directory, single file or UNet file.",
 		Long: "Writes a model in another form: diffusers directory, single file or UNet file.\n\n" +
-			"MODEL is any of the three, also on the Hugging Face hub: hf:OWNER/NAME, or hf:OWNER/NAME/FILE. A single file is what ComfyUI and A1111 load; a UNet file holds the UNet alone, and\n" +
-			"takes the rest of a model from --base. Without --to, an OUT that ends in .safetensors becomes a single file and\n" +
-			"anything else a directory. Tensors are streamed, and OUT appears complete or not at all.\n\n" +
+			"MODEL is any of the three, also on the Hugging Face hub: hf:OWNER/NAME, or hf:OWNER/NAME/FILE. A single file is\n" +
+			"what ComfyUI and A1111 load; a UNet file holds the UNet alone, and takes the rest of a model from --base. Without\n" +
+			"--to, an OUT that ends in .safetensors becomes a single file and anything else a directory. Tensors are streamed,\n" +
+			"and OUT appears complete or not at all.\n\n" +
 			"A single file holds no configuration and no tokenizer. What fewstep writes carries them in its metadata; for other\n" +
 			"files they are SDXL's.\n\n" +
 			"A LoRA of any naming becomes one with kohya's names, which every program loads; its layers must be SDXL's, or those\n" +

@@ -3,62 +3,170 @@ package main
 import (
 	"fmt"
 	"math"
+	"path/filepath"
 	"slices"
+	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"fewstep/distill"
 	"fewstep/engine"
 	"fewstep/eval"
+	"fewstep/eval/metric"
 	"fewstep/eval/report"
+	"fewstep/eval/scheduler"
 	"fewstep/internal/atomicfile"
 	"fewstep/internal/xla"
+	"fewstep/model/inception"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
+	"fewstep/train/monitor"
+	"fewstep/train/rundir"
 )
 
 func init() { register(newEval) }
 
 type evalOptions struct {
 	model, unet, lora string
+	sampler, compute  string
+	rows, follow      string
+	protocol          string
+	captionFile       string
+	reference         string
+	referenceStats    []string
+	convention        string
+	sources           metric.Sources
 	data, sheet       string
+	out, images       string
 	steps             []int
 	guidance          []float64
 	samples, batch    int
+	resolution        int
 	bootstrap         int
 	seed              uint64
 	captions          []float64
+	every             time.Duration
 }
 
 func newEval(a *app) *cobra.Command {
 	var o evalOptions
 	c := &cobra.Command{
 		Use:   "eval",
-		Short: "Measure a model: Fréchet distances from real images, and CLIP score.",
-		Long: "Measures a model at one or more step counts by the protocol of the reports.\n\n" +
-			"Prompts are drawn from a captioned data set; one image of each is compared with its real images, in features of the\n" +
-			"pipeline's own CLIP (convention mini-clip; not FID). The first row is the floor: held-out real images against the others.",
+		Short: "Measure models: Fréchet distances from real images, and CLIP score.",
+		Long: "Measures models at one or more step counts, all by the same protocol, and writes a report of them with --out.\n\n" +
+			"Protocols. mini: prompts are drawn from a captioned data set; the first row is the floor, held-out real images against\n" +
+			"the others. coco10k: the first 10,000 images that captions_val2014.json names, by the order of its annotations, one\n" +
+			"caption each, measured from those same images where --reference is their folder. captions: every caption of a JSON file like that, or of a parquet file with a caption column. Image i is\n" +
+			"drawn from noise (seed, i), whatever the model, the batch or the device.\n\n" +
+			"Conventions. mini-clip: features of the pipeline's own CLIP, not FID. The others measure by an Inception network and a CLIP\n" +
+			"of your choice, treating images as papers do: " + conventionNames() + ".\n\n" + fetchHelp() + "\n\n" +
+			"Models. Those of the flags, those of a rows file (name, model, unet, lora, images, run, steps, guidance, sampler, prediction,\n" +
+			"kind), or with --follow those that a run exports, as they appear, until its ladder is done; the run's directory is only\n" +
+			"read.\n\n" +
+			"With --out a stopped evaluation continues by the same command; with --keep-images within a row too.",
 		Example: "  fewstep eval --model assets/mini --steps 8,4,2,1 --guidance 0,3\n" +
-			"  fewstep eval --unet runs/demo/exports/4step_unet.safetensors",
+			"  fewstep eval --unet runs/demo/exports/4step_unet.safetensors --out evals/4step\n" +
+			"  fewstep eval --rows rows.yaml --protocol coco10k --captions-file captions_val2014.json --reference val2014 --out evals/coco\n" +
+			"  fewstep eval --follow /shared/runs/demo --out evals/demo",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.eval(cmd, o) },
 	}
 	f := c.Flags()
-	f.StringVar(&o.model, "model", "assets/mini", "diffusers directory with a clip folder")
+	f.StringVar(&o.model, "model", "assets/mini", "diffusers directory, single file or hf:OWNER/NAME; for mini-clip with a clip folder")
 	f.StringVar(&o.unet, "unet", "", "UNet state dict in place of the directory's, as in a run's exports folder")
 	f.StringVar(&o.lora, "lora", "", "LoRA file to merge into the UNet")
-	f.StringVar(&o.data, "data", "assets/mini/images.parquet", "captioned images with the splits train and eval")
+	f.StringVar(&o.sampler, "sampler", "trained", "how the model is sampled: trained, euler, euler-leading, euler-ancestral, ddim, ddim-leading or lcm")
+	f.StringVar(&o.compute, "compute", "f32", "arithmetic of the networks that draw: f32 or bf16; those that measure compute in f32")
+	f.StringVar(&o.rows, "rows", "", "YAML file that names the models to measure, instead of --unet and --lora")
+	f.StringVar(&o.follow, "follow", "", "measure what this run exports, as it appears, by the run's own settings")
+	f.DurationVar(&o.every, "every", 30*time.Second, "how often to look for new models with --follow")
+	f.StringVar(&o.protocol, "protocol", "mini", "mini, coco10k or captions")
+	f.StringVar(&o.captionFile, "captions-file", "", "COCO's captions_val2014.json, or a parquet file with a caption column")
+	f.StringVar(&o.reference, "reference", "", "real images for --protocol coco10k and captions: captioned parquet file or folder; none = no distances")
+	f.StringSliceVar(&o.referenceStats, "reference-stats", nil, "statistics in place of the real images: an .npz of pytorch-fid or clean-fid, and another of patches")
+	f.StringVar(&o.convention, "convention", metric.Convention, "how images are measured: "+conventionNames())
+	f.StringVar(&o.sources.Inception, "inception", "", "weights of the Inception network, for every convention but "+metric.Convention)
+	f.StringVar(&o.sources.CLIP, "clip", "", "folder of the CLIP that the scores are by, for the same; none = no score")
+	f.StringVar(&o.sources.Tokenizer, "clip-tokenizer", "", "folder of its tokenizer, where it is another")
+	f.StringVar(&o.data, "data", "assets/mini/images.parquet", "captioned images with the splits train and eval, for --protocol mini")
+	f.StringVarP(&o.out, "out", "o", "", "folder for the report, metrics.csv, metrics.json and what a stopped evaluation continues from")
+	f.StringVar(&o.images, "keep-images", "", "keep every image as a PNG in this folder")
 	f.StringVar(&o.sheet, "sheet", "", "also write a PNG sheet of the first prompts here")
 	f.IntSliceVarP(&o.steps, "steps", "n", []int{32}, "step counts; a file's own where it says one")
 	f.Float64SliceVarP(&o.guidance, "guidance", "g", []float64{0}, "classifier-free guidance scales, each measured at every step count; 0 = off")
-	f.IntVar(&o.samples, "samples", 256, "images per row")
+	f.IntVar(&o.samples, "samples", 256, "images per row; with --captions-file at most so many, if given")
 	f.IntVar(&o.batch, "batch", 32, "images per program call")
+	f.IntVar(&o.resolution, "resolution", 0, "side of the images in pixels; 0 = the model's own")
 	f.IntVar(&o.bootstrap, "bootstrap", 400, "resamples behind an interval; 0 = no intervals")
 	f.Uint64Var(&o.seed, "seed", 1, "seed of prompts and starting noise")
 	f.Float64SliceVar(&o.captions, "captions", []float64{0.4, 0.3, 0.3}, "probabilities of fine, kind and coarse captions")
 	return c
+}
+
+// conventionNames lists them for people.
+func conventionNames() string {
+	out := metric.Convention
+	for _, s := range metric.Standards() {
+		out += ", " + s.Name
+	}
+	return out
+}
+
+// fetchHelp says where the networks of the conventions come from.
+func fetchHelp() string {
+	out := "Networks. Only features of the FID network are called FID; other weights give the metric another name.\n"
+	for _, r := range inception.Releases() {
+		out += fmt.Sprintf("  %s\n", r.File)
+		if r.SHA256 != "" {
+			out += fmt.Sprintf("    SHA-256 %s\n", r.SHA256)
+		}
+		out += fmt.Sprintf("    %s\n", r.Fetch)
+	}
+	for _, s := range metric.Standards() {
+		if s.Score == nil || s.Score.Fetch == "" {
+			continue
+		}
+		out += fmt.Sprintf("  CLIP of %s: %s\n", s.Name, s.Score.Model)
+		if s.Score.SHA256 != "" {
+			out += fmt.Sprintf("    SHA-256 %s\n", s.Score.SHA256)
+		}
+		out += fmt.Sprintf("    %s\n", s.Score.Fetch)
+	}
+	return strings.TrimRight(out, "\n")
+}
+
+// check refuses flags that exclude each other.
+func (o evalOptions) check(cmd *cobra.Command) error {
+	given := cmd.Flags().Changed
+	switch {
+	case o.rows != "" && (o.unet != "" || o.lora != "" || given("steps") || given("guidance")):
+		return usageErrorf("--rows names the models and how they are sampled: leave --unet, --lora, --steps and --guidance out")
+	case o.follow != "" && (o.rows != "" || o.unet != "" || o.lora != "" || given("protocol") || given("steps") || given("guidance") || given("samples") || given("seed")):
+		return usageErrorf("--follow measures a run's models by the run's own settings: of the models and the protocol, give --model and --data alone, where the run's paths are others on this machine")
+	case o.follow != "" && o.out == "":
+		return withHint(usageErrorf("--follow needs a folder for its results"), "give --out")
+	case o.protocol != "mini" && o.captionFile == "":
+		return withHint(usageErrorf("--protocol %s needs a file of captions", o.protocol), "give --captions-file")
+	case o.protocol == "mini" && (o.captionFile != "" || o.reference != "" || len(o.referenceStats) > 0):
+		return withHint(usageErrorf("--captions-file, --reference and --reference-stats belong to another protocol than mini"), "give --protocol coco10k or captions")
+	case (o.follow != "" || o.rows != "") && given("sampler"):
+		return usageErrorf("--sampler is of the model of the flags: in a rows file it stands in the row, and a run's models have their own")
+	case o.reference != "" && len(o.referenceStats) > 0:
+		return usageErrorf("--reference and --reference-stats exclude each other")
+	case o.convention == metric.Convention && (o.sources != metric.Sources{} || len(o.referenceStats) > 0):
+		return withHint(usageErrorf("convention %s measures by the pipeline's own CLIP, from images", metric.Convention), "give --convention one of %s", conventionNames())
+	case o.convention != metric.Convention && o.sources.Inception == "":
+		return withHint(usageErrorf("convention %s needs the weights of an Inception network", o.convention), "give --inception; 'fewstep eval --help' says where they come from")
+	case o.compute != "f32" && o.compute != "bf16":
+		return usageErrorf("--compute is %q; it must be f32 or bf16", o.compute)
+	case o.every <= 0:
+		return usageErrorf("--every wants a positive time, not %v", o.every)
+	}
+	return nil
 }
 
 func (o evalOptions) config(p *pipeline.Pipeline) (*distill.Config, error) {
@@ -68,74 +176,100 @@ func (o evalOptions) config(p *pipeline.Pipeline) (*distill.Config, error) {
 	if len(o.steps) == 0 || slices.Min(o.steps) < 1 || slices.Max(o.steps) > p.Schedule.T() {
 		return nil, usageErrorf("--steps wants counts from 1 to %d, not %v", p.Schedule.T(), o.steps)
 	}
+	if _, err := scheduler.Parse(o.sampler); err != nil {
+		return nil, withCode(exitUsage, err)
+	}
 	if len(o.guidance) == 0 || slices.Min(o.guidance) < 0 {
 		return nil, usageErrorf("--guidance wants scales of 0 or more, not %v", o.guidance)
 	}
+	if o.resolution == 0 {
+		o.resolution = p.UNet.SampleSize * p.Factor()
+	}
+	if r := p.Factor() << (len(p.UNet.BlockOutChannels) - 1); o.resolution < r || o.resolution%r != 0 {
+		return nil, usageErrorf("--resolution %d is not a multiple of %d", o.resolution, r)
+	}
 	c := distill.Default()
-	c.Model, c.Data.Source, c.Data.Resolution = o.model, o.data, p.UNet.SampleSize*p.Factor()
+	c.Model, c.Data.Source, c.Data.Resolution = o.model, o.data, o.resolution
 	c.Data.Captions = distill.Captions{Fine: o.captions[0], Kind: o.captions[1], Coarse: o.captions[2]}
-	c.Eval = distill.Eval{Samples: o.samples, Batch: min(o.batch, o.samples), Steps: o.steps, Seed: o.seed, Bootstrap: o.bootstrap, SheetSamples: 16}
+	c.Eval = distill.Eval{Samples: o.samples, Batch: max(1, min(o.batch, o.samples)), Steps: o.steps, Seed: o.seed, Bootstrap: o.bootstrap, SheetSamples: 16}
 	return c, nil
 }
 
 func (a *app) eval(cmd *cobra.Command, o evalOptions) error {
-	p, err := pipeline.Open(o.model)
-	if err != nil {
+	if err := o.check(cmd); err != nil {
 		return err
 	}
-	if _, err := o.config(p); err != nil {
+	if err := a.localAll(cmd.Context(), &o.model, &o.unet, &o.lora); err != nil {
 		return err
+	}
+	s := eval.Spec{Progress: a.evalProgress(), Warn: func(text string) { a.log.Warn(text) }, Images: o.images,
+		Convention: o.convention, Sources: o.sources}
+	var followed *rundir.Dir
+	var err error
+	if o.follow != "" {
+		if followed, s.Config, err = eval.ViewRun(o.follow); err != nil {
+			return err
+		}
+		defer followed.Close()
+		if cmd.Flags().Changed("data") {
+			s.Config.Data.Source = o.data
+		}
+		if !cmd.Flags().Changed("model") {
+			o.model = s.Config.ModelPath()
+		}
+	}
+	if s.Pipeline, err = pipeline.Open(o.model); err != nil {
+		return err
+	}
+	if followed == nil {
+		if s.Config, err = o.config(s.Pipeline); err != nil {
+			return err
+		}
+	}
+	if o.captionFile != "" {
+		limit := 0
+		if cmd.Flags().Changed("samples") {
+			limit = o.samples
+		}
+		if s.Captions, err = eval.ReadCaptions(o.protocol, o.captionFile, limit); err != nil {
+			return err
+		}
+		s.Reference, s.ReferenceStats = o.reference, o.referenceStats
+		s.Config.Eval.Batch = max(1, min(o.batch, len(s.Captions.Texts)))
+	}
+	var specs []eval.RowSpec
+	if o.rows != "" {
+		if specs, err = eval.ReadRows(o.rows); err != nil {
+			return withCode(exitUsage, err)
+		}
+		for i := range specs {
+			if err := a.localAll(cmd.Context(), &specs[i].Model, &specs[i].UNet, &specs[i].LoRA); err != nil {
+				return err
+			}
+		}
 	}
 	rt, err := a.openBackend(xla.Options{})
 	if err != nil {
 		return err
 	}
 	defer rt.Close()
-	e := engine.New(rt.Backend, dtypes.Float32, nn.Network)
-	specs, err := p.UNetSpecs(rt.Backend, nil)
-	if err != nil {
-		return err
+	s.Engine = engine.New(rt.Backend, dtypes.Float32, nn.Network)
+	if o.compute == "bf16" {
+		s.Drawer = engine.New(rt.Backend, dtypes.BFloat16, nn.Network)
 	}
-	w, err := p.LoadUNet(specs, o.unet, o.lora)
-	if err != nil {
-		return err
+	if o.out != "" {
+		s.KeepIn(o.out)
 	}
-	defer w.Close()
-	for _, note := range w.Notes {
-		a.log.Warn(note)
-	}
-	if w.Steps > 0 {
-		if !cmd.Flags().Changed("steps") {
-			o.steps = []int{w.Steps}
-		}
-		if !cmd.Flags().Changed("guidance") {
-			o.guidance = []float64{w.Guidance}
-		}
-	}
-	c, err := o.config(p)
-	if err != nil {
-		return err
-	}
-	name, kind := w.Title, report.Full
 	switch {
-	case o.lora != "":
-		kind = report.LoRA
-	case w.Steps == 0:
-		kind = report.Undistilled
+	case followed != nil:
+		return a.follow(cmd, s, followed, o)
+	case o.rows != "":
+		s.Entries, err = s.Rows(specs)
+	default:
+		s.Entries, err = o.entries(cmd, &s)
 	}
-	if name == "" {
-		name = p.Dir
-	}
-	model, err := w.Load(e, specs)
 	if err != nil {
-		return fmt.Errorf("%s/unet: %w", p.Dir, err)
-	}
-	s := eval.Spec{Engine: e, Pipeline: p, Config: c, Progress: a.evalProgress()}
-	for _, g := range o.guidance {
-		for _, n := range o.steps {
-			s.Entries = append(s.Entries, eval.Entry{Model: name, Kind: kind, Steps: n, Guidance: g, Prediction: w.Prediction,
-				Load: func() (*engine.Params, func(), error) { return model, func() {}, nil }})
-		}
+		return err
 	}
 	t, err := eval.Evaluate(cmd.Context(), s)
 	if err != nil {
@@ -150,17 +284,123 @@ func (a *app) eval(cmd *cobra.Command, o evalOptions) error {
 			return err
 		}
 	}
+	if o.out != "" {
+		if err := eval.WriteFolder(o.out, t, evalReport(cmd, s.Entries)); err != nil {
+			return err
+		}
+		a.log.Info("report", "file", filepath.Join(o.out, "index.html"))
+	}
 	return a.writeTable(t)
 }
 
-// evalProgress logs each row when its last image is done.
+// entries are the model of the flags at every step count and guidance.
+func (o evalOptions) entries(cmd *cobra.Command, s *eval.Spec) ([]eval.Entry, error) {
+	row := eval.RowSpec{UNet: o.unet, LoRA: o.lora, Sampler: o.sampler}
+	given := cmd.Flags().Changed
+	if given("steps") || o.unet == "" && o.lora == "" {
+		row.Steps = o.steps
+	}
+	guidance := []*float64{nil}
+	if given("guidance") {
+		guidance = nil
+		for _, g := range o.guidance {
+			guidance = append(guidance, &g)
+		}
+	}
+	var specs []eval.RowSpec
+	for _, row.Guidance = range guidance {
+		specs = append(specs, row)
+	}
+	return s.Rows(specs)
+}
+
+// evalReport is what stands on the page of an evaluation beside its table.
+func evalReport(cmd *cobra.Command, entries []eval.Entry) *report.Report {
+	r := &report.Report{Title: "Evaluation", Summary: "Every model was measured with the same prompts and the same starting noise."}
+	for _, e := range entries {
+		for _, f := range e.Files {
+			f.Name = e.Model + ": " + f.Name
+			if !slices.Contains(r.Lineage, f) {
+				r.Lineage = append(r.Lineage, f)
+			}
+		}
+	}
+	r.Commands = []report.Command{{Purpose: "Measure again, or continue, from the same working directory", Line: commandLine(cmd)}}
+	return r
+}
+
+// commandLine is the command with the flags that were given, for a shell.
+func commandLine(cmd *cobra.Command) string {
+	line := cmd.CommandPath()
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		value := f.Value.String()
+		if strings.HasSuffix(f.Value.Type(), "Slice") {
+			value = strings.Trim(value, "[]")
+		}
+		if value == "" || strings.ContainsAny(value, " '\"$\\&;<>()*?") {
+			value = "'" + strings.ReplaceAll(value, "'", `'\''`) + "'"
+		}
+		line += " --" + f.Name + "=" + value
+	})
+	return line
+}
+
+// follow measures the models of a run as they appear.
+func (a *app) follow(cmd *cobra.Command, s eval.Spec, d *rundir.Dir, o evalOptions) error {
+	s.Config.Model = s.Pipeline.Dir
+	s.Base = s.Loader(s.Pipeline, "", "")
+	v, err := eval.Open(s)
+	if err != nil {
+		return err
+	}
+	defer v.Close()
+	page := filepath.Join(o.out, "index.html")
+	err = v.Follow(cmd.Context(), d, s.Config, o.every, func(t *eval.Table, entries []eval.Entry, models, of int) error {
+		r, err := eval.NewReport(d, t)
+		if err != nil {
+			return err
+		}
+		r.Facts = nil // WriteFolder adds the table's
+		own := evalReport(cmd, entries)
+		r.Commands = append(own.Commands, r.Commands...)
+		if models < of {
+			r.Warnings = append(r.Warnings, fmt.Sprintf("The run goes on: %d of the %d models of its ladder are on this page.", models, of))
+		}
+		if err := eval.WriteFolder(o.out, t, r); err != nil {
+			return err
+		}
+		a.log.Info("report", "file", page, "models", fmt.Sprintf("%d/%d", models, of))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.writeJSON(map[string]string{"report": page})
+	}
+	fmt.Fprintln(a.stdout, page)
+	return nil
+}
+
+// evalProgress shows how far an evaluation is, with the time that is left.
 func (a *app) evalProgress() func(eval.Progress) {
+	if a.quiet {
+		return func(eval.Progress) {}
+	}
+	style := monitor.StyleLines
+	if a.json {
+		style = monitor.StyleJSON
+	}
+	line := monitor.NewProgress(a.stderr, style, 10*time.Second)
 	return func(p eval.Progress) {
 		switch {
 		case p.Row == 0:
-			a.log.Info("measuring "+p.Model, "images", p.Total)
-		case p.Done == p.Total:
-			a.log.Info(fmt.Sprintf("row %d of %d", p.Row, p.Rows), "model", p.Model, "steps", p.Steps, "calls", p.Calls, "images", p.Done)
+			_ = line.Update(monitor.Record{Kind: monitor.KindStep, Stage: p.Model, Phase: "looked at", Samples: int64(p.Done), Total: int64(p.Total), Position: int64(p.Done), RunTotal: int64(p.Total)})
+		case p.Saved:
+			a.log.Info(fmt.Sprintf("row %d of %d was measured before", p.Row, p.Rows), "model", p.Model, "steps", p.Steps, "calls", p.Calls)
+		default:
+			_ = line.Update(monitor.Record{Kind: monitor.KindStep, Stage: fmt.Sprintf("row %d/%d %s", p.Row, p.Rows, p.Model), Phase: fmt.Sprintf("%d steps, %d calls", p.Steps, p.Calls),
+				Samples: int64(p.Done), Total: int64(p.Total), Position: int64((p.Row-1)*p.Total + p.Done), RunTotal: int64(p.Rows * p.Total)})
 		}
 	}
 }

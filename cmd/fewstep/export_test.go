@@ -104,6 +104,23 @@ func TestExport(t *testing.T) {
 	if _, errs, code := runCommand(t, "export", run, "--steps", "32", "--out", dir); code != 1 || !strings.Contains(errs, "not empty") {
 		t.Errorf("over an existing directory: code %d, %q", code, errs)
 	}
+	single := filepath.Join(t.TempDir(), "32step.safetensors")
+	if out, errs, code := runCommand(t, "export", run, "--steps", "32", "--out", single); code != 0 || out != single+"\n" {
+		t.Fatalf("code %d, %q, %q", code, out, errs)
+	}
+	out, _, code = runCommand(t, "inspect", "--values", single)
+	for _, want := range []string{"kind        single file of SDXL: UNet, VAE, text encoders", "whole       yes", "hash        sound", "fewstep.sampler.steps = 32"} {
+		if code != 0 || !strings.Contains(out, want) {
+			t.Errorf("inspect of the single file, code %d, does not say %q:\n%s", code, want, out)
+		}
+	}
+	release := filepath.Join(t.TempDir(), "release")
+	if out, errs, code := runCommand(t, "export", run, "--release", "mini", "--out", release); code != 0 || strings.Count(out, "\n") != 4 || !strings.Contains(out, "mini_32step_unet.safetensors") {
+		t.Errorf("code %d, %q, %q", code, out, errs)
+	}
+	if _, errs, code := runCommand(t, "export", run, "--release", "mini", "--steps", "32", "--out", release); code != 2 || !strings.Contains(errs, "--release takes --out") {
+		t.Errorf("code %d, %q", code, errs)
+	}
 	if _, errs, code := runCommand(t, "export", run, "--steps", "8", "--out", dir+"8"); code != 1 || !strings.Contains(errs, "it has --steps 32 --full") {
 		t.Errorf("steps that are not made yet: code %d, %q", code, errs)
 	}

@@ -14,9 +14,10 @@ func init() { register(newReport) }
 func newReport(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "report RUN",
-		Short: "Write a run's report again from what the run has saved.",
+		Short: "Write a run's report again from what the run has saved, with the measured time per image.",
 		Long: "Writes report/index.html, metrics.csv and metrics.json of a run that has been evaluated.\n" +
-			"Nothing is measured again; the same results give the same bytes.",
+			"Nothing is measured again. The times per image come from the run's timing.jsonl; they differ from one run of a\n" +
+			"recipe to the next, so the report that 'fewstep run' itself writes is without them and always the same.",
 		Example: "  fewstep report runs/demo",
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(_ *cobra.Command, args []string) error { return a.report(args[0]) },
@@ -33,7 +34,11 @@ func (a *app) report(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := eval.WriteReport(d, t); err != nil {
+	times, err := eval.ReadTimings(d.TimingPath())
+	if err != nil {
+		return err
+	}
+	if err := eval.WriteReport(d, t, times); err != nil {
 		return err
 	}
 	page := d.ArtifactPath(rundir.Report, "index.html")

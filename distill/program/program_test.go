@@ -35,11 +35,10 @@ func TestMain(m *testing.M) {
 
 // tiny is a UNet of SDXL's family with one block of each kind.
 func tiny() *unet.Config {
-	return &unet.Config{InChannels: 4, OutChannels: 4, BlockOutChannels: []int{8}, LayersPerBlock: 1,
+	return &unet.Config{InChannels: 4, OutChannels: 4, BlockOutChannels: []int{8}, LayersPerBlock: []int{1},
 		DownBlockTypes: []string{"CrossAttnDownBlock2D"}, UpBlockTypes: []string{"CrossAttnUpBlock2D"},
 		TransformerLayers: []int{1}, AttentionHeads: []int{2}, CrossAttentionDim: 12, LinearProjection: true,
-		AdditionEmbedType: "text_time", AdditionTimeDim: 4, ProjectionDim: 30, NormGroups: 4, NormEps: 1e-5, FlipSinToCos: true,
-		MidBlockType: "UNetMidBlock2DCrossAttn", ActFn: "silu"}
+		AdditionTimeDim: 4, ProjectionDim: 30, NormGroups: 4, NormEps: 1e-5}
 }
 
 const (

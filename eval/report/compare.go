@@ -26,6 +26,9 @@ func (v Verdict) Words() string {
 	return [...]string{"no rival", "clearly worse", "worse, intervals overlap", "better, intervals overlap", "clearly better"}[v]
 }
 
+func (v Verdict) class() string  { return [...]string{"", "bad", "mid", "mid", "good"}[v] }
+func (v Verdict) symbol() string { return [...]string{"", "✗", "≈", "≈", "✓"}[v] }
+
 // compare judges a against b. Without intervals on both sides nothing is clear.
 func compare(m Metric, a, b Row) Verdict {
 	better := a.Value < b.Value
@@ -111,7 +114,6 @@ func (r *Report) stepTables() []stepTable {
 		}
 	}
 	slices.SortFunc(tables, func(a, b stepTable) int { return cmp.Or(b.Steps-a.Steps, a.Calls-b.Calls) })
-	published := r.entries(publishedRows(r.Published))
 	for i := range tables {
 		t := &tables[i]
 		for _, e := range all {
@@ -130,32 +132,9 @@ func (r *Report) stepTables() []stepTable {
 		}
 		order := func(e entry) int { return slices.Index([]Kind{Full, LoRA, Undistilled, Teacher, Real}, e.Kind) }
 		slices.SortStableFunc(t.Same, func(a, b entry) int { return order(a) - order(b) })
-		for _, e := range published {
-			shared := slices.ContainsFunc(r.metricsInUse(), func(m Metric) bool { _, ok := e.rows[m]; return ok })
-			if shared && e.Steps == t.Steps && (e.Kind == Full || e.Kind == LoRA) {
-				e.Note = r.publishedSource(e)
-				t.Published = append(t.Published, e)
-			}
-		}
+		t.Published = r.published(t.Steps)
 	}
 	return tables
-}
-
-func publishedRows(published []Published) []Row {
-	rows := make([]Row, len(published))
-	for i, p := range published {
-		rows[i] = p.Row
-	}
-	return rows
-}
-
-func (r *Report) publishedSource(e entry) string {
-	for _, p := range r.Published {
-		if p.Model == e.Model && p.Steps == e.Steps && p.Kind == e.Kind {
-			return p.Source
-		}
-	}
-	return ""
 }
 
 // best returns the best row of a metric among entries that satisfy keep.
@@ -200,23 +179,27 @@ func (r *Report) teacherRow(m Metric) (Row, bool) {
 }
 
 // headline says per metric at how many calls distillation paid.
-func (r *Report) headline() []string {
+func (r *Report) headline() []headlineView {
 	tables := r.stepTables()
-	var out []string
+	var out []headlineView
 	for _, m := range r.metricsInUse() {
 		calls := map[Verdict][]string{}
 		for _, t := range tables {
 			v, _, _ := t.judge(m)
 			calls[v] = append(calls[v], strconv.Itoa(t.Calls))
 		}
-		var parts []string
+		view := headlineView{Metric: metricTitle(m)}
 		for _, v := range []Verdict{ClearlyBetter, Better, Worse, ClearlyWorse} {
-			if len(calls[v]) > 0 {
-				parts = append(parts, fmt.Sprintf("%s at %s", v.Words(), enumerate(calls[v])))
+			if n := calls[v]; len(n) > 0 {
+				at := "calls"
+				if len(n) == 1 && n[0] == "1" {
+					at = "call"
+				}
+				view.Parts = append(view.Parts, headlinePart{v.class(), v.symbol(), fmt.Sprintf("%s at %s %s", v.Words(), enumerate(n), at)})
 			}
 		}
-		if len(parts) > 0 {
-			out = append(out, fmt.Sprintf("%s: distilled is %s network calls.", metricTitle(m), strings.Join(parts, "; ")))
+		if len(view.Parts) > 0 {
+			out = append(out, view)
 		}
 	}
 	return out

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -56,8 +57,8 @@ func TestStepTableRivals(t *testing.T) {
 	if verdict, _, theirs := tables[0].judge(m); verdict != Better || theirs.Value != 1.1 {
 		t.Errorf("8 calls: %s against %+v", verdict.Words(), theirs)
 	}
-	want := "FD [mini]: distilled is clearly better at 4; better, intervals overlap at 8 network calls."
-	if got := r.headline(); len(got) != 1 || got[0] != want {
+	want := []headlineView{{Metric: "FD [mini]", Parts: []headlinePart{{"good", "✓", "clearly better at 4 calls"}, {"mid", "≈", "better, intervals overlap at 8 calls"}}}}
+	if got := r.headline(); !reflect.DeepEqual(got, want) {
 		t.Errorf("headline %q, want %q", got, want)
 	}
 }

@@ -33,11 +33,11 @@ func demoReport(t *testing.T) *Report {
 		},
 		Config: "run:\n  seed: 7\nstages:\n  - name: \"128 → 32\"\n    loss: mse\n    note: \"<b>not markup</b> & such\"\n",
 		Metrics: []Metric{
-			{"FD(mini-clip)", "mini", false, "Fréchet distance of the mini CLIP's image features, 128 dimensions, whole image."},
-			{"FD-Patch(mini-clip)", "mini", false, "The same on early layers of the centre crop; sees blur."},
-			{"CLIP score", "mini", true, "Cosine × 100 of the mini CLIP, clamped at 0. Shares its text encoder with the model."},
+			{"FD(mini-clip)", "mini", false, "Fréchet distance of the mini CLIP's image features, 128 dimensions, whole image.", "FID-Whole"},
+			{"FD-Patch(mini-clip)", "mini", false, "The same on early layers of the centre crop; sees blur.", "FID-Patch"},
+			{"CLIP score", "mini", true, "Cosine × 100 of the mini CLIP, clamped at 0. Shares its text encoder with the model.", "CLIP score"},
 		},
-		Published: []Published{{Row{"SDXL-Lightning", 8, 8, Full, "FID-Whole", "lightning", 21.43, math.NaN(), math.NaN(), 10000}, "arXiv 2402.13929"}},
+		Published: Lightning(),
 	}
 	add := func(model string, steps, calls int, kind Kind, whole, patch, clip float64) {
 		for i, v := range []float64{whole, patch, clip} {
@@ -49,7 +49,7 @@ func demoReport(t *testing.T) *Report {
 			r.Rows = append(r.Rows, Row{model, steps, calls, kind, m.Name, m.Convention, v, v - spread, v + 1.1*spread, 512})
 		}
 		if kind != Real {
-			r.Timings = append(r.Timings, Timing{model, kind, steps, calls, 0.004 * float64(calls), "2 CPU cores"})
+			r.Timings = append(r.Timings, Timing{Model: model, Kind: kind, Steps: steps, Calls: calls, SecondsPerImage: 0.004 * float64(calls), Device: "cpu, 2 cores"})
 		}
 	}
 	add("real", 0, 0, Real, 0.16, 0.12, 27.1)

@@ -7,8 +7,9 @@ import (
 
 // Health is how a discriminator did over a phase.
 type Health struct {
-	State string // "at chance", "balanced", "winning", "collapsed" or "unknown"
-	Text  string
+	State               string // "at chance", "balanced", "winning", "collapsed" or "unknown"
+	Text                string
+	Accuracy, Loss, Gap string // over the last quarter; "–" where it was not recorded
 }
 
 // DiscriminatorHealth judges the last quarter of a phase from the curves of a
@@ -17,28 +18,36 @@ type Health struct {
 // gradient worth having; both mean that the phase's result is to be looked at
 // before it is believed.
 func DiscriminatorHealth(loss, accuracy, gap []Point) Health {
+	h := Health{State: "balanced", Accuracy: "–", Loss: "–", Gap: "–"}
 	acc, ok := lateMean(accuracy)
 	if !ok {
-		return Health{"unknown", "no discriminator accuracy was recorded"}
+		h.State, h.Text = "unknown", "no discriminator accuracy was recorded"
+		return h
 	}
-	text := fmt.Sprintf("accuracy %.2f", acc)
+	h.Accuracy = fmt.Sprintf("%.2f", acc)
+	h.Text = "accuracy " + h.Accuracy
 	l, hasLoss := lateMean(loss)
 	if hasLoss {
-		text += fmt.Sprintf(", loss %.3g (at chance: 1.39)", l)
+		h.Loss = short(l)
+		h.Text += fmt.Sprintf(", loss %s (at chance: 1.39)", h.Loss)
 	}
 	if g, ok := lateMean(gap); ok {
-		text += fmt.Sprintf(", logit gap %.3g", g)
+		h.Gap = short(g)
+		h.Text += ", logit gap " + h.Gap
 	}
-	text += " over the last quarter"
+	h.Text += " over the last quarter"
 	switch {
 	case acc >= 0.98 && (!hasLoss || l < 0.1):
-		return Health{"collapsed", text + ": it tells every student sample apart and gives little gradient"}
+		h.State = "collapsed"
+		h.Text += ": it tells every student sample apart and gives little gradient"
 	case acc >= 0.9:
-		return Health{"winning", text + ": it is well ahead of the student"}
+		h.State = "winning"
+		h.Text += ": it is well ahead of the student"
 	case acc <= 0.55:
-		return Health{"at chance", text + ": the student is indistinguishable to it, or it has not learned"}
+		h.State = "at chance"
+		h.Text += ": the student is indistinguishable to it, or it has not learned"
 	}
-	return Health{"balanced", text}
+	return h
 }
 
 // lateMean is the mean over the last quarter of the points.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"html/template"
 	"image/png"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -33,15 +34,17 @@ type page struct {
 	CSS         template.CSS
 	JS          template.JS
 	Blank       template.URL
-	Headline    []string
+	Headline    []headlineView
 	Warnings    []string
 	Metrics     []Metric
 	Tables      []tableView
 	TeacherName string
 	Timed       bool
 	Columns     int // of a step table
-	Plots       []plotView
-	TimePlots   []plotView
+	Plots       plotsView
+	TimePlots   plotsView
+	Published   bool
+	Devices     string // that the times were measured on
 	Sheets      []sheetView
 	Stages      []stageView
 	Adversarial bool
@@ -74,10 +77,22 @@ type cellView struct {
 	Best                   bool
 }
 
-type plotView struct {
-	Title  string
-	SVG    template.HTML
+type headlineView struct {
+	Metric string
+	Parts  []headlinePart
+}
+
+type headlinePart struct{ Class, Symbol, Text string }
+
+// plotsView is a row of plots with one legend for all.
+type plotsView struct {
+	Plots  []plotView
 	Legend []legendView
+}
+
+type plotView struct {
+	Title string
+	SVG   template.HTML
 }
 
 type legendView struct {
@@ -130,9 +145,9 @@ func renderPage(r *Report) ([]byte, error) {
 	p := &page{
 		R: r, CSS: template.CSS(pageCSS), JS: template.JS(pageJS), Blank: blankImage,
 		Headline: r.headline(), Warnings: r.warnings(), Metrics: r.metricsInUse(), Timed: len(r.Timings) > 0,
-		TeacherName: "teacher",
 		SortColumns: []sortColumn{{"model", false}, {"steps", true}, {"calls", true}, {"kind", false}, {"metric", false}, {"convention", false}, {"value", true}, {"low", true}, {"high", true}, {"samples", true}},
 	}
+	p.Devices = r.devices()
 	p.Policy = "default-src 'none'; img-src data:; style-src " + hashSource(pageCSS) + "; script-src " + hashSource(pageJS) + "; base-uri 'none'; form-action 'none'"
 	p.Columns = 3 + len(p.Metrics)
 	if p.Timed {
@@ -146,6 +161,7 @@ func renderPage(r *Report) ([]byte, error) {
 	}
 	for _, t := range r.stepTables() {
 		p.Tables = append(p.Tables, r.viewTable(t, p.Metrics))
+		p.Published = p.Published || len(t.Published) > 0
 	}
 	r.viewPlots(p)
 	for i, s := range r.Sheets {
@@ -194,8 +210,7 @@ func (r *Report) viewTable(t stepTable, metrics []Metric) tableView {
 		verdict, ours, theirs := t.judge(m)
 		view := verdictView{Words: verdict.Words()}
 		if verdict != NoRival {
-			view.Class = [...]string{"", "bad", "mid", "mid", "good"}[verdict]
-			view.Symbol = [...]string{"", "✗", "≈", "≈", "✓"}[verdict]
+			view.Class, view.Symbol = verdict.class(), verdict.symbol()
 			view.Ours = significant(ours.Value, ours.Low, ours.High) + " " + map[Kind]string{Full: "full", LoRA: "LoRA"}[ours.Kind]
 			view.Theirs = significant(theirs.Value, theirs.Low, theirs.High) + " undistilled, " + plural(theirs.Steps, "step") + guidance(theirs.Steps, theirs.Calls)
 		}
@@ -214,7 +229,7 @@ func (r *Report) viewTable(t stepTable, metrics []Metric) tableView {
 		{"Same number of calls: " + strconv.Itoa(t.Calls), "", t.Same, len(t.Same) > 1},
 		{"More calls, for orientation", "aside", t.Others, false},
 		{"Real images: what a perfect model would score", "aside", t.Floor, false},
-		{"Published, on other prompts and images", "aside", t.Published, false},
+		{"Published for SDXL: other network, other prompts and images", "aside", t.Published, false},
 	} {
 		if len(g.entries) == 0 {
 			continue
@@ -226,6 +241,10 @@ func (r *Report) viewTable(t stepTable, metrics []Metric) tableView {
 				view.Steps, view.Calls, view.Cost = "–", "–", ""
 			}
 			for i, m := range metrics {
+				if e.Note != "" {
+					view.Cells = append(view.Cells, r.publishedCell(e, m))
+					continue
+				}
 				row, ok := e.rows[m]
 				if !ok {
 					view.Cells = append(view.Cells, cellView{})
@@ -235,7 +254,7 @@ func (r *Report) viewTable(t stepTable, metrics []Metric) tableView {
 				if row.HasInterval() {
 					cell.Interval = significant(row.Low, row.Low, row.High) + " to " + significant(row.High, row.Low, row.High)
 				}
-				if teacher, ok := r.teacherRow(m); ok && teacher.Value > 0 && e.Note == "" && e.Kind != Real {
+				if teacher, ok := r.teacherRow(m); ok && teacher.Value > 0 && e.Kind != Real {
 					cell.Ratio = "×" + strconv.FormatFloat(row.Value/teacher.Value, 'f', 2, 64) + " teacher"
 				}
 				view.Cells = append(view.Cells, cell)
@@ -286,24 +305,28 @@ func (r *Report) viewPlots(p *page) {
 	})
 }
 
-func (r *Report) plotsAgainst(id, cost string, metrics []Metric, at func(Row) (float64, bool)) []plotView {
-	var out []plotView
+func (r *Report) plotsAgainst(id, cost string, metrics []Metric, at func(Row) (float64, bool)) plotsView {
+	var out plotsView
+	explain := func(class, shape, name string) {
+		if l := (legendView{swatch(class, shape), name}); !slices.Contains(out.Legend, l) {
+			out.Legend = append(out.Legend, l)
+		}
+	}
 	for i, m := range metrics {
 		q := r.qualityPlot(fmt.Sprintf("plot-%s-%d", id, i), m, cost, at)
 		if q.svg == "" {
 			continue
 		}
-		view := plotView{Title: q.title, SVG: template.HTML(q.svg)}
+		out.Plots = append(out.Plots, plotView{q.title, template.HTML(q.svg)})
 		for _, s := range q.series {
-			view.Legend = append(view.Legend, legendView{swatch(s.Class, s.Shape), s.Name})
+			explain(s.Class, s.Shape, s.Name)
 		}
 		if q.teacher != "" {
-			view.Legend = append(view.Legend, legendView{swatch("teacher", ""), q.teacher})
+			explain("teacher", "", q.teacher)
 		}
 		if q.floor {
-			view.Legend = append(view.Legend, legendView{swatch("floor", ""), "real images: what a perfect model would score"})
+			explain("floor", "", "real images: what a perfect model would score")
 		}
-		out = append(out, view)
 	}
 	return out
 }
@@ -315,6 +338,17 @@ func (r *Report) timing(model string, kind Kind, steps, calls int) (Timing, bool
 		}
 	}
 	return Timing{}, false
+}
+
+// devices names what the times were measured on.
+func (r *Report) devices() string {
+	var names []string
+	for _, t := range r.Timings {
+		if t.Device != "" && !slices.Contains(names, t.Device) {
+			names = append(names, t.Device)
+		}
+	}
+	return enumerate(names)
 }
 
 func swatch(class, shape string) template.HTML {

@@ -14,7 +14,7 @@ if (viewer) {
       image.src = small.src;
       image.alt = small.alt;
       document.getElementById("viewer-title").textContent = button.closest("figure").querySelector("strong").textContent;
-      setActual(false);
+      setActual(small.naturalWidth > 1.3 * innerWidth); // on a phone, fitting would enlarge nothing
       viewer.showModal();
     });
   }

@@ -88,13 +88,13 @@ func (r *Report) qualityPlot(id string, m Metric, xTitle string, at func(Row) (f
 	if m.Higher {
 		direction = "higher is better"
 	}
-	out := quality{title: fmt.Sprintf("%s against %s, %s", metricTitle(m), xTitle, direction)}
-	c := newChart(id, out.title, strings.Join(described, ". "), 480, 340, xs, spanning(low, high, logY))
+	out := quality{title: fmt.Sprintf("%s, %s", metricTitle(m), direction)}
+	c := newChart(id, out.title+", against "+xTitle, strings.Join(described, ". "), 480, 340, xs, spanning(low, high, logY))
 	var xTicks []float64
 	for v := math.Pow(2, math.Ceil(math.Log2(xs.min))); v <= xs.max; v *= 2 {
 		xTicks = append(xTicks, v)
 	}
-	c.axes(xTicks, c.y.ticks(5), xTitle+" (log scale)", m.Name+" ("+direction+")")
+	c.axes(xTicks, c.y.ticks(5), xTitle+" (log scale)", m.Name)
 	for _, f := range floors {
 		c.level(f.Value, "line floor")
 		out.floor = true

@@ -4,6 +4,12 @@
 // fills a [Report] and calls [Write].
 //
 // The output depends on the Report only: no clock, no random identifiers.
+//
+// The page is tested in a headless Chromium, where there is one: layout at
+// three widths in light and dark, contrast, keyboard, names for screen readers,
+// paper, no complaint and no network request. To look at it as well:
+//
+//	go test ./eval/report -run Browser -shots DIR
 package report
 
 import (
@@ -99,14 +105,9 @@ type Metric struct {
 	Convention string `json:"convention"`
 	Higher     bool   `json:"higher_is_better"`
 	Note       string `json:"note,omitempty"` // features, image treatment, how the interval was made
-}
-
-// Published is a figure from the literature. It stands in the tables only,
-// never in metrics.csv, and is part of no comparison: other images, other
-// prompts.
-type Published struct {
-	Row
-	Source string // "arXiv 2402.13929, table 1"
+	// Counterpart names the published metric that measures the same under another convention ("FID-Whole"): ratios
+	// to the teacher may then be set beside each other, values not.
+	Counterpart string `json:"counterpart,omitempty"`
 }
 
 // Timing is the measured sampling time of a model.
@@ -116,6 +117,7 @@ type Timing struct {
 	Steps           int     `json:"steps"`
 	Calls           int     `json:"calls"`
 	SecondsPerImage float64 `json:"seconds_per_image"`
+	Busy            float64 `json:"busy,omitempty"` // share of the evaluation's time in which the model was denoising; 0 = unknown
 	Device          string  `json:"device,omitempty"`
 }
 

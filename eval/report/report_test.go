@@ -161,7 +161,7 @@ func TestPage(t *testing.T) {
 
 	ids := map[string]bool{}
 	var links []string
-	counts := map[string]int{}
+	counts, captions := map[string]int{}, 0
 	walk(t, page, func(e xml.StartElement) {
 		counts[e.Name.Local]++
 		if id, ok := attribute(e, "id"); ok {
@@ -186,6 +186,8 @@ func TestPage(t *testing.T) {
 			if _, ok := attribute(e, "scope"); !ok {
 				t.Error("a <th> without scope")
 			}
+		case "caption":
+			captions++
 		case "img":
 			if alt, ok := attribute(e, "alt"); !ok || (alt == "" && !ids["viewer-image"]) {
 				t.Error("an <img> without alternative text")
@@ -199,6 +201,9 @@ func TestPage(t *testing.T) {
 	}
 	if counts["h1"] != 1 || counts["main"] != 1 || counts["svg"] < 15 || counts["dialog"] != 1 {
 		t.Errorf("structure %v", counts)
+	}
+	if captions != counts["table"] {
+		t.Errorf("%d captions of %d tables", captions, counts["table"])
 	}
 	if regexp.MustCompile(`(?i)https?://|url\(|@import|fetch\(|XMLHttpRequest`).MatchString(page) {
 		t.Error("the page names something outside itself")
@@ -214,7 +219,7 @@ func TestPage(t *testing.T) {
 		}
 	}
 	for _, want := range []string{
-		"FD(mini-clip) [mini]: distilled is clearly better at 32, 8, 4, 2 and 1 network calls.",
+		"clearly better at 32, 8, 4, 2 and 1 calls",
 		"&lt;b&gt;not markup&lt;/b&gt; &amp; such", r.Commands[0].Line, r.Lineage[0].SHA256, r.Warnings[0],
 		"discriminator collapsed", "discriminator balanced", r.Stages[2].Phases[2].Notes[0],
 		"volcano, travel and places", "script-src ", "×1.21 teacher",
@@ -226,9 +231,6 @@ func TestPage(t *testing.T) {
 	if !strings.Contains(page, "<script>"+pageJS+"</script>") || !strings.Contains(page, "<style>"+pageCSS+"</style>") {
 		t.Error("script or style are not what the policy's hashes are of")
 	}
-	if strings.Contains(page, "SDXL-Lightning") {
-		t.Error("a published figure of a metric that was not measured is shown")
-	}
 }
 
 func TestPublishedStandsBeside(t *testing.T) {
@@ -236,14 +238,47 @@ func TestPublishedStandsBeside(t *testing.T) {
 		{"8step", 8, 8, Full, "FID-Whole", "lightning", 22, 21, 23, 10000},
 		{"teacher", 32, 64, Teacher, "FID-Whole", "lightning", 18, 17, 19, 10000},
 	}
-	r := &Report{Title: "x", Rows: rows, Published: []Published{{Row{"SDXL-Lightning", 8, 8, Full, "FID-Whole", "lightning", 21.43, nan, nan, 10000}, "arXiv 2402.13929"}}}
+	r := &Report{Title: "x", Rows: rows, Published: Lightning()}
 	raw, err := renderPage(r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"21.4", "arXiv 2402.13929", "no rival"} {
+	for _, want := range []string{"21.43", "×1.16 its teacher", "arXiv 2402.13929"} {
 		if !strings.Contains(string(raw), want) {
 			t.Errorf("the page lacks %q", want)
+		}
+	}
+	if strings.Contains(string(raw), "What distillation bought") {
+		t.Error("a verdict without a rival")
+	}
+}
+
+// Under another convention no published value is shown, only its ratio to its own teacher.
+func TestPublishedRatios(t *testing.T) {
+	r := &Report{Title: "x", Published: Lightning(), Rows: []Row{
+		{"8step", 8, 8, Full, "FD-Whole", "mini-clip", 22, 21, 23, 512},
+		{"teacher", 32, 64, Teacher, "FD-Whole", "mini-clip", 20, 17, 21, 512},
+	}}
+	page := func() string {
+		raw, err := renderPage(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(raw)
+	}
+	if strings.Contains(page(), "arXiv") {
+		t.Error("a publication without any metric in common is shown")
+	}
+	r.Metrics = []Metric{{Name: "FD-Whole", Convention: "mini-clip", Counterpart: "FID-Whole"}}
+	got := page()
+	for _, want := range []string{"×1.10 teacher", "×1.16 its teacher", "×1.21 its teacher", "FID-Whole [lightning]", "arXiv 2402.13929"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the page lacks %q", want)
+		}
+	}
+	for _, unwanted := range []string{"21.43", "22.30", "18.49"} {
+		if strings.Contains(got, unwanted) {
+			t.Errorf("the page shows %s, a value of another convention", unwanted)
 		}
 	}
 }

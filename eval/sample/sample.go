@@ -1,5 +1,5 @@
-// Package sample draws images: Euler steps on the trailing grid, with or without classifier-free guidance, from noise
-// that depends on the prompt's number alone.
+// Package sample draws images: deterministic steps on the trailing grid, with or without classifier-free guidance, from
+// noise that depends on the prompt's number alone.
 package sample
 
 import (
@@ -17,12 +17,17 @@ import (
 type Options struct {
 	Steps      int                // network calls per image, twice that with guidance
 	Guidance   float64            // classifier-free guidance scale; 0 or 1 = off
+	Negative   pipeline.Embedding // what guidance leads away from; empty = zero embeddings, SDXL's empty prompt
 	Prediction distill.Prediction // what the network predicts
+	Sampler    Sampler
 	Seed       uint64
-	First      int64 // number of the first prompt: sample i starts from noise (Seed, First+i)
-	Resolution int   // pixels
-	Batch      int   // images per program call
-	Progress   func(done, total int)
+	First      int64                 // number of the first prompt: sample i starts from noise (Seed, First+i)
+	Noise      [][]float32           // starting noise [h·w·C] per prompt; nil = drawn from Seed
+	Size       pipeline.Size         // of the pictures
+	TimeIDs    []float32             // micro-conditions; nil = an uncropped picture of its own size
+	NegativeID []float32             // micro-conditions beside Negative; nil = TimeIDs
+	Batch      int                   // images per program call
+	Progress   func(done, total int) // called after every step of every batch; may be nil
 }
 
 // Calls is the number of network evaluations per image.
@@ -35,108 +40,197 @@ func (o Options) Calls() int {
 
 func (o Options) guided() bool { return o.Guidance > 1 }
 
-// Noise is the starting latent of one sample.
-func Noise(p *pipeline.Pipeline, seed uint64, number int64, resolution int) []float32 {
-	side := resolution / p.Factor()
-	x := make([]float32, side*side*p.UNet.InChannels)
+// Noise is the starting noise of one sample, [h·w·C].
+func Noise(p *pipeline.Pipeline, seed uint64, number int64, size pipeline.Size) []float32 {
+	x := make([]float32, p.UNetInputs(1, size)[unet.InSample].Size())
 	distill.Normal(x, seed, distill.EvalNoise, number)
 	return x
 }
 
-// Latents draws one latent [s·s·C] per prompt embedding.
+// Latents draws one latent [h·w·C] per prompt embedding.
 func Latents(ctx context.Context, e *engine.Engine, p *pipeline.Pipeline, model *engine.Params, prompts []pipeline.Embedding, o Options) ([][]float32, error) {
-	if o.Steps < 1 || o.Batch < 1 {
-		return nil, fmt.Errorf("sampling needs at least one step and a batch of at least one, not %d and %d", o.Steps, o.Batch)
+	if o.Steps < 1 || o.Steps > p.Schedule.T() || o.Batch < 1 {
+		return nil, fmt.Errorf("sampling needs 1 to %d steps and a batch of at least one, not %d and %d", p.Schedule.T(), o.Steps, o.Batch)
+	}
+	if o.Noise != nil && len(o.Noise) != len(prompts) {
+		return nil, fmt.Errorf("there is starting noise for %d pictures, and there are %d prompts", len(o.Noise), len(prompts))
+	}
+	if o.TimeIDs == nil {
+		o.TimeIDs = pipeline.TimeIDs(o.Size)
+	}
+	if o.NegativeID == nil {
+		o.NegativeID = o.TimeIDs
 	}
 	out := make([][]float32, 0, len(prompts))
 	for start := 0; start < len(prompts); start += o.Batch {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		batch := prompts[start:min(start+o.Batch, len(prompts))]
-		z, err := draw(e, p, model, batch, o.First+int64(start), o)
+		end := min(start+o.Batch, len(prompts))
+		d := &drawing{e: e, p: p, model: model, f: &program.Functions{UNet: p.UNet}, o: o, done: start / o.Batch * o.Steps,
+			total: (len(prompts) + o.Batch - 1) / o.Batch * o.Steps}
+		z, err := d.draw(prompts[start:end], start)
+		d.free()
 		if err != nil {
 			return nil, err
 		}
 		out = append(out, z...)
-		if o.Progress != nil {
-			o.Progress(len(out), len(prompts))
-		}
 	}
 	return out, nil
 }
 
-// draw samples one batch; a short one is padded with its last prompt.
-func draw(e *engine.Engine, p *pipeline.Pipeline, model *engine.Params, batch []pipeline.Embedding, first int64, o Options) ([][]float32, error) {
-	shapes := p.UNetInputs(o.Batch, o.Resolution)
-	x := make([]float32, 0, shapes[unet.InSample].Size())
-	var text, pooled, ids []float32
+// drawing is one batch on its way.
+type drawing struct {
+	e     *engine.Engine
+	p     *pipeline.Pipeline
+	model *engine.Params
+	f     *program.Functions
+	o     Options
+	held  []*engine.Array // freed at the end
+
+	done, total int // steps of this batch and those before, and of all
+}
+
+func (d *drawing) free() { engine.Free(d.held...) }
+
+func (d *drawing) upload(v []float32, dims ...int) (*engine.Array, error) {
+	a, err := d.e.Upload(v, dims...)
+	if err == nil {
+		d.held = append(d.held, a)
+	}
+	return a, err
+}
+
+// constant is a value for every sample.
+func (d *drawing) constant(v float64) (*engine.Array, error) {
+	all := make([]float32, d.o.Batch)
+	for i := range all {
+		all[i] = float32(v)
+	}
+	return d.upload(all, d.o.Batch)
+}
+
+// draw samples the prompts from number at on; a short batch is padded with its last prompt.
+func (d *drawing) draw(batch []pipeline.Embedding, at int) ([][]float32, error) {
+	o, shapes := d.o, d.p.UNetInputs(d.o.Batch, d.o.Size)
+	size, scale := shapes[unet.InSample].Size()/o.Batch, float32(o.Sampler.StartScale(d.p.Schedule))
+	x := make([]float32, 0, o.Batch*size)
+	with, without := make([]pipeline.Embedding, o.Batch), make([]pipeline.Embedding, o.Batch)
 	for i := range o.Batch {
 		k := min(i, len(batch)-1)
-		x = append(x, Noise(p, o.Seed, first+int64(k), o.Resolution)...)
-		text, pooled = append(text, batch[k].Text...), append(pooled, batch[k].Pooled...)
-		ids = append(ids, p.TimeIDs(o.Resolution)...)
-	}
-	var fixed []*engine.Array
-	defer func() { engine.Free(fixed...) }()
-	upload := func(v []float32, dims ...int) (*engine.Array, error) {
-		a, err := e.Upload(v, dims...)
-		if err == nil {
-			fixed = append(fixed, a)
+		var noise []float32
+		if o.Noise == nil {
+			noise = Noise(d.p, o.Seed, o.First+int64(at+k), o.Size)
+		} else if noise = o.Noise[at+k]; len(noise) != size {
+			return nil, fmt.Errorf("starting noise %d has %d values, a picture of %v needs %d", at+k, len(noise), o.Size, size)
 		}
-		return a, err
-	}
-	constant := func(v float64) (*engine.Array, error) {
-		all := make([]float32, o.Batch)
-		for i := range all {
-			all[i] = float32(v)
+		for _, v := range noise {
+			x = append(x, scale*v)
 		}
-		return upload(all, o.Batch)
+		with[i], without[i] = batch[k], o.Negative
 	}
-	cond := make([]*engine.Array, 3)
-	for i, v := range [][]float32{text, pooled, ids} {
-		a, err := upload(v, shapes[unet.InText+i].Dimensions...)
-		if err != nil {
-			return nil, err
-		}
-		cond[i] = a
-	}
-	current, err := e.Upload(x, shapes[unet.InSample].Dimensions...)
+	condition, err := d.conditions(with, o.TimeIDs)
 	if err != nil {
 		return nil, err
 	}
-	f := &program.Functions{UNet: p.UNet}
+	var negative []*engine.Array
 	var guidance *engine.Array
 	if o.guided() {
-		if guidance, err = constant(o.Guidance); err != nil {
+		if negative, err = d.conditions(without, o.NegativeID); err != nil {
+			return nil, err
+		}
+		if guidance, err = d.constant(o.Guidance); err != nil {
 			return nil, err
 		}
 	}
-	grid := p.Schedule.Euler(o.Steps)
-	for i, t := range grid[:len(grid)-1] {
-		a, b := p.Schedule.MoveCoefficients(o.Prediction, t, grid[i+1])
-		column := map[string]*engine.Array{}
-		for name, v := range map[string]float64{"t": float64(p.Schedule.NetworkIndex(t)), "a": a, "b": b} {
-			if column[name], err = constant(v); err != nil {
-				return nil, err
-			}
-		}
-		next, err := f.Move(e, model, []*engine.Array{current, column["t"], cond[0], cond[1], cond[2]}, column["a"], column["b"], guidance)
+	current, err := d.e.Upload(x, shapes[unet.InSample].Dimensions...)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range o.Sampler.Steps(d.p.Schedule, o.Steps, d.p.DDIMEnd) {
+		next, err := d.step(current, s, condition, negative, guidance)
 		current.Free()
 		if err != nil {
 			return nil, err
 		}
 		current = next
+		if d.done++; o.Progress != nil {
+			o.Progress(d.done, d.total)
+		}
 	}
 	defer current.Free()
-	flat, err := e.Floats(current)
+	flat, err := d.e.Floats(current)
 	if err != nil {
 		return nil, err
 	}
-	n := len(flat) / o.Batch
 	out := make([][]float32, len(batch))
 	for i := range batch {
-		out[i] = flat[i*n : (i+1)*n : (i+1)*n]
+		out[i] = flat[i*size : (i+1)*size : (i+1)*size]
 	}
 	return out, nil
+}
+
+// conditions are the UNet's text, pooled text and micro-conditions. Empty embeddings are zeros.
+func (d *drawing) conditions(all []pipeline.Embedding, timeIDs []float32) ([]*engine.Array, error) {
+	shapes := d.p.UNetInputs(len(all), d.o.Size)
+	var flat [3][]float32
+	for i := range flat {
+		flat[i] = make([]float32, shapes[unet.InText+i].Size())
+	}
+	for i, emb := range all {
+		for k, v := range [][]float32{emb.Text, emb.Pooled, timeIDs} {
+			n := len(flat[k]) / len(all)
+			if len(v) != n && len(v) != 0 {
+				return nil, fmt.Errorf("input %d of the UNet takes %d values a sample, not %d", unet.InText+k, n, len(v))
+			}
+			copy(flat[k][i*n:], v)
+		}
+	}
+	out := make([]*engine.Array, len(flat))
+	for i, v := range flat {
+		var err error
+		if out[i], err = d.upload(v, shapes[unet.InText+i].Dimensions...); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// step is one deterministic move (5); guidance may be nil.
+func (d *drawing) step(x *engine.Array, s Step, condition, negative []*engine.Array, guidance *engine.Array) (*engine.Array, error) {
+	a, b := d.p.Schedule.MoveCoefficients(d.o.Prediction, s.At, s.To)
+	var columns [3]*engine.Array
+	for i, v := range []float64{float64(d.p.Schedule.NetworkIndex(s.At)), a, b} {
+		var err error
+		if columns[i], err = d.constant(v); err != nil {
+			return nil, err
+		}
+	}
+	bind := engine.Bind{program.NetUNet: d.model}
+	call := func(f engine.Function, in ...*engine.Array) (*engine.Array, error) {
+		out, err := d.e.Call(f, bind, in...)
+		if err != nil {
+			return nil, err
+		}
+		return out[0], nil
+	}
+	u, err := call(d.f.Predict(), append([]*engine.Array{x, columns[0]}, condition...)...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { u.Free() }()
+	if guidance != nil {
+		away, err := call(d.f.Predict(), append([]*engine.Array{x, columns[0]}, negative...)...)
+		if err != nil {
+			return nil, err
+		}
+		defer away.Free()
+		guided, err := call(program.Guide(), u, away, guidance)
+		if err != nil {
+			return nil, err
+		}
+		u.Free()
+		u = guided
+	}
+	return call(program.Blend(), x, columns[1], u, columns[2])
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -48,8 +49,9 @@ type specialToken struct {
 // say "none".
 const maxTokenizerLength = 1 << 16
 
-// LoadTokenizer reads vocab.json, merges.txt, tokenizer_config.json and, where
-// it is there, special_tokens_map.json from a diffusers tokenizer folder.
+// LoadTokenizer reads vocab.json and merges.txt, or tokenizer.json where they are
+// missing, tokenizer_config.json and, where it is there, special_tokens_map.json
+// from a diffusers tokenizer folder.
 func LoadTokenizer(dir string) (*Tokenizer, error) {
 	return ParseTokenizer(dir, func(name string) ([]byte, error) { return os.ReadFile(filepath.Join(dir, name)) })
 }
@@ -59,16 +61,17 @@ func LoadTokenizer(dir string) (*Tokenizer, error) {
 func ParseTokenizer(dir string, read func(name string) ([]byte, error)) (*Tokenizer, error) {
 	t := &Tokenizer{}
 	files := tokenizerFiles{dir, read}
-	if err := files.json("vocab.json", &t.ids); err != nil {
+	var added []tokenSpec
+	err := t.readVocabulary(files)
+	if errors.Is(err, fs.ErrNotExist) {
+		if a, missing := t.readFile(files); !errors.Is(missing, fs.ErrNotExist) {
+			added, err = a, missing
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
-	if err := t.indexTokens(); err != nil {
-		return nil, fmt.Errorf("tokenizer: %s: %w", files.path("vocab.json"), err)
-	}
-	if err := t.readMerges(files); err != nil {
-		return nil, err
-	}
-	if err := t.readConfig(files); err != nil {
+	if err := t.readConfig(files, added); err != nil {
 		return nil, err
 	}
 	return t, nil
@@ -125,6 +128,9 @@ func (t *Tokenizer) Encode(text string) (ids []int32, eos int) {
 	}
 	return ids, eos
 }
+
+// Count is the number of tokens of a text with the begin and end tokens. Encode cuts a text of more than MaxLength.
+func (t *Tokenizer) Count(text string) int { return 2 + len(t.encodeText(text)) }
 
 func (t *Tokenizer) encodeText(text string) []int32 {
 	if t.repairs {
@@ -254,17 +260,24 @@ func (t *Tokenizer) readMerges(files tokenizerFiles) error {
 		if !ok || left == "" || right == "" || strings.Contains(right, " ") {
 			return fmt.Errorf("tokenizer: %s: line %d: %q is not two tokens", path, number, line)
 		}
-		for _, token := range []string{left, right, left + right} {
-			if _, ok := t.ids[token]; !ok {
-				return fmt.Errorf("tokenizer: %s: line %d: token %q is not in vocab.json; the two files do not belong together", path, number, token)
-			}
-		}
-		if _, seen := t.ranks[pair{left, right}]; !seen {
-			t.ranks[pair{left, right}] = len(t.ranks)
+		if err := t.addMerge(pair{left, right}); err != nil {
+			return fmt.Errorf("tokenizer: %s: line %d: %w; the two files do not belong together", path, number, err)
 		}
 	}
 	if err := lines.Err(); err != nil {
 		return fmt.Errorf("tokenizer: %s: %w", path, err)
+	}
+	return nil
+}
+
+func (t *Tokenizer) addMerge(m pair) error {
+	for _, token := range []string{m.left, m.right, m.left + m.right} {
+		if _, ok := t.ids[token]; !ok {
+			return fmt.Errorf("token %q is not in the vocabulary", token)
+		}
+	}
+	if _, seen := t.ranks[m]; !seen {
+		t.ranks[m] = len(t.ranks)
 	}
 	return nil
 }
@@ -293,7 +306,8 @@ type specialTokens struct {
 	Pad     *tokenSpec `json:"pad_token"`
 }
 
-func (t *Tokenizer) readConfig(files tokenizerFiles) error {
+// readConfig reads the special tokens; added are rules that stand in another file.
+func (t *Tokenizer) readConfig(files tokenizerFiles, added []tokenSpec) error {
 	path := files.path("tokenizer_config.json")
 	var config struct {
 		specialTokens
@@ -333,12 +347,12 @@ func (t *Tokenizer) readConfig(files tokenizerFiles) error {
 		}
 		id, ok := t.ids[spec.Content]
 		if !ok || spec.Content == "" {
-			return fmt.Errorf("tokenizer: %s: %s %q is not in vocab.json", path, s.key, spec.Content)
+			return fmt.Errorf("tokenizer: %s: %s %q is not in the vocabulary", path, s.key, spec.Content)
 		}
 		*s.id = id
 		t.addSpecial(*spec, id)
 	}
-	for _, spec := range config.Added {
+	for _, spec := range append(slices.Collect(maps.Values(config.Added)), added...) {
 		if id, ok := t.ids[spec.Content]; ok && spec.Content != "" {
 			t.setSpecial(spec, id)
 		}

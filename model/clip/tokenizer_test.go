@@ -89,6 +89,18 @@ func TestPadTokens(t *testing.T) {
 	}
 }
 
+func TestCount(t *testing.T) {
+	tok := loadMini(t, "tokenizer")
+	for _, text := range []string{"", "bear", "bear, noto style", "it's a caf\u00e9!"} {
+		if _, eos := tok.Encode(text); tok.Count(text) != eos+1 {
+			t.Errorf("%q: %d tokens, and the end is at %d", text, tok.Count(text), eos)
+		}
+	}
+	if n := tok.Count(strings.Repeat("bear ", 40)); n != 42 {
+		t.Errorf("40 words are %d tokens, want 42", n)
+	}
+}
+
 func TestCommonWordsAreOneToken(t *testing.T) {
 	tok := loadMini(t, "tokenizer")
 	for _, text := range []string{"bear", "animal", "style", "fluent", "noto", "heart", "grinning", "apple"} {
@@ -176,7 +188,7 @@ func TestLoadTokenizerErrors(t *testing.T) {
 		"no length":            {"tokenizer_config.json", `{}`, "model_max_length"},
 		"length 2":             {"tokenizer_config.json", `{"model_max_length":2}`, "model_max_length"},
 		"length 1e30":          {"tokenizer_config.json", `{"model_max_length":1e30}`, "model_max_length"},
-		"pad token unknown":    {"tokenizer_config.json", `{"model_max_length":8,"pad_token":"<pad>"}`, `pad_token "<pad>" is not in vocab.json`},
+		"pad token unknown":    {"tokenizer_config.json", `{"model_max_length":8,"pad_token":"<pad>"}`, `pad_token "<pad>" is not in the vocabulary`},
 		"special map not JSON": {"special_tokens_map.json", "[", "special_tokens_map.json"},
 	} {
 		dir := writeTestTokenizer(t)
@@ -227,7 +239,7 @@ func writeTestTokenizer(t *testing.T) string {
 	return dir
 }
 
-func writeFile(t *testing.T, dir, name, content string) {
+func writeFile(t testing.TB, dir, name, content string) {
 	t.Helper()
 	if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
 		t.Fatal(err)

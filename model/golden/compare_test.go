@@ -35,6 +35,7 @@ type comparison struct {
 	integer []string // inputs that our network takes as int32
 	outputs []string
 	given   map[string]array // inputs that are derived from the golden ones
+	scale   func(parameter string) float32
 }
 
 // Compiling is nearly all of these tests' time, and the numbers do not depend on how hard the compiler tries.
@@ -112,22 +113,25 @@ func (c comparison) run(t *testing.T) {
 	t.Parallel()
 	rt := backend(t)
 	e := engine.New(rt.Backend, dtypes.Float32, nn.Network)
-	want, inputs, params := c.upload(t, e)
+	want, inputs, params := c.upload(t, e, nil)
 	var factors []*engine.Array
 	for _, name := range c.outputs {
 		factors = append(factors, c.array(t, e, want["cot."+name], false))
 	}
-	// Gradients of Σ output·factor for every input and parameter that the file has.
+	// Gradients of Σ output·factor for every input and parameter.
+	fingerprints := c.fingerprints(t)
 	var gradients []string
 	for name := range want {
 		if strings.HasPrefix(name, "grad.") {
 			gradients = append(gradients, name)
 		}
 	}
-	slices.Sort(gradients)
-	if len(gradients) < 4 {
-		t.Fatalf("only %d gradients to compare", len(gradients))
+	for name := range fingerprints {
+		if whole := "grad.param." + name; want[whole].dims == nil {
+			gradients = append(gradients, whole)
+		}
 	}
+	slices.Sort(gradients)
 	if testing.Short() {
 		gradients = nil
 	}
@@ -142,19 +146,66 @@ func (c comparison) run(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.compare(t, e, got, want, gradients, forwardTolerance)
+	c.compare(t, e, got[:len(c.outputs)], want, forwardTolerance)
+	c.compareGradients(t, e, got[len(c.outputs):], gradients, want, fingerprints)
 }
 
 // runLayers compares the outputs of one model that is run layer by layer on e, which other models share: blocks of
 // equal kinds are then one program, and a kind that leaves out a setting shows.
 func (c comparison) runLayers(t *testing.T, e *engine.Engine, tolerance float64) {
-	want, inputs, params := c.upload(t, e)
+	want, inputs, params := c.upload(t, e, nil)
 	f := engine.Function{Key: c.folder, Body: func(r nn.Runner, in []nn.Value) []nn.Value { return r.Run(c.block, in...) }}
 	got, err := e.Call(f, engine.Bind{c.block.Name: params}, inputs...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.compare(t, e, got, want, nil, tolerance)
+	c.compare(t, e, got, want, tolerance)
+}
+
+// runTape compares the gradients by every parameter of one model that is trained layer by layer on e.
+func (c comparison) runTape(t *testing.T, e *engine.Engine) {
+	want, inputs, params := c.upload(t, e, func(string) bool { return true })
+	for _, name := range c.outputs {
+		inputs = append(inputs, c.array(t, e, want["cot."+name], false))
+	}
+	optimizer, err := e.NewOptimizer(engine.Adam{Beta1: 0.5, Beta2: 0.5}, params)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer optimizer.Free()
+	loss := nn.Block{Kind: "golden_loss", Build: func(_ *nn.Scope, in []*graph.Node) []*graph.Node {
+		sum := graph.ScalarZero(in[0].Graph(), dtypes.Float32)
+		for i := range len(in) / 2 {
+			sum = graph.Add(sum, graph.ReduceAllSum(graph.Mul(in[i], in[len(in)/2+i])))
+		}
+		return []*graph.Node{sum}
+	}}
+	f := engine.Function{Key: "tape " + c.folder, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+		out := r.Run(c.block, in[:len(c.inputs)]...)[:len(c.outputs)]
+		return r.Run(loss, append(slices.Clone(out), in[len(c.inputs):]...)...)
+	}}
+	res, err := e.Train(f, engine.Bind{c.block.Name: params}, c.block.Name, optimizer, engine.Step{}, inputs...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	engine.Free(res.Outputs...)
+	_, state, err := e.SaveOptimizer(optimizer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fingerprints, largest := c.fingerprints(t), 0.0
+	for _, f := range fingerprints {
+		largest = max(largest, f[0])
+	}
+	for name, f := range fingerprints {
+		gradient := state["m."+name]
+		for i := range gradient {
+			gradient[i] *= 2
+		}
+		if err := f.close(name, gradient, largest); err != nil {
+			t.Errorf("gradient of %s: %v", name, err)
+		}
+	}
 }
 
 // gradientsOf builds the named gradients of Σ output·factor; in holds the inputs and then a factor for each output.
@@ -179,7 +230,7 @@ func (c comparison) gradientsOf(names []string, out, in []nn.Value) (of []nn.Val
 }
 
 // upload reads the golden file, checks our parameters against the library's, and puts inputs and weights on the device.
-func (c comparison) upload(t *testing.T, e *engine.Engine) (want map[string]array, inputs []*engine.Array, params *engine.Params) {
+func (c comparison) upload(t *testing.T, e *engine.Engine, trained func(name string) bool) (want map[string]array, inputs []*engine.Array, params *engine.Params) {
 	t.Helper()
 	want = golden(t, c.folder)
 	for name, a := range c.given {
@@ -198,8 +249,13 @@ func (c comparison) upload(t *testing.T, e *engine.Engine) (want map[string]arra
 	tensors := engine.Tensors{}
 	for _, s := range specs {
 		tensors[s.Name] = weight(s.Name, s.Dims)
+		if c.scale != nil {
+			for i := range tensors[s.Name] {
+				tensors[s.Name][i] *= c.scale(s.Name)
+			}
+		}
 	}
-	if params, err = e.Load(specs, tensors, nil); err != nil {
+	if params, err = e.Load(specs, tensors, trained); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(params.FreeAll)
@@ -223,23 +279,18 @@ func (c comparison) array(t *testing.T, e *engine.Engine, a array, integer bool)
 	return u
 }
 
-// compare checks the outputs, and the gradients that follow them.
-func (c comparison) compare(t *testing.T, e *engine.Engine, got []*engine.Array, want map[string]array, gradients []string, tolerance float64) {
+// compare checks the outputs.
+func (c comparison) compare(t *testing.T, e *engine.Engine, got []*engine.Array, want map[string]array, tolerance float64) {
 	t.Helper()
-	if len(got) != len(c.outputs)+len(gradients) {
-		t.Fatalf("%d outputs, want %d", len(got)-len(gradients), len(c.outputs))
+	if len(got) != len(c.outputs) {
+		t.Fatalf("%d outputs, want %d", len(got), len(c.outputs))
 	}
 	for i, a := range got {
-		name, tolerance := "", tolerance
-		if i < len(c.outputs) {
-			name = "out." + c.outputs[i]
-		} else {
-			name, tolerance = gradients[i-len(c.outputs)], gradientTolerance
-		}
 		values, err := e.Floats(a)
 		if err != nil {
 			t.Fatal(err)
 		}
+		name := "out." + c.outputs[i]
 		if err := close(values, a.Shape().Dimensions, want[name], tolerance); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -1,12 +1,13 @@
 """Writes testdata/: tiny UNets, autoencoders and CLIP models with their outputs and gradients in PyTorch.
 
-Made with torch 2.15.0, diffusers 0.42.1, transformers 5.23.0, safetensors 0.8.0, numpy; run as
+Made with the versions of interop/requirements.txt; run as
     python model/golden/generate.py
 Weights are not stored: both sides draw them from the parameter's name (see weight below and drawn.go), so that the
 models need not be as small as the files. Each folder of testdata has
     config.json         as the library saves it
     tensors.json        the state dict's names and shapes, as a checkpoint has them, and unet_odd's adapters
     golden.safetensors  in.*, out.*, cot.* (the fixed factors of the gradient's scalar) and grad.* in PyTorch's layout
+    gradients.json      of every parameter's gradient the norm and its products with PROBES fixed directions
 The folders below testdata/sdxl have config.json and digest.json (parameter count and the hash of all names and shapes)
 of the full-size models, made without weights.
 """
@@ -23,6 +24,7 @@ from safetensors.numpy import save_file
 from transformers import (CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection,
                           CLIPVisionConfig)
 
+PROBES = 3
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "testdata")
 
 
@@ -54,13 +56,16 @@ def checkpoint_names(model):
     """Names as on disk: transformers 5 keeps a text model's parameters without the prefix that files have."""
     names = {}
     for k in model.state_dict():
-        names[k] = k if type(model) is not CLIPTextModel or k.startswith("text_model.") else "text_model." + k
+        if type(model) is CLIPTextModel and not k.startswith("text_model."):
+            names[k] = "text_model." + k
+        else:
+            names[k] = k.removeprefix("unet.")  # a Critic's backbone
     return names
 
 
-def fill(model):
+def fill(model, scale=lambda name: 1):
     names = checkpoint_names(model)
-    model.load_state_dict({k: weight(names[k], tuple(v.shape)) for k, v in model.state_dict().items()})
+    model.load_state_dict({k: scale(names[k]) * weight(names[k], tuple(v.shape)) for k, v in model.state_dict().items()})
     return model.eval()
 
 
@@ -90,11 +95,11 @@ def adapt(model, rank, scale):
     return adapters
 
 
-def write(case, model, inputs, run, params, adapters={}):
+def write(case, model, inputs, run, params, adapters={}, scale=lambda name: 1):
     """Runs run(inputs) -> {name: output}; params are checkpoint names whose gradients are kept."""
     folder = os.path.join(HERE, case)
     os.makedirs(folder, exist_ok=True)
-    fill(model)
+    fill(model, scale)
     names = checkpoint_names(model)
     inputs = {k: v.requires_grad_(v.is_floating_point()) for k, v in inputs.items()}
     outputs = run(inputs)
@@ -116,18 +121,31 @@ def write(case, model, inputs, run, params, adapters={}):
     save_file({k: np.array(v.numpy(), dtype=np.float32, order="C") for k, v in data.items()},
               os.path.join(folder, "golden.safetensors"))
     os.chmod(os.path.join(folder, "golden.safetensors"), 0o644)
+    probes = {}
+    for k, p in own.items():
+        if p.grad is None or k.endswith("position_ids"):
+            continue
+        g = p.grad.double().numpy().ravel()
+        probes[k] = [float(np.linalg.norm(g))] + [float(g @ uniform(f"{k}.probe{i}", g.size)) for i in range(PROBES)]
+    dump(os.path.join(folder, "gradients.json"), {k: [float(f"{x:.5g}") for x in v] for k, v in probes.items()})
     shapes = {names[k]: list(v.shape) for k, v in model.state_dict().items()}
     shapes.update({k: list(v.shape) for k, v in adapters.items()})
-    with open(os.path.join(folder, "tensors.json"), "w") as f:
-        json.dump(shapes, f, indent=0)
-        f.write("\n")
+    dump(os.path.join(folder, "tensors.json"), shapes)
     save_config(model, folder)
     print(case, sum(p.numel() for p in model.parameters()), "parameters,",
           os.path.getsize(os.path.join(folder, "golden.safetensors")), "bytes,",
           {k: [round(float(v.detach().std()), 3)] + list(v.shape) for k, v in outputs.items()})
 
 
+def dump(path, values):
+    """A JSON object with a line per key."""
+    with open(path, "w") as f:
+        f.write("{\n" + ",\n".join(f'"{k}":{json.dumps(v, separators=(",", ":"))}' for k, v in values.items()) + "\n}\n")
+
+
 def save_config(model, folder):
+    if isinstance(model, Critic):
+        model = model.unet
     if isinstance(model, (UNet2DConditionModel, AutoencoderKL)):
         model.save_config(folder)
     else:
@@ -155,6 +173,52 @@ def tensor(name, *shape):
     return torch.from_numpy(uniform(name, int(np.prod(shape))).reshape(shape).astype(np.float32) * 1.7)
 
 
+class Critic(torch.nn.Module):
+    """The conditional discriminator of shared/METHOD.md: a UNet's encoder and mid block on two inputs, their features
+    side by side, and the head for mid-block features of side 8."""
+
+    def __init__(self, channels, groups, **config):
+        super().__init__()
+        self.unet = UNet2DConditionModel(**config)
+        del self.unet.up_blocks, self.unet.conv_norm_out, self.unet.conv_out
+        wide = 2 * config["block_out_channels"][-1]
+        self.head = torch.nn.Module()
+        self.head.convs = torch.nn.ModuleList([torch.nn.Conv2d(wide, channels, 3, 1, 1), torch.nn.Conv2d(channels, channels, 4, 2, 1),
+                                               torch.nn.Conv2d(channels, channels, 4)])
+        self.head.norms = torch.nn.ModuleList([torch.nn.GroupNorm(groups, channels) for _ in range(3)])
+        self.head.out = torch.nn.Linear(channels, 1)
+
+    def encode(self, x, t, text, added):
+        u = self.unet
+        emb = u.time_embedding(u.get_time_embed(sample=x, timestep=t))
+        emb = emb + u.get_aug_embed(emb=emb, encoder_hidden_states=text, added_cond_kwargs=added)
+        h = u.conv_in(x)
+        for block in u.down_blocks:
+            h, _ = block(h, emb, encoder_hidden_states=text) if hasattr(block, "attentions") else block(h, emb)
+        return u.mid_block(h, emb, encoder_hidden_states=text)
+
+    def forward(self, next, x, t_next, t, text, added):
+        h = torch.cat([self.encode(next, t_next, text, added), self.encode(x, t, text, added)], 1)
+        for conv, norm in zip(self.head.convs, self.head.norms):
+            h = F.silu(norm(conv(h)))
+        return self.head.out(h.flatten(1)).flatten()
+
+
+def critic(case, side, tokens, channels, groups, **config):
+    model = Critic(channels, groups, addition_embed_type="text_time", **config)
+    pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
+    inputs = {k: tensor(f"{case}.{k}", 2, config["in_channels"], side, side) for k in ("next", "x")}
+    inputs |= {"time_next": torch.tensor([749, 0]), "time": torch.tensor([999, 249]),
+               "text": tensor(case + ".text", 2, tokens, config["cross_attention_dim"]), "pooled": tensor(case + ".pooled", 2, pooled),
+               "ids": torch.tensor([[64, 64, 0, 0, 64, 64], [80, 96, 5, 7, 64, 72]])}
+
+    def run(i):
+        added = {"text_embeds": i["pooled"], "time_ids": i["ids"]}
+        return {"logits": model(i["next"], i["x"], i["time_next"], i["time"], i["text"], added)}
+
+    write(case, model, inputs, run, ["head.convs.1.weight", "mid_block.resnets.1.conv2.weight", "conv_in.weight"])
+
+
 def unet(case, height, width, tokens, params, lora=None, **config):
     model = UNet2DConditionModel(addition_embed_type="text_time", **config)
     adapters = adapt(model, *lora) if lora else {}
@@ -162,7 +226,7 @@ def unet(case, height, width, tokens, params, lora=None, **config):
     inputs = {
         "sample": tensor(case + ".sample", 2, config["in_channels"], height, width),
         "time": torch.tensor([999, 431]),
-        "text": tensor(case + ".text", 2, tokens, config["cross_attention_dim"]),
+        "text": tensor(case + ".text", 2, tokens, np.ravel(config["cross_attention_dim"])[0]),
         "pooled": tensor(case + ".pooled", 2, pooled),
         "ids": torch.tensor([[64, 64, 0, 0, 64, 64], [80, 96, 5, 7, 64, 72]]),
     }
@@ -190,6 +254,27 @@ def vae(case, height, width, params, **config):
         return {"image": model.decode(z).sample, "mean": latent.mean, "logvar": latent.logvar}
 
     write(case, model, inputs, run, params)
+
+
+def overflow(case, height, width, **config):
+    """An autoencoder whose activations are beyond fp16's range, as those of SDXL's are: in fp16 it gives NaN."""
+    levels = len(config["block_out_channels"])
+    model = AutoencoderKL(down_block_types=["DownEncoderBlock2D"] * levels, up_block_types=["UpDecoderBlock2D"] * levels,
+                          **config)
+    inputs = {"image": tensor(case + ".image", 1, 3, height, width),
+              "noise": tensor(case + ".noise", 1, config["latent_channels"], height // 2, width // 2)}
+
+    def run(i):
+        dtype = next(model.parameters()).dtype
+        latent = model.encode(i["image"].to(dtype)).latent_dist
+        z = latent.mean + latent.std * i["noise"].to(dtype)
+        return {"image": model.decode(z).sample, "mean": latent.mean, "logvar": latent.logvar}
+
+    write(case, model, inputs, run, [], scale=lambda name: 1e5 if name.endswith(".conv2.weight") else 1)
+    assert all(p.abs().max() < 65504 for p in model.parameters())
+    model.half()
+    with torch.no_grad():
+        assert not torch.isfinite(run(inputs)["image"]).all()
 
 
 def text(case, model, ids, params):
@@ -226,6 +311,25 @@ def main():
          transformer_layers_per_block=[2, 1], attention_head_dim=[4, 3], cross_attention_dim=20,
          use_linear_projection=False, addition_time_embed_dim=8, projection_class_embeddings_input_dim=58,
          norm_num_groups=16, norm_eps=1e-6)
+    unet("unet_lists", 12, 8, 3,
+         ["mid_block.attentions.0.transformer_blocks.1.attn1.to_out.0.weight", "up_blocks.1.resnets.1.conv_shortcut.bias",
+          "down_blocks.1.attentions.0.transformer_blocks.1.norm2.weight"],
+         in_channels=4, out_channels=4, sample_size=8, block_out_channels=[12, 36], layers_per_block=[1, 2],
+         down_block_types=["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"], up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
+         transformer_layers_per_block=[1, [2, 1]], reverse_transformer_layers_per_block=[[1, 2, 1], 1],
+         attention_head_dim=[1, 9], cross_attention_dim=[10, 10], use_linear_projection=True, upcast_attention=True,
+         addition_time_embed_dim=6, projection_class_embeddings_input_dim=41, norm_num_groups=6)
+    unet("unet_single", 5, 7, 1,
+         ["mid_block.attentions.0.proj_out.weight", "up_blocks.0.resnets.3.conv_shortcut.weight"],
+         in_channels=9, out_channels=4, sample_size=6, block_out_channels=[20], layers_per_block=3,
+         down_block_types=["CrossAttnDownBlock2D"], up_block_types=["UpBlock2D"], transformer_layers_per_block=2,
+         attention_head_dim=5, cross_attention_dim=14, use_linear_projection=False, addition_time_embed_dim=4,
+         projection_class_embeddings_input_dim=31, norm_num_groups=5, act_fn="swish")
+    critic("critic", 16, 5, 12, 4, in_channels=4, out_channels=4, sample_size=16, block_out_channels=[16, 24],
+           layers_per_block=1, down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"],
+           up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"], transformer_layers_per_block=[1, 1],
+           attention_head_dim=[2, 3], cross_attention_dim=18, use_linear_projection=True, addition_time_embed_dim=4,
+           projection_class_embeddings_input_dim=34, norm_num_groups=8)
     vae("vae", 24, 24,
         ["encoder.down_blocks.0.downsamplers.0.conv.bias", "encoder.mid_block.attentions.0.to_q.weight",
          "decoder.up_blocks.1.resnets.0.norm2.weight", "quant_conv.weight"],
@@ -235,6 +339,8 @@ def main():
          "decoder.up_blocks.1.resnets.0.conv_shortcut.weight"],
         block_out_channels=[16, 16, 32, 48], layers_per_block=1, norm_num_groups=16, latent_channels=3, sample_size=16,
         mid_block_add_attention=False, use_quant_conv=False, use_post_quant_conv=False)
+    overflow("vae_overflow", 12, 8, block_out_channels=[8, 16], layers_per_block=1, norm_num_groups=4, latent_channels=4,
+             sample_size=8)
     params = ["text_model.embeddings.token_embedding.weight", "text_model.embeddings.position_embedding.weight",
               "text_model.encoder.layers.0.self_attn.k_proj.weight", "text_model.encoder.layers.1.mlp.fc1.bias"]
     text("clip_text",

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path"
 	"path/filepath"
@@ -146,6 +147,9 @@ func explain(text string, err error) error {
 		return fmt.Errorf("%s: the hub refuses: accept the model's licence on its page, and put a token that may read it into HF_TOKEN: %w", text, err)
 	case answered("404"):
 		return fmt.Errorf("%s: the hub has no such model, revision or file, or HF_TOKEN may not see it: %w", text, err)
+	}
+	if unreachable := (*url.Error)(nil); errors.As(err, &unreachable) {
+		return fmt.Errorf("%s: the hub cannot be reached, and the cache does not have all of it: %w", text, unreachable)
 	}
 	return fmt.Errorf("%s: %w", text, err)
 }

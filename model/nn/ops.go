@@ -31,7 +31,7 @@ func Softplus(x *graph.Node) *graph.Node {
 
 // Attention is softmax(q·kᵀ/√d + mask)·v for q [B, N, heads·d] and k, v [B, M, heads·d].
 // mask, if not nil, is added to the scores [N, M]. Where cuDNN's flash attention can do it, the scores are never in
-// memory, neither here nor in the gradient.
+// memory, neither here nor in the gradient. The output has v's dtype.
 func Attention(q, k, v *graph.Node, heads int, mask *graph.Node) *graph.Node {
 	b, n, c := q.Shape().Dim(0), q.Shape().Dim(1), q.Shape().Dim(2)
 	m, d := k.Shape().Dim(1), c/heads
@@ -51,7 +51,7 @@ func Attention(q, k, v *graph.Node, heads int, mask *graph.Node) *graph.Node {
 		scores = graph.Add(scores, graph.BroadcastToShape(graph.Reshape(mask, 1, n, m), scores.Shape()))
 	}
 	p := softmax(scores)
-	out := graph.DotGeneral(graph.ConvertDType(p, q.DType()), []int{2}, []int{0}, vh, []int{1}, []int{0})
+	out := graph.DotGeneral(graph.ConvertDType(p, v.DType()), []int{2}, []int{0}, vh, []int{1}, []int{0})
 	return graph.Reshape(graph.TransposeAllAxes(graph.Reshape(out, b, heads, n, d), 0, 2, 1, 3), b, n, c)
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"fewstep/engine"
 	"fewstep/model/nn"
+	"fewstep/model/vae"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -14,6 +15,10 @@ import (
 
 // Encoders are a pipeline's text encoders and VAE on a device.
 type Encoders struct {
+	// Tile is the side in pixels of the VAE's tiles for pictures larger than that (see [vae.Tiling]); 0 = pictures are
+	// encoded and decoded whole.
+	Tile int
+
 	p    *Pipeline
 	e    *engine.Engine
 	bind engine.Bind
@@ -154,22 +159,24 @@ func (c *Encoders) run(f engine.Function, in []*engine.Array) ([][]float32, erro
 	return host, nil
 }
 
-// Latents encodes images, [S·S·3] each in [−1, 1], to scaled latents [s·s·C]: the mean of the posterior.
-func (c *Encoders) Latents(images [][]float32, resolution int) ([][]float32, error) {
+// Latents encodes images, [H·W·3] each in [−1, 1], to scaled latents [h·w·C]: the mean of the posterior.
+func (c *Encoders) Latents(images [][]float32, size Size) ([][]float32, error) {
 	f := engine.Function{Key: "encode/" + c.p.VAE.Encoder("").Kind, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
 		return r.Run(c.p.VAE.Encoder(netVAE), in[0])[:1]
 	}}
 	mean, scale := c.p.VAE.LatentScale()
-	return c.images(f, images, []int{resolution, resolution, 3}, func(v []float32) {
+	z, err := c.tiled(f, images, size.Height, size.Width, 3, c.p.VAE.EncodeTiles)
+	for _, v := range z {
 		for i := range v {
 			k := i % len(mean)
 			v[i] = float32((float64(v[i]) - mean[k]) * scale[k])
 		}
-	})
+	}
+	return z, err
 }
 
-// Images decodes scaled latents [s·s·C] to images [S·S·3], about [−1, 1].
-func (c *Encoders) Images(latents [][]float32, resolution int) ([][]float32, error) {
+// Images decodes scaled latents [h·w·C] to images [H·W·3], about [−1, 1].
+func (c *Encoders) Images(latents [][]float32, size Size) ([][]float32, error) {
 	f := engine.Function{Key: "decode/" + c.p.VAE.Decoder("").Kind, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
 		return r.Run(c.p.VAE.Decoder(netVAE), in[0])
 	}}
@@ -182,24 +189,53 @@ func (c *Encoders) Images(latents [][]float32, resolution int) ([][]float32, err
 			raw[i][j] = float32(float64(z[j])/scale[k] + mean[k])
 		}
 	}
-	side := resolution / c.p.Factor()
-	return c.images(f, raw, []int{side, side, c.p.VAE.LatentChannels}, nil)
+	return c.tiled(f, raw, size.Height/c.p.Factor(), size.Width/c.p.Factor(), c.p.VAE.LatentChannels, c.p.VAE.DecodeTiles)
 }
 
-// images runs f over batches of n, the last one padded.
-func (c *Encoders) images(f engine.Function, in [][]float32, dims []int, after func([]float32)) ([][]float32, error) {
-	size := dims[0] * dims[1] * dims[2]
+// tiled runs f over maps [height, width, channels], in tiles if they are wanted and the maps are larger than one.
+func (c *Encoders) tiled(f engine.Function, in [][]float32, height, width, channels int, tiles func(side int) (vae.Tiling, error)) ([][]float32, error) {
+	if c.Tile == 0 {
+		return c.maps(f, in, height, width, channels)
+	}
+	t, err := tiles(c.Tile)
+	if err != nil {
+		return nil, err
+	}
+	if !t.Applies(height, width) {
+		return c.maps(f, in, height, width, channels)
+	}
+	return t.Run(in, height, width, func(cut []vae.Tile) ([]vae.Tile, error) {
+		values := make([][]float32, len(cut))
+		for i, v := range cut {
+			values[i] = v.Values
+		}
+		h, w := cut[0].Height, cut[0].Width
+		out, err := c.maps(f, values, h, w, channels)
+		if err != nil {
+			return nil, err
+		}
+		done := make([]vae.Tile, len(out))
+		for i, v := range out {
+			done[i] = vae.Tile{Height: t.After(h), Width: t.After(w), Values: v}
+		}
+		return done, nil
+	})
+}
+
+// maps runs f over batches of n, the last one padded.
+func (c *Encoders) maps(f engine.Function, in [][]float32, height, width, channels int) ([][]float32, error) {
+	size := height * width * channels
 	out := make([][]float32, 0, len(in))
 	for start := 0; start < len(in); start += c.n {
 		batch := in[start:min(start+c.n, len(in))]
 		flat := make([]float32, c.n*size)
 		for i, v := range batch {
 			if len(v) != size {
-				return nil, fmt.Errorf("image %d has %d values, want %v", start+i, len(v), dims)
+				return nil, fmt.Errorf("image %d has %d values, want %d×%d×%d", start+i, len(v), height, width, channels)
 			}
 			copy(flat[i*size:], v)
 		}
-		a, err := c.e.Upload(flat, append([]int{c.n}, dims...)...)
+		a, err := c.e.Upload(flat, c.n, height, width, channels)
 		if err != nil {
 			return nil, err
 		}
@@ -209,11 +245,7 @@ func (c *Encoders) images(f engine.Function, in [][]float32, dims []int, after f
 		}
 		n := len(res[0]) / c.n
 		for i := range batch {
-			v := res[0][i*n : (i+1)*n : (i+1)*n]
-			if after != nil {
-				after(v)
-			}
-			out = append(out, v)
+			out = append(out, res[0][i*n:(i+1)*n:(i+1)*n])
 		}
 	}
 	return out, nil

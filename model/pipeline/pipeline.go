@@ -4,6 +4,7 @@
 package pipeline
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,8 +20,6 @@ import (
 	"fewstep/model/weights"
 
 	"github.com/gomlx/compute"
-	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/shapes"
 )
 
 // Components of a diffusers directory that hold weights, and the file each keeps them in.
@@ -42,6 +41,8 @@ type Pipeline struct {
 	Vision     *clip.VisionConfig // nil when the directory has no clip folder
 	Schedule   *distill.Schedule
 	Prediction distill.Prediction
+	DDIMEnd    int  // timestep whose ā ends DDIM sampling: 0, or 1 where the scheduler has set_alpha_to_one false
+	ZeroEmpty  bool // a missing negative prompt is zero embeddings, not the encoded empty text
 }
 
 // Open reads every config of a model directory or of a single file.
@@ -58,6 +59,9 @@ func OpenWith(dir, tokenizers string) (*Pipeline, error) {
 		return nil, fmt.Errorf("%s is a UNet alone, without text encoders and VAE: name it as the UNet of a whole model", dir)
 	}
 	p := &Pipeline{Dir: dir}
+	if p.ZeroEmpty, err = config(b, "model_index.json", zeroEmpty); err != nil {
+		return nil, err
+	}
 	if p.UNet, err = config(b, "unet/config.json", unet.ParseConfig); err != nil {
 		return nil, err
 	}
@@ -80,6 +84,15 @@ func OpenWith(dir, tokenizers string) (*Pipeline, error) {
 	if p.Schedule, p.Prediction, err = distill.ParseScheduler(raw); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
+	ddim := struct {
+		AlphaToOne bool `json:"set_alpha_to_one"`
+	}{true}
+	if err := json.Unmarshal(raw, &ddim); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if !ddim.AlphaToOne {
+		p.DDIMEnd = 1
+	}
 	if _, err := os.Stat(filepath.Join(dir, "clip", "config.json")); err == nil {
 		if p.Vision, err = clip.LoadVisionConfig(filepath.Join(dir, "clip", "config.json")); err != nil {
 			return nil, err
@@ -98,10 +111,23 @@ func config[T any](b *bundle.Bundle, name string, parse func(raw []byte, path st
 	return parse(raw, filepath.Join(b.Path, filepath.FromSlash(name)))
 }
 
+// zeroEmpty reads what a model_index.json says about an empty prompt; diffusers' default is zeros.
+func zeroEmpty(raw []byte, path string) (bool, error) {
+	settings := struct {
+		ZeroEmpty bool `json:"force_zeros_for_empty_prompt"`
+	}{true}
+	if err := json.Unmarshal(raw, &settings); err != nil {
+		return false, fmt.Errorf("%s: %w", path, err)
+	}
+	return settings.ZeroEmpty, nil
+}
+
 // check says where the components do not fit each other.
 func (p *Pipeline) check() error {
 	text := p.Text[0].HiddenSize + p.Text[1].HiddenSize
 	switch {
+	case p.Text[0].MaxPositions != p.Text[1].MaxPositions:
+		return fmt.Errorf("%s: text_encoder takes %d tokens and text_encoder_2 %d: their outputs do not fit together", p.Dir, p.Text[0].MaxPositions, p.Text[1].MaxPositions)
 	case !p.Text[1].Projected:
 		return fmt.Errorf("%s: text_encoder_2 has no text projection, SDXL's family needs one", p.Dir)
 	case text != p.UNet.CrossAttentionDim:
@@ -114,29 +140,12 @@ func (p *Pipeline) check() error {
 	return nil
 }
 
-// Factor is the VAE's down-scaling: image side / latent side.
-func (p *Pipeline) Factor() int { return 1 << (len(p.VAE.BlockOutChannels) - 1) }
-
 // Tokens is the length of a prompt in tokens.
 func (p *Pipeline) Tokens() int { return p.Text[0].MaxPositions }
 
-// UNetInputs are the shapes of the UNet's five inputs at a batch and an image size in pixels.
-func (p *Pipeline) UNetInputs(batch, resolution int) []shapes.Shape {
-	f := func(dims ...int) shapes.Shape { return shapes.Make(dtypes.Float32, dims...) }
-	side := resolution / p.Factor()
-	return []shapes.Shape{f(batch, side, side, p.UNet.InChannels), f(batch), f(batch, p.Tokens(), p.UNet.CrossAttentionDim),
-		f(batch, p.UNet.PooledDim()), f(batch, unet.TimeIDs)}
-}
-
-// TimeIDs are the micro-conditions of an uncropped image of its own size.
-func (p *Pipeline) TimeIDs(resolution int) []float32 {
-	r := float32(resolution)
-	return []float32{r, r, 0, 0, r, r}
-}
-
 // UNetSpecs lists the UNet's parameters, with adapters if lora is not nil.
 func (p *Pipeline) UNetSpecs(b compute.Backend, lora *nn.LoRA) ([]nn.Spec, error) {
-	return nn.Trace(b, p.UNet.Network("", lora), p.UNetInputs(1, 8*p.Factor())...)
+	return nn.Trace(b, p.UNet.Network("", lora), p.UNetInputs(1, Square(p.Multiple()))...)
 }
 
 // Read returns a component's tensors, as f32. Values that are not finite are an error.

@@ -55,7 +55,7 @@ func TestGradientsInBF16(t *testing.T) {
 		{u.timeEmbedding(), [][]int{{batch}, {batch, 16}, {batch, TimeIDs}}},
 		{u.resnet("", c, false), [][]int{image, temb}},
 		{u.resnet("", 2*c, true), [][]int{image, temb, image}},
-		{transformerBlock("", c, 4), [][]int{sequence, prompt}},
+		{transformerBlock("", c, 4, false), [][]int{sequence, prompt}},
 		{nn.Block{Kind: "transformer_proj_in", Compose: part(0)}, [][]int{image, prompt}},
 		{nn.Block{Kind: "transformer_proj_out", Compose: part(2)}, [][]int{image, prompt}},
 		{conv("", c, 2, false, false), [][]int{image}},

@@ -11,34 +11,31 @@ import (
 
 // Config holds the keys of a diffusers UNet config.json that decide its structure.
 type Config struct {
-	ClassName         string   `json:"_class_name"`
-	SampleSize        int      `json:"sample_size"` // latent side the model was made for
-	InChannels        int      `json:"in_channels"`
-	OutChannels       int      `json:"out_channels"`
-	BlockOutChannels  []int    `json:"block_out_channels"`
-	DownBlockTypes    []string `json:"down_block_types"`
-	MidBlockType      string   `json:"mid_block_type"`
-	UpBlockTypes      []string `json:"up_block_types"`
-	LayersPerBlock    int      `json:"layers_per_block"`
-	TransformerLayers intList  `json:"transformer_layers_per_block"`
-	AttentionHeads    intList  `json:"attention_head_dim"` // diffusers' historic name: the number of heads per level
-	NumAttentionHeads intList  `json:"num_attention_heads"`
-	CrossAttentionDim int      `json:"cross_attention_dim"`
-	LinearProjection  bool     `json:"use_linear_projection"`
-	AdditionEmbedType string   `json:"addition_embed_type"`
-	AdditionTimeDim   int      `json:"addition_time_embed_dim"`
-	ProjectionDim     int      `json:"projection_class_embeddings_input_dim"` // pooled text + 6 · addition_time_embed_dim
-	NormGroups        int      `json:"norm_num_groups"`
-	NormEps           float64  `json:"norm_eps"`
-	FlipSinToCos      bool     `json:"flip_sin_to_cos"`
-	FreqShift         float64  `json:"freq_shift"`
-	ActFn             string   `json:"act_fn"`
+	ClassName         string    `json:"_class_name"`
+	SampleSize        int       `json:"sample_size"` // latent side the model was made for
+	InChannels        int       `json:"in_channels"`
+	OutChannels       int       `json:"out_channels"`
+	BlockOutChannels  []int     `json:"block_out_channels"`
+	DownBlockTypes    []string  `json:"down_block_types"`
+	UpBlockTypes      []string  `json:"up_block_types"`
+	LayersPerBlock    intList   `json:"layers_per_block"`   // resnets of a down block, for all levels or per level; up blocks have one more
+	TransformerLayers intList   `json:"-"`                  // transformer blocks of an attention, for all levels or per level
+	DownDepths        []intList `json:"-"`                  // the same for each attention of a down block; nil = TransformerLayers
+	UpDepths          []intList `json:"-"`                  // the same for up blocks, coarsest first; nil = as their level's down block
+	AttentionHeads    intList   `json:"attention_head_dim"` // diffusers' historic name: the number of heads, for all levels or per level
+	CrossAttentionDim int       `json:"-"`                  // width of a text token
+	LinearProjection  bool      `json:"use_linear_projection"`
+	UpcastAttention   bool      `json:"upcast_attention"` // products of queries and keys in f32, whatever the compute dtype
+	AdditionTimeDim   int       `json:"addition_time_embed_dim"`
+	ProjectionDim     int       `json:"projection_class_embeddings_input_dim"` // pooled text + 6 · addition_time_embed_dim
+	NormGroups        int       `json:"norm_num_groups"`
+	NormEps           float64   `json:"norm_eps"`
 }
 
 // TimeIDs is the number of micro-conditions: original height, width, crop top, left, target height, width.
 const TimeIDs = 6
 
-// intList is a JSON value that diffusers writes either as one number or as one per level.
+// intList is what diffusers writes either as one number or as a list of them.
 type intList []int
 
 func (l *intList) UnmarshalJSON(b []byte) error {
@@ -58,11 +55,24 @@ func (l *intList) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-func (l intList) at(level int) int {
+// at is entry i, or the only one.
+func (l intList) at(i int) int {
 	if len(l) == 1 {
 		return l[0]
 	}
-	return l[level]
+	return l[i]
+}
+
+// depthTable is a number for everything, a list by level, or a list of lists by level and attention.
+type depthTable []intList
+
+func (d *depthTable) UnmarshalJSON(b []byte) error {
+	var one intList
+	if json.Unmarshal(b, &one) == nil && len(one) == 1 && b[0] != '[' {
+		*d = depthTable{one}
+		return nil
+	}
+	return json.Unmarshal(b, (*[]intList)(d))
 }
 
 // LoadConfig reads and checks a diffusers UNet config.json.
@@ -74,81 +84,166 @@ func LoadConfig(path string) (*Config, error) {
 	return ParseConfig(raw, path)
 }
 
-// ParseConfig reads and checks the content of a config.json; path is for messages.
+// ParseConfig reads and checks the content of a config.json; path is for messages. Absent keys have diffusers'
+// defaults.
 func ParseConfig(raw []byte, path string) (*Config, error) {
-	c := &Config{NormGroups: 32, NormEps: 1e-5, LayersPerBlock: 2, TransformerLayers: intList{1}, FlipSinToCos: true,
-		MidBlockType: "UNetMidBlock2DCrossAttn", ActFn: "silu"}
-	if err := json.Unmarshal(raw, c); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+	c := &Config{InChannels: 4, OutChannels: 4, NormGroups: 32, NormEps: 1e-5, LayersPerBlock: intList{2}, AttentionHeads: intList{8}}
+	lists := struct {
+		Down  depthTable `json:"transformer_layers_per_block"`
+		Up    depthTable `json:"reverse_transformer_layers_per_block"`
+		Width intList    `json:"cross_attention_dim"`
+	}{Down: depthTable{{1}}, Width: intList{1280}}
+	keys := map[string]json.RawMessage{}
+	for _, into := range []any{&keys, c, &lists} {
+		if err := json.Unmarshal(raw, into); err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
 	}
-	if err := c.Validate(); err != nil {
+	err := checkFixed(c.ClassName, keys)
+	if err == nil {
+		err = c.setLists(lists.Down, lists.Up, lists.Width)
+	}
+	if err == nil {
+		err = c.Validate()
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return c, nil
+}
+
+func (c *Config) setLists(down, up depthTable, width intList) error {
+	for _, d := range width {
+		if d != width[0] {
+			return fmt.Errorf("cross_attention_dim is %v: levels that attend to texts of different widths are not supported", width)
+		}
+		c.CrossAttentionDim = d
+	}
+	c.UpDepths = up
+	for _, d := range down {
+		if len(d) == 1 {
+			c.TransformerLayers = append(c.TransformerLayers, d[0])
+			continue
+		}
+		if up == nil {
+			return fmt.Errorf("transformer_layers_per_block has a list for each level, so reverse_transformer_layers_per_block must be given")
+		}
+		c.DownDepths, c.TransformerLayers = down, nil
+		break
+	}
+	return nil
 }
 
 // Validate says in a sentence why a config is not one that this package can build.
 func (c *Config) Validate() error {
 	n := len(c.BlockOutChannels)
 	switch {
-	case c.ClassName != "" && c.ClassName != "UNet2DConditionModel":
-		return fmt.Errorf("this is the config of a %s, not of a UNet2DConditionModel", c.ClassName)
-	case n == 0 || c.InChannels <= 0 || c.OutChannels <= 0 || c.CrossAttentionDim <= 0 || c.LayersPerBlock <= 0:
-		return fmt.Errorf("in_channels, out_channels, block_out_channels, layers_per_block and cross_attention_dim must all be given and positive")
+	case n == 0 || c.InChannels <= 0 || c.OutChannels <= 0 || c.CrossAttentionDim <= 0:
+		return fmt.Errorf("in_channels, out_channels, block_out_channels and cross_attention_dim must all be given and positive")
 	case len(c.DownBlockTypes) != n || len(c.UpBlockTypes) != n:
 		return fmt.Errorf("block_out_channels has %d levels, down_block_types %d and up_block_types %d: they must agree", n, len(c.DownBlockTypes), len(c.UpBlockTypes))
-	case c.AdditionEmbedType != "text_time":
-		return fmt.Errorf("addition_embed_type is %q; only SDXL's text_time conditioning is supported", c.AdditionEmbedType)
-	case c.ProjectionDim <= TimeIDs*c.AdditionTimeDim || c.AdditionTimeDim <= 0:
+	case c.AdditionTimeDim <= 0 || c.AdditionTimeDim%2 != 0:
+		return fmt.Errorf("addition_time_embed_dim is %d: it must be even and positive", c.AdditionTimeDim)
+	case c.ProjectionDim <= TimeIDs*c.AdditionTimeDim:
 		return fmt.Errorf("projection_class_embeddings_input_dim %d leaves no room for pooled text beside %d·%d time ids", c.ProjectionDim, TimeIDs, c.AdditionTimeDim)
-	case !c.FlipSinToCos || c.FreqShift != 0:
-		return fmt.Errorf("only flip_sin_to_cos=true with freq_shift=0 is supported")
-	case c.ActFn != "silu" && c.ActFn != "swish":
-		return fmt.Errorf("act_fn %q is not supported, only silu", c.ActFn)
-	case c.MidBlockType != "UNetMidBlock2DCrossAttn":
-		return fmt.Errorf("mid_block_type %q is not supported", c.MidBlockType)
+	case !(c.NormEps > 0):
+		return fmt.Errorf("norm_eps is %g: it must be positive", c.NormEps)
+	case c.BlockOutChannels[0]%2 != 0:
+		return fmt.Errorf("block_out_channels[0]=%d is odd: half of the time embedding is sines, half cosines", c.BlockOutChannels[0])
 	}
-	for _, l := range []struct {
-		key  string
-		list intList
-	}{{"transformer_layers_per_block", c.TransformerLayers}, {"attention_head_dim", c.heads()}} {
-		if len(l.list) != 1 && len(l.list) != n {
-			return fmt.Errorf("%s has %d entries, want 1 or %d", l.key, len(l.list), n)
-		}
+	if err := c.validateLists(n); err != nil {
+		return err
 	}
 	for i, ch := range c.BlockOutChannels {
-		if c.NormGroups <= 0 || ch%c.NormGroups != 0 {
+		if c.NormGroups <= 0 || ch <= 0 || ch%c.NormGroups != 0 {
 			return fmt.Errorf("block_out_channels[%d]=%d does not divide into norm_num_groups=%d", i, ch, c.NormGroups)
 		}
-		if h := c.heads().at(i); h <= 0 || ch%h != 0 {
+		if h := c.AttentionHeads.at(i); ch%h != 0 {
 			return fmt.Errorf("block_out_channels[%d]=%d does not divide into %d attention heads", i, ch, h)
 		}
+		if t := c.DownBlockTypes[i]; t != "DownBlock2D" && t != "CrossAttnDownBlock2D" {
+			return fmt.Errorf("down_block_types[%d] is %q; only DownBlock2D and CrossAttnDownBlock2D are supported", i, t)
+		}
+		if t := c.UpBlockTypes[i]; t != "UpBlock2D" && t != "CrossAttnUpBlock2D" {
+			return fmt.Errorf("up_block_types[%d] is %q; only UpBlock2D and CrossAttnUpBlock2D are supported", i, t)
+		}
 	}
-	for i := range n {
-		for _, t := range []string{c.DownBlockTypes[i], c.UpBlockTypes[i]} {
-			if !strings.HasSuffix(t, "Block2D") || strings.TrimPrefix(strings.TrimPrefix(t, "CrossAttn"), "Down") != "Block2D" &&
-				strings.TrimPrefix(strings.TrimPrefix(t, "CrossAttn"), "Up") != "Block2D" {
-				return fmt.Errorf("block type %q is not supported", t)
+	return nil
+}
+
+// validateLists checks what there is for each of n levels.
+func (c *Config) validateLists(n int) error {
+	type list struct {
+		key     string
+		entries intList
+		want    int
+	}
+	all := []list{{"layers_per_block", c.LayersPerBlock, n}, {"attention_head_dim", c.AttentionHeads, n}}
+	if c.DownDepths == nil {
+		all = append(all, list{"transformer_layers_per_block", c.TransformerLayers, n})
+	}
+	check := func(l list) error {
+		if len(l.entries) != 1 && len(l.entries) != l.want {
+			return fmt.Errorf("%s has %d entries, want 1 or %d", l.key, len(l.entries), l.want)
+		}
+		for _, v := range l.entries {
+			if v <= 0 {
+				return fmt.Errorf("%s has the entry %d: all must be positive", l.key, v)
+			}
+		}
+		return nil
+	}
+	for _, l := range all {
+		if err := check(l); err != nil {
+			return err
+		}
+	}
+	for _, t := range []struct {
+		key   string
+		table []intList
+		count func(i int) int // attentions of block i
+	}{
+		{"transformer_layers_per_block", c.DownDepths, c.LayersPerBlock.at},
+		{"reverse_transformer_layers_per_block", c.UpDepths, func(i int) int { return c.LayersPerBlock.at(n-1-i) + 1 }},
+	} {
+		if t.table != nil && len(t.table) != n {
+			return fmt.Errorf("%s has %d entries, want %d", t.key, len(t.table), n)
+		}
+		for i, depths := range t.table {
+			if err := check(list{fmt.Sprintf("%s[%d]", t.key, i), depths, t.count(i)}); err != nil {
+				return err
 			}
 		}
 	}
 	return nil
 }
 
-func (c *Config) heads() intList {
-	if len(c.NumAttentionHeads) > 0 {
-		return c.NumAttentionHeads
-	}
-	return c.AttentionHeads
-}
-
 // PooledDim is the width of the pooled text embedding.
 func (c *Config) PooledDim() int { return c.ProjectionDim - TimeIDs*c.AdditionTimeDim }
 
-// depth is the number of transformer blocks per attention at a level; 0 where the block has no attention.
-func (c *Config) depth(blockType string, level int) int {
-	if !strings.HasPrefix(blockType, "CrossAttn") {
-		return 0
+// downDepths are the numbers of transformer blocks in the attentions of a down block; nil where it has none.
+func (c *Config) downDepths(level int) intList {
+	if !strings.HasPrefix(c.DownBlockTypes[level], "CrossAttn") {
+		return nil
 	}
-	return c.TransformerLayers.at(level)
+	return c.levelDepths(level)
+}
+
+// levelDepths are downDepths where the level has attention: the mid block always does, by the last level's.
+func (c *Config) levelDepths(level int) intList {
+	if c.DownDepths != nil {
+		return c.DownDepths[level]
+	}
+	return intList{c.TransformerLayers.at(level)}
+}
+
+// upDepths are those of up block i, which counts from the coarsest level.
+func (c *Config) upDepths(i int) intList {
+	switch {
+	case !strings.HasPrefix(c.UpBlockTypes[i], "CrossAttn"):
+		return nil
+	case c.UpDepths != nil:
+		return c.UpDepths[i]
+	}
+	return c.levelDepths(len(c.BlockOutChannels) - 1 - i)
 }

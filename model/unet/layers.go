@@ -5,6 +5,7 @@ import (
 
 	"fewstep/model/nn"
 
+	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/gomlx/core/graph"
 )
 
@@ -76,28 +77,32 @@ func (c *Config) transformer(name string, channels, heads, depth int) nn.Block {
 		}
 	}
 	return nn.Block{
-		Kind: fmt.Sprintf("transformer(%d,%d,%d,%t,%d)", channels, heads, depth, c.LinearProjection, c.NormGroups),
+		Kind: fmt.Sprintf("transformer(%d,%d,%d,%s)", channels, heads, depth, c.layerSignature()),
 		Name: name, Level: nn.Stage,
 		Compose: func(r nn.Runner, in []nn.Value) []nn.Value {
 			h := nn.One(r, project("proj_in", true), in[0])
 			for k := range depth {
-				h = nn.One(r, transformerBlock(fmt.Sprintf("transformer_blocks.%d", k), channels, heads), h, in[1])
+				h = nn.One(r, transformerBlock(fmt.Sprintf("transformer_blocks.%d", k), channels, heads, c.UpcastAttention), h, in[1])
 			}
 			return r.Run(project("proj_out", false), h, in[0])
 		},
 	}
 }
 
-// transformerBlock is diffusers' BasicTransformerBlock on tokens [B,N,C] and text [B,T,D].
-func transformerBlock(name string, channels, heads int) nn.Block {
+// transformerBlock is diffusers' BasicTransformerBlock on tokens [B,N,C] and text [B,T,D]. upcast makes the products of
+// queries and keys f32.
+func transformerBlock(name string, channels, heads int, upcast bool) nn.Block {
 	return nn.Block{
-		Kind: fmt.Sprintf("transformer_block(%d,%d)", channels, heads), Name: name,
+		Kind: fmt.Sprintf("transformer_block(%d,%d,%t)", channels, heads, upcast), Name: name,
 		Build: func(s *nn.Scope, in []*graph.Node) []*graph.Node {
 			x, text := in[0], in[1]
 			attend := func(s *nn.Scope, x, kv *graph.Node) *graph.Node {
 				q := s.Linear("to_q", x, channels, false)
 				k := s.Linear("to_k", kv, channels, false)
 				v := s.Linear("to_v", kv, channels, false)
+				if upcast {
+					q, k = graph.ConvertDType(q, dtypes.Float32), graph.ConvertDType(k, dtypes.Float32)
+				}
 				return s.Linear("to_out.0", nn.Attention(q, k, v, heads, nil), channels, true)
 			}
 			n := s.LayerNorm("norm1", x, 1e-5)

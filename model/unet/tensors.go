@@ -16,9 +16,9 @@ func (c *Config) Tensors() map[string][]int {
 	skips := []int{in}
 	for i, ch := range c.BlockOutChannels {
 		block := fmt.Sprintf("down_blocks.%d.", i)
-		for j := range c.LayersPerBlock {
+		for j := range c.LayersPerBlock.at(i) {
 			t.resnet(fmt.Sprintf("%sresnets.%d.", block, j), in, ch, wide)
-			t.transformer(fmt.Sprintf("%sattentions.%d.", block, j), ch, c.depth(c.DownBlockTypes[i], i), c)
+			t.transformer(fmt.Sprintf("%sattentions.%d.", block, j), ch, c.downDepths(i), j, c)
 			in = ch
 			skips = append(skips, ch)
 		}
@@ -28,17 +28,17 @@ func (c *Config) Tensors() map[string][]int {
 		}
 	}
 	t.resnet("mid_block.resnets.0.", in, in, wide)
-	t.transformer("mid_block.attentions.0.", in, c.TransformerLayers.at(levels-1), c)
+	t.transformer("mid_block.attentions.0.", in, c.levelDepths(levels-1), 0, c)
 	t.resnet("mid_block.resnets.1.", in, in, wide)
 	for i := range levels {
 		level := levels - 1 - i
 		ch := c.BlockOutChannels[level]
 		block := fmt.Sprintf("up_blocks.%d.", i)
-		for j := range c.LayersPerBlock + 1 {
+		for j := range c.LayersPerBlock.at(level) + 1 {
 			skip := skips[len(skips)-1]
 			skips = skips[:len(skips)-1]
 			t.resnet(fmt.Sprintf("%sresnets.%d.", block, j), in+skip, ch, wide)
-			t.transformer(fmt.Sprintf("%sattentions.%d.", block, j), ch, c.depth(c.UpBlockTypes[i], level), c)
+			t.transformer(fmt.Sprintf("%sattentions.%d.", block, j), ch, c.upDepths(i), j, c)
 			in = ch
 		}
 		if i < levels-1 {
@@ -78,8 +78,9 @@ func (t stateDict) resnet(name string, in, out, wide int) {
 	}
 }
 
-func (t stateDict) transformer(name string, ch, depth int, c *Config) {
-	if depth == 0 {
+// transformer is attention j of a block with these depths, which are nil where the block has none.
+func (t stateDict) transformer(name string, ch int, depths intList, j int, c *Config) {
+	if depths == nil {
 		return
 	}
 	t.norm(name+"norm", ch)
@@ -90,7 +91,7 @@ func (t stateDict) transformer(name string, ch, depth int, c *Config) {
 			t.conv(name+proj, ch, ch, 1)
 		}
 	}
-	for k := range depth {
+	for k := range depths.at(j) {
 		block := fmt.Sprintf("%stransformer_blocks.%d.", name, k)
 		for _, attention := range []struct {
 			name string

@@ -40,9 +40,14 @@ func (c *Config) Encoder(name string) nn.Block {
 }
 
 func (c *Config) signature() string {
-	return fmt.Sprintf("%d,%d,%v,%v,%v,%d,%v,%v,%d,%t,%d,%d,%d,%g", c.InChannels, c.OutChannels, c.BlockOutChannels,
-		c.DownBlockTypes, c.UpBlockTypes, c.LayersPerBlock, c.TransformerLayers, c.heads(), c.CrossAttentionDim,
-		c.LinearProjection, c.AdditionTimeDim, c.ProjectionDim, c.NormGroups, c.NormEps)
+	return fmt.Sprintf("%d,%d,%v,%v,%v,%v,%v,%v,%v,%v,%d,%t,%t,%d,%d,%d,%g", c.InChannels, c.OutChannels, c.BlockOutChannels,
+		c.DownBlockTypes, c.UpBlockTypes, c.LayersPerBlock, c.TransformerLayers, c.DownDepths, c.UpDepths, c.AttentionHeads,
+		c.CrossAttentionDim, c.LinearProjection, c.UpcastAttention, c.AdditionTimeDim, c.ProjectionDim, c.NormGroups, c.NormEps)
+}
+
+// layerSignature is what every resnet and transformer of the network shares.
+func (c *Config) layerSignature() string {
+	return fmt.Sprintf("%t,%t,%d,%g", c.LinearProjection, c.UpcastAttention, c.NormGroups, c.NormEps)
 }
 
 func (c *Config) encode(r nn.Runner, in []nn.Value) (h nn.Value, skips []nn.Value, temb nn.Value) {
@@ -60,7 +65,7 @@ func (c *Config) encode(r nn.Runner, in []nn.Value) (h nn.Value, skips []nn.Valu
 func (c *Config) decode(r nn.Runner, h nn.Value, skips []nn.Value, temb nn.Value, in []nn.Value) nn.Value {
 	levels := len(c.BlockOutChannels)
 	for i := range levels {
-		n := c.LayersPerBlock + 1
+		n := c.LayersPerBlock.at(levels-1-i) + 1
 		args := append([]nn.Value{h, temb, in[InText]}, skips[len(skips)-n:]...)
 		skips = skips[:len(skips)-n]
 		h = nn.One(r, c.upBlock(i), args...)
@@ -71,16 +76,16 @@ func (c *Config) decode(r nn.Runner, h nn.Value, skips []nn.Value, temb nn.Value
 // downBlock returns every layer's output (the skips); the last is the block's output.
 func (c *Config) downBlock(i int) nn.Block {
 	last := i == len(c.BlockOutChannels)-1
-	ch, heads, depth := c.BlockOutChannels[i], c.heads().at(i), c.depth(c.DownBlockTypes[i], i)
+	ch, heads, depths, layers := c.BlockOutChannels[i], c.AttentionHeads.at(i), c.downDepths(i), c.LayersPerBlock.at(i)
 	return nn.Block{
-		Kind: fmt.Sprintf("down(%d,%d,%d,%t,%d,%t,%d,%g)", ch, heads, depth, last, c.LayersPerBlock, c.LinearProjection, c.NormGroups, c.NormEps),
+		Kind: fmt.Sprintf("down(%d,%d,%v,%t,%d,%s)", ch, heads, depths, last, layers, c.layerSignature()),
 		Name: fmt.Sprintf("down_blocks.%d", i), Level: nn.Stage,
 		Compose: func(r nn.Runner, in []nn.Value) (out []nn.Value) {
 			h, temb, text := in[0], in[1], in[2]
-			for j := range c.LayersPerBlock {
+			for j := range layers {
 				h = nn.One(r, c.resnet(fmt.Sprintf("resnets.%d", j), ch, false), h, temb)
-				if depth > 0 {
-					h = nn.One(r, c.transformer(fmt.Sprintf("attentions.%d", j), ch, heads, depth), h, text)
+				if depths != nil {
+					h = nn.One(r, c.transformer(fmt.Sprintf("attentions.%d", j), ch, heads, depths.at(j)), h, text)
 				}
 				out = append(out, h)
 			}
@@ -94,9 +99,9 @@ func (c *Config) downBlock(i int) nn.Block {
 
 func (c *Config) midBlock() nn.Block {
 	n := len(c.BlockOutChannels) - 1
-	ch, heads, depth := c.BlockOutChannels[n], c.heads().at(n), c.TransformerLayers.at(n)
+	ch, heads, depth := c.BlockOutChannels[n], c.AttentionHeads.at(n), c.levelDepths(n)[0]
 	return nn.Block{
-		Kind: fmt.Sprintf("mid(%d,%d,%d,%t,%d,%g)", ch, heads, depth, c.LinearProjection, c.NormGroups, c.NormEps),
+		Kind: fmt.Sprintf("mid(%d,%d,%d,%s)", ch, heads, depth, c.layerSignature()),
 		Name: "mid_block", Level: nn.Stage,
 		Compose: func(r nn.Runner, in []nn.Value) []nn.Value {
 			h := nn.One(r, c.resnet("resnets.0", ch, false), in[0], in[1])
@@ -110,17 +115,17 @@ func (c *Config) midBlock() nn.Block {
 func (c *Config) upBlock(i int) nn.Block {
 	levels := len(c.BlockOutChannels)
 	level, last := levels-1-i, i == levels-1
-	ch, heads, depth := c.BlockOutChannels[level], c.heads().at(level), c.depth(c.UpBlockTypes[i], level)
+	ch, heads, depths, layers := c.BlockOutChannels[level], c.AttentionHeads.at(level), c.upDepths(i), c.LayersPerBlock.at(level)+1
 	return nn.Block{
-		Kind: fmt.Sprintf("up(%d,%d,%d,%t,%d,%t,%d,%g)", ch, heads, depth, last, c.LayersPerBlock, c.LinearProjection, c.NormGroups, c.NormEps),
+		Kind: fmt.Sprintf("up(%d,%d,%v,%t,%d,%s)", ch, heads, depths, last, layers, c.layerSignature()),
 		Name: fmt.Sprintf("up_blocks.%d", i), Level: nn.Stage,
 		Compose: func(r nn.Runner, in []nn.Value) []nn.Value {
 			h, temb, text, skips := in[0], in[1], in[2], in[3:]
-			for j := range c.LayersPerBlock + 1 {
+			for j := range layers {
 				skip := skips[len(skips)-1-j]
 				h = nn.One(r, c.resnet(fmt.Sprintf("resnets.%d", j), ch, true), h, temb, skip)
-				if depth > 0 {
-					h = nn.One(r, c.transformer(fmt.Sprintf("attentions.%d", j), ch, heads, depth), h, text)
+				if depths != nil {
+					h = nn.One(r, c.transformer(fmt.Sprintf("attentions.%d", j), ch, heads, depths.at(j)), h, text)
 				}
 			}
 			if !last {

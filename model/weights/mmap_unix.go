@@ -6,6 +6,8 @@ import (
 	"os"
 	"syscall"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 func mapFile(f *os.File, size int64) ([]byte, error) {
@@ -28,11 +30,11 @@ func advise(mapping, part []byte, advice int) {
 	begin := uintptr(unsafe.Pointer(unsafe.SliceData(part))) - uintptr(unsafe.Pointer(unsafe.SliceData(mapping)))
 	end := min((begin+uintptr(len(part))+page-1)/page*page, uintptr(len(mapping)))
 	if begin = begin / page * page; begin < end {
-		_ = syscall.Madvise(mapping[begin:end], advice)
+		_ = unix.Madvise(mapping[begin:end], advice)
 	}
 }
 
-func willNeed(mapping, part []byte) { advise(mapping, part, syscall.MADV_WILLNEED) }
+func willNeed(mapping, part []byte) { advise(mapping, part, unix.MADV_WILLNEED) }
 
 // release takes the pages out of this process's memory. They stay in the system's cache and come back when touched.
-func release(mapping, part []byte) { advise(mapping, part, syscall.MADV_DONTNEED) }
+func release(mapping, part []byte) { advise(mapping, part, unix.MADV_DONTNEED) }

@@ -109,7 +109,10 @@ func FromFloat32(name string, shape []int, v []float32, to DType) Tensor {
 // Encode converts v to F16, BF16, F32 or F64, rounding to nearest with ties to
 // even. Infinities and NaN stay what they are; a finite value beyond the type's
 // range is an error, because it would silently break a model.
-func Encode(v []float32, to DType) ([]byte, error) {
+func Encode(v []float32, to DType) ([]byte, error) { return encodeFrom(v, to, 0) }
+
+// encodeFrom is Encode of elements from number first on, for messages.
+func encodeFrom(v []float32, to DType, first int) ([]byte, error) {
 	le := binary.LittleEndian
 	out := make([]byte, len(v)*to.Size())
 	switch to {
@@ -125,7 +128,7 @@ func Encode(v []float32, to DType) ([]byte, error) {
 		for i, x := range v {
 			h := f16Bits(x)
 			if h&0x7fff == 0x7c00 && !math.IsInf(float64(x), 0) {
-				return nil, overflowError(i, x, to)
+				return nil, overflowError(first+i, x, to)
 			}
 			le.PutUint16(out[2*i:], h)
 		}
@@ -133,7 +136,7 @@ func Encode(v []float32, to DType) ([]byte, error) {
 		for i, x := range v {
 			h := bf16Bits(x)
 			if h&0x7fff == 0x7f80 && !math.IsInf(float64(x), 0) {
-				return nil, overflowError(i, x, to)
+				return nil, overflowError(first+i, x, to)
 			}
 			le.PutUint16(out[2*i:], h)
 		}

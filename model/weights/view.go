@@ -3,7 +3,10 @@ package weights
 import (
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Reshape gives the tensor's elements another shape of the same number, without a copy.
@@ -118,13 +121,39 @@ func (t Tensor) As(to DType) Tensor {
 	out := t
 	out.DType, out.Data = to, nil
 	out.Fill = func() ([]byte, error) {
-		v, err := t.Float32()
+		data, err := t.Bytes()
 		if err != nil {
 			return nil, err
 		}
-		return Encode(v, to)
+		t.willNeed(data)
+		converted, err := convert(data, t.DType, to)
+		t.release(data)
+		return converted, err
 	}
 	return out
+}
+
+// convert changes the type of elements in pieces, on all cores.
+func convert(data []byte, from, to DType) ([]byte, error) {
+	const piece = 1 << 18 // elements
+	out := make([]byte, len(data)/from.Size()*to.Size())
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for at := 0; at*from.Size() < len(data); at += piece {
+		g.Go(func() error {
+			return guardFaults(func() error {
+				part := data[at*from.Size() : min((at+piece)*from.Size(), len(data))]
+				v, err := decode(part, from)
+				if err != nil {
+					return err
+				}
+				encoded, err := encodeFrom(v, to, at)
+				copy(out[at*to.Size():], encoded)
+				return err
+			})
+		})
+	}
+	return out, g.Wait()
 }
 
 // Collect makes a source of tensors, whose names differ. Closing it does nothing.

@@ -78,6 +78,26 @@ func TestViews(t *testing.T) {
 	}
 }
 
+// Conversion in pieces gives what conversion as a whole does, and names the element that does not fit.
+func TestConvertInPieces(t *testing.T) {
+	v := make([]float32, 600_000)
+	for i := range v {
+		v[i] = float32(i%2048) / 8
+	}
+	x := FromFloat32("x", []int{600, 1000}, v, F32)
+	got, err := x.As(F16).Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want, _ := Encode(v, F16); !bytes.Equal(got, want) {
+		t.Error("pieces do not fit together")
+	}
+	v[599_999] = 1e9
+	if _, err := FromFloat32("x", []int{600, 1000}, v, F32).As(F16).Bytes(); err == nil || !strings.Contains(err.Error(), "element 599999 is 1e+09") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestViewsRefuse(t *testing.T) {
 	x := FromFloat32("x", []int{2, 3}, make([]float32, 6), F32)
 	other := FromFloat32("y", []int{2, 2}, make([]float32, 4), F32)
@@ -142,5 +162,23 @@ func TestSave(t *testing.T) {
 	}
 	if _, err := Open(path); err != nil {
 		t.Errorf("the old file is gone: %v", err)
+	}
+}
+
+func BenchmarkConvert(b *testing.B) {
+	data, err := Encode(make([]float32, 32<<20), F16)
+	if err != nil {
+		b.Fatal(err)
+	}
+	x := Tensor{Name: "x", DType: F16, Shape: []int{32 << 20}, Data: data}
+	for _, to := range []DType{BF16, F32} {
+		b.Run(string(to), func(b *testing.B) {
+			b.SetBytes(int64(len(data)))
+			for b.Loop() {
+				if _, err := x.As(to).Bytes(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

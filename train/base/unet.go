@@ -38,7 +38,7 @@ func (t *Trainer) trainUNet(ctx context.Context) error {
 		return err
 	}
 	c := &t.Config.UNet
-	in := t.p.UNetInputs(c.Batch, t.Config.Resolution)
+	in := t.p.UNetInputs(c.Batch, pipeline.Square(t.Config.Resolution))
 	loss := nn.Block{Kind: "epsilon_loss", Build: func(_ *nn.Scope, in []*graph.Node) []*graph.Node {
 		d := graph.Square(graph.ConvertDType(graph.Sub(in[0], in[1]), dtypes.Float32))
 		return []*graph.Node{graph.ReduceAllMean(nn.Scale(d, in[2]))}
@@ -85,7 +85,7 @@ func (t *Trainer) trainUNet(ctx context.Context) error {
 				copy(text[i*td:], e.Text)
 				copy(pooled[i*pd:], e.Pooled)
 			}
-			copy(ids[i*unet.TimeIDs:], t.p.TimeIDs(t.Config.Resolution))
+			copy(ids[i*unet.TimeIDs:], pipeline.TimeIDs(pipeline.Square(t.Config.Resolution)))
 			w[i] = 1
 			if c.MinSNR > 0 {
 				snr := a * a / (b * b)

@@ -95,7 +95,7 @@ func (t *Trainer) encodeAll() ([][]float32, error) {
 			}
 			images = append(images, img)
 		}
-		z, err := enc.Latents(images, t.Config.Resolution)
+		z, err := enc.Latents(images, pipeline.Square(t.Config.Resolution))
 		if err != nil {
 			return nil, err
 		}
@@ -165,11 +165,11 @@ func (t *Trainer) reportVAE() error {
 		}
 		images = append(images, img)
 	}
-	z, err := enc.Latents(images, t.Config.Resolution)
+	z, err := enc.Latents(images, pipeline.Square(t.Config.Resolution))
 	if err != nil {
 		return err
 	}
-	back, err := enc.Images(z, t.Config.Resolution)
+	back, err := enc.Images(z, pipeline.Square(t.Config.Resolution))
 	if err != nil {
 		return err
 	}

@@ -20,12 +20,11 @@ var Presets = map[string]Preset{
 }
 
 func family(widths, heads, depth []int, text, added, timeDim int) *unet.Config {
-	return &unet.Config{InChannels: 4, OutChannels: 4, BlockOutChannels: widths, LayersPerBlock: 2,
+	return &unet.Config{InChannels: 4, OutChannels: 4, BlockOutChannels: widths, LayersPerBlock: []int{2},
 		DownBlockTypes:    []string{"DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"},
 		UpBlockTypes:      []string{"CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"},
 		TransformerLayers: depth, AttentionHeads: heads, CrossAttentionDim: text, LinearProjection: true,
-		AdditionEmbedType: "text_time", AdditionTimeDim: timeDim, ProjectionDim: added, NormGroups: 32, NormEps: 1e-5,
-		FlipSinToCos: true, MidBlockType: "UNetMidBlock2DCrossAttn", ActFn: "silu"}
+		AdditionTimeDim: timeDim, ProjectionDim: added, NormGroups: 32, NormEps: 1e-5}
 }
 
 func autoencoder(widths ...int) *vae.Config {

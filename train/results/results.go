@@ -102,17 +102,17 @@ func (m *Maker) sheet(ctx context.Context, r *train.Run, step distill.Step) erro
 			return nil, err
 		}
 		defer free()
-		o.Seed, o.Resolution, o.Batch = c.Seed, r.Config.Data.Resolution, c.Batch
+		o.Seed, o.Size, o.Batch = c.Seed, pipeline.Square(r.Config.Data.Resolution), c.Batch
 		z, err := sample.Latents(ctx, e, r.Pipeline, model, embeddings, o)
 		if err != nil {
 			return nil, err
 		}
-		pictures, err := enc.Images(z, o.Resolution)
+		pictures, err := enc.Images(z, o.Size)
 		if err != nil {
 			return nil, err
 		}
 		for _, v := range pictures {
-			out = append(out, sample.Image(v, o.Resolution))
+			out = append(out, sample.Image(v, o.Size))
 		}
 		return out, nil
 	}
@@ -168,7 +168,7 @@ func (m *Maker) Report(ctx context.Context, r *train.Run) (worked bool, err erro
 		}
 		return true, err
 	}
-	return true, eval.WriteReport(r.Dir, t)
+	return true, eval.WriteReport(r.Dir, t, nil)
 }
 
 // progress logs each finished row, and every ten seconds within one.

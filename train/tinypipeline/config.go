@@ -2,8 +2,12 @@ package tinypipeline
 
 type object = map[string]any
 
-// width is that of each text encoder's hidden states and of the pooled projection.
-const width = 8
+// width is that of the second text encoder's hidden states and of the pooled projection. The first encoder's is another:
+// diffusers tells the two apart by it in a single file.
+const (
+	width      = 8
+	firstWidth = 4
+)
 
 // features is the width of the metrics' image encoder: they find 32 principal axes in it, and its norms take one away.
 const features = 40
@@ -26,7 +30,7 @@ var configs = map[string]object{
 		"block_out_channels": []int{8, 16}, "down_block_types": []string{"DownBlock2D", "CrossAttnDownBlock2D"},
 		"mid_block_type": "UNetMidBlock2DCrossAttn", "up_block_types": []string{"CrossAttnUpBlock2D", "UpBlock2D"},
 		"layers_per_block": 1, "transformer_layers_per_block": []int{1, 1}, "attention_head_dim": []int{1, 2},
-		"cross_attention_dim": 2 * width, "use_linear_projection": true, "norm_num_groups": 4, "norm_eps": 1e-5,
+		"cross_attention_dim": firstWidth + width, "use_linear_projection": true, "norm_num_groups": 4, "norm_eps": 1e-5,
 		"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": width + 6*8,
 		"flip_sin_to_cos": true, "freq_shift": 0, "downsample_padding": 1,
 	},
@@ -36,11 +40,11 @@ var configs = map[string]object{
 		"up_block_types": []string{"UpDecoderBlock2D", "UpDecoderBlock2D"}, "layers_per_block": 1, "norm_num_groups": 4,
 		"act_fn": "silu", "scaling_factor": 1.0,
 	},
-	"text_encoder/config.json":   text("CLIPTextModel", "quick_gelu", 2047, width),
-	"text_encoder_2/config.json": text("CLIPTextModelWithProjection", "gelu", 0, width),
+	"text_encoder/config.json":   text("CLIPTextModel", "quick_gelu", 2047, firstWidth, firstWidth),
+	"text_encoder_2/config.json": text("CLIPTextModelWithProjection", "gelu", 0, width, width),
 	"clip/config.json": {
 		"architectures": []string{"CLIPModel"}, "model_type": "clip", "projection_dim": features,
-		"text_config": text("", "gelu", 0, features),
+		"text_config": text("", "gelu", 0, width, features),
 		"vision_config": object{
 			"model_type": "clip_vision_model", "hidden_act": "quick_gelu", "hidden_size": features, "intermediate_size": features,
 			"num_hidden_layers": 2, "num_attention_heads": 2, "num_channels": 3, "image_size": Resolution, "patch_size": Resolution / 2,
@@ -50,9 +54,9 @@ var configs = map[string]object{
 }
 
 // text is a text encoder's config; the vocabulary is the mini pipeline's.
-func text(class, act string, pad, projection int) object {
+func text(class, act string, pad, hidden, projection int) object {
 	c := object{
-		"model_type": "clip_text_model", "hidden_act": act, "hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 2,
+		"model_type": "clip_text_model", "hidden_act": act, "hidden_size": hidden, "intermediate_size": 2 * hidden, "num_hidden_layers": 2,
 		"num_attention_heads": 2, "max_position_embeddings": 32, "vocab_size": 2048, "bos_token_id": 2046, "eos_token_id": 2047,
 		"pad_token_id": pad, "projection_dim": projection,
 	}

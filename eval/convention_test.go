@@ -1,0 +1,144 @@
+package eval
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"fewstep/distill"
+	"fewstep/engine"
+	"fewstep/eval/metric"
+	"fewstep/model/inception"
+	"fewstep/model/nn"
+	"fewstep/model/weights"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+)
+
+var conventions = flag.Bool("conventions", false, "also measure by Inception features: some minutes on two cores")
+
+// drawnInception writes an Inception network of random weights.
+func drawnInception(t *testing.T, e *engine.Engine) string {
+	t.Helper()
+	specs, err := nn.Trace(e.Backend, inception.Network("", inception.Max), shapes.Make(dtypes.Float32, 1, inception.Side, inception.Side, 3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := engine.Fresh(specs,
+		func(name string, v []float32) {
+			for i := range v {
+				v[i] = float32(distill.Uniform(3, distill.Init, int64(len(name)), uint32(i)))
+			}
+		},
+		func(name string, v []float32) { distill.Normal(v, 3, distill.Init, int64(len(name))) })
+	var tensors []weights.Tensor
+	for _, s := range specs {
+		v := values[s.Name]
+		if strings.HasSuffix(s.Name, "running_var") {
+			for i := range v {
+				v[i] = 1
+			}
+		}
+		tensors = append(tensors, weights.FromFloat32(s.Name, s.Dims, v, weights.F32))
+	}
+	path := filepath.Join(t.TempDir(), "inception.safetensors")
+	if err := weights.Write(path, tensors, nil); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestConvention measures generated images by Inception features, real ones in their own sizes, and names the metrics
+// after weights that are not the FID network's.
+func TestConvention(t *testing.T) {
+	if !*conventions {
+		t.Skip("give -conventions to measure by Inception features")
+	}
+	rt, err := opened()
+	if err != nil {
+		t.Skip(err)
+	}
+	s := random(t)
+	s.Images = t.TempDir()
+	evaluated(t, s) // draws the images on the pure-Go backend
+	s.Entries = []Entry{{Model: "found", Kind: "full", Steps: 2, Images: filepath.Join(s.Images, "full-2step-2-2")}}
+	s.Images = ""
+	s.Engine = engine.New(rt.Backend, dtypes.Float32, nn.Network)
+	s.Convention, s.Sources = "mini", metric.Sources{Inception: drawnInception(t, s.Engine)}
+	s.Reference = t.TempDir()
+	for i := range 12 {
+		if err := os.WriteFile(filepath.Join(s.Reference, fmt.Sprintf("%02d.png", i)), picture(uint8(20*i)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	table := evaluated(t, s)
+	var names []string
+	for _, r := range table.Rows {
+		names = append(names, r.Metric)
+		if r.Convention != "mini" || r.Samples != len(captionsOfTests) || !(r.Low <= r.Value && r.Value <= r.High) {
+			t.Errorf("row %+v", r)
+		}
+	}
+	got := strings.Join(names, " ")
+	if strings.Contains(got, "FID") || !strings.Contains(got, "FD(unknown-") || !strings.Contains(got, "Precision(unknown-") {
+		t.Errorf("metrics %s", got)
+	}
+	if len(table.Metrics) == 0 || table.Metrics[0].Counterpart != "FID-Whole" {
+		t.Errorf("metrics %+v", table.Metrics)
+	}
+}
+
+// TestRealImages: real images of any size serve, and one error names all that cannot be read.
+func TestRealImages(t *testing.T) {
+	s := random(t)
+	s.Reference = t.TempDir()
+	for i := range 200 {
+		if err := os.WriteFile(filepath.Join(s.Reference, fmt.Sprintf("%03d.png", i)), picture(uint8(i)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, i := range []int{5, 150} {
+		if err := os.WriteFile(filepath.Join(s.Reference, fmt.Sprintf("%03d.png", i)), []byte("broken"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := Evaluate(context.Background(), s)
+	for _, want := range []string{"2 of 200 real images cannot be used", "005.png", "150.png"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("the error lacks %q: %v", want, err)
+		}
+	}
+	s.Captions.Files = []string{"003.png", "missing.png", "004.png"} // of the folder these alone
+	if _, err := Evaluate(context.Background(), s); err == nil || !strings.Contains(err.Error(), "1 of 3 real images cannot be used") || !strings.Contains(err.Error(), "missing.png") {
+		t.Errorf("a real image that is not there: %v", err)
+	}
+	s.Captions.Files = nil
+	s.Reference = t.TempDir()
+	if err := os.WriteFile(filepath.Join(s.Reference, "one.png"), picture(1), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Evaluate(context.Background(), s); err == nil || !strings.Contains(err.Error(), "1 reference images are too few") {
+		t.Errorf("few real images: %v", err)
+	}
+	s.Reference = filepath.Join(filepath.Dir(s.Pipeline.Dir), "images.parquet")
+	if table := evaluated(t, s); len(table.Rows) != 3 {
+		t.Errorf("by a parquet file, %d values", len(table.Rows))
+	}
+	s.Reference = t.TempDir()
+	if _, err := Evaluate(context.Background(), s); err == nil || !strings.Contains(err.Error(), "holds no pictures") {
+		t.Errorf("no real images: %v", err)
+	}
+	s.Convention = "lightening"
+	if _, err := Evaluate(context.Background(), s); err == nil || !strings.Contains(err.Error(), "lightning") {
+		t.Errorf("an unknown convention: %v", err)
+	}
+	s.Convention = "lightning"
+	if _, err := Evaluate(context.Background(), s); err == nil || !strings.Contains(err.Error(), "curl -LO") {
+		t.Errorf("without the network's weights: %v", err)
+	}
+}

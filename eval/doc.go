@@ -1,0 +1,61 @@
+// Package eval measures models and makes reports of them: the protocol, the rows of the table, the sample sheets and
+// the page.
+//
+// # One ruler
+//
+// Every row of a table is made alike: the same prompts, the same starting noise for each prompt, the same real images to
+// compare with, the same [Judge]. All follow from the settings and their seed, so the same models give the same bytes.
+// Image i is drawn for prompt i from noise (seed, i), and any noise that a sampler adds later follows from (seed, i) and
+// the call: neither the batch nor the device nor what was drawn before matters. Between batches of 3 and of 8 the noise
+// is the same to the bit and the pictures are to one grey level (TestImagesDoNotDependOnTheBatch).
+//
+// # Protocols
+//
+//   - mini: prompts are drawn from all rows of a captioned data set as in training; distances are measured from its
+//     training rows, and the first row of the table is the floor, its held-out images.
+//   - coco10k: the first 10,000 images of COCO-2014's validation set that captions_val2014.json names, in the order of
+//     its annotations, each with the annotation that stands first; or the first 10,000 rows of a parquet file. Distances
+//     are measured from those same images, where the JSON file names their files and the reference is their folder.
+//   - captions: all of such a file.
+//
+// The last two measure from the real images that are given (a folder in the order of its names, or a captioned parquet
+// file) or from saved statistics of them, and leave distances out where neither is.
+//
+// # Conventions
+//
+// A [Judge] is a convention: mini-clip, by the CLIPModel beside the pipeline (package metric, [metric.Ruler]), or one of
+// [metric.Standards] with Inception features and a CLIP of one's own. Judges see images of 8 bits, as PNG files hold them;
+// those that can are shown real images in their own sizes. The names of the metrics follow from the weights in use.
+//
+// # Any model is a row
+//
+// A [RowSpec] is a diffusers directory, with another UNet or a LoRA over it, a folder of images made elsewhere, or all
+// that a run has exported; each with its own steps, guidance, prediction type and sampler (package scheduler, which
+// follows diffusers' schedulers). [Evaluation.Follow] measures a run's models as it exports them and only reads its
+// directory.
+//
+// # The assembly line
+//
+// Text encoding with denoising, decoding, looking, and filing PNGs are stations of a line (stage.go), each a goroutine
+// behind a queue of two batches. With stations behind the first that together take longer than it does, the line takes as
+// long as its slowest station (TestLineOverlaps, on a synthetic clock). On two busy CPU cores, where all stations share
+// the processor, the first was at work for 98 % of a row's time at 8 steps of the mini pipeline and 96 % at 1 step:
+//
+//	fewstep eval --model assets/mini --steps 8,1 --samples 256 --batch 16 --out DIR --keep-images DIR/images
+//
+// (field busy of DIR/timing.jsonl; provisional, other programs were running). On a GPU it has not been measured.
+//
+// # What is kept, and what a clock may enter
+//
+// Rows are saved as they are finished and found again if model, protocol and settings are the same; with a folder for
+// images a row goes on from the images that are there. The report that a run ends with depends on its results alone, so
+// that a run that was killed and continued has the same one to the byte. Time per image is therefore noted in
+// timing.jsonl, as the time of training steps is, and comes onto the page when 'fewstep report' writes it again (as 'make
+// demo' does at its end), or in the folder of 'fewstep eval --out', which promises no such thing.
+//
+// # What is not a number
+//
+// Images with NaN, images of other sizes than the row's, files that are not images, captions that are empty or too few
+// for the protocol, images of other settings in a kept folder, and values that are not finite are errors that name the
+// image, file or row. A kept image that is broken is named, counted and drawn again.
+package eval

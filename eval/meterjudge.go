@@ -1,0 +1,97 @@
+package eval
+
+import (
+	"fmt"
+	"image"
+
+	"fewstep/eval/images"
+	"fewstep/eval/metric"
+	"fewstep/eval/report"
+	"fewstep/eval/stats"
+)
+
+// meterJudge measures by a convention with Inception features: lightning, dmd2, pytorch-fid, tf1 or mini.
+type meterJudge struct {
+	meter      *metric.Meter
+	resampling stats.Resampling
+}
+
+// meterCaptions are prompts and, where there is a CLIP, their embeddings.
+type meterCaptions struct {
+	prompts  []string
+	embedded [][]float64
+}
+
+func (j *meterJudge) Free()         { j.meter.Free() }
+func (j *meterJudge) AnySize() bool { return true }
+
+func (j *meterJudge) Warnings(images int) []string { return j.meter.Warnings(images) }
+
+func (j *meterJudge) Features(all []*image.NRGBA) ([]Features, error) {
+	in := make([]images.RGB, len(all))
+	for i, img := range all {
+		in[i] = images.FromImage(img)
+	}
+	looks, err := j.meter.Look(in)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Features, len(looks))
+	for i, l := range looks {
+		out[i] = l
+	}
+	return out, nil
+}
+
+func meterLooks(all []Features) []metric.Look {
+	out := make([]metric.Look, len(all))
+	for i, f := range all {
+		out[i] = f.(metric.Look)
+	}
+	return out
+}
+
+func (j *meterJudge) Captions(captions []string) (Captions, error) {
+	embedded, err := j.meter.Captions(captions)
+	return meterCaptions{captions, embedded}, err
+}
+
+func (j *meterJudge) Refer(real []Features) error { return j.meter.Refer(meterLooks(real)) }
+
+// referTo takes saved statistics of real images: of whole ones and, if there is a second file, of patches.
+func (j *meterJudge) referTo(paths []string) error {
+	if len(paths) < 1 || len(paths) > 2 {
+		return fmt.Errorf("%d files of reference statistics: give one of whole images and, if there are patches, one of them", len(paths))
+	}
+	var moments [2]*stats.Moments
+	for i, path := range paths {
+		var err error
+		if moments[i], err = stats.ReadNPZ(path); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	return j.meter.ReferTo(moments[0], moments[1])
+}
+
+func (j *meterJudge) Measure(images []Features, captions Captions) ([]Value, error) {
+	c := captions.(meterCaptions)
+	results, err := j.meter.Results(meterLooks(images), c.prompts, c.embedded, j.resampling)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Value, len(results))
+	for i, r := range results {
+		if out[i], err = valueOf(r.Name, r.Interval); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func (j *meterJudge) Metrics() []report.Metric {
+	var out []report.Metric
+	for _, m := range j.meter.Measures() {
+		out = append(out, report.Metric{Name: m.Name, Convention: j.meter.Standard.Name, Higher: m.Higher, Note: m.Note, Counterpart: m.Counterpart})
+	}
+	return out
+}

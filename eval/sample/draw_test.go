@@ -1,0 +1,163 @@
+package sample_test
+
+import (
+	"context"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"fewstep/engine"
+	"fewstep/eval/sample"
+	"fewstep/internal/xla"
+	"fewstep/model/nn"
+	"fewstep/model/pipeline"
+	"fewstep/train/tinypipeline"
+
+	"github.com/gomlx/compute/dtypes"
+)
+
+// studio is a tiny model that is ready to draw.
+type studio struct {
+	e     *engine.Engine
+	p     *pipeline.Pipeline
+	model *engine.Params
+	text  []pipeline.Embedding
+}
+
+func open(t *testing.T) *studio {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "model")
+	if err := tinypipeline.Model(dir, "../../assets/mini"); err != nil {
+		t.Fatal(err)
+	}
+	if os.Getenv("XLA_FLAGS") == "" {
+		t.Setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+	}
+	rt, err := xla.Open(xla.Auto, xla.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { rt.Close() })
+	s := &studio{e: engine.New(rt.Backend, dtypes.Float32, nn.Network)}
+	fail := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.p, err = pipeline.Open(dir)
+	fail(err)
+	specs, err := s.p.UNetSpecs(rt.Backend, nil)
+	fail(err)
+	values, err := pipeline.Read(dir, "unet")
+	fail(err)
+	s.model, err = s.e.Load(specs, values, nil)
+	fail(err)
+	enc, err := s.p.LoadEncoders(s.e, 2, pipeline.TextPart)
+	fail(err)
+	defer enc.Free()
+	s.text, err = enc.Text([]string{"red disc", "blue square", "green disc"})
+	fail(err)
+	return s
+}
+
+func (s *studio) draw(t *testing.T, text []pipeline.Embedding, o sample.Options) [][]float32 {
+	t.Helper()
+	if o.Steps == 0 {
+		o.Steps = 3
+	}
+	if o.Size == (pipeline.Size{}) {
+		o.Size = s.p.Native()
+	}
+	if o.Batch == 0 {
+		o.Batch = 2
+	}
+	z, err := sample.Latents(context.Background(), s.e, s.p, s.model, text, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return z
+}
+
+// apart is the largest difference of two latents.
+func apart(a, b []float32) (d float64) {
+	if len(a) != len(b) {
+		return math.Inf(1)
+	}
+	for i := range a {
+		d = max(d, math.Abs(float64(a[i])-float64(b[i])))
+	}
+	return d
+}
+
+func TestLatents(t *testing.T) {
+	s := open(t)
+	calls := 0
+	all := s.draw(t, s.text, sample.Options{Guidance: 3, Seed: 4, Progress: func(done, total int) {
+		if calls++; done != calls || total != 6 {
+			t.Errorf("step %d of %d after %d calls", done, total, calls)
+		}
+	}})
+	if len(all) != 3 || calls != 6 {
+		t.Fatalf("%d latents, %d steps", len(all), calls)
+	}
+	same := func(what string, got []float32, k int) {
+		t.Helper()
+		if d := apart(got, all[k]); !(d < 1e-4) {
+			t.Errorf("%s: %g from picture %d", what, d, k)
+		}
+	}
+	other := func(what string, got []float32, k int) {
+		t.Helper()
+		if d := apart(got, all[k]); !(d > 1e-3) {
+			t.Errorf("%s: only %g from picture %d", what, d, k)
+		}
+	}
+	base := sample.Options{Guidance: 3, Seed: 4}
+	with := func(change func(*sample.Options)) sample.Options {
+		o := base
+		change(&o)
+		return o
+	}
+	last := s.text[2:]
+	same("by itself", s.draw(t, last, with(func(o *sample.Options) { o.First = 2 }))[0], 2)
+	noise := [][]float32{sample.Noise(s.p, 4, 2, s.p.Native())}
+	same("from given noise", s.draw(t, last, with(func(o *sample.Options) { o.Noise = noise }))[0], 2)
+	zeros := pipeline.Embedding{Text: make([]float32, len(last[0].Text)), Pooled: make([]float32, len(last[0].Pooled))}
+	same("zeros as the negative", s.draw(t, last, with(func(o *sample.Options) { o.Noise, o.Negative = noise, zeros }))[0], 2)
+	same("own size told", s.draw(t, last, with(func(o *sample.Options) { o.Noise, o.TimeIDs = noise, pipeline.TimeIDs(s.p.Native()) }))[0], 2)
+	other("another negative", s.draw(t, last, with(func(o *sample.Options) { o.Noise, o.Negative = noise, s.text[0] }))[0], 2)
+	other("another size told", s.draw(t, last, with(func(o *sample.Options) { o.Noise, o.TimeIDs = noise, pipeline.TimeIDs(pipeline.Square(99)) }))[0], 2)
+	other("another sampler", s.draw(t, last, with(func(o *sample.Options) { o.Noise, o.Sampler = noise, sample.Euler }))[0], 2)
+	other("another number", s.draw(t, last, base)[0], 2)
+	// Guided by itself, or by nothing, a picture is the unguided one.
+	plain := s.draw(t, last, sample.Options{Noise: noise})[0]
+	if d := apart(plain, s.draw(t, last, with(func(o *sample.Options) { o.Noise, o.Negative = noise, last[0] }))[0]); !(d < 1e-4) {
+		t.Errorf("guidance away from the prompt itself changes the picture by %g", d)
+	}
+	other("unguided", plain, 2)
+}
+
+func TestLatentsRefuse(t *testing.T) {
+	s := open(t)
+	for _, c := range []struct {
+		o    sample.Options
+		says string
+	}{
+		{sample.Options{Steps: 0, Batch: 1}, "1 to 1000 steps"},
+		{sample.Options{Steps: 1001, Batch: 1}, "1 to 1000 steps"},
+		{sample.Options{Steps: 1, Batch: 0}, "a batch of at least one"},
+		{sample.Options{Steps: 1, Batch: 1, Noise: [][]float32{{1}}}, "noise for 1 pictures, and there are 3 prompts"},
+		{sample.Options{Steps: 1, Batch: 1, Noise: [][]float32{{1}, {2}, {3}}}, "starting noise 0 has 1 values"},
+		{sample.Options{Steps: 1, Batch: 1, TimeIDs: []float32{1}}, "takes 6 values a sample, not 1"},
+		{sample.Options{Steps: 1, Batch: 1, Guidance: 2, Negative: pipeline.Embedding{Text: []float32{1}}}, "takes 384 values a sample, not 1"},
+	} {
+		c.o.Size = s.p.Native()
+		_, err := sample.Latents(context.Background(), s.e, s.p, s.model, s.text, c.o)
+		if err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%+v: error %v, want one about %q", c.o, err, c.says)
+		}
+	}
+}

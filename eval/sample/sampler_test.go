@@ -1,0 +1,85 @@
+package sample
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"testing"
+
+	"fewstep/distill"
+)
+
+// Every step of every sampler against diffusers' schedulers; see testdata/make_samplers.py.
+func TestSamplersAgainstDiffusers(t *testing.T) {
+	raw, err := os.ReadFile("testdata/samplers.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var golden struct {
+		Noise []float64
+		Cases []struct {
+			Sampler, Prediction string
+			Steps               int
+			AlphaToOne          bool `json:"alpha_to_one"`
+			Timesteps           []int
+			Inputs              [][]float64
+			End                 []float64
+		}
+	}
+	if err := json.Unmarshal(raw, &golden); err != nil {
+		t.Fatal(err)
+	}
+	schedule := distill.SDXLSchedule()
+	for _, c := range golden.Cases {
+		t.Run(fmt.Sprintf("%s %s %d %t", c.Sampler, c.Prediction, c.Steps, c.AlphaToOne), func(t *testing.T) {
+			sampler, err := ParseSampler(c.Sampler)
+			if err != nil {
+				t.Fatal(err)
+			}
+			prediction, err := distill.ParsePrediction(c.Prediction)
+			if err != nil {
+				t.Fatal(err)
+			}
+			end := 1
+			if c.AlphaToOne {
+				end = 0
+			}
+			steps := sampler.Steps(schedule, c.Steps, end)
+			if len(steps) != len(c.Timesteps) {
+				t.Fatalf("%d steps, want %d", len(steps), len(c.Timesteps))
+			}
+			x := make([]float64, len(golden.Noise))
+			for i, v := range golden.Noise {
+				x[i] = v * sampler.StartScale(schedule)
+			}
+			for k, s := range steps {
+				index := schedule.NetworkIndex(s.At)
+				if index != c.Timesteps[k] {
+					t.Fatalf("step %d is at timestep %d, want %d", k, index, c.Timesteps[k])
+				}
+				near(t, fmt.Sprintf("input of step %d", k), x, c.Inputs[k])
+				u := make([]float64, len(x))
+				for i := range x {
+					u[i] = 0.3*x[i] + math.Sin(float64(index)/100+float64(i))
+				}
+				x = schedule.Move(prediction, x, u, s.At, s.To)
+			}
+			near(t, "end", x, c.End)
+		})
+	}
+}
+
+// near allows for the rounding of diffusers' f32.
+func near(t *testing.T, what string, got, want []float64) {
+	t.Helper()
+	largest := 0.0
+	for _, w := range want {
+		largest = max(largest, math.Abs(w))
+	}
+	for i := range want {
+		if d := math.Abs(got[i] - want[i]); !(d <= 2e-5*largest) {
+			t.Errorf("%s: value %d is %g, want %g", what, i, got[i], want[i])
+		}
+	}
+}
