@@ -237,7 +237,7 @@ func invented(n int, seed string, shift, spread float64) []Look {
 // TestMeter measures two sets by the mini convention: everything that is reported, and what it is called.
 func TestMeter(t *testing.T) {
 	m := meter(t, "mini", true)
-	real, same, pale := invented(9, "real", 0, 1), invented(8, "same", 0, 1), invented(8, "pale", 0.1, 0.5)
+	real, same, pale := invented(9, "real", 0, 1), invented(8, "same", 0, 1), invented(8, "pale", 1.5, 0.5)
 	looks, err := m.Look([]images.RGB{drawnImage(40, 30)})
 	if err != nil {
 		t.Fatal(err)
