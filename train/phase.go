@@ -24,11 +24,13 @@ type phase struct {
 	settings *distill.Phase
 	at       int // index in the ladder
 	sampler  *distill.Sampler
-	f        *program.Functions // of the student
-	plain    *program.Functions // of models without adapters
 	form     discriminator.Form
 
+	f         *program.Functions // of the student
+	ofTeacher *program.Functions
+
 	student, critic, teacher *engine.Params
+	freeTeacher              func()
 	optS, optD               *engine.Optimizer
 	gate                     distill.Gate
 	done                     int64 // samples
@@ -100,15 +102,21 @@ func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
 		return err
 	}
 	p.f = &program.Functions{UNet: r.Pipeline.UNet, Disc: r.discriminator()}
-	p.plain = &program.Functions{UNet: p.f.UNet, Disc: p.f.Disc}
+	p.ofTeacher = &program.Functions{UNet: p.f.UNet}
 	if step.Target == distill.TargetLoRA && !r.Engine.Split {
 		p.f.LoRA = r.models.adapters()
+	}
+	if r.models.besideBase(step.Teacher) {
+		p.ofTeacher.LoRA = r.models.adapters()
+	}
+	if step.Target != distill.TargetLoRA && step.Teacher.Full != distill.Base {
+		r.models.free() // the base's place is needed
 	}
 	p.form = discriminator.Form(step.Form)
 	if p.student, err = r.models.student(step, p.at); err != nil {
 		return err
 	}
-	if p.teacher, _, err = r.models.frozen(step.Teacher, p.at); err != nil {
+	if p.teacher, p.freeTeacher, err = r.models.teacher(step.Teacher, p.at); err != nil {
 		return err
 	}
 	adam := r.adam(step)
@@ -149,9 +157,7 @@ func (p *phase) free() {
 		p.critic.FreeAll()
 		p.optD.Free()
 	}
-	if p.teacher != p.models.shared {
-		p.teacher.FreeAll()
-	}
+	p.freeTeacher()
 }
 
 // update is one optimizer step of the student and, in adversarial phases, one of the discriminator before it.
@@ -233,7 +239,7 @@ func (p *phase) target(in *inputs) (*engine.Array, error) {
 		if err != nil {
 			return nil, err
 		}
-		return p.plain.Move(p.Engine, p.teacher, in.call(x, index), ca, cb, guidance)
+		return p.ofTeacher.Move(p.Engine, p.teacher, in.call(x, index), ca, cb, guidance)
 	}
 	if p.step.Kind == distill.KindX0 {
 		return move(in.x, in.T, in.TargetA, in.TargetB, nil)

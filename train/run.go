@@ -19,11 +19,11 @@ import (
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
 	"fewstep/model/weights"
+	"fewstep/train/cost"
 	"fewstep/train/monitor"
 	"fewstep/train/rundir"
 
 	"github.com/gomlx/compute"
-	"github.com/gomlx/compute/dtypes"
 )
 
 // ErrInterrupted ends a run that was asked to stop and has saved its state.
@@ -101,25 +101,16 @@ func Open(c *distill.Config, opt Options) (*Run, error) {
 		opt.Log.Warn(note)
 	}
 	r.Dir.Keep = c.Train.KeepCheckpoints
-	dtype := dtypes.Float32
-	if c.Train.Compute == "bf16" {
-		dtype = dtypes.BFloat16
-	}
-	r.Engine = engine.New(opt.Backend, dtype, Granularity(c.Train.Granularity))
-	r.Engine.Split = opt.Split
+	r.Engine = NewEngine(opt.Backend, c.Train, opt.Split)
 	r.models = &models{run: r}
 	return r, nil
 }
 
-// Granularity reads the recipe's word for it.
-func Granularity(name string) nn.Level {
-	switch name {
-	case "layer":
-		return nn.Layer
-	case "stage":
-		return nn.Stage
-	}
-	return nn.Network
+// NewEngine makes an engine with a recipe's settings; split is engine.Engine.Split.
+func NewEngine(backend compute.Backend, c distill.Train, split bool) *engine.Engine {
+	e := engine.New(backend, cost.ComputeTypes[c.Compute], cost.Levels[c.Granularity])
+	e.Calls, e.Frozen, e.Split = cost.Levels[c.CallGranularity()], cost.ComputeTypes[c.Frozen], split && e.Granularity == nn.Network
+	return e
 }
 
 // Close releases the run directory.
