@@ -38,6 +38,7 @@ type Result struct {
 	Frozen      string   `json:"frozen"`
 	Granularity int      `json:"granularity"`
 	Calls       int      `json:"calls"`
+	Split       bool     `json:"split"`
 	FirstS      float64  `json:"first_s"`
 	MedianMS    float64  `json:"median_ms"`
 	MinMS       float64  `json:"min_ms"`
@@ -80,7 +81,7 @@ func Run(rt *xla.Runtime, e *engine.Engine, o Options) (*Result, error) {
 		return nil, err
 	}
 	r := &Result{What: "fewstep", Device: rt.DeviceName(), Preset: o.Preset, Step: o.Step, Batch: o.Batch,
-		Compute: e.Compute.String(), Frozen: e.FrozenDType().String(), Granularity: int(e.Granularity), Calls: int(max(e.Granularity, e.Calls)),
+		Compute: e.Compute.String(), Frozen: e.FrozenDType().String(), Granularity: int(e.Granularity), Calls: int(max(e.Granularity, e.Calls)), Split: e.Split,
 		SetupS: seconds(time.Since(start)), FLOPs: flopCount}
 	before := e.Compiled()
 	var times []time.Duration
