@@ -33,10 +33,13 @@ type Engine struct {
 	Frozen      dtypes.DType // dtype in which matrices and kernels that nothing trains are kept: BFloat16, else Float32
 	Calls       nn.Level     // granularity of calls without gradients, if it is coarser than Granularity
 
+	Flash bool // of a dry engine: the device computes attention without keeping its scores
+
 	// Watch, if not nil, is told of every program's execution: with the layer of internal/xla, when it was queued and how
 	// long that took; without, when it ran.
 	Watch func(program string, start time.Time, took time.Duration)
 
+	dry      bool // see Dry
 	mu       sync.Mutex
 	programs map[string]*program
 	plans    map[string]*plan
@@ -126,6 +129,9 @@ func (e *Engine) Upload(flat any, dims ...int) (*Array, error) {
 		}
 	}
 	shape := shapes.Make(dtype, dims...)
+	if e.dry {
+		return e.Blank(shape), nil
+	}
 	buffer, err := e.Backend.BufferFromFlatData(e.Device, flat, shape)
 	if err != nil {
 		return nil, fmt.Errorf("uploading a tensor of shape %v: %w", dims, err)
@@ -202,6 +208,10 @@ func (e *Engine) compile(p *program) {
 		if p.err != nil {
 			return
 		}
+		if e.dry {
+			p.estimate(e.Flash)
+			return
+		}
 		start := time.Now()
 		e.mu.Lock()
 		if e.busy++; e.busy == 1 {
@@ -245,6 +255,12 @@ func (e *Engine) execute(p *program, in []*Array, donate []bool) ([]*Array, erro
 	start := time.Now()
 	var results []compute.Buffer
 	err := guard(func() (err error) {
+		if e.dry {
+			for range p.outputs {
+				results = append(results, nothing{})
+			}
+			return nil
+		}
 		results, err = p.graph.Executable().Execute(buffers, donate, e.Device)
 		return err
 	})

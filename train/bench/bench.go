@@ -43,10 +43,11 @@ type Result struct {
 	MedianMS    float64  `json:"median_ms"`
 	MinMS       float64  `json:"min_ms"`
 	SamplesPS   float64  `json:"samples_per_s"`
-	PeakGB      *float64 `json:"peak_gb"`   // of the device, in units of 1e9 bytes; null where it keeps no figures
-	ArraysGB    float64  `json:"arrays_gb"` // the engine's own account: arrays, and a program's scratch space
-	SetupS      float64  `json:"setup_s"`   // weights and inputs
-	CompileS    float64  `json:"compile_s"` // in which at least one program was being compiled
+	PeakGB      *float64 `json:"peak_gb"`    // of the device, in units of 1e9 bytes; null where it keeps no figures
+	ArraysGB    float64  `json:"arrays_gb"`  // the engine's own account: arrays, and a program's scratch space
+	PlannedGB   float64  `json:"planned_gb"` // the same as a dry engine foresees it
+	SetupS      float64  `json:"setup_s"`    // weights and inputs
+	CompileS    float64  `json:"compile_s"`  // in which at least one program was being compiled
 	Programs    int      `json:"programs"`
 	Cached      int      `json:"cached"` // programs that came from the folder of compiled programs
 	Runs        int      `json:"runs"`   // programs run in a step
@@ -72,6 +73,10 @@ func Run(rt *xla.Runtime, e *engine.Engine, o Options) (*Result, error) {
 		p.Side = o.Side
 	}
 	flop, err := flops(p, o)
+	if err != nil {
+		return nil, err
+	}
+	planned, err := plan(e, p, o, rt.Kind == xla.CUDA)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +112,7 @@ func Run(rt *xla.Runtime, e *engine.Engine, o Options) (*Result, error) {
 		r.PeakGB = &gb
 	}
 	stats := e.Compiled()
-	r.ArraysGB = float64(e.Memory().Peak) / 1e9
+	r.ArraysGB, r.PlannedGB = float64(e.Memory().Peak)/1e9, float64(planned)/1e9
 	r.CompileS, r.Programs, r.Cached = seconds(stats.Wall-before.Wall), stats.Programs, stats.Cached
 	r.Parameters = s.parameters
 	r.TFLOP, r.TFLOPs = flop/1e12, flop/1e12/median
@@ -126,6 +131,27 @@ func Run(rt *xla.Runtime, e *engine.Engine, o Options) (*Result, error) {
 		r.Idle = &idle
 	}
 	return r, nil
+}
+
+// plan is the memory that the step would take, without taking it.
+func plan(e *engine.Engine, p Preset, o Options, flash bool) (bytes int64, err error) {
+	rt, err := xla.Open(xla.Go, xla.Options{}) // builds graphs only
+	if err != nil {
+		return 0, err
+	}
+	defer rt.Close()
+	d := engine.Dry(rt.Backend, e.Compute, e.Granularity)
+	d.Split, d.Frozen, d.Calls, d.Flash = e.Split, e.Frozen, e.Calls, flash
+	s, err := newSetup(d, p, o)
+	if err != nil {
+		return 0, err
+	}
+	for range 2 {
+		if err := s.step(); err != nil {
+			return 0, err
+		}
+	}
+	return d.Memory().Peak, nil
 }
 
 func seconds(d time.Duration) float64 { return round(d.Seconds()) }
