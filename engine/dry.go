@@ -2,6 +2,7 @@ package engine
 
 import (
 	"maps"
+	"slices"
 
 	"fewstep/model/nn"
 
@@ -53,8 +54,11 @@ func (p *program) estimate(flash bool) {
 // scratch estimates the space for intermediate results that a compiler needs for a graph: the most that is alive at one
 // time, when nodes run in the order in which they were made. What is taken to be in memory is said at sketch.keeps;
 // everything else is computed where it is used, and so keeps alive what it is made of. With flash the square scores of
-// attention are nowhere.
+// attention are nowhere. A graph without products and convolutions, such as an update's, takes none worth counting.
 func scratch(g *graph.Graph, outputs map[*graph.Node]bool, flash bool) int64 {
+	if !slices.ContainsFunc(g.Nodes(), heavy) {
+		return 0
+	}
 	k := newSketch(g, outputs)
 	made := make([]map[int]bool, len(k.nodes)) // of a node that is not kept: the kept ones that it is made of
 	last := make([]int, len(k.nodes))          // use of a kept one

@@ -103,7 +103,7 @@ func (a *Array) Free() {
 // gone forgets a buffer that was freed or donated.
 func (a *Array) gone() {
 	a.buffer = nil
-	a.of.add(-bytesOf(a.shape), 0)
+	a.of.add(-bytesOf(a.shape), 0, 0)
 }
 
 // Free frees several arrays.
@@ -141,7 +141,7 @@ func (e *Engine) Upload(flat any, dims ...int) (*Array, error) {
 
 // array takes a buffer into the engine's account.
 func (e *Engine) array(buffer compute.Buffer, shape shapes.Shape) *Array {
-	e.account.add(bytesOf(shape), 0)
+	e.account.add(bytesOf(shape), 0, 0)
 	return &Array{buffer: buffer, shape: shape, of: &e.account}
 }
 
@@ -279,7 +279,7 @@ func (e *Engine) execute(p *program, in []*Array, donate []bool) ([]*Array, erro
 			fresh -= bytesOf(in[i].shape)
 		}
 	}
-	e.account.add(0, fresh+p.scratch)
+	e.account.add(0, fresh, p.scratch)
 	for i, d := range donate {
 		if d {
 			in[i].gone()

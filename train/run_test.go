@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"fewstep/distill"
 	"fewstep/internal/xla"
 	"fewstep/train"
+	"fewstep/train/cost"
 	"fewstep/train/monitor"
 	"fewstep/train/tinypipeline"
 )
@@ -103,6 +105,29 @@ func tiny(t *testing.T) string {
 	return recipe
 }
 
+// onlyLoRA is the recipe with two short stages that train adapters alone, so that the second's teacher is a LoRA.
+func onlyLoRA(t *testing.T, recipe string) string {
+	t.Helper()
+	raw, err := os.ReadFile(recipe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, _, ok := strings.Cut(string(raw), "stages:\n")
+	if !ok {
+		t.Fatal("the tiny recipe has no stages")
+	}
+	path := filepath.Join(filepath.Dir(recipe), "lora.yaml")
+	if err := os.WriteFile(path, []byte(before+`stages:
+  - {name: "16", like: "32", teacher_steps: 32, student_steps: 16, guidance: 2, phases: [{name: mse-lora, samples: 4, lr: 1e-3}]}
+  - name: "8"
+    teacher_steps: 16
+    phases: [{name: lora-cond, samples: 4, lr: 1e-3}, {name: lora-uncond, samples: 4, lr: 1e-3}]
+`), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // The layer over the plugin's table changes how programs are run, not what they compute.
 func TestLayerChangesNothing(t *testing.T) {
 	recipe, plain, layered := tiny(t), t.TempDir(), t.TempDir()
@@ -112,16 +137,34 @@ func TestLayerChangesNothing(t *testing.T) {
 }
 
 // SDXL's settings: blocks walked one by one in bf16 over bf16 frozen weights, in every kind of phase. An interrupted run
-// ends with the same bytes, with a LoRA teacher beside the base, too.
+// ends with the same bytes, and so does one whose teacher is a LoRA beside the base.
 func TestLayersInBF16(t *testing.T) {
+	if testing.Short() {
+		t.Skip("compiles every block of the tiny pipeline")
+	}
 	recipe, straight, broken := tiny(t), t.TempDir(), t.TempDir()
-	set := []string{"train.granularity=layer", "train.calls=layer", "train.compute=bf16", "train.frozen=bf16", "train.accumulate=1"}
-	walk(t, recipe, straight, "", xla.Options{}, nil, set...)
-	walk(t, recipe, broken, "", xla.Options{}, []int{1, 4, 9}, set...)
+	set := []string{"train.granularity=layer", "train.calls=layer", "train.compute=bf16", "train.frozen=bf16", "stages.*.phases.*.samples=4"}
+	options := xla.Options{Programs: t.TempDir()}
+	walk(t, recipe, straight, "8", options, nil, set...)
+	walk(t, recipe, broken, "8", options, []int{1, 4, 3}, set...)
 	same(t, made(t, straight), made(t, broken))
-	records, err := monitor.ReadStats(filepath.Join(straight, "stats.jsonl"))
+	finite(t, straight)
+
+	recipe, straight, broken = onlyLoRA(t, recipe), t.TempDir(), t.TempDir()
+	walk(t, recipe, straight, "8", options, nil, set...)
+	walk(t, recipe, broken, "8", options, []int{3}, set...)
+	same(t, made(t, straight), made(t, broken))
+	finite(t, straight)
+}
+
+func finite(t *testing.T, dir string) {
+	t.Helper()
+	records, err := monitor.ReadStats(filepath.Join(dir, "stats.jsonl"))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if len(records) < 6 {
+		t.Fatalf("only %d records", len(records))
 	}
 	for _, r := range records {
 		for name, v := range r.Values {
@@ -129,5 +172,73 @@ func TestLayersInBF16(t *testing.T) {
 				t.Errorf("%s %s: %s is %g", r.Stage, r.Phase, name, v)
 			}
 		}
+	}
+}
+
+// memoryOf keeps what each phase took.
+type memoryOf struct {
+	run  *train.Run
+	held map[string]int64
+}
+
+func (m *memoryOf) Update(r monitor.Record) error {
+	if r.Kind == monitor.KindPhase {
+		m.run.Engine.ResetPeak()
+	} else {
+		m.held[r.Stage+"/"+r.Phase] = m.run.Engine.Memory().Held
+	}
+	return nil
+}
+
+func (m *memoryOf) Close() error { return nil }
+
+// What a phase keeps on the device is what the plan says, but for the compiled programs' scratch space.
+func TestMemoryIsPlanned(t *testing.T) {
+	recipe := tiny(t)
+	rt, err := xla.Open(xla.Go, xla.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rt.Close()
+	layer := []string{"train.granularity=layer", "train.batch=1", "train.accumulate=2"}
+	for _, mode := range []struct {
+		name, recipe string
+		split        bool
+		set          []string
+	}{
+		{"split", recipe, true, []string{"train.ema=0.9", "train.clip_norm=1"}},
+		{"layer", recipe, false, layer},
+		{"only LoRA", onlyLoRA(t, recipe), false, layer},
+	} {
+		t.Run(mode.name, func(t *testing.T) {
+			c, err := distill.Load(mode.recipe, append(mode.set, "stages.*.phases.*.samples=4")...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen := &memoryOf{held: map[string]int64{}}
+			seen.run, err = train.Open(c, train.Options{Dir: t.TempDir(), Until: "8", Split: mode.split, Backend: rt.Backend, Log: slog.New(slog.DiscardHandler), Progress: seen})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer seen.run.Close()
+			if _, err := seen.run.Walk(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			p := seen.run.Pipeline
+			phases, err := cost.Plan(rt.Backend, c, cost.Model{UNet: p.UNet, Schedule: p.Schedule, Factor: p.VAE.Factor(),
+				Tokens: p.UNetInputs(1, c.Data.Resolution)[2].Dim(1)}, cost.Device{Split: mode.split})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(seen.held) < 3 {
+				t.Fatalf("only %d phases ran", len(seen.held))
+			}
+			for _, ph := range phases {
+				got, want := seen.held[ph.Stage+"/"+ph.Phase], ph.Memory.Arrays
+				if got > 0 && math.Abs(float64(got-want)) > 0.001*float64(want) {
+					t.Errorf("%s/%s takes %d bytes, planned were %d", ph.Stage, ph.Phase, got, want)
+				}
+			}
+		})
 	}
 }

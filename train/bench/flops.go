@@ -29,7 +29,7 @@ func flops(p Preset, o Options) (float64, error) {
 			return 0
 		}
 		var n cost.Network
-		n, err = cost.Measure(rt.Backend, b, nn.Network, dtypes.Float32, in...)
+		n, err = cost.Measure(rt.Backend, b, dtypes.Float32, in...)
 		return n.FLOPs * float64(o.Batch)
 	}
 	in := inputs(p, 1)
