@@ -138,6 +138,7 @@ func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
 		perUpdate := int64(r.Config.Train.GlobalBatch())
 		r.watch = &monitor.Watcher{Window: int(max(c.CollapseWindow/perUpdate, 1)), SaturatedLoss: c.CollapseLoss, SaturatedAcc: c.CollapseAccuracy}
 	}
+	r.Engine.ResetPeak()
 	if checkpoint == nil {
 		return p.report.Update(p.record(monitor.KindPhase, nil, 0))
 	}
@@ -164,6 +165,7 @@ func (p *phase) free() {
 func (p *phase) update() error {
 	start := time.Now()
 	c := p.Config.Train
+	w := p.newWall()
 	first := p.step.First + p.done
 	var micro []*inputs
 	var real []*engine.Array
@@ -179,18 +181,27 @@ func (p *phase) update() error {
 			return err
 		}
 		micro = append(micro, in)
+		if err := w.part(p.Engine, monitor.DataSeconds, nil); err != nil {
+			return err
+		}
 		target, err := p.target(in)
 		if err != nil {
 			return err
 		}
 		real = append(real, target)
+		if err := w.part(p.Engine, monitor.TeacherSeconds, target); err != nil {
+			return err
+		}
 	}
 	values := monitor.Values{}
 	var err error
 	if p.step.Kind == distill.KindAdversarial {
-		err = p.adversarial(micro, real, first, values)
+		err = p.adversarial(micro, real, first, values, w)
 	} else {
 		err = p.regress(micro, real, values)
+	}
+	if err == nil {
+		err = w.part(p.Engine, monitor.StudentSeconds, nil)
 	}
 	if err != nil {
 		return err
@@ -205,6 +216,7 @@ func (p *phase) update() error {
 	p.since += n
 	p.updates++
 	rec.Took = time.Since(start)
+	rec.Wall = p.finishWall(w, n, rec.Took)
 	if p.watch != nil {
 		if f := p.watch.Update(rec); f != nil {
 			p.opt.Log.Warn("discriminator: " + f.String())
@@ -319,7 +331,7 @@ func (p *phase) collect(res *engine.Result, err error, values monitor.Values, of
 }
 
 // adversarial is one update of the discriminator by (20), then one of the student by (21) unless the gate is closed.
-func (p *phase) adversarial(micro []*inputs, real []*engine.Array, first int64, values monitor.Values) error {
+func (p *phase) adversarial(micro []*inputs, real []*engine.Array, first int64, values monitor.Values, w *wall) error {
 	s, of := p.Pipeline.Schedule, len(micro)
 	bind := engine.Bind{program.NetUNet: p.student, program.NetDisc: p.critic}
 	type prepared struct{ move, view []*engine.Array }
@@ -357,6 +369,9 @@ func (p *phase) adversarial(micro []*inputs, real []*engine.Array, first int64, 
 		if err := p.collect(res, err, values, of, monitor.LossD, monitor.Accuracy, monitor.Gap); err != nil {
 			return err
 		}
+	}
+	if err := w.part(p.Engine, monitor.DiscriminatorSeconds, nil); err != nil {
+		return err
 	}
 	p.gate.Observe(values[monitor.Accuracy], int64(of*len(micro[0].T)), p.Config.Discriminator.GateWindow)
 	if !p.gate.StudentMoves(p.settings, p.done) {

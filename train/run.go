@@ -16,6 +16,7 @@ import (
 	"fewstep/data"
 	"fewstep/distill"
 	"fewstep/engine"
+	"fewstep/internal/xla"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
 	"fewstep/model/weights"
@@ -36,6 +37,7 @@ type Options struct {
 	Version  string // of fewstep, for the lineage
 	Split    bool   // update tensor by tensor: see engine.Engine.Split
 	Backend  compute.Backend
+	Device   *xla.Runtime // to tell its memory and the share of its speed that is reached; may be nil
 	Log      *slog.Logger
 	Progress monitor.Reporter // may be nil
 	Metrics  monitor.Reporter // may be nil
@@ -62,6 +64,8 @@ type Run struct {
 	saved   time.Time // of the last checkpoint
 	since   int64     // samples since then
 	warming sync.WaitGroup
+
+	perSample map[string]float64 // operations of each phase
 }
 
 // Open opens the model, the data and the run directory. Nothing is computed yet.
@@ -215,6 +219,9 @@ func (r *Run) Walk(ctx context.Context) (worked bool, err error) {
 		return false, err
 	}
 	r.warming.Go(func() { r.warm(state) })
+	if r.perSample, err = r.operations(); err != nil {
+		return false, err
+	}
 	if err := r.finishedBefore(ctx, state); err != nil {
 		return false, err
 	}

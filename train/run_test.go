@@ -192,6 +192,28 @@ func (m *memoryOf) Update(r monitor.Record) error {
 
 func (m *memoryOf) Close() error { return nil }
 
+// wallClockApart looks for a step's speed, memory and parts where they belong, and only there.
+func wallClockApart(t *testing.T, dir string) {
+	t.Helper()
+	var raw [2]string
+	for i, name := range []string{"timing.jsonl", "stats.jsonl"} {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw[i] = string(b)
+	}
+	for _, name := range []string{monitor.TFLOPs, monitor.MemoryLive, monitor.MemoryPeak, monitor.DataSeconds, monitor.TeacherSeconds,
+		monitor.DiscriminatorSeconds, monitor.StudentSeconds} {
+		if !strings.Contains(raw[0], `"`+name+`":`) {
+			t.Errorf("timing.jsonl does not tell %s", name)
+		}
+		if strings.Contains(raw[1], name) {
+			t.Errorf("stats.jsonl tells %s, which differs from run to run", name)
+		}
+	}
+}
+
 // What a phase keeps on the device is what the plan says, but for the compiled programs' scratch space.
 func TestMemoryIsPlanned(t *testing.T) {
 	recipe := tiny(t)
@@ -215,8 +237,8 @@ func TestMemoryIsPlanned(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			seen := &memoryOf{held: map[string]int64{}}
-			seen.run, err = train.Open(c, train.Options{Dir: t.TempDir(), Until: "8", Split: mode.split, Backend: rt.Backend, Log: slog.New(slog.DiscardHandler), Progress: seen})
+			seen, dir := &memoryOf{held: map[string]int64{}}, t.TempDir()
+			seen.run, err = train.Open(c, train.Options{Dir: dir, Until: "8", Split: mode.split, Backend: rt.Backend, Log: slog.New(slog.DiscardHandler), Progress: seen})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -224,6 +246,7 @@ func TestMemoryIsPlanned(t *testing.T) {
 			if _, err := seen.run.Walk(t.Context()); err != nil {
 				t.Fatal(err)
 			}
+			wallClockApart(t, dir)
 			p := seen.run.Pipeline
 			phases, err := cost.Plan(rt.Backend, c, cost.Model{UNet: p.UNet, Schedule: p.Schedule, Factor: p.VAE.Factor(),
 				Tokens: p.UNetInputs(1, c.Data.Resolution)[2].Dim(1)}, cost.Device{Split: mode.split})

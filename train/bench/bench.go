@@ -11,6 +11,7 @@ import (
 
 	"fewstep/engine"
 	"fewstep/internal/xla"
+	"fewstep/train/cost"
 )
 
 // Steps that can be timed: those of the yardstick, and the VAE's two directions.
@@ -59,10 +60,6 @@ type Result struct {
 	Idle        *float64 `json:"idle,omitempty"` // share of the recorded step in which the device did nothing
 }
 
-// peaks are dense bf16 tensor-core peaks in TFLOP/s, from NVIDIA's data sheets.
-var peaks = map[string]float64{"NVIDIA H100 80GB HBM3": 989.4, "NVIDIA H200": 989.4, "NVIDIA H100 PCIe": 756, "NVIDIA H100 NVL": 835,
-	"NVIDIA A100-SXM4-80GB": 312, "NVIDIA A100 80GB PCIe": 312, "NVIDIA L40S": 362}
-
 // Run times one step.
 func Run(rt *xla.Runtime, e *engine.Engine, o Options) (*Result, error) {
 	p, ok := Presets[o.Preset]
@@ -87,7 +84,7 @@ func Run(rt *xla.Runtime, e *engine.Engine, o Options) (*Result, error) {
 	}
 	r := &Result{What: "fewstep", Device: rt.DeviceName(), Preset: o.Preset, Step: o.Step, Batch: o.Batch,
 		Compute: e.Compute.String(), Frozen: e.FrozenDType().String(), Granularity: int(e.Granularity), Calls: int(max(e.Granularity, e.Calls)), Split: e.Split,
-		SetupS: seconds(time.Since(start)), FLOPs: flopCount}
+		SetupS: seconds(time.Since(start)), FLOPs: cost.ModelCount}
 	before := e.Compiled()
 	var times []time.Duration
 	for i := range 3 + o.Iters { // one that compiles, two that warm up
@@ -117,7 +114,7 @@ func Run(rt *xla.Runtime, e *engine.Engine, o Options) (*Result, error) {
 	r.Parameters = s.parameters
 	r.TFLOP, r.TFLOPs = flop/1e12, flop/1e12/median
 	if o.PeakTFLOPs == 0 {
-		o.PeakTFLOPs = peaks[r.Device]
+		o.PeakTFLOPs = rt.PeakTFLOPs()
 	}
 	if o.PeakTFLOPs > 0 {
 		mfu := r.TFLOPs / o.PeakTFLOPs

@@ -173,6 +173,51 @@ func (n *networks) phase(c *distill.Config, m Model, s distill.Step) (Phase, err
 	return p, nil
 }
 
+// ModelCount says what ModelFLOPs counts.
+const ModelCount = "model operations: two for each multiply-add of matrix products and convolutions; gradients by inputs once, " +
+	"by trained weights once more; adapters, and what is computed again for want of memory, are not counted"
+
+// ModelFLOPs are the operations per sample of each phase of a recipe, by "stage/phase", whatever the granularity.
+func ModelFLOPs(b compute.Backend, c *distill.Config, m Model) (map[string]float64, error) {
+	steps, err := distill.Plan(c)
+	if err != nil {
+		return nil, err
+	}
+	n, err := measure(b, c, m)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]float64{}
+	for _, s := range steps {
+		if s.Kind == distill.KindMerge {
+			continue
+		}
+		p, err := n.phase(c, m, s)
+		if err != nil {
+			return nil, err
+		}
+		out[s.StageName+"/"+s.PhaseName] = n.model(s, p.TeacherCalls)
+	}
+	return out, nil
+}
+
+func (n *networks) model(s distill.Step, calls int) float64 {
+	gradient := 2.0
+	if s.Target == distill.TargetLoRA {
+		gradient = 1
+	}
+	sum := (float64(calls) + 1 + gradient) * n.plain.FLOPs
+	if s.Kind != distill.KindAdversarial {
+		return sum
+	}
+	views, start, head := 2.0, 0.0, n.headSingle
+	if s.Form == distill.FormConditional {
+		views, start, head = 3, 1, n.headConditional
+	}
+	sum += n.plain.FLOPs + 3*(views*n.backbone.FLOPs+2*head.FLOPs)
+	return sum + 2*(n.backbone.FLOPs+head.FLOPs) + start*n.backbone.FLOPs
+}
+
 // flops of one sample: the teacher's calls, the student's forward and backward pass and, in an adversarial phase, the
 // sample for the discriminator, its update on real and fake (and their start), and the way back through it.
 func (n *networks) flops(c *distill.Config, s distill.Step, calls int, student, head Network) float64 {
