@@ -9,6 +9,7 @@ package engine
 
 import (
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,6 +44,7 @@ type Engine struct {
 	mu       sync.Mutex
 	programs map[string]*program
 	plans    map[string]*plan
+	slots    chan struct{} // one for every program that compileAll may compile at once
 	compiled CompileStats
 	busy     int       // compilations that are going on
 	since    time.Time // when the first of them began
@@ -61,7 +63,7 @@ type CompileStats struct {
 // New makes an engine on device 0.
 func New(backend compute.Backend, computeType dtypes.DType, granularity nn.Level) *Engine {
 	return &Engine{Backend: backend, Compute: computeType, Granularity: granularity,
-		programs: map[string]*program{}, plans: map[string]*plan{}}
+		programs: map[string]*program{}, plans: map[string]*plan{}, slots: make(chan struct{}, runtime.GOMAXPROCS(0))}
 }
 
 // Compiled reports the compilations so far.
