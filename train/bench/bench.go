@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"slices"
 	"time"
 
@@ -57,6 +58,7 @@ type Result struct {
 	TFLOPs      float64  `json:"tflop_per_s"`
 	MFU         *float64 `json:"mfu"` // null where the device's peak is not known
 	FLOPs       string   `json:"flop_count"`
+	XLAFlags    string   `json:"xla_flags"` // the compiler's settings beside its defaults
 	Idle        *float64 `json:"idle,omitempty"` // share of the recorded step in which the device did nothing
 }
 
@@ -84,7 +86,7 @@ func Run(rt *xla.Runtime, e *engine.Engine, o Options) (*Result, error) {
 	}
 	r := &Result{What: "fewstep", Device: rt.DeviceName(), Preset: o.Preset, Step: o.Step, Batch: o.Batch,
 		Compute: e.Compute.String(), Frozen: e.FrozenDType().String(), Granularity: int(e.Granularity), Calls: int(max(e.Granularity, e.Calls)), Split: e.Split,
-		SetupS: seconds(time.Since(start)), FLOPs: cost.ModelCount}
+		SetupS: seconds(time.Since(start)), FLOPs: cost.ModelCount, XLAFlags: os.Getenv("XLA_FLAGS")}
 	before := e.Compiled()
 	var times []time.Duration
 	for i := range 3 + o.Iters { // one that compiles, two that warm up
