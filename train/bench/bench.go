@@ -58,7 +58,7 @@ type Result struct {
 	TFLOPs      float64  `json:"tflop_per_s"`
 	MFU         *float64 `json:"mfu"` // null where the device's peak is not known
 	FLOPs       string   `json:"flop_count"`
-	XLAFlags    string   `json:"xla_flags"` // the compiler's settings beside its defaults
+	XLAFlags    string   `json:"xla_flags"`      // the compiler's settings beside its defaults
 	Idle        *float64 `json:"idle,omitempty"` // share of the recorded step in which the device did nothing
 }
 
