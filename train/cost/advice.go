@@ -43,9 +43,11 @@ func Fit(b compute.Backend, load func(overrides ...string) (*distill.Config, err
 	if len(narrow.Set) > 0 {
 		small(narrow)
 	}
-	if c.Train.Accumulate > 1 || c.Train.Batch > 1 {
-		last := Change{Effect: join(narrow.Effect, "updates of one sample"), Set: append(slices.Clone(narrow.Set), "train.batch=1", "train.accumulate=1")}
-		steps = append(steps, last)
+	for batch := c.Train.Batch; batch >= 1; batch /= 2 {
+		if batch < c.Train.GlobalBatch() {
+			steps = append(steps, Change{Effect: join(narrow.Effect, fmt.Sprintf("updates of %d samples, no gradients added up", batch)),
+				Set: append(slices.Clone(narrow.Set), fmt.Sprintf("train.batch=%d", batch), "train.accumulate=1")})
+		}
 	}
 	var out []Change
 	try := func(change Change, loraOnly bool) (bool, error) {
@@ -56,11 +58,9 @@ func Fit(b compute.Backend, load func(overrides ...string) (*distill.Config, err
 		if loraOnly {
 			changed = onlyLoRA(changed)
 		}
-		phases, err := Plan(b, changed, m, d)
-		if err != nil {
-			return false, nil
+		if change.Memory, err = atMost(b, changed, m, d, limit); err != nil {
+			return false, err
 		}
-		change.Memory = largest(phases)
 		if change.Memory <= limit {
 			out = append(out, change)
 		}
@@ -101,9 +101,38 @@ func join(a, b string) string {
 	return a + ", " + b
 }
 
-func largest(phases []Phase) (bytes int64) {
-	for _, p := range phases {
-		bytes = max(bytes, p.Memory.Total)
+// atMost is the memory of a recipe's largest phase, or of the first that takes more than limit.
+func atMost(b compute.Backend, c *distill.Config, m Model, d Device, limit int64) (bytes int64, err error) {
+	steps, err := distill.Plan(c)
+	if err != nil {
+		return 0, err
 	}
-	return bytes
+	weight := func(s distill.Step) (w int) { // the likely largest first
+		if s.Target == distill.TargetFull {
+			w -= 4
+		}
+		if s.Kind == distill.KindAdversarial {
+			w -= 2
+		}
+		if s.Form == distill.FormConditional {
+			w--
+		}
+		return w
+	}
+	slices.SortStableFunc(steps, func(a, b distill.Step) int { return weight(a) - weight(b) })
+	seen := map[string]bool{}
+	for _, s := range steps {
+		if s.Kind == distill.KindMerge || seen[alike(c, s)] {
+			continue
+		}
+		seen[alike(c, s)] = true
+		one, err := memory(b, c, m, s, d)
+		if err != nil {
+			return 0, fmt.Errorf("stage %s, phase %s: %w", s.StageName, s.PhaseName, err)
+		}
+		if bytes = max(bytes, one.Total); bytes > limit {
+			break
+		}
+	}
+	return bytes, nil
 }
