@@ -133,9 +133,9 @@ func (e *Engine) upload(s nn.Spec, value func(nn.Spec) ([]float32, error), train
 	return a, nil
 }
 
-// kept is the dtype in which a parameter is kept: vectors in f32 always.
+// kept is the dtype in which a parameter is kept: vectors and adapters in f32 always.
 func (e *Engine) kept(s nn.Spec, trained bool) dtypes.DType {
-	if trained || len(s.Dims) < 2 {
+	if trained || len(s.Dims) < 2 || IsLoRA(s.Name) {
 		return dtypes.Float32
 	}
 	return e.FrozenDType()
