@@ -39,6 +39,8 @@ type Train struct {
 	Accumulate        int     `yaml:"accumulate"`         // micro-batches of one optimizer update
 	Compute           string  `yaml:"compute"`            // arithmetic, f32 or bf16; master weights are f32
 	Granularity       string  `yaml:"granularity"`        // size of a compiled block: network, stage or layer
+	Calls             string  `yaml:"calls"`              // the same for calls without gradients, at least as coarse; left out = as granularity
+	Frozen            string  `yaml:"frozen"`             // how weights that a phase does not train are kept: f32, or bf16 below granularity network
 	CheckpointMinutes float64 `yaml:"checkpoint_minutes"` // save after this long; 0 = not by time
 	CheckpointSamples int64   `yaml:"checkpoint_samples"` // save after this many samples; 0 = not by samples
 	KeepCheckpoints   int     `yaml:"keep_checkpoints"`   // complete checkpoints kept, at least 2
@@ -139,6 +141,14 @@ type Phase struct {
 
 // GlobalBatch is the number of samples of one optimizer update.
 func (t Train) GlobalBatch() int { return t.Batch * t.Accumulate }
+
+// CallGranularity is the granularity of calls without gradients.
+func (t Train) CallGranularity() string {
+	if t.Calls == "" {
+		return t.Granularity
+	}
+	return t.Calls
+}
 
 // Scale is the factor of the adapters' product, Alpha / Rank.
 func (l LoRA) Scale() float64 { return l.Alpha / float64(l.Rank) }

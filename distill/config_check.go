@@ -16,7 +16,7 @@ var (
 	decays      = []string{DecayConstant, DecayLinear}
 	losses      = []string{LossMSE, LossAdversarial}
 	computes    = []string{"f32", "bf16"}
-	granular    = []string{"network", "stage", "layer"}
+	granular    = []string{"network", "stage", "layer"} // from coarse to fine
 	conventions = []string{"lightning", "dmd2", "pytorch-fid", "tf1"}
 )
 
@@ -99,6 +99,12 @@ func (t *Train) check(v *checker) {
 	v.require("train.accumulate", t.Accumulate >= 1 && t.Accumulate <= 1<<20, "must be between 1 and 1048576, and is %d; 1 updates after every micro-batch", t.Accumulate)
 	v.oneOf("train.compute", t.Compute, computes)
 	v.oneOf("train.granularity", t.Granularity, granular)
+	v.oneOf("train.calls", t.CallGranularity(), granular)
+	v.require("train.calls", slices.Index(granular, t.CallGranularity()) <= slices.Index(granular, t.Granularity),
+		"must be at least as coarse as train.granularity %s, and is %s; leave it out for the same", t.Granularity, t.Calls)
+	v.oneOf("train.frozen", t.Frozen, computes)
+	v.require("train.frozen", t.Frozen != "bf16" || t.Granularity != "network",
+		"is bf16, which saves memory that only large networks are short of; with it train.granularity must be stage or layer")
 	v.require("train.checkpoint_minutes", t.CheckpointMinutes >= 0, "must not be negative, and is %g; 0 saves by samples only", t.CheckpointMinutes)
 	v.require("train.checkpoint_samples", t.CheckpointSamples >= 0, "must not be negative, and is %d; 0 saves by time only", t.CheckpointSamples)
 	v.require("train.keep_checkpoints", t.KeepCheckpoints >= 2, "must be at least 2, and is %d; with fewer, a crash while saving could leave none", t.KeepCheckpoints)

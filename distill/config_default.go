@@ -17,6 +17,7 @@ func Default() *Config {
 			Accumulate:        1,
 			Compute:           "bf16",
 			Granularity:       "layer",
+			Frozen:            "f32",
 			CheckpointMinutes: 30,
 			KeepCheckpoints:   2,
 			LogEvery:          512,

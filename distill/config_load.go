@@ -38,6 +38,7 @@ func Load(path string, overrides ...string) (*Config, error) {
 			return nil, err
 		}
 	}
+	c.Train.Calls = c.Train.CallGranularity()
 	if err := c.Validate(); err != nil {
 		return nil, inFile(path, err)
 	}

@@ -12,6 +12,7 @@ import (
 type Memory struct {
 	Live int64 // arrays now
 	Peak int64 // most at any time since the last ResetPeak: arrays, and the running program's outputs and scratch space
+	Held int64 // the same without scratch space
 }
 
 type account struct {
@@ -19,11 +20,12 @@ type account struct {
 	memory Memory
 }
 
-// add changes what is live, and looks at the peak with something more on top.
-func (a *account) add(live, passing int64) {
+// add changes what is live, and looks at the peak with a program's outputs and scratch space on top.
+func (a *account) add(live, outputs, scratch int64) {
 	a.counts.Lock()
 	a.memory.Live += live
-	a.memory.Peak = max(a.memory.Peak, a.memory.Live+passing)
+	a.memory.Peak = max(a.memory.Peak, a.memory.Live+outputs+scratch)
+	a.memory.Held = max(a.memory.Held, a.memory.Live+outputs)
 	a.counts.Unlock()
 }
 
@@ -37,7 +39,7 @@ func (e *Engine) Memory() Memory {
 // ResetPeak begins a new peak at what is live now.
 func (e *Engine) ResetPeak() {
 	e.counts.Lock()
-	e.memory.Peak = e.memory.Live
+	e.memory.Peak, e.memory.Held = e.memory.Live, e.memory.Live
 	e.counts.Unlock()
 }
 

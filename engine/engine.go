@@ -9,6 +9,7 @@ package engine
 
 import (
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,13 +34,17 @@ type Engine struct {
 	Frozen      dtypes.DType // dtype in which matrices and kernels that nothing trains are kept: BFloat16, else Float32
 	Calls       nn.Level     // granularity of calls without gradients, if it is coarser than Granularity
 
+	Flash bool // of a dry engine: the device computes attention without keeping its scores
+
 	// Watch, if not nil, is told of every program's execution: with the layer of internal/xla, when it was queued and how
 	// long that took; without, when it ran.
 	Watch func(program string, start time.Time, took time.Duration)
 
+	dry      bool // see Dry
 	mu       sync.Mutex
 	programs map[string]*program
 	plans    map[string]*plan
+	slots    chan struct{} // one for every program that compileAll may compile at once
 	compiled CompileStats
 	busy     int       // compilations that are going on
 	since    time.Time // when the first of them began
@@ -58,7 +63,7 @@ type CompileStats struct {
 // New makes an engine on device 0.
 func New(backend compute.Backend, computeType dtypes.DType, granularity nn.Level) *Engine {
 	return &Engine{Backend: backend, Compute: computeType, Granularity: granularity,
-		programs: map[string]*program{}, plans: map[string]*plan{}}
+		programs: map[string]*program{}, plans: map[string]*plan{}, slots: make(chan struct{}, runtime.GOMAXPROCS(0))}
 }
 
 // Compiled reports the compilations so far.
@@ -100,7 +105,7 @@ func (a *Array) Free() {
 // gone forgets a buffer that was freed or donated.
 func (a *Array) gone() {
 	a.buffer = nil
-	a.of.add(-bytesOf(a.shape), 0)
+	a.of.add(-bytesOf(a.shape), 0, 0)
 }
 
 // Free frees several arrays.
@@ -126,6 +131,9 @@ func (e *Engine) Upload(flat any, dims ...int) (*Array, error) {
 		}
 	}
 	shape := shapes.Make(dtype, dims...)
+	if e.dry {
+		return e.Blank(shape), nil
+	}
 	buffer, err := e.Backend.BufferFromFlatData(e.Device, flat, shape)
 	if err != nil {
 		return nil, fmt.Errorf("uploading a tensor of shape %v: %w", dims, err)
@@ -135,7 +143,7 @@ func (e *Engine) Upload(flat any, dims ...int) (*Array, error) {
 
 // array takes a buffer into the engine's account.
 func (e *Engine) array(buffer compute.Buffer, shape shapes.Shape) *Array {
-	e.account.add(bytesOf(shape), 0)
+	e.account.add(bytesOf(shape), 0, 0)
 	return &Array{buffer: buffer, shape: shape, of: &e.account}
 }
 
@@ -202,6 +210,10 @@ func (e *Engine) compile(p *program) {
 		if p.err != nil {
 			return
 		}
+		if e.dry {
+			p.estimate(e.Flash)
+			return
+		}
 		start := time.Now()
 		e.mu.Lock()
 		if e.busy++; e.busy == 1 {
@@ -245,6 +257,12 @@ func (e *Engine) execute(p *program, in []*Array, donate []bool) ([]*Array, erro
 	start := time.Now()
 	var results []compute.Buffer
 	err := guard(func() (err error) {
+		if e.dry {
+			for range p.outputs {
+				results = append(results, nothing{})
+			}
+			return nil
+		}
 		results, err = p.graph.Executable().Execute(buffers, donate, e.Device)
 		return err
 	})
@@ -263,7 +281,7 @@ func (e *Engine) execute(p *program, in []*Array, donate []bool) ([]*Array, erro
 			fresh -= bytesOf(in[i].shape)
 		}
 	}
-	e.account.add(0, fresh+p.scratch)
+	e.account.add(0, fresh, p.scratch)
 	for i, d := range donate {
 		if d {
 			in[i].gone()

@@ -349,11 +349,11 @@ func TestPanicBecomesError(t *testing.T) {
 
 // Functions warmed at once, on arrays without content, need no more compiling when they are called.
 func TestWarmFromGoroutines(t *testing.T) {
-	for mode, update := range map[string]int{"network": 0, "split": 4} { // programs that a step needs besides its gradient
+	for mode, update := range map[string]int{"network": 0, "split": 4, "tape": 1} { // programs that a step needs besides its gradient
 		e := newEngine(mode, dtypes.Float32)
 		p := perceptronParams(t, e)
 		bind := engine.Bind{"net": p}
-		hollow := engine.Bind{"net": engine.Shapes(p.Specs, func(string) bool { return true })}
+		hollow := engine.Bind{"net": e.Shapes(p.Specs, func(string) bool { return true })}
 		shape := engine.Input(shapes.Make(dtypes.Float32, 3, 2))
 		predict := engine.Function{Key: "predict", Body: func(r nn.Runner, in []nn.Value) []nn.Value { return r.Run(linear("net.one", 3), in[0]) }}
 		adam := engine.Adam{Beta1: 0.9, Beta2: 0.99}
@@ -376,8 +376,13 @@ func TestWarmFromGoroutines(t *testing.T) {
 			t.Fatal(err)
 		}
 		warm := 3 // at network granularity an accumulated gradient is a program of its own
-		if mode == "split" {
+		switch mode {
+		case "split":
 			warm = 2
+		case "tape": // blocks forwards and backwards, and their updates; what is left is the loss's own cotangent
+			if warm = e.Compiled().Programs; warm < 6 {
+				t.Errorf("%s: only %d programs compiled by warming", mode, warm)
+			}
 		}
 		compiled := func(want int, after string) {
 			t.Helper()

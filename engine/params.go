@@ -84,6 +84,9 @@ func (e *Engine) Load(specs []nn.Spec, values Tensors, trained func(name string)
 // LoadFunc is Load from values that are asked for one by one, by several goroutines at once: the whole network need not
 // be in the host's memory. Parameters that nothing trains are kept in e.Frozen.
 func (e *Engine) LoadFunc(specs []nn.Spec, value func(nn.Spec) ([]float32, error), trained func(name string) bool) (*Params, error) {
+	if e.dry {
+		return e.BlankParams(specs, trained), nil
+	}
 	p := NewParams(specs)
 	arrays, errs := make([]*Array, len(specs)), make([]error, len(specs))
 	next := make(chan int)
@@ -119,7 +122,7 @@ func (e *Engine) upload(s nn.Spec, value func(nn.Spec) ([]float32, error), train
 		return nil, fmt.Errorf("tensor %q has %d elements, the network needs %v", s.Name, len(v), s.Dims)
 	}
 	var a *Array
-	if e.FrozenDType() == dtypes.BFloat16 && !trained && len(s.Dims) > 1 {
+	if e.kept(s, trained) == dtypes.BFloat16 {
 		a, err = e.Upload(narrowed(v), s.Dims...)
 	} else {
 		a, err = e.Upload(v, s.Dims...)
@@ -128,6 +131,14 @@ func (e *Engine) upload(s nn.Spec, value func(nn.Spec) ([]float32, error), train
 		return nil, fmt.Errorf("tensor %q: %w", s.Name, err)
 	}
 	return a, nil
+}
+
+// kept is the dtype in which a parameter is kept: vectors and adapters in f32 always.
+func (e *Engine) kept(s nn.Spec, trained bool) dtypes.DType {
+	if trained || len(s.Dims) < 2 || IsLoRA(s.Name) {
+		return dtypes.Float32
+	}
+	return e.FrozenDType()
 }
 
 // Share makes a set of frozen parameters that refers to the same arrays as p.

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"fmt"
-	"runtime"
 	"strings"
 	"sync"
 
@@ -112,15 +111,15 @@ func programName(key string) string {
 	return string(name[:min(len(name), 64)])
 }
 
-// compileAll declares and compiles programs on all cores; those that are compiled already cost nothing.
+// compileAll declares and compiles programs on all cores, which all such calls share; those that are compiled already
+// cost nothing.
 func (e *Engine) compileAll(jobs []func() (*program, error)) error {
 	var wait sync.WaitGroup
-	slots := make(chan struct{}, runtime.GOMAXPROCS(0))
 	errs := make([]error, len(jobs))
 	for i, declare := range jobs {
 		wait.Go(func() {
-			slots <- struct{}{}
-			defer func() { <-slots }()
+			e.slots <- struct{}{}
+			defer func() { <-e.slots }()
 			p, err := declare()
 			if err == nil {
 				e.compile(p)
@@ -226,17 +225,22 @@ func (r *planRunner) Run(b nn.Block, in ...nn.Value) []nn.Value {
 	return out
 }
 
-// planFor walks a function once per key and shapes, and compiles in parallel every forward program it will need
-// (backward programs are compiled when the first backward walk reaches them: see warm in tape.go).
-func (e *Engine) planFor(f Function, bind Bind, level nn.Level, trained func(string) bool, in []*Array, what string) (*plan, []planEntry, error) {
-	key := e.key("plan|"+what+"|"+bind.narrow(), f.Key, in)
+// planFor walks a function once per key and shapes and compiles every program that it will need, all in parallel: the
+// blocks forwards and, for a tape that trains, backwards with their updates.
+func (e *Engine) planFor(t *tape, f Function, immediate bool, in []*Array) error {
+	key := e.key(fmt.Sprintf("plan|%s|%d|%s", t.network, t.level, t.bind.narrow()), f.Key, in)
 	e.mu.Lock()
 	known, ok := e.plans[key]
 	e.mu.Unlock()
 	if ok {
-		return known, nil, nil
+		t.plan = known
+		return nil
 	}
-	pl := &planner{e: e, bind: bind, level: level, trained: trained, plan: &plan{visits: map[string]int{}}, programs: map[*program]bool{}}
+	var trained func(string) bool
+	if t.o != nil {
+		trained = t.isTrained
+	}
+	pl := &planner{e: e, bind: t.bind, level: t.level, trained: trained, plan: &plan{visits: map[string]int{}}, programs: map[*program]bool{}}
 	values := make([]nn.Value, len(in))
 	for i, a := range in {
 		values[i] = &planValue{id: i, shape: a.shape}
@@ -251,17 +255,22 @@ func (e *Engine) planFor(f Function, bind Bind, level nn.Level, trained func(str
 		return nil
 	})
 	if err != nil {
-		return nil, nil, fmt.Errorf("planning %.60s: %w", f.Key, err)
+		return fmt.Errorf("planning %.60s: %w", f.Key, err)
 	}
-	var list []func() (*program, error)
+	t.plan = pl.plan
+	var jobs []func() (*program, error)
 	for p := range pl.programs {
-		list = append(list, func() (*program, error) { return p, nil })
+		jobs = append(jobs, func() (*program, error) { return p, nil })
 	}
-	if err := e.compileAll(list); err != nil {
-		return nil, nil, err
+	back, err := t.backwards(pl.entries, immediate)
+	if err != nil {
+		return err
+	}
+	if err := e.compileAll(append(jobs, back...)); err != nil {
+		return err
 	}
 	e.mu.Lock()
 	e.plans[key] = pl.plan
 	e.mu.Unlock()
-	return pl.plan, pl.entries, nil
+	return nil
 }

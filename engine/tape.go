@@ -136,11 +136,10 @@ func (t *tape) walk(f Function, in []*Array) (outputs []*tapeValue, err error) {
 }
 
 func (e *Engine) callTape(f Function, bind Bind, in []*Array) ([]*Array, error) {
-	pl, _, err := e.planFor(f, bind, e.calls(), nil, in, "call")
-	if err != nil {
+	t := &tape{e: e, bind: bind, level: e.calls()}
+	if err := e.planFor(t, f, false, in); err != nil {
 		return nil, err
 	}
-	t := &tape{e: e, bind: bind, level: e.calls(), plan: pl}
 	outputs, err := t.walk(f, in)
 	if err != nil {
 		return nil, err

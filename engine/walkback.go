@@ -15,16 +15,9 @@ import (
 // asks for whole gradients, the block is updated as soon as its gradient is there.
 func (e *Engine) trainTape(f Function, bind Bind, network string, o *Optimizer, step Step, in []*Array) (*Result, error) {
 	t := &tape{e: e, bind: bind, level: e.Granularity, network: network, o: o}
-	pl, entries, err := e.planFor(f, bind, e.Granularity, t.isTrained, in, "train|"+network)
-	if err != nil {
-		return nil, err
-	}
-	t.plan = pl
 	immediate := step.Of <= 1 && o.ClipNorm == 0
-	if entries != nil {
-		if err := t.warm(entries, immediate); err != nil {
-			return nil, err
-		}
+	if err := e.planFor(t, f, immediate, in); err != nil {
+		return nil, err
 	}
 	outputs, err := t.walk(f, in)
 	if err != nil {
@@ -42,7 +35,7 @@ func (e *Engine) trainTape(f Function, bind Bind, network string, o *Optimizer, 
 	for i, name := range o.names {
 		w.index[name] = i
 	}
-	for site, n := range pl.visits {
+	for site, n := range t.plan.visits {
 		w.left[site] = n
 	}
 	if loss.grad, w.norm2, err = e.start(loss.array); err != nil {
@@ -305,9 +298,9 @@ func (e *Engine) add(a, b *Array) (*Array, error) {
 	return out[0], nil
 }
 
-// warm builds and compiles in parallel the backward and update programs that the entries of a plan will need. Which
-// outputs receive a cotangent follows from walking the entries back.
-func (t *tape) warm(entries []planEntry, immediate bool) error {
+// backwards lists the backward and update programs that the entries of a plan will need. Which outputs receive a
+// cotangent follows from walking the entries back.
+func (t *tape) backwards(entries []planEntry, immediate bool) ([]func() (*program, error), error) {
 	marked := map[int]bool{t.plan.loss: true}
 	var jobs []func() (*program, error)
 	for i := len(entries) - 1; i >= 0; i-- {
@@ -330,7 +323,7 @@ func (t *tape) warm(entries []planEntry, immediate bool) error {
 		}
 		fwd, err := t.e.forward(en.call, t.bind, shapesIn)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		var trained []string
 		var updated []shapes.Shape
@@ -349,5 +342,5 @@ func (t *tape) warm(entries []planEntry, immediate bool) error {
 			jobs = append(jobs, func() (*program, error) { return t.e.blockUpdate(t.o, n, all) })
 		}
 	}
-	return t.e.compileAll(jobs)
+	return jobs, nil
 }

@@ -5,15 +5,16 @@ import (
 
 	"fewstep/model/nn"
 
-	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 )
 
-// Shapes makes f32 parameters without content, to compile programs before there is anything to run them on.
-func Shapes(specs []nn.Spec, trained func(name string) bool) *Params {
+// Shapes makes parameters without content, as Load would make them, to compile programs before there is anything to run
+// them on.
+func (e *Engine) Shapes(specs []nn.Spec, trained func(name string) bool) *Params {
 	p := NewParams(specs)
 	for _, s := range specs {
-		p.Set(s.Name, &Array{shape: shapes.Make(dtypes.Float32, s.Dims...)}, trained != nil && trained(s.Name))
+		ours := trained != nil && trained(s.Name)
+		p.Set(s.Name, &Array{shape: shapes.Make(e.kept(s, ours), s.Dims...)}, ours)
 	}
 	return p
 }
@@ -21,12 +22,11 @@ func Shapes(specs []nn.Spec, trained func(name string) bool) *Params {
 // Input is an array without content, for the same purpose.
 func Input(s shapes.Shape) *Array { return &Array{shape: s} }
 
-// Warm compiles what Call needs for a function at network granularity. Any number of goroutines may warm different
-// functions at once, while others run. At finer granularities it does nothing: a function's own plan compiles its
-// programs in parallel.
+// Warm compiles what Call needs for a function. Any number of goroutines may warm different functions at once, while
+// others run.
 func (e *Engine) Warm(f Function, bind Bind, in ...*Array) error {
 	if e.calls() < nn.Network {
-		return nil
+		return e.planFor(&tape{e: e, bind: bind, level: e.calls()}, f, false, in)
 	}
 	p, err := e.callProgram(f, bind, in)
 	return e.warmed(p, err)
@@ -35,10 +35,11 @@ func (e *Engine) Warm(f Function, bind Bind, in ...*Array) error {
 // WarmTrain is Warm for Train: the parameters that bind holds for the network say what is trained, settings how, and
 // micro how many micro-batches make a step.
 func (e *Engine) WarmTrain(f Function, bind Bind, network string, settings Adam, micro int, in ...*Array) error {
-	if e.Granularity < nn.Network {
-		return nil
-	}
 	params := bind[network]
+	if e.Granularity < nn.Network {
+		t := &tape{e: e, bind: bind, level: e.Granularity, network: network, o: emptyOptimizer(settings, params)}
+		return e.planFor(t, f, micro <= 1 && settings.ClipNorm == 0, in)
+	}
 	if e.Split {
 		p, err := e.splitProgram(f, bind, network, slices.Clone(params.Targets()), in)
 		return e.warmed(p, err)

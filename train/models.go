@@ -135,7 +135,59 @@ func (m *models) merge(full, adapters engine.Tensors) (engine.Tensors, error) {
 	return out, nil
 }
 
-// Frozen puts a model on the device for calls only. The original base is kept and shared.
+// besideBase says whether a model's adapters stay beside the shared base's weights rather than being merged into a copy
+// of them: where blocks are walked one by one networks are large, and memory is worth more than the adapters' products.
+func (m *models) besideBase(model distill.Model) bool {
+	return model.Full == distill.Base && model.LoRA != "" && m.run.Engine.Granularity < nn.Network
+}
+
+// teacher puts a phase's teacher on the device.
+func (m *models) teacher(model distill.Model, at int) (params *engine.Params, free func(), err error) {
+	if !m.besideBase(model) {
+		return m.frozen(model, at)
+	}
+	values, err := m.latest(model.LoRA, at)
+	if err != nil {
+		return nil, nil, err
+	}
+	if params, err = m.adapted(values, false, at); err != nil {
+		return nil, nil, err
+	}
+	return params, func() {
+		for _, s := range m.lora {
+			if engine.IsLoRA(s.Name) {
+				params.Get(s.Name).Free()
+			}
+		}
+	}, nil
+}
+
+// adapted is a set of adapters over the shared base.
+func (m *models) adapted(values engine.Tensors, trained bool, at int) (*engine.Params, error) {
+	base, _, err := m.frozen(distill.Model{Full: distill.Base}, at)
+	if err != nil {
+		return nil, err
+	}
+	p := engine.NewParams(m.lora)
+	for _, s := range m.lora {
+		if !engine.IsLoRA(s.Name) {
+			p.Set(s.Name, base.Get(s.Name), false)
+			continue
+		}
+		v, ok := values[s.Name]
+		if !ok || len(v) != s.Size() {
+			return nil, fmt.Errorf("adapter %s is missing or has the wrong size; was lora.rank changed?", s.Name)
+		}
+		a, err := m.run.Engine.Upload(v, s.Dims...)
+		if err != nil {
+			return nil, err
+		}
+		p.Set(s.Name, a, trained)
+	}
+	return p, nil
+}
+
+// frozen puts a model on the device for calls only. The original base is kept and shared.
 func (m *models) frozen(model distill.Model, at int) (params *engine.Params, free func(), err error) {
 	if err := m.load(); err != nil {
 		return nil, nil, err
@@ -182,31 +234,19 @@ func (m *models) student(step distill.Step, at int) (*engine.Params, error) {
 		}
 		return e.Load(m.full, w, func(string) bool { return true })
 	}
-	base, _, err := m.frozen(distill.Model{Full: distill.Base}, at)
-	if err != nil {
+	if err := m.load(); err != nil {
 		return nil, err
 	}
 	values := m.run.fresh(m.lora, step.StageName)
 	if !step.FreshLoRA {
+		var err error
 		if values, err = m.latest(step.Start.LoRA, at); err != nil {
 			return nil, err
 		}
 	}
-	p := engine.NewParams(m.lora)
-	for _, s := range m.lora {
-		if !engine.IsLoRA(s.Name) {
-			p.Set(s.Name, base.Get(s.Name), false)
-			continue
-		}
-		v, ok := values[s.Name]
-		if !ok || len(v) != s.Size() {
-			return nil, fmt.Errorf("adapter %s is missing or has the wrong size; was lora.rank changed?", s.Name)
-		}
-		a, err := e.Upload(v, s.Dims...)
-		if err != nil {
-			return nil, err
-		}
-		p.Set(s.Name, a, true)
+	p, err := m.adapted(values, true, at)
+	if err != nil {
+		return nil, err
 	}
 	if e.Split {
 		return p, e.Materialise(p, *m.adapters())

@@ -24,11 +24,13 @@ type phase struct {
 	settings *distill.Phase
 	at       int // index in the ladder
 	sampler  *distill.Sampler
-	f        *program.Functions // of the student
-	plain    *program.Functions // of models without adapters
 	form     discriminator.Form
 
+	f         *program.Functions // of the student
+	ofTeacher *program.Functions
+
 	student, critic, teacher *engine.Params
+	freeTeacher              func()
 	optS, optD               *engine.Optimizer
 	gate                     distill.Gate
 	done                     int64 // samples
@@ -100,15 +102,21 @@ func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
 		return err
 	}
 	p.f = &program.Functions{UNet: r.Pipeline.UNet, Disc: r.discriminator()}
-	p.plain = &program.Functions{UNet: p.f.UNet, Disc: p.f.Disc}
+	p.ofTeacher = &program.Functions{UNet: p.f.UNet}
 	if step.Target == distill.TargetLoRA && !r.Engine.Split {
 		p.f.LoRA = r.models.adapters()
+	}
+	if r.models.besideBase(step.Teacher) {
+		p.ofTeacher.LoRA = r.models.adapters()
+	}
+	if step.Target != distill.TargetLoRA && step.Teacher.Full != distill.Base {
+		r.models.free() // the base's place is needed
 	}
 	p.form = discriminator.Form(step.Form)
 	if p.student, err = r.models.student(step, p.at); err != nil {
 		return err
 	}
-	if p.teacher, _, err = r.models.frozen(step.Teacher, p.at); err != nil {
+	if p.teacher, p.freeTeacher, err = r.models.teacher(step.Teacher, p.at); err != nil {
 		return err
 	}
 	adam := r.adam(step)
@@ -130,6 +138,7 @@ func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
 		perUpdate := int64(r.Config.Train.GlobalBatch())
 		r.watch = &monitor.Watcher{Window: int(max(c.CollapseWindow/perUpdate, 1)), SaturatedLoss: c.CollapseLoss, SaturatedAcc: c.CollapseAccuracy}
 	}
+	r.Engine.ResetPeak()
 	if checkpoint == nil {
 		return p.report.Update(p.record(monitor.KindPhase, nil, 0))
 	}
@@ -149,15 +158,14 @@ func (p *phase) free() {
 		p.critic.FreeAll()
 		p.optD.Free()
 	}
-	if p.teacher != p.models.shared {
-		p.teacher.FreeAll()
-	}
+	p.freeTeacher()
 }
 
 // update is one optimizer step of the student and, in adversarial phases, one of the discriminator before it.
 func (p *phase) update() error {
 	start := time.Now()
 	c := p.Config.Train
+	w := p.newWall()
 	first := p.step.First + p.done
 	var micro []*inputs
 	var real []*engine.Array
@@ -173,18 +181,27 @@ func (p *phase) update() error {
 			return err
 		}
 		micro = append(micro, in)
+		if err := w.part(p.Engine, monitor.DataSeconds, nil); err != nil {
+			return err
+		}
 		target, err := p.target(in)
 		if err != nil {
 			return err
 		}
 		real = append(real, target)
+		if err := w.part(p.Engine, monitor.TeacherSeconds, target); err != nil {
+			return err
+		}
 	}
 	values := monitor.Values{}
 	var err error
 	if p.step.Kind == distill.KindAdversarial {
-		err = p.adversarial(micro, real, first, values)
+		err = p.adversarial(micro, real, first, values, w)
 	} else {
 		err = p.regress(micro, real, values)
+	}
+	if err == nil {
+		err = w.part(p.Engine, monitor.StudentSeconds, nil)
 	}
 	if err != nil {
 		return err
@@ -199,6 +216,7 @@ func (p *phase) update() error {
 	p.since += n
 	p.updates++
 	rec.Took = time.Since(start)
+	rec.Wall = p.finishWall(w, n, rec.Took)
 	if p.watch != nil {
 		if f := p.watch.Update(rec); f != nil {
 			p.opt.Log.Warn("discriminator: " + f.String())
@@ -233,7 +251,7 @@ func (p *phase) target(in *inputs) (*engine.Array, error) {
 		if err != nil {
 			return nil, err
 		}
-		return p.plain.Move(p.Engine, p.teacher, in.call(x, index), ca, cb, guidance)
+		return p.ofTeacher.Move(p.Engine, p.teacher, in.call(x, index), ca, cb, guidance)
 	}
 	if p.step.Kind == distill.KindX0 {
 		return move(in.x, in.T, in.TargetA, in.TargetB, nil)
@@ -313,7 +331,7 @@ func (p *phase) collect(res *engine.Result, err error, values monitor.Values, of
 }
 
 // adversarial is one update of the discriminator by (20), then one of the student by (21) unless the gate is closed.
-func (p *phase) adversarial(micro []*inputs, real []*engine.Array, first int64, values monitor.Values) error {
+func (p *phase) adversarial(micro []*inputs, real []*engine.Array, first int64, values monitor.Values, w *wall) error {
 	s, of := p.Pipeline.Schedule, len(micro)
 	bind := engine.Bind{program.NetUNet: p.student, program.NetDisc: p.critic}
 	type prepared struct{ move, view []*engine.Array }
@@ -351,6 +369,9 @@ func (p *phase) adversarial(micro []*inputs, real []*engine.Array, first int64, 
 		if err := p.collect(res, err, values, of, monitor.LossD, monitor.Accuracy, monitor.Gap); err != nil {
 			return err
 		}
+	}
+	if err := w.part(p.Engine, monitor.DiscriminatorSeconds, nil); err != nil {
+		return err
 	}
 	p.gate.Observe(values[monitor.Accuracy], int64(of*len(micro[0].T)), p.Config.Discriminator.GateWindow)
 	if !p.gate.StudentMoves(p.settings, p.done) {

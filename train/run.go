@@ -16,14 +16,15 @@ import (
 	"fewstep/data"
 	"fewstep/distill"
 	"fewstep/engine"
+	"fewstep/internal/xla"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
 	"fewstep/model/weights"
+	"fewstep/train/cost"
 	"fewstep/train/monitor"
 	"fewstep/train/rundir"
 
 	"github.com/gomlx/compute"
-	"github.com/gomlx/compute/dtypes"
 )
 
 // ErrInterrupted ends a run that was asked to stop and has saved its state.
@@ -36,6 +37,7 @@ type Options struct {
 	Version  string // of fewstep, for the lineage
 	Split    bool   // update tensor by tensor: see engine.Engine.Split
 	Backend  compute.Backend
+	Device   *xla.Runtime // to tell its memory and the share of its speed that is reached; may be nil
 	Log      *slog.Logger
 	Progress monitor.Reporter // may be nil
 	Metrics  monitor.Reporter // may be nil
@@ -62,6 +64,8 @@ type Run struct {
 	saved   time.Time // of the last checkpoint
 	since   int64     // samples since then
 	warming sync.WaitGroup
+
+	perSample map[string]float64 // operations of each phase
 }
 
 // Open opens the model, the data and the run directory. Nothing is computed yet.
@@ -101,25 +105,16 @@ func Open(c *distill.Config, opt Options) (*Run, error) {
 		opt.Log.Warn(note)
 	}
 	r.Dir.Keep = c.Train.KeepCheckpoints
-	dtype := dtypes.Float32
-	if c.Train.Compute == "bf16" {
-		dtype = dtypes.BFloat16
-	}
-	r.Engine = engine.New(opt.Backend, dtype, Granularity(c.Train.Granularity))
-	r.Engine.Split = opt.Split
+	r.Engine = NewEngine(opt.Backend, c.Train, opt.Split)
 	r.models = &models{run: r}
 	return r, nil
 }
 
-// Granularity reads the recipe's word for it.
-func Granularity(name string) nn.Level {
-	switch name {
-	case "layer":
-		return nn.Layer
-	case "stage":
-		return nn.Stage
-	}
-	return nn.Network
+// NewEngine makes an engine with a recipe's settings; split is engine.Engine.Split.
+func NewEngine(backend compute.Backend, c distill.Train, split bool) *engine.Engine {
+	e := engine.New(backend, cost.ComputeTypes[c.Compute], cost.Levels[c.Granularity])
+	e.Calls, e.Frozen, e.Split = cost.Levels[c.CallGranularity()], cost.ComputeTypes[c.Frozen], split && e.Granularity == nn.Network
+	return e
 }
 
 // Close releases the run directory.
@@ -224,6 +219,9 @@ func (r *Run) Walk(ctx context.Context) (worked bool, err error) {
 		return false, err
 	}
 	r.warming.Go(func() { r.warm(state) })
+	if r.perSample, err = r.operations(); err != nil {
+		return false, err
+	}
 	if err := r.finishedBefore(ctx, state); err != nil {
 		return false, err
 	}

@@ -27,7 +27,7 @@ type warmer struct {
 // warm compiles in the background, on all cores, the programs that the rest of the ladder will need: by the time a
 // phase starts its programs are there. Whatever fails here fails again, with its place, when it is used.
 func (r *Run) warm(from distill.State) {
-	if r.Engine.Granularity < nn.Network || r.models.load() != nil {
+	if r.models.load() != nil {
 		return
 	}
 	w := &warmer{Run: r, seen: map[string]bool{}, column: engine.Input(shapes.Make(dtypes.Float32, r.Config.Train.Batch))}
@@ -36,13 +36,17 @@ func (r *Run) warm(from distill.State) {
 	}
 	w.x = w.in[0]
 	for _, step := range r.Ladder.Steps() {
-		if step.Kind != distill.KindMerge && (step.Stage > from.Stage || step.Stage == from.Stage && step.Phase >= from.Phase) {
+		if step.Kind != distill.KindMerge && !(r.opt.Until != "" && r.past(step)) && (step.Stage > from.Stage || step.Stage == from.Stage && step.Phase >= from.Phase) {
 			w.step(step)
 		}
 	}
 	queue := make(chan func() error)
 	var wait sync.WaitGroup
-	for range runtime.GOMAXPROCS(0) {
+	workers := runtime.GOMAXPROCS(0)
+	if r.Engine.Granularity < nn.Network {
+		workers = 2 // each function compiles its programs on all cores, and those of the first phase go first
+	}
+	for range workers {
 		wait.Go(func() {
 			for j := range queue {
 				_ = j()
@@ -71,15 +75,19 @@ func (w *warmer) with(more ...*engine.Array) []*engine.Array {
 func (w *warmer) step(step distill.Step) {
 	everything := func(string) bool { return true }
 	plain := &program.Functions{UNet: w.Pipeline.UNet, Disc: w.discriminator()}
-	f, student, target := plain, engine.Shapes(w.models.full, everything), "full"
+	f, student, target := plain, w.Engine.Shapes(w.models.full, everything), "full"
 	if step.Target == distill.TargetLoRA && !w.Engine.Split { // split training materialises adapters
 		f = &program.Functions{UNet: plain.UNet, Disc: plain.Disc, LoRA: w.models.adapters()}
-		student, target = engine.Shapes(w.models.lora, engine.IsLoRA), "lora"
+		student, target = w.Engine.Shapes(w.models.lora, engine.IsLoRA), "lora"
 	}
 	predict := func(f *program.Functions, params *engine.Params) func() error {
 		return func() error { return w.Engine.Warm(f.Predict(), engine.Bind{program.NetUNet: params}, w.in...) }
 	}
-	w.add("predict full", predict(plain, engine.Shapes(w.models.full, nil)))
+	w.add("predict full", predict(plain, w.Engine.Shapes(w.models.full, nil)))
+	if w.models.besideBase(step.Teacher) {
+		beside := &program.Functions{UNet: plain.UNet, LoRA: w.models.adapters()}
+		w.add("predict lora", predict(beside, w.Engine.Shapes(w.models.lora, nil)))
+	}
 	adam, ofStudent := w.adam(step), w.adam(step)
 	ofStudent.EMA = w.Config.Train.EMA
 	micro := w.Config.Train.Accumulate
@@ -96,7 +104,7 @@ func (w *warmer) step(step distill.Step) {
 	if err != nil {
 		return
 	}
-	bind := engine.Bind{program.NetUNet: student, program.NetDisc: engine.Shapes(specs, everything)}
+	bind := engine.Bind{program.NetUNet: student, program.NetDisc: w.Engine.Shapes(specs, everything)}
 	train("critic "+step.Form, f.Discriminator(form), bind, program.NetDisc, adam, w.with(w.x, w.x, w.column, w.x, w.column, w.column))
 	train("generator "+target+" "+step.Form, f.Generator(form), bind, program.NetUNet, ofStudent, w.with(w.column, w.column, w.column, w.x, w.column, w.column))
 }

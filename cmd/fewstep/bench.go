@@ -9,6 +9,7 @@ import (
 
 	"fewstep/engine"
 	"fewstep/internal/xla"
+	"fewstep/model/nn"
 	"fewstep/train/bench"
 	"fewstep/train/cost"
 )
@@ -30,7 +31,7 @@ func newBench(a *app) *cobra.Command {
 			"(teacher, discriminator and student), vae-encode and vae-decode.",
 		Example: "  fewstep bench --preset mini --step adv-lora --batch 16\n  fewstep bench --preset sdxl --step mse-lora --batch 4 --compute bf16 --frozen bf16 --granularity layer",
 		Args:    cobra.NoArgs,
-		RunE: func(_ *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			level, ok := cost.Levels[granularity]
 			callLevel, okCalls := cost.Levels[calls]
 			if !ok || !okCalls {
@@ -57,7 +58,10 @@ func newBench(a *app) *cobra.Command {
 			}
 			defer rt.Close()
 			e := engine.New(rt.Backend, dtype, level)
-			e.Calls, e.Frozen, e.Split = callLevel, kept, split
+			if !cmd.Flags().Changed("split") { // as runs have it
+				split = rt.Kind != xla.CUDA
+			}
+			e.Calls, e.Frozen, e.Split = callLevel, kept, split && level == nn.Network
 			r, err := bench.Run(rt, e, o)
 			if err != nil {
 				return err
@@ -76,7 +80,7 @@ func newBench(a *app) *cobra.Command {
 	f.StringVar(&calls, "calls", "layer", "size of a program of calls without gradients, where that is larger")
 	f.StringVar(&compute, "compute", "f32", "arithmetic: f32 or bf16")
 	f.StringVar(&frozen, "frozen", "f32", "how weights that nothing trains are kept: f32 or bf16")
-	f.BoolVar(&split, "split", false, "at granularity network: updates apart from the gradient, adapters folded into their weights, as runs on CPUs do")
+	f.BoolVar(&split, "split", false, "at granularity network: updates apart from the gradient, adapters folded into their weights; left out = as runs have it, on CPUs only")
 	f.BoolVar(&plain, "plain", false, "wait for every program, copy what is updated, keep no compiled programs: go-xla as it is")
 	f.Float64Var(&memory, "memory-fraction", 0.92, "the share of the device's memory that may be used (CUDA)")
 	f.StringVar(&o.Profile, "profile", "", "write a recording of one more step to this file: .json for Perfetto, .pb for TensorBoard; sums it up on stderr")

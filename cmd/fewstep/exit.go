@@ -14,7 +14,7 @@ const (
 	exitFailure     = 1 // any error without a code of its own
 	exitUsage       = 2 // wrong command line or wrong configuration: nothing was started
 	exitInterrupted = 3 // Ctrl-C or SIGTERM: the step was finished and saved; the same command continues
-	exitRefused     = 4 // the run directory was made by another configuration
+	exitRefused     = 4 // the run directory was made by another configuration, or the plan does not fit the device
 	exitNonFinite   = 5 // a loss or gradient was not finite: stopped before the update
 )
 
@@ -23,7 +23,7 @@ const exitCodesHelp = `Exit codes:
   1  any error without a code of its own
   2  wrong command line or configuration; nothing was started
   3  interrupted by Ctrl-C or SIGTERM and saved; the same command continues
-  4  refused: the run directory was made by another configuration
+  4  refused: the run directory was made by another configuration, or the plan takes more than --memory
   5  a loss or gradient was not finite; stopped before the update`
 
 // All text that a person reads about a failure is made here:

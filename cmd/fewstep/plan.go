@@ -5,10 +5,12 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"fewstep/distill"
@@ -26,6 +28,7 @@ func newPlan(a *app) *cobra.Command {
 	var set []string
 	var speed float64
 	var brief bool
+	var memory string
 	c := &cobra.Command{
 		Use:   "plan CONFIG",
 		Short: "Show what a recipe will do and roughly what it takes, without running it.",
@@ -34,17 +37,26 @@ func newPlan(a *app) *cobra.Command {
 			"memory and sizes on disk.\n\n" +
 			"Weights need not be there; of the model directory only the config files are read. A directory that is missing and\n" +
 			"named after SDXL is taken for SDXL base.",
-		Example: "  fewstep plan configs/mini/demo.yaml\n  fewstep plan configs/sdxl/lightning.yaml --set train.batch=4 --samples-per-second 2.5",
+		Example: "  fewstep plan configs/mini/demo.yaml\n  fewstep plan configs/sdxl/lightning.yaml --set train.batch=4 --samples-per-second 2.5 --memory 80GB",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if speed < 0 || math.IsInf(speed, 0) || math.IsNaN(speed) {
 				return usageErrorf("--samples-per-second %g is not a speed", speed)
 			}
-			return a.plan(args[0], set, speed, brief)
+			var limit int64
+			if memory != "" {
+				n, err := humanize.ParseBytes(memory)
+				if err != nil || n == 0 || n > 1<<50 {
+					return withHint(usageErrorf("--memory %q is not a size", memory), "write it as 24GB or 22.5GiB")
+				}
+				limit = int64(n)
+			}
+			return a.plan(args[0], set, speed, brief, limit)
 		},
 	}
 	c.Flags().StringArrayVar(&set, "set", nil, "change a value of the recipe, key=value; repeatable")
 	c.Flags().Float64Var(&speed, "samples-per-second", 0, "also estimate times at this training speed")
+	c.Flags().StringVar(&memory, "memory", "", "the device's memory, such as 24GB: a recipe that takes more is refused, naming what would fit")
 	c.Flags().BoolVar(&brief, "brief", false, "leave out the resolved recipe")
 	return c
 }
@@ -60,9 +72,11 @@ type planned struct {
 	Memory     int64        `json:"memory_bytes"` // of the largest phase
 	Disk       int64        `json:"disk_bytes"`
 	Seconds    float64      `json:"seconds,omitempty"`
+
+	Fits []cost.Change `json:"fits,omitempty"` // where the recipe takes more than --memory
 }
 
-func (a *app) plan(path string, set []string, speed float64, brief bool) error {
+func (a *app) plan(path string, set []string, speed float64, brief bool, limit int64) error {
 	c, err := distill.Load(path, set...)
 	if err != nil {
 		return withCode(exitUsage, err)
@@ -79,19 +93,51 @@ func (a *app) plan(path string, set []string, speed float64, brief bool) error {
 		return err
 	}
 	defer rt.Close()
-	phases, err := cost.Plan(rt.Backend, c, m)
+	cuda := a.forGPU(c)
+	device := cost.Device{Split: !cuda, Flash: cuda && c.Train.Compute == "bf16"}
+	phases, err := cost.Plan(rt.Backend, c, m, device)
 	if err != nil {
 		return withCode(exitUsage, err)
 	}
 	p := planned{Config: string(c.Resolved()), ConfigHash: c.Hash(), Notes: notes, Phases: phases}
 	p.add(c.Train.KeepCheckpoints, speed)
-	if a.json {
-		return a.writeJSON(p)
+	tooMuch := limit > 0 && p.Memory > limit
+	if tooMuch {
+		load := func(more ...string) (*distill.Config, error) {
+			return distill.Load(path, append(slices.Clone(set), more...)...)
+		}
+		if p.Fits, err = cost.Fit(rt.Backend, load, m, device, limit); err != nil {
+			return err
+		}
 	}
-	if !brief {
+	switch {
+	case a.json:
+		err = a.writeJSON(p)
+	case brief:
+		err = a.printPlan(p, speed)
+	default:
 		fmt.Fprintln(a.stdout, p.Config)
+		err = a.printPlan(p, speed)
 	}
-	return a.printPlan(p, speed)
+	if err != nil || !tooMuch {
+		return err
+	}
+	err = withCode(exitRefused, fmt.Errorf("the recipe takes %s of device memory, and there are %s", bytesText(p.Memory), bytesText(limit)))
+	if len(p.Fits) == 0 {
+		return withHint(err, "not even its LoRA phases with micro-batches of 1 fit; lower data.resolution, or use a larger device")
+	}
+	fit := p.Fits[0]
+	hint := fmt.Sprintf("it fits with %s (%s)", fit.Effect, bytesText(fit.Memory))
+	for _, s := range fit.Set {
+		hint += " --set " + s
+	}
+	return withHint(err, "%s", hint)
+}
+
+// forGPU says whether a recipe is planned for a GPU: where one is asked for or seen, and for recipes in bf16, which are
+// not meant for CPUs, unless a CPU is asked for.
+func (a *app) forGPU(c *distill.Config) bool {
+	return a.backend == xla.CUDA || a.backend == xla.Auto && (c.Train.Compute == "bf16" || xla.DefaultSearch().HasGPU)
 }
 
 // add sums the phases up.

@@ -58,7 +58,7 @@ func (a *app) run(cmd *cobra.Command, path string, o runOptions) error {
 	}
 	defer rt.Close()
 	maker := &results.Maker{Log: a.log}
-	opt := train.Options{Dir: o.dir, Until: o.until, Version: readVersion().Version, Backend: rt.Backend, Split: rt.Kind != xla.CUDA, Log: a.log, Finished: maker.Phase}
+	opt := train.Options{Dir: o.dir, Until: o.until, Version: readVersion().Version, Backend: rt.Backend, Split: rt.Kind != xla.CUDA, Device: rt, Log: a.log, Finished: maker.Phase}
 	if !a.quiet {
 		style := monitor.StyleAuto
 		if a.json {

@@ -248,8 +248,8 @@ func openGo(notes []string, opt Options) (rt *Runtime, err error) {
 	if opt.Devices > 1 {
 		notes = append(notes, fmt.Sprintf("warning: %d virtual devices were asked for, but the pure-Go backend has one", opt.Devices))
 	}
-	// Operations one after the other, each on all cores: those that run side by side wait for one another's workers, and
-	// on two cores a training step of the mini pipeline never came back (compute v0.1.2).
+	// Node after node, each on all cores: nodes side by side share a pool of workers with the products inside them, and
+	// when all workers hold products that wait for workers nothing moves any more (compute v0.1.2).
 	backend, err := gobackend.New("ops_sequential")
 	if err != nil {
 		return nil, fmt.Errorf("xla: pure-Go backend: %w", err)

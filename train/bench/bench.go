@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"slices"
 	"time"
 
 	"fewstep/engine"
 	"fewstep/internal/xla"
+	"fewstep/train/cost"
 )
 
 // Steps that can be timed: those of the yardstick, and the VAE's two directions.
@@ -38,14 +40,16 @@ type Result struct {
 	Frozen      string   `json:"frozen"`
 	Granularity int      `json:"granularity"`
 	Calls       int      `json:"calls"`
+	Split       bool     `json:"split"`
 	FirstS      float64  `json:"first_s"`
 	MedianMS    float64  `json:"median_ms"`
 	MinMS       float64  `json:"min_ms"`
 	SamplesPS   float64  `json:"samples_per_s"`
-	PeakGB      *float64 `json:"peak_gb"`   // of the device, in units of 1e9 bytes; null where it keeps no figures
-	ArraysGB    float64  `json:"arrays_gb"` // the engine's own account: arrays, and a program's scratch space
-	SetupS      float64  `json:"setup_s"`   // weights and inputs
-	CompileS    float64  `json:"compile_s"` // in which at least one program was being compiled
+	PeakGB      *float64 `json:"peak_gb"`    // of the device, in units of 1e9 bytes; null where it keeps no figures
+	ArraysGB    float64  `json:"arrays_gb"`  // the engine's own account: arrays, and a program's scratch space
+	PlannedGB   float64  `json:"planned_gb"` // the same as a dry engine foresees it
+	SetupS      float64  `json:"setup_s"`    // weights and inputs
+	CompileS    float64  `json:"compile_s"`  // in which at least one program was being compiled
 	Programs    int      `json:"programs"`
 	Cached      int      `json:"cached"` // programs that came from the folder of compiled programs
 	Runs        int      `json:"runs"`   // programs run in a step
@@ -54,12 +58,9 @@ type Result struct {
 	TFLOPs      float64  `json:"tflop_per_s"`
 	MFU         *float64 `json:"mfu"` // null where the device's peak is not known
 	FLOPs       string   `json:"flop_count"`
+	XLAFlags    string   `json:"xla_flags"`      // the compiler's settings beside its defaults
 	Idle        *float64 `json:"idle,omitempty"` // share of the recorded step in which the device did nothing
 }
-
-// peaks are dense bf16 tensor-core peaks in TFLOP/s, from NVIDIA's data sheets.
-var peaks = map[string]float64{"NVIDIA H100 80GB HBM3": 989.4, "NVIDIA H200": 989.4, "NVIDIA H100 PCIe": 756, "NVIDIA H100 NVL": 835,
-	"NVIDIA A100-SXM4-80GB": 312, "NVIDIA A100 80GB PCIe": 312, "NVIDIA L40S": 362}
 
 // Run times one step.
 func Run(rt *xla.Runtime, e *engine.Engine, o Options) (*Result, error) {
@@ -74,14 +75,18 @@ func Run(rt *xla.Runtime, e *engine.Engine, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	planned, err := plan(e, p, o, rt.Kind == xla.CUDA)
+	if err != nil {
+		return nil, err
+	}
 	start := time.Now()
 	s, err := newSetup(e, p, o)
 	if err != nil {
 		return nil, err
 	}
 	r := &Result{What: "fewstep", Device: rt.DeviceName(), Preset: o.Preset, Step: o.Step, Batch: o.Batch,
-		Compute: e.Compute.String(), Frozen: e.FrozenDType().String(), Granularity: int(e.Granularity), Calls: int(max(e.Granularity, e.Calls)),
-		SetupS: seconds(time.Since(start)), FLOPs: flopCount}
+		Compute: e.Compute.String(), Frozen: e.FrozenDType().String(), Granularity: int(e.Granularity), Calls: int(max(e.Granularity, e.Calls)), Split: e.Split,
+		SetupS: seconds(time.Since(start)), FLOPs: cost.ModelCount, XLAFlags: os.Getenv("XLA_FLAGS")}
 	before := e.Compiled()
 	var times []time.Duration
 	for i := range 3 + o.Iters { // one that compiles, two that warm up
@@ -106,12 +111,12 @@ func Run(rt *xla.Runtime, e *engine.Engine, o Options) (*Result, error) {
 		r.PeakGB = &gb
 	}
 	stats := e.Compiled()
-	r.ArraysGB = float64(e.Memory().Peak) / 1e9
+	r.ArraysGB, r.PlannedGB = float64(e.Memory().Peak)/1e9, float64(planned)/1e9
 	r.CompileS, r.Programs, r.Cached = seconds(stats.Wall-before.Wall), stats.Programs, stats.Cached
 	r.Parameters = s.parameters
 	r.TFLOP, r.TFLOPs = flop/1e12, flop/1e12/median
 	if o.PeakTFLOPs == 0 {
-		o.PeakTFLOPs = peaks[r.Device]
+		o.PeakTFLOPs = rt.PeakTFLOPs()
 	}
 	if o.PeakTFLOPs > 0 {
 		mfu := r.TFLOPs / o.PeakTFLOPs
@@ -125,6 +130,27 @@ func Run(rt *xla.Runtime, e *engine.Engine, o Options) (*Result, error) {
 		r.Idle = &idle
 	}
 	return r, nil
+}
+
+// plan is the memory that the step would take, without taking it.
+func plan(e *engine.Engine, p Preset, o Options, flash bool) (bytes int64, err error) {
+	rt, err := xla.Open(xla.Go, xla.Options{}) // builds graphs only
+	if err != nil {
+		return 0, err
+	}
+	defer rt.Close()
+	d := engine.Dry(rt.Backend, e.Compute, e.Granularity)
+	d.Split, d.Frozen, d.Calls, d.Flash = e.Split, e.Frozen, e.Calls, flash
+	s, err := newSetup(d, p, o)
+	if err != nil {
+		return 0, err
+	}
+	for range 2 {
+		if err := s.step(); err != nil {
+			return 0, err
+		}
+	}
+	return d.Memory().Peak, nil
 }
 
 func seconds(d time.Duration) float64 { return round(d.Seconds()) }

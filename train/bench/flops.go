@@ -13,10 +13,6 @@ import (
 	"github.com/gomlx/compute/shapes"
 )
 
-// flopCount says what flops counts.
-const flopCount = "model operations: two for each multiply-add of matrix products and convolutions; gradients by inputs once, " +
-	"by trained weights once more; adapters, and what is computed again for want of memory, are not counted"
-
 // flops are the operations of one step as the yardstick does it, whatever is saved or computed again here.
 func flops(p Preset, o Options) (float64, error) {
 	rt, err := xla.Open(xla.Go, xla.Options{}) // builds graphs only
@@ -29,7 +25,7 @@ func flops(p Preset, o Options) (float64, error) {
 			return 0
 		}
 		var n cost.Network
-		n, err = cost.Measure(rt.Backend, b, nn.Network, dtypes.Float32, in...)
+		n, err = cost.Measure(rt.Backend, b, dtypes.Float32, in...)
 		return n.FLOPs * float64(o.Batch)
 	}
 	in := inputs(p, 1)

@@ -18,12 +18,10 @@ const profileLines = 30
 func (s *setup) profile(rt *xla.Runtime, path string, summary io.Writer) (idle float64, err error) {
 	var programs []xla.Event
 	own := !rt.HasProfiler()
-	if own {
-		s.e.Watch = func(program string, start time.Time, took time.Duration) {
-			programs = append(programs, xla.Event{Name: program, Start: start.UnixNano() * 1000, Duration: took.Nanoseconds() * 1000})
-		}
-		defer func() { s.e.Watch = nil }()
+	s.e.Watch = func(program string, start time.Time, took time.Duration) {
+		programs = append(programs, xla.Event{Name: program, Start: start.UnixNano() * 1000, Duration: took.Nanoseconds() * 1000})
 	}
+	defer func() { s.e.Watch = nil }()
 	var running *xla.Profile
 	if !own {
 		if running, err = rt.StartProfile(); err != nil {
@@ -48,10 +46,14 @@ func (s *setup) profile(rt *xla.Runtime, path string, summary io.Writer) (idle f
 		err = atomicfile.Write(path, rec.WriteTrace)
 	}
 	kernels, idle := rec.Kernels()
+	title, totals := "programs", rec.Programs()
+	if len(totals) == 0 { // the CUDA plugin records kernels and what the host did, not which program a kernel belongs to
+		title, totals = "programs, by the time that the host took to queue them", xla.NewRecording(rt.Kind, programs).Programs()
+	}
 	for _, part := range []struct {
 		title  string
 		totals []xla.Total
-	}{{"programs", rec.Programs()}, {"kernels", kernels}} {
+	}{{title, totals}, {"kernels", kernels}} {
 		var all int64
 		for _, t := range part.totals {
 			all += t.Duration

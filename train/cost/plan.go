@@ -45,20 +45,6 @@ type Phase struct {
 	Memory         Memory  `json:"memory"`
 }
 
-// Memory is what a phase keeps on the device, in bytes.
-type Memory struct {
-	Weights     int64 `json:"weights"`     // teacher, student and discriminator, f32
-	Optimizer   int64 `json:"optimizer"`   // moments, f32
-	Gradients   int64 `json:"gradients"`   // of the student, all or the largest block's; the sum over micro-batches
-	Activations int64 `json:"activations"` // that the larger backward pass of the step needs
-	Total       int64 `json:"total"`
-}
-
-// MemoryCounts says what Memory leaves out.
-const MemoryCounts = "counted: f32 weights of teacher, student and discriminator, Adam's moments, gradients, and the outputs of matrix products, " +
-	"convolutions, concatenations and softmaxes (one block's at a time, with the block inputs, at granularity stage and layer); " +
-	"not counted: the compiler's scratch space and copies, text encoders and VAE, fragmentation"
-
 // FLOPsCount says how FLOPsPerSample is made.
 const FLOPsCount = "two for each multiply-add of matrix products and convolutions, backward twice the forward (once where only inputs need gradients), " +
 	"one more forward where blocks are computed again (granularity stage and layer); every update counted as if the gate let the student move"
@@ -70,7 +56,7 @@ type networks struct {
 }
 
 // Plan estimates every phase of a recipe's ladder. The backend only builds graphs; nothing is computed on it.
-func Plan(b compute.Backend, c *distill.Config, m Model) ([]Phase, error) {
+func Plan(b compute.Backend, c *distill.Config, m Model, d Device) ([]Phase, error) {
 	steps, err := distill.Plan(c)
 	if err != nil {
 		return nil, err
@@ -80,14 +66,32 @@ func Plan(b compute.Backend, c *distill.Config, m Model) ([]Phase, error) {
 		return nil, err
 	}
 	var out []Phase
+	known := map[string]Memory{}
 	for _, s := range steps {
 		p, err := n.phase(c, m, s)
 		if err != nil {
 			return nil, err
 		}
+		if s.Kind != distill.KindMerge {
+			alike := alike(c, s)
+			if _, ok := known[alike]; !ok {
+				if known[alike], err = memory(b, c, m, s, d); err != nil {
+					return nil, fmt.Errorf("stage %s, phase %s: %w", s.StageName, s.PhaseName, err)
+				}
+			}
+			p.Memory = known[alike]
+		}
 		out = append(out, p)
 	}
 	return out, nil
+}
+
+// inputs are the UNet's five.
+func (m Model) inputs(c *distill.Config, batch int) []shapes.Shape {
+	f := func(dims ...int) shapes.Shape { return shapes.Make(dtypes.Float32, dims...) }
+	side := c.Data.Resolution / m.Factor
+	return []shapes.Shape{f(batch, side, side, m.UNet.InChannels), f(batch), f(batch, m.Tokens, m.UNet.CrossAttentionDim),
+		f(batch, m.UNet.PooledDim()), f(batch, unet.TimeIDs)}
 }
 
 // Levels are the granularities by their names in a recipe.
@@ -97,15 +101,13 @@ var Levels = map[string]nn.Level{"network": nn.Network, "stage": nn.Stage, "laye
 var ComputeTypes = map[string]dtypes.DType{"f32": dtypes.Float32, "bf16": dtypes.BFloat16}
 
 func measure(b compute.Backend, c *distill.Config, m Model) (n networks, err error) {
-	batch, side := c.Train.Batch, c.Data.Resolution/m.Factor
+	side := c.Data.Resolution / m.Factor
 	if side < 1<<(len(m.UNet.BlockOutChannels)-1) {
 		return n, fmt.Errorf("data.resolution %d is too small: the UNet would see %d×%d latents", c.Data.Resolution, side, side)
 	}
-	f := func(dims ...int) shapes.Shape { return shapes.Make(dtypes.Float32, dims...) }
-	in := []shapes.Shape{f(batch, side, side, m.UNet.InChannels), f(batch), f(batch, m.Tokens, m.UNet.CrossAttentionDim),
-		f(batch, m.UNet.PooledDim()), f(batch, unet.TimeIDs)}
+	in := m.inputs(c, 1)
 	d := &discriminator.Config{UNet: m.UNet, Channels: c.Discriminator.HeadChannels, Groups: c.Discriminator.HeadGroups}
-	level, compute := Levels[c.Train.Granularity], ComputeTypes[c.Train.Compute]
+	compute := ComputeTypes[c.Train.Compute]
 	last := len(m.UNet.BlockOutChannels) - 1
 	width, small := m.UNet.BlockOutChannels[last], side>>last
 	for _, one := range []struct {
@@ -116,10 +118,10 @@ func measure(b compute.Backend, c *distill.Config, m Model) (n networks, err err
 		{&n.plain, m.UNet.Network("", nil), in},
 		{&n.adapted, m.UNet.Network("", &nn.LoRA{Rank: c.LoRA.Rank, Scale: c.LoRA.Scale()}), in},
 		{&n.backbone, d.Backbone(""), in},
-		{&n.headConditional, d.Head(""), []shapes.Shape{shapes.Make(compute, batch, small, small, 2*width)}},
-		{&n.headSingle, d.Head(""), []shapes.Shape{shapes.Make(compute, batch, small, small, width)}},
+		{&n.headConditional, d.Head(""), []shapes.Shape{shapes.Make(compute, 1, small, small, 2*width)}},
+		{&n.headSingle, d.Head(""), []shapes.Shape{shapes.Make(compute, 1, small, small, width)}},
 	} {
-		if *one.into, err = Measure(b, one.block, level, compute, one.in...); err != nil {
+		if *one.into, err = Measure(b, one.block, compute, one.in...); err != nil {
 			return n, err
 		}
 	}
@@ -149,8 +151,7 @@ func (n *networks) phase(c *distill.Config, m Model, s distill.Step) (Phase, err
 	}
 	student, head := n.plain, n.headSingle
 	p.Trained = size
-	lora := s.Target == distill.TargetLoRA
-	if lora {
+	if s.Target == distill.TargetLoRA {
 		student, p.Trained = n.adapted, n.adapted.Adapters
 	}
 	if s.Form == distill.FormConditional {
@@ -169,25 +170,52 @@ func (n *networks) phase(c *distill.Config, m Model, s distill.Step) (Phase, err
 	}
 	p.Result = 4 * p.Trained
 	p.Checkpoint = 4 * (p.Trained + p.Discriminator) * (1 + moments)
-	mem := &p.Memory
-	mem.Weights = 4 * (size + p.Discriminator + size) // teacher and student's weights or base
-	if lora {
-		mem.Weights += 4 * p.Trained
-		if s.Teacher.Full == distill.Base && s.Teacher.LoRA == "" {
-			mem.Weights -= 4 * size // shared
-		}
-	}
-	mem.Optimizer = 4 * (p.Trained + p.Discriminator) * moments
-	mem.Gradients = 4 * max(p.Trained, p.Discriminator)
-	if c.Train.Granularity != "network" {
-		mem.Gradients = 4 * max(student.BlockSize, n.backbone.BlockSize)
-	}
-	if c.Train.Accumulate > 1 {
-		mem.Gradients += 4 * (p.Trained + p.Discriminator)
-	}
-	mem.Activations = int64(c.Train.Batch) * n.activations(s, student, head)
-	mem.Total = mem.Weights + mem.Optimizer + mem.Gradients + mem.Activations
 	return p, nil
+}
+
+// ModelCount says what ModelFLOPs counts.
+const ModelCount = "model operations: two for each multiply-add of matrix products and convolutions; gradients by inputs once, " +
+	"by trained weights once more; adapters, and what is computed again for want of memory, are not counted"
+
+// ModelFLOPs are the operations per sample of each phase of a recipe, by "stage/phase", whatever the granularity.
+func ModelFLOPs(b compute.Backend, c *distill.Config, m Model) (map[string]float64, error) {
+	steps, err := distill.Plan(c)
+	if err != nil {
+		return nil, err
+	}
+	n, err := measure(b, c, m)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]float64{}
+	for _, s := range steps {
+		if s.Kind == distill.KindMerge {
+			continue
+		}
+		p, err := n.phase(c, m, s)
+		if err != nil {
+			return nil, err
+		}
+		out[s.StageName+"/"+s.PhaseName] = n.model(s, p.TeacherCalls)
+	}
+	return out, nil
+}
+
+func (n *networks) model(s distill.Step, calls int) float64 {
+	gradient := 2.0
+	if s.Target == distill.TargetLoRA {
+		gradient = 1
+	}
+	sum := (float64(calls) + 1 + gradient) * n.plain.FLOPs
+	if s.Kind != distill.KindAdversarial {
+		return sum
+	}
+	views, start, head := 2.0, 0.0, n.headSingle
+	if s.Form == distill.FormConditional {
+		views, start, head = 3, 1, n.headConditional
+	}
+	sum += n.plain.FLOPs + 3*(views*n.backbone.FLOPs+2*head.FLOPs)
+	return sum + 2*(n.backbone.FLOPs+head.FLOPs) + start*n.backbone.FLOPs
 }
 
 // flops of one sample: the teacher's calls, the student's forward and backward pass and, in an adversarial phase, the
@@ -208,26 +236,4 @@ func (n *networks) flops(c *distill.Config, s distill.Step, calls int, student, 
 	sum += student.FLOPs
 	sum += (3 + again) * (views*n.backbone.FLOPs + 2*head.FLOPs)
 	return sum + (2+again)*(n.backbone.FLOPs+head.FLOPs) + start*n.backbone.FLOPs
-}
-
-// activations are the bytes per sample of the larger backward pass.
-func (n *networks) activations(s distill.Step, student, head Network) int64 {
-	pass := func(kept int64, nets ...Network) int64 {
-		var widest int64
-		for _, net := range nets {
-			widest = max(widest, net.Widest)
-		}
-		return kept + widest
-	}
-	if s.Kind != distill.KindAdversarial {
-		return pass(student.Kept, student)
-	}
-	views := int64(2)
-	if s.Form == distill.FormConditional {
-		views = 3
-	}
-	generator := pass(student.Kept+n.backbone.Kept+head.Kept, student, n.backbone, head)
-	wide := n.backbone
-	wide.Widest *= views // its views are one batch
-	return max(generator, pass(views*n.backbone.Kept+2*head.Kept, wide, head))
 }

@@ -92,6 +92,9 @@ func (e *Events) Update(r Record) error {
 	if r.Took > 0 {
 		summary.bytes(1, scalarValue("step_seconds", r.Took.Seconds()))
 	}
+	for _, name := range slices.Sorted(maps.Keys(r.Wall)) {
+		summary.bytes(1, scalarValue("wall/"+name, r.Wall[name]))
+	}
 	if phase := r.Stage + " " + r.Phase; phase != e.phase {
 		e.phase = phase
 		summary.bytes(1, textValue("phase", phase))

@@ -103,7 +103,7 @@ func (p *Progress) Update(r Record) error {
 		p.last = Record{}
 	}
 	if r.Kind != KindStep { // keep the losses of the last step on the line
-		r.Values = p.last.Values
+		r.Values, r.Wall = p.last.Values, p.last.Wall
 	}
 	p.seen = append(p.seen, mark{now, r.Position})
 	for len(p.seen) > 2 && now.Sub(p.seen[0].at) > rateWindow {
@@ -169,7 +169,7 @@ func (p *Progress) print() error {
 		_, err := fmt.Fprintln(p.out, line(p.last, p.rate()))
 		return err
 	}
-	row := progressRow{Time: p.shown.UTC(), Record: p.last}
+	row := progressRow{Time: p.shown.UTC(), Record: p.last, Wall: p.last.Wall}
 	if rate := p.rate(); rate > 0 {
 		row.Rate = rate
 		row.ETA = left(p.last.Samples, p.last.Total, rate).Seconds()
@@ -183,6 +183,7 @@ type progressRow struct {
 	Time time.Time `json:"time"`
 	Record
 	Rate   float64 `json:"samples_per_second,omitempty"`
+	Wall   Values  `json:"wall,omitempty"`
 	ETA    float64 `json:"eta_seconds,omitempty"`     // of the phase
 	RunETA float64 `json:"run_eta_seconds,omitempty"` // of the run, at this phase's speed
 }
@@ -226,6 +227,15 @@ func line(r Record, rate float64) string {
 		if v, ok := r.Values[key]; ok {
 			fmt.Fprintf(&b, " %s %.4g", key, v)
 		}
+	}
+	if v, ok := r.Wall[TFLOPs]; ok {
+		fmt.Fprintf(&b, " %.3g TFLOP/s", v)
+	}
+	if v, ok := r.Wall[MFU]; ok {
+		fmt.Fprintf(&b, " mfu %.0f%%", 100*v)
+	}
+	if v, ok := r.Wall[MemoryPeak]; ok {
+		fmt.Fprintf(&b, " mem %.2g GB", v/1e9)
 	}
 	return b.String()
 }

@@ -17,7 +17,7 @@ import (
 
 // Metrics serves the newest record at /metrics for Prometheus:
 //
-//	fewstep_VALUE{stage,phase}          each of the record's values, such as fewstep_loss_d
+//	fewstep_VALUE{stage,phase}          each of the record's values, such as fewstep_loss_d, and wall-clock figures, such as fewstep_mfu
 //	fewstep_phase_samples{stage,phase}  samples done in the phase
 //	fewstep_phase_total{stage,phase}    samples of the phase
 //	fewstep_position_samples            samples done in the whole run, over continuations
@@ -90,6 +90,9 @@ func (m *Metrics) Update(r Record) error {
 	m.set("phase_samples", float64(r.Samples))
 	m.set("phase_total", float64(r.Total))
 	for name, v := range r.Values {
+		m.set(name, v)
+	}
+	for name, v := range r.Wall {
 		m.set(name, v)
 	}
 	if m.started && r.Position > m.last {

@@ -34,6 +34,23 @@ const (
 	LR       = "lr"        // learning rate of the student
 )
 
+// Names of wall-clock figures; others may be added freely.
+const (
+	TFLOPs     = "tflop_per_s"       // model operations per second of the step, in units of 1e12; cost.ModelCount says which count
+	MFU        = "mfu"               // of the device's peak in that, 0 to 1
+	MemoryLive = "memory_bytes"      // on the device now
+	MemoryPeak = "memory_peak_bytes" // most since the phase began, or since the process began where only the device knows
+	// The parts of a step, in seconds. Measured on every WallEvery-th step of a phase: knowing when the teacher is done
+	// takes waiting for it.
+	DataSeconds          = "data_seconds"          // noise, captions, and their way to the device
+	TeacherSeconds       = "teacher_seconds"       // its calls
+	DiscriminatorSeconds = "discriminator_seconds" // the student's samples for it, and its update
+	StudentSeconds       = "student_seconds"       // its update
+)
+
+// WallEvery is the number of steps from one measurement of a step's parts to the next.
+const WallEvery = 8
+
 // Kinds of records.
 const (
 	KindStep  = "step"  // one optimizer step
@@ -41,7 +58,7 @@ const (
 	KindEval  = "eval"  // a measurement of the student
 )
 
-// Record is what is known after one optimizer step. All of it but Took follows
+// Record is what is known after one optimizer step. All of it but Took and Wall follows
 // from the configuration and the data alone, so that an interrupted and
 // continued run leaves the same bytes as one never stopped.
 type Record struct {
@@ -58,6 +75,7 @@ type Record struct {
 	// Took is the wall-clock time of the step; it goes to timing.jsonl, events
 	// and metrics, never to stats.jsonl.
 	Took time.Duration `json:"-"`
+	Wall Values        `json:"-"` // more figures of that kind, by name; they go where Took goes, and to progress
 }
 
 // Values are a record's numbers by name. JSON has no NaN or infinity; they are
@@ -163,6 +181,7 @@ type timingRow struct {
 	Position int64     `json:"position"`
 	Time     time.Time `json:"time"`
 	Seconds  float64   `json:"step_seconds"`
+	Wall     Values    `json:"wall,omitempty"`
 }
 
 // OpenStats opens both files for appending. A line that a crash left
@@ -224,7 +243,7 @@ func (s *Stats) Update(r Record) error {
 	if r.Took == 0 {
 		return nil
 	}
-	return appendLine(s.timing, timingRow{Position: r.Position, Time: s.now().UTC(), Seconds: r.Took.Seconds()})
+	return appendLine(s.timing, timingRow{Position: r.Position, Time: s.now().UTC(), Seconds: r.Took.Seconds(), Wall: r.Wall})
 }
 
 func appendLine(f *os.File, v any) error {

@@ -1,0 +1,247 @@
+package cost
+
+import (
+	"fmt"
+
+	"fewstep/distill"
+	"fewstep/distill/program"
+	"fewstep/engine"
+	"fewstep/model/discriminator"
+	"fewstep/model/nn"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+)
+
+// Device is what a plan needs to know of the device.
+type Device struct {
+	Split bool // updates apart from gradients at granularity network, as on CPUs: engine.Engine.Split
+	Flash bool // attention without its scores in memory, as CUDA has it for bf16
+}
+
+// Memory is what a phase takes of the device's memory, in bytes.
+type Memory struct {
+	Weights   int64 `json:"weights"`   // of teacher, student and discriminator
+	Optimizer int64 `json:"optimizer"` // moments and averages
+	Step      int64 `json:"step"`      // what an update adds at its peak: samples, block inputs, gradients, scratch space
+	Total     int64 `json:"total"`
+	Arrays    int64 `json:"arrays"` // of Total, without the compiled programs' scratch space, which is estimated
+}
+
+// MemoryCounts says how Memory is made and what it leaves out.
+const MemoryCounts = "one update walked through with arrays that have no content; the programs' scratch space is estimated from their graphs, which is rough at granularity network; " +
+	"not counted: the programs' code, text encoders and VAE before training, fragmentation"
+
+// rehearsal is a phase on a dry engine. It goes the way of package train, which tests that it does.
+type rehearsal struct {
+	e                        *engine.Engine
+	c                        *distill.Config
+	step                     distill.Step
+	in                       []shapes.Shape // of the UNet, for a micro-batch
+	adapters                 *nn.LoRA
+	full, lora               []nn.Spec
+	base                     *engine.Params
+	teacher, student, critic *engine.Params
+	f, ofTeacher             *program.Functions
+	optS, optD               *engine.Optimizer
+}
+
+// alike names what a phase's memory depends on, besides the recipe's settings for all phases.
+func alike(c *distill.Config, s distill.Step) string {
+	p := c.Stages[s.Stage].Phases[s.Phase]
+	return fmt.Sprint(s.Kind, s.Target, s.Form, s.Teacher.Full == distill.Base, s.Teacher.LoRA != "", s.Guidance > 1,
+		s.TeacherSteps > s.StudentSteps, p.Beta1 > 0, p.WeightDecay > 0)
+}
+
+// memory rehearses an update of a phase.
+func memory(b compute.Backend, c *distill.Config, m Model, s distill.Step, d Device) (out Memory, err error) {
+	e := engine.Dry(b, ComputeTypes[c.Train.Compute], Levels[c.Train.Granularity])
+	e.Calls, e.Frozen = Levels[c.Train.CallGranularity()], ComputeTypes[c.Train.Frozen]
+	e.Split, e.Flash = d.Split && e.Granularity == nn.Network, d.Flash
+	r := &rehearsal{e: e, c: c, step: s, in: m.inputs(c, c.Train.Batch), adapters: &nn.LoRA{Rank: c.LoRA.Rank, Scale: c.LoRA.Scale()}}
+	if err = r.networks(b, m); err != nil {
+		return out, err
+	}
+	out.Weights = e.Memory().Live
+	if err = r.optimizers(); err != nil {
+		return out, err
+	}
+	out.Optimizer = e.Memory().Live - out.Weights
+	if err = r.update(); err != nil {
+		return out, err
+	}
+	out.Total, out.Arrays = e.Memory().Peak, e.Memory().Held
+	out.Step = out.Total - out.Weights - out.Optimizer
+	return out, nil
+}
+
+// networks puts the phase's three on the device.
+func (r *rehearsal) networks(b compute.Backend, m Model) (err error) {
+	d := &discriminator.Config{UNet: m.UNet, Channels: r.c.Discriminator.HeadChannels, Groups: r.c.Discriminator.HeadGroups}
+	r.f, r.ofTeacher = &program.Functions{UNet: m.UNet, Disc: d}, &program.Functions{UNet: m.UNet}
+	one := m.inputs(r.c, 1)
+	if r.full, err = nn.Trace(b, m.UNet.Network("", nil), one...); err != nil {
+		return err
+	}
+	if r.lora, err = nn.Trace(b, m.UNet.Network("", r.adapters), one...); err != nil {
+		return err
+	}
+	s, e := r.step, r.e
+	isLoRA := s.Target == distill.TargetLoRA
+	if isLoRA || s.Teacher.Full == distill.Base && (s.Teacher.LoRA == "" || e.Granularity < nn.Network) {
+		r.base = e.BlankParams(r.full, nil)
+	}
+	switch {
+	case s.Teacher.Full == distill.Base && s.Teacher.LoRA == "":
+		r.teacher = r.base
+	case s.Teacher.Full == distill.Base && e.Granularity < nn.Network:
+		r.teacher = r.adapted(false)
+		r.ofTeacher.LoRA = r.adapters
+	default:
+		r.teacher = e.BlankParams(r.full, nil)
+	}
+	everything := func(string) bool { return true }
+	switch {
+	case !isLoRA:
+		r.student = e.BlankParams(r.full, everything)
+	case e.Split:
+		r.student = r.adapted(true)
+		err = e.Materialise(r.student, *r.adapters)
+	default:
+		r.student = r.adapted(true)
+		r.f.LoRA = r.adapters
+	}
+	if err != nil || s.Kind != distill.KindAdversarial {
+		return err
+	}
+	specs, err := nn.Trace(b, d.Network("", discriminator.Form(s.Form)), one...)
+	if err == nil {
+		r.critic = e.BlankParams(specs, everything)
+	}
+	return err
+}
+
+// adapted is a set of adapters over the base.
+func (r *rehearsal) adapted(trained bool) *engine.Params {
+	p := engine.NewParams(r.lora)
+	for _, s := range r.lora {
+		if engine.IsLoRA(s.Name) {
+			p.Set(s.Name, r.e.Blank(shapes.Make(dtypes.Float32, s.Dims...)), trained)
+		} else {
+			p.Set(s.Name, r.base.Get(s.Name), false)
+		}
+	}
+	return p
+}
+
+func (r *rehearsal) optimizers() (err error) {
+	t := r.c.Train
+	p := r.c.Stages[r.step.Stage].Phases[r.step.Phase]
+	adam := engine.Adam{Beta1: p.Beta1, Beta2: p.Beta2, Eps: t.AdamEpsilon, WeightDecay: p.WeightDecay, ClipNorm: t.ClipNorm}
+	if r.critic != nil {
+		if r.optD, err = r.e.NewOptimizer(adam, r.critic); err != nil {
+			return err
+		}
+	}
+	adam.EMA = t.EMA
+	r.optS, err = r.e.NewOptimizer(adam, r.student)
+	return err
+}
+
+// update is one optimizer step. Of its micro-batches the first and the last are walked through, and all are there.
+func (r *rehearsal) update() error {
+	n := r.c.Train.Batch
+	column := func() *engine.Array { return r.e.Blank(shapes.Make(dtypes.Float32, n)) }
+	of := r.c.Train.Accumulate
+	var real *engine.Array
+	var call []*engine.Array
+	for i := range of {
+		call = nil
+		for k, s := range r.in {
+			if k != 1 { // timesteps come with the calls
+				call = append(call, r.e.Blank(s))
+			} else {
+				call = append(call, nil)
+			}
+		}
+		if i > 0 {
+			real = r.e.Blank(r.in[0])
+			continue
+		}
+		var err error
+		if real, err = r.target(call, column); err != nil {
+			return err
+		}
+	}
+	micros := []int{0}
+	if of > 1 {
+		micros = append(micros, of-1)
+	}
+	bind := engine.Bind{program.NetUNet: r.student, program.NetDisc: r.critic}
+	train := func(f engine.Function, network string, o *engine.Optimizer, micro int, more ...*engine.Array) error {
+		res, err := r.e.Train(f, bind, network, o, engine.Step{LR: 1, Micro: micro, Of: of}, append(append([]*engine.Array{}, call...), more...)...)
+		if err == nil {
+			engine.Free(res.Outputs...)
+		}
+		return err
+	}
+	call[1] = column()
+	a, b := column(), column()
+	if r.critic == nil {
+		for _, i := range micros {
+			if err := train(r.f.MSE(), program.NetUNet, r.optS, i, a, b, real); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	form := discriminator.Form(r.step.Form)
+	view := []*engine.Array{column(), r.e.Blank(r.in[0]), column(), column()}
+	for range of - 1 {
+		r.e.Blank(r.in[0]) // the others' view noise
+	}
+	for _, i := range micros {
+		fake, err := r.f.Move(r.e, r.student, call, a, b, nil)
+		if err != nil {
+			return err
+		}
+		err = train(r.f.Discriminator(form), program.NetDisc, r.optD, i, append([]*engine.Array{real, fake}, view...)...)
+		fake.Free()
+		if err != nil {
+			return err
+		}
+	}
+	for _, i := range micros {
+		if err := train(r.f.Generator(form), program.NetUNet, r.optS, i, append([]*engine.Array{a, b}, view...)...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// target is the teacher's part.
+func (r *rehearsal) target(in []*engine.Array, column func() *engine.Array) (*engine.Array, error) {
+	s := r.step
+	walk := 1
+	if s.Kind != distill.KindX0 {
+		walk = min(max(s.TeacherSteps/max(s.StudentSteps, 1), 1), 2) // more of them take no more memory
+	}
+	var guidance *engine.Array
+	if s.Guidance > 1 && s.Kind != distill.KindX0 {
+		guidance = column()
+	}
+	x := in[0]
+	for range walk {
+		call := append([]*engine.Array{x, column()}, in[2:]...)
+		next, err := r.ofTeacher.Move(r.e, r.teacher, call, column(), column(), guidance)
+		if err != nil {
+			return nil, fmt.Errorf("the teacher's call: %w", err)
+		}
+		if x != in[0] {
+			x.Free()
+		}
+		x = next
+	}
+	return x, nil
+}

@@ -1,0 +1,280 @@
+package train_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"fewstep/distill"
+	"fewstep/internal/xla"
+	"fewstep/model/pipeline"
+	"fewstep/train"
+	"fewstep/train/cost"
+	"fewstep/train/monitor"
+	"fewstep/train/tinypipeline"
+)
+
+// Compiling is nearly all of these tests' time, and the numbers do not depend on how hard the compiler tries.
+func TestMain(m *testing.M) {
+	if os.Getenv("XLA_FLAGS") == "" {
+		os.Setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+	}
+	os.Exit(m.Run())
+}
+
+// stopAt interrupts a run after so many updates.
+type stopAt struct {
+	after int
+	stop  context.CancelFunc
+}
+
+func (s *stopAt) Update(r monitor.Record) error {
+	if r.Kind == monitor.KindStep {
+		if s.after--; s.after == 0 {
+			s.stop()
+		}
+	}
+	return nil
+}
+
+func (s *stopAt) Close() error { return nil }
+
+// walk runs the tiny ladder's first stages on a kind of backend, interrupting it after the given numbers of updates.
+func walk(t *testing.T, kind, recipe, dir, until string, opt xla.Options, interrupt []int, set ...string) {
+	t.Helper()
+	c, err := distill.Load(recipe, set...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rt, err := xla.Open(kind, opt)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer rt.Close()
+	for _, after := range append(interrupt, 0) {
+		ctx, stop := context.WithCancel(t.Context())
+		r, err := train.Open(c, train.Options{Dir: dir, Until: until, Split: true, Backend: rt.Backend, Log: slog.New(slog.DiscardHandler),
+			Progress: &stopAt{after, stop}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, walked := r.Walk(ctx)
+		stop()
+		if err := r.Close(); err != nil { // before the backend
+			t.Fatal(err)
+		}
+		if walked != nil != (after > 0) {
+			t.Fatalf("to be interrupted after %d updates: %v", after, walked)
+		}
+	}
+}
+
+// made lists a run's results and statistics, with their digests.
+func made(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	err := fs.WalkDir(os.DirFS(dir), ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !strings.Contains(path, "/result/") && path != "stats.jsonl" || d.IsDir() {
+			return err
+		}
+		raw, err := os.ReadFile(filepath.Join(dir, path))
+		out[path] = fmt.Sprintf("%x", sha256.Sum256(raw))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func same(t *testing.T, want, got map[string]string) {
+	t.Helper()
+	if len(want) < 4 || len(want) != len(got) {
+		t.Fatalf("%d files and %d", len(want), len(got))
+	}
+	for name := range want {
+		if want[name] != got[name] {
+			t.Errorf("%s differs", name)
+		}
+	}
+}
+
+func tiny(t *testing.T) string {
+	t.Helper()
+	recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "assets", "mini"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return recipe
+}
+
+// with is the recipe with other stages.
+func with(t *testing.T, recipe, stages string) string {
+	t.Helper()
+	raw, err := os.ReadFile(recipe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, _, ok := strings.Cut(string(raw), "stages:\n")
+	if !ok {
+		t.Fatal("the tiny recipe has no stages")
+	}
+	path := filepath.Join(filepath.Dir(recipe), "other.yaml")
+	if err := os.WriteFile(path, []byte(before+"stages:\n"+stages), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// everyKind are short stages of which the second's teacher is a LoRA.
+const everyKind = `
+  - {name: "16", like: "32", teacher_steps: 32, student_steps: 16, guidance: 2, phases: [{name: mse-lora, samples: 4, lr: 1e-3}]}
+  - name: "8"
+    teacher_steps: 16
+    phases: [{name: lora-cond, samples: 4, lr: 1e-3}, {name: lora-uncond, samples: 4, lr: 1e-3}, {name: merge}, {name: full-uncond, samples: 4, lr: 1e-3}]
+`
+
+// adversarial is one phase with a student, a teacher and a discriminator.
+const adversarial = `
+  - {name: "8", teacher_steps: 16, phases: [{name: lora-cond, samples: 4, lr: 1e-3}]}
+`
+
+// The layer over the plugin's table changes how programs are run, not what they compute.
+func TestLayerChangesNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("compiles the tiny pipeline's programs twice")
+	}
+	recipe, plain, layered := with(t, tiny(t), adversarial), t.TempDir(), t.TempDir()
+	walk(t, xla.CPU, recipe, plain, "8", xla.Options{Plain: true}, nil)
+	walk(t, xla.CPU, recipe, layered, "8", xla.Options{Programs: "off"}, nil)
+	same(t, made(t, plain), made(t, layered))
+}
+
+// SDXL's settings: blocks walked one by one in bf16 over bf16 frozen weights, in every kind of phase. An interrupted run
+// ends with the same bytes. One of the teachers is a LoRA beside the base.
+func TestLayersInBF16(t *testing.T) {
+	if testing.Short() {
+		t.Skip("walks a ladder twice")
+	}
+	recipe, straight, broken := with(t, tiny(t), everyKind), t.TempDir(), t.TempDir()
+	set := []string{"train.granularity=layer", "train.calls=layer", "train.compute=bf16", "train.frozen=bf16"}
+	walk(t, xla.Go, recipe, straight, "8", xla.Options{}, nil, set...)
+	walk(t, xla.Go, recipe, broken, "8", xla.Options{}, []int{3, 4}, set...)
+	same(t, made(t, straight), made(t, broken))
+	finite(t, straight)
+}
+
+func finite(t *testing.T, dir string) {
+	t.Helper()
+	records, err := monitor.ReadStats(filepath.Join(dir, "stats.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(records) < 6 {
+		t.Fatalf("only %d records", len(records))
+	}
+	for _, r := range records {
+		for name, v := range r.Values {
+			if v != v || v-v != 0 {
+				t.Errorf("%s %s: %s is %g", r.Stage, r.Phase, name, v)
+			}
+		}
+	}
+}
+
+// memoryOf keeps what each phase took.
+type memoryOf struct {
+	run  *train.Run
+	held map[string]int64
+}
+
+func (m *memoryOf) Update(r monitor.Record) error {
+	if r.Kind == monitor.KindPhase {
+		m.run.Engine.ResetPeak()
+	} else {
+		m.held[r.Stage+"/"+r.Phase] = m.run.Engine.Memory().Held
+	}
+	return nil
+}
+
+func (m *memoryOf) Close() error { return nil }
+
+// wallClockApart looks for a step's speed, memory and parts where they belong, and only there.
+func wallClockApart(t *testing.T, dir string) {
+	t.Helper()
+	var raw [2]string
+	for i, name := range []string{"timing.jsonl", "stats.jsonl"} {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw[i] = string(b)
+	}
+	for _, name := range []string{monitor.TFLOPs, monitor.MemoryLive, monitor.MemoryPeak, monitor.DataSeconds, monitor.TeacherSeconds,
+		monitor.DiscriminatorSeconds, monitor.StudentSeconds} {
+		if !strings.Contains(raw[0], `"`+name+`":`) {
+			t.Errorf("timing.jsonl does not tell %s", name)
+		}
+		if strings.Contains(raw[1], name) {
+			t.Errorf("stats.jsonl tells %s, which differs from run to run", name)
+		}
+	}
+}
+
+// What a phase keeps on the device is what the plan says, but for the compiled programs' scratch space.
+func TestMemoryIsPlanned(t *testing.T) {
+	recipe := tiny(t)
+	rt, err := xla.Open(xla.Go, xla.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rt.Close()
+	layer := []string{"train.granularity=layer", "train.batch=1", "train.accumulate=2"}
+	for _, mode := range []struct {
+		name, recipe string
+		split        bool
+		set          []string
+	}{
+		{"split", recipe, true, []string{"train.ema=0.9", "train.clip_norm=1"}},
+		{"layer", with(t, recipe, everyKind), false, layer},
+	} {
+		t.Run(mode.name, func(t *testing.T) {
+			c, err := distill.Load(mode.recipe, append(mode.set, "stages.*.phases.*.samples=4")...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen, dir := &memoryOf{held: map[string]int64{}}, t.TempDir()
+			seen.run, err = train.Open(c, train.Options{Dir: dir, Until: "8", Split: mode.split, Backend: rt.Backend, Log: slog.New(slog.DiscardHandler), Progress: seen})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer seen.run.Close()
+			if _, err := seen.run.Walk(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			wallClockApart(t, dir)
+			p := seen.run.Pipeline
+			phases, err := cost.Plan(rt.Backend, c, cost.Model{UNet: p.UNet, Schedule: p.Schedule, Factor: p.VAE.Factor(),
+				Tokens: p.UNetInputs(1, pipeline.Square(c.Data.Resolution))[2].Dim(1)}, cost.Device{Split: mode.split})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(seen.held) < 3 {
+				t.Fatalf("only %d phases ran", len(seen.held))
+			}
+			for _, ph := range phases {
+				got, want := seen.held[ph.Stage+"/"+ph.Phase], ph.Memory.Arrays
+				if got > 0 && math.Abs(float64(got-want)) > 0.001*float64(want) {
+					t.Errorf("%s/%s takes %d bytes, planned were %d", ph.Stage, ph.Phase, got, want)
+				}
+			}
+		})
+	}
+}

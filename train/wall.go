@@ -1,0 +1,72 @@
+package train
+
+import (
+	"time"
+
+	"fewstep/engine"
+	"fewstep/internal/xla"
+	"fewstep/model/pipeline"
+	"fewstep/train/cost"
+	"fewstep/train/monitor"
+)
+
+// wall collects the wall-clock figures of an update. They tell of the machine, and change nothing in a run.
+type wall struct {
+	values monitor.Values
+	parts  bool // this update's parts are measured
+	last   time.Time
+}
+
+// operations are those of each phase, per sample.
+func (r *Run) operations() (map[string]float64, error) {
+	in := r.Pipeline.UNetInputs(1, pipeline.Square(r.Config.Data.Resolution))
+	m := cost.Model{UNet: r.Pipeline.UNet, Schedule: r.Pipeline.Schedule, Factor: r.Pipeline.VAE.Factor(), Tokens: in[2].Dim(1)}
+	rt, err := xla.Open(xla.Go, xla.Options{}) // builds graphs only
+	if err != nil {
+		return nil, err
+	}
+	defer rt.Close()
+	return cost.ModelFLOPs(rt.Backend, r.Config, m)
+}
+
+func (p *phase) newWall() *wall {
+	return &wall{values: monitor.Values{}, parts: p.updates%monitor.WallEvery == 0, last: time.Now()}
+}
+
+// part ends a part of the update. What is still queued on the device belongs to it: with wait, an array of its result, it
+// waits for that.
+func (w *wall) part(e *engine.Engine, name string, wait *engine.Array) error {
+	if !w.parts {
+		return nil
+	}
+	if wait != nil {
+		if _, err := e.Floats(wait); err != nil {
+			return err
+		}
+	}
+	now := time.Now()
+	w.values[name] += now.Sub(w.last).Seconds()
+	w.last = now
+	return nil
+}
+
+// finish adds speed and memory.
+func (p *phase) finishWall(w *wall, samples int64, took time.Duration) monitor.Values {
+	if n := p.perSample[p.step.StageName+"/"+p.step.PhaseName]; n > 0 && took > 0 {
+		speed := n * float64(samples) / took.Seconds() / 1e12
+		w.values[monitor.TFLOPs] = speed
+		if p.opt.Device != nil {
+			if peak := p.opt.Device.PeakTFLOPs(); peak > 0 {
+				w.values[monitor.MFU] = speed / peak
+			}
+		}
+	}
+	live, peak := p.Engine.Memory().Live, p.Engine.Memory().Peak
+	if p.opt.Device != nil {
+		if m, err := p.opt.Device.DeviceMemory(0); err == nil {
+			live, peak = m.InUse, m.Peak
+		}
+	}
+	w.values[monitor.MemoryLive], w.values[monitor.MemoryPeak] = float64(live), float64(peak)
+	return w.values
+}
