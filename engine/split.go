@@ -6,6 +6,7 @@ import (
 
 	"fewstep/model/nn"
 
+	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
 )
@@ -81,12 +82,17 @@ func (p *Params) Targets() (names []string) {
 	return names
 }
 
-// splitProgram is the gradient program of a function: its outputs, then the gradient of each target.
+// splitProgram is the gradient program of a function: its outputs, a scalar that is finite where every gradient is, and
+// the gradient of each target.
 func (e *Engine) splitProgram(f Function, bind Bind, network string, targets []string, in []*Array) (*program, error) {
 	key := e.key(fmt.Sprintf("split|%d|%s|%s", len(targets), network, bind.narrow()), f.Key, in)
 	return e.declare(key, func(g *graph.Graph, p *program) []*graph.Node {
 		outputs, _, grads := e.gradientNodes(g, p, f, bind, network, targets, shapesOf(in))
-		return append(outputs, grads...)
+		sound := graph.Zeros(g, shapes.Make(dtypes.Float32))
+		for _, grad := range grads {
+			sound = graph.Add(sound, graph.ReduceAllSum(graph.ConvertDType(grad, dtypes.Float32)))
+		}
+		return append(append(outputs, graph.MulScalar(sound, 0)), grads...)
 	})
 }
 
@@ -122,12 +128,14 @@ func (e *Engine) trainSplit(f Function, bind Bind, network string, o *Optimizer,
 		}
 		grads, o.acc = o.acc, nil
 	}
-	norm2, err := e.applySplit(o, targets, grads, step)
+	defer grads[0].Free()
+	norm2, err := e.applySplit(o, targets, grads[0], grads[1:], step)
 	return &Result{Outputs: outputs, Norm2: norm2, Updated: true}, err
 }
 
-// applySplit updates every target from its gradient, which it takes, and returns the squared gradient norm.
-func (e *Engine) applySplit(o *Optimizer, targets []string, grads []*Array, step Step) (float64, error) {
+// applySplit updates every target from its gradient, which it takes, in place, and returns the squared gradient norm.
+// Where sound is not finite nothing changes.
+func (e *Engine) applySplit(o *Optimizer, targets []string, sound *Array, grads []*Array, step Step) (float64, error) {
 	scale := 1 / float64(max(step.Of, 1))
 	if o.ClipNorm > 0 {
 		norm, err := e.norm(grads) // with adapters: of the weights' gradients
@@ -147,7 +155,7 @@ func (e *Engine) applySplit(o *Optimizer, targets []string, grads []*Array, step
 	for i, name := range o.names {
 		index[name] = i
 	}
-	var updates []unitUpdate
+	var norms []*Array
 	for k, name := range targets {
 		units := []string{name}
 		if _, ok := o.params.adapters[name]; ok {
@@ -156,71 +164,34 @@ func (e *Engine) applySplit(o *Optimizer, targets []string, grads []*Array, step
 			grads[k].Free() // a tensor without adapter stays as it is
 			continue
 		}
-		u, err := e.updateUnit(o, name, units, index, grads[k], hyper)
+		norm2, err := e.updateUnit(o, name, units, index, grads[k], hyper, sound)
 		if err != nil {
 			return 0, fmt.Errorf("updating %s: %w", name, err)
 		}
-		updates = append(updates, u)
+		norms = append(norms, norm2)
 	}
 	total := 0.0
-	for _, u := range updates {
-		v, err := e.Floats(u.out[0])
+	for _, a := range norms {
+		v, err := e.Floats(a)
 		if err != nil {
 			return 0, err
 		}
 		total += float64(v[0])
-		u.out[0].Free()
-	}
-	// Only now is it known whether the whole gradient is finite.
-	for _, u := range updates {
-		if finite(total) {
-			u.install(o, index)
-		} else {
-			Free(u.out[1:]...)
-		}
+		a.Free()
 	}
 	o.count(total)
 	return total, nil
 }
 
-// unitUpdate is an update that was computed but not yet installed.
-type unitUpdate struct {
-	name  string   // of the differentiated tensor
-	units []string // trained tensors
-	out   []*Array // norm², new parameters, new state, effective weight of an adapted tensor
-}
-
-// install puts the new arrays in place of the old ones.
-func (u unitUpdate) install(o *Optimizer, index map[string]int) {
-	out := u.out[1:]
-	put := func(at **Array) {
-		(*at).Free()
-		*at, out = out[0], out[1:]
-	}
-	for _, name := range u.units {
-		a := o.params.arrays[name]
-		put(&a)
-		o.params.arrays[name] = a
-	}
-	for _, list := range o.ordered() {
-		for _, name := range u.units {
-			put(&list[index[name]])
-		}
-	}
-	if len(out) > 0 {
-		a := o.params.arrays[u.name]
-		put(&a)
-		o.params.arrays[u.name] = a
-	}
-}
-
-// updateUnit computes one optimizer step for a tensor, or for the two factors of an adapted weight. It takes grad.
-func (e *Engine) updateUnit(o *Optimizer, name string, units []string, index map[string]int, grad, hyper *Array) (unitUpdate, error) {
+// updateUnit takes one optimizer step for a tensor, or for the two factors of an adapted weight, and returns the squared
+// norm of its gradient. It takes grad.
+func (e *Engine) updateUnit(o *Optimizer, name string, units []string, index map[string]int, grad, hyper, sound *Array) (norm2 *Array, err error) {
 	a, adapts := o.params.adapters[name]
 	args := []*Array{grad}
 	if adapts {
 		args = append(args, a.base)
 	}
+	first := len(args)
 	for _, u := range units {
 		args = append(args, o.params.arrays[u])
 	}
@@ -229,28 +200,55 @@ func (e *Engine) updateUnit(o *Optimizer, name string, units []string, index map
 			args = append(args, list[index[u]])
 		}
 	}
-	args = append(args, hyper)
-	p, err := e.updateProgram(o, a, adapts, len(units), args)
+	last := len(args)
+	args = append(args, hyper, sound)
+	p, err := e.updateProgram(o, a, adapts, len(units), first, last, args)
 	if err != nil {
-		return unitUpdate{}, err
+		return nil, err
 	}
 	donate := make([]bool, len(args))
 	donate[0] = true
+	for i := first; i < last; i++ {
+		donate[i] = true
+	}
 	out, err := e.execute(p, args, donate)
-	return unitUpdate{name: name, units: units, out: out}, err
+	if err != nil {
+		return nil, err
+	}
+	norm2, out = out[0], out[1:]
+	for i, u := range units {
+		o.params.arrays[u] = out[i]
+	}
+	for k, list := range o.ordered() {
+		for i, u := range units {
+			list[index[u]] = out[(k+1)*len(units)+i]
+		}
+	}
+	if adapts {
+		if old := o.params.arrays[name]; old != a.base {
+			old.Free()
+		}
+		o.params.arrays[name] = out[last-first]
+	}
+	return norm2, nil
 }
 
-// updateProgram is keyed by shapes and settings: tensors of one shape share it.
-func (e *Engine) updateProgram(o *Optimizer, a adapter, adapts bool, n int, args []*Array) (*program, error) {
+// updateProgram is keyed by shapes and settings: tensors of one shape share it. Arguments first to last are the tensors
+// and the state that it changes.
+func (e *Engine) updateProgram(o *Optimizer, a adapter, adapts bool, n, first, last int, args []*Array) (*program, error) {
 	settings := *o
 	key := fmt.Sprintf("unit(%g,%g,%g,%g,%g)", o.Beta1, o.Beta2, o.Eps, o.WeightDecay, o.EMA)
 	if adapts {
 		key += fmt.Sprintf("lora(%d,%g)", a.lora.Rank, a.lora.Scale)
 	}
 	settings.ClipNorm = 0
-	return e.declare(e.key(key, "", args), func(g *graph.Graph, _ *program) []*graph.Node {
+	return e.declare(e.key(key, "", args), func(g *graph.Graph, p *program) []*graph.Node {
+		p.aliases = map[int]int{}
+		for i := first; i < last; i++ {
+			p.aliases[i] = 1 + i - first
+		}
 		in := nodes(inputNodes(g, shapesOf(args)))
-		grad, hyper, rest := in[0], in[len(in)-1], in[1:len(in)-1]
+		grad, rest, hyper, sound := in[0], in[1:last], in[last], in[last+1]
 		grads := []*graph.Node{grad}
 		var base *graph.Node
 		if adapts {
@@ -258,7 +256,7 @@ func (e *Engine) updateProgram(o *Optimizer, a adapter, adapts bool, n int, args
 			down, up := nn.AdapterGradients(grad, rest[0], rest[1], a.lora)
 			grads = []*graph.Node{down, up}
 		}
-		norm2, params, state := settings.updateNodes(rest[:n], grads, rest[n:], hyper, nil)
+		norm2, params, state := settings.updateNodes(rest[:n], grads, rest[n:], hyper, sound)
 		out := append(append([]*graph.Node{norm2}, params...), state...)
 		if adapts {
 			out = append(out, nn.Adapted(base, params[0], params[1], a.lora))
