@@ -169,13 +169,48 @@ static void* destroy_in_slot(int slot, void* args) {
 	return ((object_args*)args)->object == &dispatched ? NULL : real_table[slot]->functions[FEWSTEP_EVENT_DESTROY](args);
 }
 
+typedef struct {
+	size_t struct_size;
+	void*  extension_start;
+	void*  buffer;
+	void*  event; // out
+} ready_event_args;
+
+static void drop(const fewstep_table* real, void* error);
+
+// wait_for returns when a buffer holds what was queued for it, with the error of that work.
+static void* wait_for(const fewstep_table* real, void* buffer) {
+	ready_event_args ready = {sizeof ready, NULL, buffer, NULL};
+	void* error = real->functions[FEWSTEP_BUFFER_READY_EVENT](&ready);
+	if (error != NULL) {
+		return error;
+	}
+	object_args event = {sizeof event, NULL, ready.event};
+	error = real->functions[FEWSTEP_EVENT_AWAIT](&event);
+	drop(real, real->functions[FEWSTEP_EVENT_DESTROY](&event));
+	return error;
+}
+
+// Who asks for a buffer's address reads there without asking whether anything is there yet.
+static void* unsafe_pointer_in_slot(int slot, void* args) {
+	void* error = wait_for(real_table[slot], ((object_args*)args)->object);
+	return error ? error : real_table[slot]->functions[FEWSTEP_BUFFER_UNSAFE_POINTER](args);
+}
+
+static void* opaque_pointer_in_slot(int slot, void* args) {
+	void* error = wait_for(real_table[slot], ((object_args*)args)->object);
+	return error ? error : real_table[slot]->functions[FEWSTEP_BUFFER_OPAQUE_POINTER](args);
+}
+
 #define SLOT(n) \
 	static void* create_##n(void* args) { return create_in_slot(n, args); } \
 	static void* compile_##n(void* args) { return compile_in_slot(n, args); } \
 	static void* execute_##n(void* args) { return execute_in_slot(n, args); } \
 	static void* from_host_##n(void* args) { return from_host_in_slot(n, args); } \
 	static void* await_##n(void* args) { return await_in_slot(n, args); } \
-	static void* destroy_##n(void* args) { return destroy_in_slot(n, args); }
+	static void* destroy_##n(void* args) { return destroy_in_slot(n, args); } \
+	static void* unsafe_pointer_##n(void* args) { return unsafe_pointer_in_slot(n, args); } \
+	static void* opaque_pointer_##n(void* args) { return opaque_pointer_in_slot(n, args); }
 SLOT(0) SLOT(1) SLOT(2) SLOT(3) SLOT(4) SLOT(5) SLOT(6) SLOT(7)
 SLOT(8) SLOT(9) SLOT(10) SLOT(11) SLOT(12) SLOT(13) SLOT(14) SLOT(15)
 #define ALL(f) {f##0, f##1, f##2, f##3, f##4, f##5, f##6, f##7, f##8, f##9, f##10, f##11, f##12, f##13, f##14, f##15}
@@ -185,6 +220,8 @@ static const fewstep_pjrt_fn execute_of_slot[SLOTS] = ALL(execute_);
 static const fewstep_pjrt_fn from_host_of_slot[SLOTS] = ALL(from_host_);
 static const fewstep_pjrt_fn await_of_slot[SLOTS] = ALL(await_);
 static const fewstep_pjrt_fn destroy_of_slot[SLOTS] = ALL(destroy_);
+static const fewstep_pjrt_fn unsafe_pointer_of_slot[SLOTS] = ALL(unsafe_pointer_);
+static const fewstep_pjrt_fn opaque_pointer_of_slot[SLOTS] = ALL(opaque_pointer_);
 
 fewstep_table* fewstep_table_copy(const void* api, bool layered) {
 	const fewstep_table* real = api;
@@ -207,6 +244,8 @@ fewstep_table* fewstep_table_copy(const void* api, bool layered) {
 		copy->functions[FEWSTEP_BUFFER_FROM_HOST] = from_host_of_slot[slot];
 		copy->functions[FEWSTEP_EVENT_AWAIT] = await_of_slot[slot];
 		copy->functions[FEWSTEP_EVENT_DESTROY] = destroy_of_slot[slot];
+		copy->functions[FEWSTEP_BUFFER_UNSAFE_POINTER] = unsafe_pointer_of_slot[slot];
+		copy->functions[FEWSTEP_BUFFER_OPAQUE_POINTER] = opaque_pointer_of_slot[slot];
 	}
 	return copy;
 }

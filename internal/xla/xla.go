@@ -248,7 +248,9 @@ func openGo(notes []string, opt Options) (rt *Runtime, err error) {
 	if opt.Devices > 1 {
 		notes = append(notes, fmt.Sprintf("warning: %d virtual devices were asked for, but the pure-Go backend has one", opt.Devices))
 	}
-	backend, err := gobackend.New("")
+	// Operations one after the other, each on all cores: those that run side by side wait for one another's workers, and
+	// on two cores a training step of the mini pipeline never came back (compute v0.1.2).
+	backend, err := gobackend.New("ops_sequential")
 	if err != nil {
 		return nil, fmt.Errorf("xla: pure-Go backend: %w", err)
 	}

@@ -184,6 +184,9 @@ func Convolve(x, w *graph.Node, stride, pad int) *graph.Node {
 		y := graph.DotGeneral(graph.Reshape(x, -1, d[1]), []int{1}, nil, graph.Reshape(w, d[0], d[1]), []int{1}, nil)
 		return graph.Reshape(y, xs[0], xs[1], xs[2], d[0])
 	}
+	if pureGo(g) {
+		return patches(x, w, stride, pad)
+	}
 	low := [2]int{pad, pad}
 	if d[2]%2 == 0 {
 		w = graph.Concatenate([]*graph.Node{graph.Zeros(g, shapes.Make(w.DType(), d[0], d[1], 1, d[3])), w}, 2)
