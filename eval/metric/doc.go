@@ -44,9 +44,9 @@
 //
 //	python eval/metric/bench_features.py
 //
-// Only a provisional figure is known, from a machine with other work on it, where rounds differed by factors: in the one
-// round in which nobody was starved, 26.6 images/s, and PyTorch 26.5 with its memory format channels_last. Preparing a
-// 1,024-pixel image by clean-fid's rule takes 11 ms of one core (go test ./eval/images -bench .).
+// Provisional, from a machine with other work on it, where rounds differed by factors: in its two calm rounds 26.6 and
+// 26.4 images/s, and PyTorch 26.5 and 27.0 with its memory format channels_last, 16 without: the same within what could
+// be measured. Preparing a 1,024-pixel image by clean-fid's rule takes 11 ms of one core (go test ./eval/images -bench .).
 //
 // # mini-clip
 //
