@@ -90,7 +90,7 @@ func (a *app) run(cmd *cobra.Command, path string, o runOptions) error {
 		worked = worked || reported
 	}
 	stats := r.Engine.Compiled()
-	a.log.Info("programs", "compiled", stats.Programs, "seconds", fmt.Sprintf("%.1f", stats.Seconds))
+	a.log.Info("programs", "compiled", stats.Programs-stats.Cached, "from the cache", stats.Cached, "seconds", fmt.Sprintf("%.1f", stats.Wall.Seconds()))
 	if !worked {
 		fmt.Fprintln(a.stdout, "done")
 	} else if o.until == "" {

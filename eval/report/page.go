@@ -228,7 +228,7 @@ func (r *Report) viewTable(t stepTable, metrics []Metric) tableView {
 	}{
 		{"Same number of calls: " + strconv.Itoa(t.Calls), "", t.Same, len(t.Same) > 1},
 		{"More calls, for orientation", "aside", t.Others, false},
-		{"Real images: what a perfect model would score", "aside", t.Floor, false},
+		{"Real images that were held out; a model that repeats training images can come closer", "aside", t.Floor, false},
 		{"Published for SDXL: other network, other prompts and images", "aside", t.Published, false},
 	} {
 		if len(g.entries) == 0 {
@@ -325,7 +325,7 @@ func (r *Report) plotsAgainst(id, cost string, metrics []Metric, at func(Row) (f
 			explain("teacher", "", q.teacher)
 		}
 		if q.floor {
-			explain("floor", "", "real images: what a perfect model would score")
+			explain("floor", "", "held-out real images (repeating training images can come closer)")
 		}
 	}
 	return out
