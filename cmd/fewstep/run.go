@@ -78,6 +78,10 @@ func (a *app) run(cmd *cobra.Command, path string, o runOptions) error {
 		return refused(err)
 	}
 	defer r.Close()
+	unmeasured := results.Unmeasured(r)
+	if unmeasured != "" { // said before the days that a run may take
+		a.log.Warn("this run will make no report: "+unmeasured, "instead", "fewstep eval --follow "+o.dir)
+	}
 	worked, err := r.Walk(cmd.Context())
 	if err != nil {
 		return refused(err)
@@ -91,9 +95,12 @@ func (a *app) run(cmd *cobra.Command, path string, o runOptions) error {
 	}
 	stats := r.Engine.Compiled()
 	a.log.Info("programs", "compiled", stats.Programs-stats.Cached, "from the cache", stats.Cached, "seconds", fmt.Sprintf("%.1f", stats.Wall.Seconds()))
-	if !worked {
+	switch {
+	case !worked:
 		fmt.Fprintln(a.stdout, "done")
-	} else if o.until == "" {
+	case o.until == "" && unmeasured != "":
+		fmt.Fprintln(a.stdout, r.Dir.Path(rundir.Exports))
+	case o.until == "":
 		fmt.Fprintln(a.stdout, r.Dir.ArtifactPath(rundir.Report, "index.html"))
 	}
 	return nil

@@ -201,3 +201,37 @@ func TestRunNotFinite(t *testing.T) {
 		}
 	}
 }
+
+// A base without the metrics' image encoder, as SDXL's own is, is distilled and exported; the run says first that it will
+// make no report.
+func TestRunWithoutMetrics(t *testing.T) {
+	home := t.TempDir()
+	recipe, err := tinypipeline.Write(home, filepath.Join("..", "..", "assets", "mini"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(home, "tinymodel", "clip")); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(recipe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, _, _ := strings.Cut(string(raw), "stages:")
+	head += "stages:\n  - {name: \"16\", like: \"32\", teacher_steps: 32, student_steps: 16, phases: {mse-lora: {samples: 2, lr: 1e-3}, mse-full: {samples: 2, lr: 1e-3}}}\n"
+	if err := os.WriteFile(recipe, []byte(head), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(home, "run")
+	out, errs, code := runCommand(t, "run", recipe, "--backend", "go", "--dir", dir)
+	if code != exitOK || strings.TrimSpace(out) != filepath.Join(dir, "exports") || !strings.Contains(errs, "this run will make no report: the model has no clip folder") {
+		t.Errorf("code %d, %q, %s", code, out, errs)
+	}
+	made := files(t, dir, nil)
+	if made["exports/16step_unet.safetensors"] == "" || made["report/index.html"] != "" {
+		t.Error("the exports are missing, or there is a report")
+	}
+	if out, _, code := runCommand(t, "run", recipe, "--backend", "go", "--dir", dir, "--quiet"); code != exitOK || out != "done\n" {
+		t.Errorf("the finished run says %q with code %d", out, code)
+	}
+}

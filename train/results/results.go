@@ -136,9 +136,27 @@ func (m *Maker) sheet(ctx context.Context, r *train.Run, step distill.Step) erro
 	return r.Dir.SaveArtifact(rundir.Sheets, rundir.Bytes(name, png))
 }
 
-// Report measures every exported model beside the undistilled one and writes the report. It says whether there was
-// anything to do.
+// Unmeasured says why a run can have no metrics of its own, and so no report; "" where it can.
+func Unmeasured(r *train.Run) string {
+	if r.Pipeline.Vision == nil {
+		return "the model has no clip folder with a CLIPModel for the metrics"
+	}
+	splits := map[string]bool{}
+	for i := range r.Data.Len() {
+		splits[r.Data.Row(i).Split] = true
+	}
+	if !splits["train"] || !splits["eval"] {
+		return "the data set has no split column with both train and eval"
+	}
+	return ""
+}
+
+// Report measures every exported model beside the undistilled one and writes the report, unless the run is Unmeasured.
+// It says whether there was anything to do.
 func (m *Maker) Report(ctx context.Context, r *train.Run) (worked bool, err error) {
+	if Unmeasured(r) != "" {
+		return false, nil
+	}
 	if _, err := os.Stat(r.Dir.ArtifactPath(rundir.Report, "index.html")); err == nil {
 		return false, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
