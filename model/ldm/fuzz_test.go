@@ -72,7 +72,11 @@ func FuzzCheckpoint(f *testing.F) {
 		var got, want []string
 		for _, x := range again {
 			got = append(got, x.Name)
-			if original, ok := file[x.Name]; ok && !slices.Equal(original.Shape, x.Shape) {
+			original, ok := file[x.Name]
+			if ok && strings.HasPrefix(x.Name, prefixes[VAE]) && slices.Equal(append(slices.Clone(original.Shape), 1, 1), x.Shape) {
+				continue // a matrix in the VAE's attention gets the form that it has in every other file
+			}
+			if ok && !slices.Equal(original.Shape, x.Shape) {
 				t.Errorf("%s: shape %v became %v", x.Name, original.Shape, x.Shape)
 			}
 		}
