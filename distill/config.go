@@ -78,7 +78,7 @@ type Eval struct {
 	SheetPrompts []string `yaml:"sheet_prompts"` // captions of the sample sheets; empty = from the data
 	SheetSamples int      `yaml:"sheet_samples"` // images on a sheet
 	Seed         uint64   `yaml:"seed"`          // of the starting noise
-	Convention   string   `yaml:"convention"`    // metric convention: lightning, dmd2, pytorch-fid or tf1
+	Convention   string   `yaml:"convention"`    // of the metrics in a run's own report: mini-clip; "fewstep eval" knows others
 	Bootstrap    int      `yaml:"bootstrap"`     // resamples behind an interval; 0 = no intervals
 }
 

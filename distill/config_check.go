@@ -9,15 +9,14 @@ import (
 )
 
 var (
-	kinds       = []string{KindMSE, KindAdversarial, KindMerge, KindX0}
-	targets     = []string{TargetLoRA, TargetFull}
-	forms       = []string{FormConditional, FormUnconditional}
-	teachers    = []string{TeacherStage, TeacherSkip}
-	decays      = []string{DecayConstant, DecayLinear}
-	losses      = []string{LossMSE, LossAdversarial}
-	computes    = []string{"f32", "bf16"}
-	granular    = []string{"network", "stage", "layer"} // from coarse to fine
-	conventions = []string{"lightning", "dmd2", "pytorch-fid", "tf1"}
+	kinds    = []string{KindMSE, KindAdversarial, KindMerge, KindX0}
+	targets  = []string{TargetLoRA, TargetFull}
+	forms    = []string{FormConditional, FormUnconditional}
+	teachers = []string{TeacherStage, TeacherSkip}
+	decays   = []string{DecayConstant, DecayLinear}
+	losses   = []string{LossMSE, LossAdversarial}
+	computes = []string{"f32", "bf16"}
+	granular = []string{"network", "stage", "layer"} // from coarse to fine
 )
 
 // Validate checks that the recipe can be run: every value in its range, every
@@ -136,7 +135,8 @@ func (e *Eval) check(v *checker) {
 	}
 	v.require("eval.sheet_samples", e.SheetSamples >= 0, "must not be negative, and is %d; 0 makes no sheets", e.SheetSamples)
 	v.require("eval.bootstrap", e.Bootstrap == 0 || e.Bootstrap >= 20, "must be at least 20 for an interval, and is %d; 0 gives no intervals", e.Bootstrap)
-	v.oneOf("eval.convention", e.Convention, conventions)
+	v.require("eval.convention", e.Convention == "mini-clip",
+		"must be mini-clip, by which a run's own report measures, and is %q; for other conventions use 'fewstep eval --follow RUN --convention NAME'", e.Convention)
 }
 
 func (s *Stage) check(v *checker, key string) {

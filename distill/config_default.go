@@ -41,7 +41,7 @@ func Default() *Config {
 			SheetPrompts: []string{},
 			SheetSamples: 16,
 			Seed:         1,
-			Convention:   "lightning",
+			Convention:   "mini-clip",
 			Bootstrap:    200,
 		},
 		Stages: Lightning(),
