@@ -1,9 +1,14 @@
 package eval
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"image"
+	"image/png"
+	"math"
 
+	"fewstep/eval/metric"
 	"fewstep/eval/report"
 )
 
@@ -37,4 +42,58 @@ func (t *Table) UnmarshalJSON(raw []byte) error {
 		t.add(r.Column, r.Values)
 	}
 	return nil
+}
+
+// Table is the result: rows in the order in which they were measured, and the pictures of the sheets.
+type Table struct {
+	Rows    []report.Row
+	Metrics []report.Metric
+	Facts   []report.Fact
+	Prompts []string // of the sheets
+	Columns []Column
+
+	results []result
+}
+
+// Column is a model's pictures on the sheets, one PNG per prompt.
+type Column struct {
+	Model    string      `json:"model"`
+	Kind     report.Kind `json:"kind"`
+	Steps    int         `json:"steps"`
+	Calls    int         `json:"calls"`
+	Pictures [][]byte    `json:"pictures"`
+}
+
+func (c *Column) add(img image.Image) error {
+	var b bytes.Buffer
+	if err := png.Encode(&b, img); err != nil {
+		return err
+	}
+	c.Pictures = append(c.Pictures, b.Bytes())
+	return nil
+}
+
+// add appends a model's rows and, where it has pictures, its column.
+func (t *Table) add(c Column, all []Value) {
+	t.results = append(t.results, result{c, all})
+	for _, v := range all {
+		row := report.Row{Model: c.Model, Steps: c.Steps, Calls: c.Calls, Kind: c.Kind, Metric: v.Metric, Convention: t.convention(v.Metric),
+			Value: v.Value, Low: math.NaN(), High: math.NaN(), Samples: v.Samples}
+		if v.Low != nil && v.High != nil {
+			row.Low, row.High = *v.Low, *v.High
+		}
+		t.Rows = append(t.Rows, row)
+	}
+	if len(c.Pictures) > 0 {
+		t.Columns = append(t.Columns, c)
+	}
+}
+
+func (t *Table) convention(name string) string {
+	for _, m := range t.Metrics {
+		if m.Name == name {
+			return m.Convention
+		}
+	}
+	return metric.Convention
 }

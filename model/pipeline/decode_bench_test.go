@@ -18,7 +18,7 @@ import (
 // BenchmarkDecodeSDXL decodes with SDXL's autoencoder, random weights, and reports the process's peak memory, which is
 // of one benchmark only when that runs alone:
 //
-//	go test ./model/pipeline -run XXX -benchtime 1x -bench 'DecodeSDXL/1024_px_tiles_of_512'
+//	go test ./model/pipeline -run '^$' -benchtime 1x -bench 'DecodeSDXL/1024_px_tiles_of_512'
 func BenchmarkDecodeSDXL(b *testing.B) {
 	for _, side := range []int{512, 1024} {
 		for _, tile := range []int{0, 256, 512} {

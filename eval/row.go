@@ -1,0 +1,232 @@
+package eval
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path"
+	"runtime"
+	"strings"
+
+	"fewstep/engine"
+	"fewstep/eval/report"
+	"fewstep/eval/sample"
+	"fewstep/eval/scheduler"
+	"fewstep/model/pipeline"
+)
+
+// saved is the form in which a row is kept.
+type saved struct {
+	Digest string  `json:"digest"`
+	Values []Value `json:"values"`
+	Column Column  `json:"column"`
+}
+
+// runner measures entries.
+type runner struct {
+	spec     *Spec
+	protocol *protocol
+	rows     int // of the table
+	at       int // row
+
+	model     *engine.Params // last used: rows of the same weights follow each other
+	weights   string         // which these are
+	freeModel func()
+	encoders  *pipeline.Encoders // of the pipeline last used
+	of        *pipeline.Pipeline
+}
+
+func (r *runner) free() {
+	if r.model != nil {
+		r.freeModel()
+		r.model = nil
+	}
+	if r.encoders != nil {
+		r.encoders.Free()
+		r.encoders = nil
+	}
+}
+
+// row measures one entry, or returns what was saved of it.
+func (r *runner) row(ctx context.Context, e Entry) (*saved, error) {
+	p := r.protocol
+	r.at++
+	sum, err := digest(p.digest, e.Model, e.Kind, e.Steps, e.Guidance, e.Prediction, e.Digest, e.Sampler)
+	if err != nil {
+		return nil, err
+	}
+	name := e.fileName()
+	note := Progress{Model: e.Model, Steps: e.Steps, Calls: e.calls(), Row: r.at, Rows: r.rows, Total: len(p.prompts)}
+	done := func(n int) {
+		note.Done = n
+		r.spec.report(note)
+	}
+	if r.spec.Load != nil {
+		if raw, ok := r.spec.Load(name + ".json"); ok {
+			var s saved
+			if json.Unmarshal(raw, &s) == nil && s.Digest == sum {
+				note.Saved = true
+				done(note.Total)
+				return &s, nil
+			}
+		}
+	}
+	s := &saved{Digest: sum, Column: Column{Model: e.Model, Kind: e.Kind, Steps: e.Steps, Calls: e.calls()}}
+	features := make([]Features, 0, len(p.prompts))
+	look := func(b batch) error {
+		f, err := p.judge.Features(b.images)
+		if err != nil {
+			return fmt.Errorf("images from %d on: %w", b.first, err)
+		}
+		features = append(features, f...)
+		if p.sheetOfPrompts() {
+			for k, img := range b.images {
+				if b.first+k < len(p.sheetPrompts) {
+					if err := s.Column.add(img); err != nil {
+						return err
+					}
+				}
+			}
+		}
+		done(len(features))
+		return nil
+	}
+	if e.Images != "" {
+		err = r.found(ctx, e, look)
+	} else {
+		err = r.drawn(ctx, e, name, sum, look, func(b batch) error {
+			for _, img := range b.images {
+				if err := s.Column.add(img); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err != nil {
+		return nil, err
+	}
+	if s.Values, err = p.judge.Measure(features, p.captions); err != nil {
+		return nil, err
+	}
+	if r.spec.Save == nil {
+		return s, nil
+	}
+	raw, err := json.Marshal(s)
+	if err != nil {
+		return nil, err
+	}
+	return s, r.spec.Save(name+".json", raw)
+}
+
+// drawn draws an entry's images: those that are measured, and those that only stand on the sheet.
+func (r *runner) drawn(ctx context.Context, e Entry, name, sum string, look, show func(batch) error) error {
+	p := r.protocol
+	d := &drawing{engine: r.spec.drawer(), pipeline: r.spec.Pipeline, side: p.resolution}
+	if e.Pipeline != nil {
+		d.pipeline = e.Pipeline
+	}
+	broken := 0
+	var err error
+	d.kept, err = openKept(r.spec.Images, name, keptSettings{Digest: sum, Model: e.Model, Steps: e.Steps}, func(path string, err error) {
+		broken++
+		r.spec.warn("%s cannot be read and is drawn again: %v", path, err)
+	})
+	if err != nil {
+		return err
+	}
+	d.open = func() error {
+		if err := r.encode(d.pipeline); err != nil {
+			return err
+		}
+		d.encoders = r.encoders
+		model, err := r.load(e)
+		d.params = model
+		return err
+	}
+	d.options = sample.Options{Steps: e.Steps, Guidance: e.Guidance, Prediction: e.Prediction, Seed: p.settings.Seed, Size: pipeline.Square(p.resolution), Batch: p.settings.Batch}
+	if e.Sampler != "" && e.Sampler != scheduler.Trained {
+		settings, err := scheduler.ReadSettings(d.pipeline.Dir)
+		if err != nil {
+			return err
+		}
+		plan, err := e.Sampler.Plan(d.pipeline.Schedule, e.Prediction, settings, e.Steps)
+		if err != nil {
+			return err
+		}
+		d.plan = &plan
+	}
+	if err := d.draw(ctx, p.prompts, look); err != nil {
+		return err
+	}
+	if broken > 0 {
+		r.spec.warn("%d images of %s at %d steps were broken", broken, e.Model, e.Steps)
+	}
+	if seconds := d.clock.perImage(); seconds > 0 && r.spec.Timed != nil {
+		t := report.Timing{Model: e.Model, Kind: e.Kind, Steps: e.Steps, Calls: e.calls(), SecondsPerImage: seconds, Busy: d.clock.share(), Device: deviceName(d.engine)}
+		if err := r.spec.Timed(t); err != nil {
+			return err
+		}
+	}
+	if p.sheetOfPrompts() {
+		return nil
+	}
+	d.kept, d.options.First = nil, sheetNoise
+	return d.draw(ctx, p.sheetPrompts, show)
+}
+
+// deviceName says what drew, for a report: "cuda", or "cpu, 2 cores".
+func deviceName(e *engine.Engine) string {
+	name, _, _ := strings.Cut(e.Backend.Description(), " ")
+	if name = path.Base(name); name != "cuda" {
+		name += fmt.Sprintf(", %d cores", runtime.NumCPU())
+	}
+	return name
+}
+
+// encode loads the encoders of an entry's pipeline.
+func (r *runner) encode(p *pipeline.Pipeline) (err error) {
+	if r.of == p && r.encoders != nil {
+		return nil
+	}
+	if r.encoders != nil {
+		r.encoders.Free()
+		r.encoders = nil
+	}
+	r.encoders, err = p.LoadEncoders(r.spec.drawer(), r.spec.Config.Eval.Batch, pipeline.TextPart, pipeline.VAEPart)
+	r.of = p
+	return err
+}
+
+// load returns an entry's parameters. Those of the row before stay where they are the same.
+func (r *runner) load(e Entry) (*engine.Params, error) {
+	weights := e.Digest
+	if weights == "" && e.undistilled() {
+		weights = baseModel
+	}
+	if r.model != nil && weights != "" && weights == r.weights {
+		return r.model, nil
+	}
+	if r.model != nil {
+		r.freeModel()
+		r.model = nil
+	}
+	var err error
+	r.model, r.freeModel, err = e.Load()
+	r.weights = weights
+	return r.model, err
+}
+
+func (e Entry) undistilled() bool {
+	return e.Model == baseModel && (e.Kind == report.Teacher || e.Kind == report.Undistilled)
+}
+
+// fileName names a row's files: "full-8step-8-8". What a file's name cannot hold becomes a digest.
+func (e Entry) fileName() string {
+	model := e.Model
+	if !validName.MatchString(model) {
+		sum, _ := digest(model)
+		model = strings.Trim(unfit.ReplaceAllString(model, "-"), "-.") + "-" + sum[:8]
+	}
+	return fmt.Sprintf("%s-%s-%d-%d", e.Kind, model, e.Steps, e.calls())
+}
