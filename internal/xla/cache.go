@@ -121,7 +121,7 @@ func (c *programCache) key(real *C.fewstep_table, client unsafe.Pointer, code st
 		C.free(unsafe.Pointer(text))
 	}
 	h := sha256.New()
-	for _, part := range []string{identity, os.Getenv("XLA_FLAGS"), processor(), string(options), code} {
+	for _, part := range []string{identity, withoutPlaces(os.Getenv("XLA_FLAGS")), processor(), string(options), code} {
 		fmt.Fprintf(h, "%d\n%s\n", len(part), part)
 	}
 	return hex.EncodeToString(h.Sum(nil))

@@ -106,14 +106,20 @@ func (c Candidate) MissingLibraries() []string {
 
 // prepareCUDA sets what the plugin reads from the environment and loads the libraries that it will look up by
 // name. It returns notes on what is missing; the plugin itself decides whether it can do without.
-func prepareCUDA(c Candidate) (notes []string) {
+func prepareCUDA(c Candidate, programs string) (notes []string) {
 	dataDir, err := c.toolkitFolder()
 	if err != nil {
 		notes = append(notes, err.Error())
 	}
-	if flags := os.Getenv("XLA_FLAGS"); dataDir != "" && !strings.Contains(flags, "--xla_gpu_cuda_data_dir") {
-		os.Setenv("XLA_FLAGS", strings.TrimSpace(flags+" --xla_gpu_cuda_data_dir="+dataDir))
+	flags := []string{os.Getenv("XLA_FLAGS")}
+	if dataDir != "" && !strings.Contains(flags[0], "--xla_gpu_cuda_data_dir") {
+		flags = append(flags, "--xla_gpu_cuda_data_dir="+dataDir)
 	}
+	tuned, note := tunedFlags(flags[0], programs)
+	if note != "" {
+		notes = append(notes, note)
+	}
+	os.Setenv("XLA_FLAGS", strings.TrimSpace(strings.Join(append(flags, tuned...), " ")))
 	if loadLibrary("libcuda.so.1") != nil {
 		for _, dir := range driverDirs {
 			if loadLibrary(filepath.Join(dir, "libcuda.so.1")) == nil {

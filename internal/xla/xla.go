@@ -196,8 +196,12 @@ func openCandidate(c Candidate, opt Options) (rt *Runtime, err error) {
 			err = fmt.Errorf("%s (%s)", firstLine(err), strings.Join(notes, "; "))
 		}
 	}()
+	programs := opt.Programs
+	if programs == "" {
+		programs = defaultCacheDir()
+	}
 	if c.Kind == CUDA {
-		notes = prepareCUDA(c)
+		notes = prepareCUDA(c, programs)
 	}
 	plain := opt.Plain || os.Getenv(PlainEnv) != ""
 	plugin, err := loadPlugin(c.Kind, c.Path, plain)
@@ -205,10 +209,6 @@ func openCandidate(c Candidate, opt Options) (rt *Runtime, err error) {
 		return nil, err
 	}
 	if !plain {
-		programs := opt.Programs
-		if programs == "" {
-			programs = defaultCacheDir()
-		}
 		useCache(plugin.real, programs)
 	}
 	config, values := plugin.name, pjrt.NamedValuesMap{}
