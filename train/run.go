@@ -120,10 +120,7 @@ func NewEngine(backend compute.Backend, c distill.Train, split bool) *engine.Eng
 // Close releases the run directory.
 func (r *Run) Close() error {
 	r.warming.Wait()
-	if r.models != nil {
-		r.models.free()
-	}
-	return r.Dir.Close()
+	return errors.Join(r.models.close(), r.Dir.Close())
 }
 
 // components are the folders of the base model whose weights a run depends on.

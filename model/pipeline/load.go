@@ -54,15 +54,7 @@ func (p *Pipeline) LoadUNet(specs []nn.Spec, unetFile, loraFile string) (w *Weig
 
 // Load puts the weights on the engine's device, one tensor at a time: the host never holds them all.
 func (w *Weights) Load(e *engine.Engine, specs []nn.Spec) (*engine.Params, error) {
-	return e.LoadFunc(specs, w.read, nil)
-}
-
-func (w *Weights) read(s nn.Spec) ([]float32, error) {
-	t, err := w.src.Tensor(s.Name)
-	if err != nil {
-		return nil, err
-	}
-	return t.Finite()
+	return e.LoadFunc(specs, Reader(w.src), nil)
 }
 
 // Close closes the files.

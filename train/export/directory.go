@@ -70,7 +70,7 @@ func fullUNet(base *bundle.Bundle, f *weights.File, c *distill.Config, s distill
 		tensors, err := converted(f, to)
 		return weights.Collect(tensors), err
 	}
-	modules, err := Modules(f, c.LoRA.Alpha)
+	modules, err := lora.Trained(f, c.LoRA.Alpha)
 	if err != nil {
 		return nil, err
 	}
