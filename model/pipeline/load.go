@@ -42,7 +42,7 @@ func (p *Pipeline) LoadUNet(specs []nn.Spec, unetFile, loraFile string) (w *Weig
 		}
 	}()
 	if unetFile == "" {
-		err = w.openOwn(p.Dir)
+		err = w.openOwn(p)
 	} else {
 		err = w.openUNet(unetFile, specs)
 	}
@@ -62,8 +62,8 @@ func (w *Weights) Close() error { return w.close() }
 
 // openOwn opens the model's UNet and, unless it is in shards, reads what its file says; the prediction type is the
 // scheduler's.
-func (w *Weights) openOwn(dir string) error {
-	b, err := bundle.Open(dir, bundle.Options{})
+func (w *Weights) openOwn(p *Pipeline) error {
+	b, err := bundle.Open(p.Dir, bundle.Options{Config: p.Config})
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (w *Weights) openOwn(dir string) error {
 		return err
 	}
 	own := w.Prediction
-	err = w.describe(dir, metadata)
+	err = w.describe(p.Dir, metadata)
 	w.Prediction = own
 	return err
 }

@@ -5,6 +5,7 @@ package pipeline
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -34,6 +35,7 @@ var files = map[string]string{
 // Pipeline is a model: its structure, not its weights.
 type Pipeline struct {
 	Dir        string // or the single file
+	Config     string // a folder with what the single file lacks; may be empty
 	UNet       *unet.Config
 	VAE        *vae.Config
 	Text       [2]*clip.TextConfig
@@ -48,9 +50,9 @@ type Pipeline struct {
 // Open reads every config of a model directory or of a single file.
 func Open(dir string) (*Pipeline, error) { return OpenWith(dir, "") }
 
-// OpenWith is Open with the tokenizers of a folder, for a single file whose vocabulary is not OpenAI's.
-func OpenWith(dir, tokenizers string) (*Pipeline, error) {
-	b, err := bundle.Open(dir, bundle.Options{Tokenizers: tokenizers})
+// OpenWith is Open with configurations and tokenizers from a folder, for a single file (see [bundle.Options]).
+func OpenWith(dir, folder string) (*Pipeline, error) {
+	b, err := bundle.Open(dir, bundle.Options{Config: folder})
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +60,7 @@ func OpenWith(dir, tokenizers string) (*Pipeline, error) {
 	if b.Layout == bundle.UNetFile {
 		return nil, fmt.Errorf("%s is a UNet alone, without text encoders and VAE: name it as the UNet of a whole model", dir)
 	}
-	p := &Pipeline{Dir: dir}
+	p := &Pipeline{Dir: dir, Config: folder}
 	if p.ZeroEmpty, err = config(b, "model_index.json", zeroEmpty); err != nil {
 		return nil, err
 	}
@@ -182,25 +184,24 @@ func OpenWeights(dir, component string) (weights.Source, error) {
 	if info, err := os.Stat(dir); err != nil || info.IsDir() {
 		return weights.OpenModel(filepath.Join(dir, component))
 	}
-	b, err := bundle.Open(dir, bundle.Options{})
+	c, err := ldm.Open(dir)
 	if err != nil {
 		return nil, err
 	}
-	src, err := b.Weights(component)
+	src, err := c.Component(component)
 	if err != nil {
-		b.Close()
-		return nil, err
+		return nil, errors.Join(err, c.Close())
 	}
-	return ofBundle{src, b}, nil
+	return part{src, c}, nil
 }
 
-// ofBundle is a component that keeps its model's file open.
-type ofBundle struct {
+// part is a component of a single file, which it closes.
+type part struct {
 	weights.Source
-	bundle *bundle.Bundle
+	file *ldm.Checkpoint
 }
 
-func (o ofBundle) Close() error { return o.bundle.Close() }
+func (p part) Close() error { return p.file.Close() }
 
 // Write saves tensors as a component's weights file, in the order and with the shapes of specs.
 func Write(dir, component string, specs []nn.Spec, values engine.Tensors, to weights.DType, metadata map[string]string) error {
