@@ -78,6 +78,11 @@ func Open(c *distill.Config, opt Options) (*Run, error) {
 	if err := c.CheckSchedule(r.Pipeline.Schedule); err != nil {
 		return nil, err
 	}
+	if c.Data.VAETile > 0 {
+		if _, err := r.Pipeline.VAE.EncodeTiles(c.Data.VAETile); err != nil {
+			return nil, fmt.Errorf("data.vae_tile: %w", err)
+		}
+	}
 	if r.Ladder, err = distill.NewLadder(c); err != nil {
 		return nil, err
 	}
