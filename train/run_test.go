@@ -302,3 +302,31 @@ func TestTiledEncoding(t *testing.T) {
 		t.Error("a run directory was made")
 	}
 }
+
+// A run that an earlier version began, whose recipes lacked a key, goes on where that key has its default, and only there.
+func TestRunOfAnEarlierVersion(t *testing.T) {
+	recipe, straight, old := with(t, tiny(t), adversarial), t.TempDir(), t.TempDir()
+	walk(t, xla.Go, recipe, straight, "8", xla.Options{}, nil)
+	walk(t, xla.Go, recipe, old, "8", xla.Options{}, []int{1})
+	path := filepath.Join(old, "config.yaml")
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := strings.Replace(string(raw), "  vae_tile: 0\n", "", 1)
+	if before == string(raw) {
+		t.Fatal("the recipe does not have the key")
+	}
+	if err := os.WriteFile(path, []byte(before), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	c, err := distill.Load(recipe, "data.vae_tile=8", "train.log_every=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := train.Open(c, train.Options{Dir: old, Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), "data.vae_tile: (absent) → 8") {
+		t.Errorf("another value: %v", err)
+	}
+	walk(t, xla.Go, recipe, old, "8", xla.Options{}, nil, "train.log_every=1")
+	same(t, made(t, straight), made(t, old))
+}
