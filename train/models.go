@@ -115,24 +115,20 @@ func (m *models) weights(model distill.Model, at int) (weights.Source, error) {
 	if err != nil || model.LoRA == "" {
 		return full, err
 	}
-	merged, err := m.merged(full, model.LoRA, at)
+	adapters, err := m.latest(model.LoRA, at)
 	if err != nil {
 		return nil, errors.Join(err, full.Close())
 	}
-	return opened{merged, full.Close}, nil
-}
-
-func (m *models) merged(full weights.Source, adapters distill.Artifact, at int) (weights.Source, error) {
-	src, err := m.latest(adapters, at)
+	both := func() error { return errors.Join(full.Close(), adapters.Close()) }
+	trained, err := lora.OpenTrained(adapters, m.run.Config.LoRA.Alpha)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, both())
 	}
-	defer src.Close()
-	modules, err := lora.Trained(src, m.run.Config.LoRA.Alpha)
+	merged, err := trained.Merged(full, weights.F32)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, both())
 	}
-	return lora.Merged(full, modules, 1, weights.F32)
+	return opened{merged, both}, nil
 }
 
 // besideBase says whether a model's adapters stay beside the shared base's weights rather than being merged into a copy

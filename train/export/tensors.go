@@ -12,7 +12,11 @@ import (
 // tensorsOf gives the tensors of an export file, converted one at a time while they are written.
 func tensorsOf(f weights.Source, c *distill.Config, s distill.Step, to weights.DType) ([]weights.Tensor, error) {
 	if IsLoRA(s) {
-		modules, err := lora.Trained(f, c.LoRA.Alpha)
+		trained, err := lora.OpenTrained(f, c.LoRA.Alpha)
+		if err != nil {
+			return nil, err
+		}
+		modules, err := trained.Modules()
 		if err != nil {
 			return nil, err
 		}
