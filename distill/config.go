@@ -23,6 +23,7 @@ type Data struct {
 	Resolution int      `yaml:"resolution"` // side of the square images in pixels, a multiple of 8
 	Captions   Captions `yaml:"captions"`   // which of an image's captions is used
 	MaxBad     int      `yaml:"max_bad"`    // undecodable images tolerated before the run stops
+	VAETile    int      `yaml:"vae_tile"`   // encode in overlapping tiles of this side in pixels, as 512, where memory is short; 0 = whole
 }
 
 // Captions holds the probabilities of an image's captions, by how much of the

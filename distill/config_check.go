@@ -88,6 +88,7 @@ func (d *Data) check(v *checker) {
 	v.require("data.source", d.Source != "", "is missing; name a parquet file, a WebDataset pattern or a folder of images")
 	v.require("data.resolution", d.Resolution >= 8 && d.Resolution%8 == 0, "must be a positive multiple of 8, and is %d", d.Resolution)
 	v.require("data.max_bad", d.MaxBad >= 0, "must not be negative, and is %d; 0 stops at the first bad image", d.MaxBad)
+	v.require("data.vae_tile", d.VAETile >= 0, "must not be negative, and is %d; 0 encodes pictures whole", d.VAETile)
 	p := d.Captions
 	v.require("data.captions", p.Fine >= 0 && p.Kind >= 0 && p.Coarse >= 0 && math.Abs(p.Fine+p.Kind+p.Coarse-1) < 1e-6,
 		"must be probabilities that add up to 1, and are fine %g, kind %g, coarse %g", p.Fine, p.Kind, p.Coarse)

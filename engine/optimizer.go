@@ -5,6 +5,7 @@ import (
 
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -200,6 +201,14 @@ func (e *Engine) Average(o *Optimizer) (Tensors, error) {
 	return out, nil
 }
 
+// Averaged is the average of a trained parameter; nil without EMA.
+func (o *Optimizer) Averaged(name string) *Array {
+	if i := slices.Index(o.names, name); i >= 0 && o.EMA != 0 {
+		return o.ema[i]
+	}
+	return nil
+}
+
 // lists names the state's arrays as they are saved: m, v and ema before each parameter's name.
 func (o *Optimizer) lists() map[string][]*Array {
 	l := map[string][]*Array{"v": o.v}
@@ -212,32 +221,37 @@ func (o *Optimizer) lists() map[string][]*Array {
 	return l
 }
 
-// SaveOptimizer copies the state to the host under "m.NAME", "v.NAME" and "ema.NAME", with its specs.
-func (e *Engine) SaveOptimizer(o *Optimizer) ([]nn.Spec, Tensors, error) {
-	var specs []nn.Spec
-	values := Tensors{}
+// SaveOptimizer lists what is to be saved, under "m.NAME", "v.NAME" and "ema.NAME", and copies one of them to the host
+// each time it is asked for.
+func (e *Engine) SaveOptimizer(o *Optimizer) (specs []nn.Spec, value func(nn.Spec) ([]float32, error)) {
+	arrays := map[string]*Array{}
 	for _, kind := range []string{"m", "v", "ema"} {
 		for i, a := range o.lists()[kind] {
 			name := kind + "." + o.names[i]
-			v, err := e.Floats(a)
-			if err != nil {
-				return nil, nil, fmt.Errorf("optimizer state %q: %w", name, err)
-			}
 			specs = append(specs, nn.Spec{Name: name, Dims: a.shape.Dimensions})
-			values[name] = v
+			arrays[name] = a
 		}
 	}
-	return specs, values, nil
+	return specs, func(s nn.Spec) ([]float32, error) {
+		v, err := e.Floats(arrays[s.Name])
+		if err != nil {
+			return nil, fmt.Errorf("optimizer state %q: %w", s.Name, err)
+		}
+		return v, nil
+	}
 }
 
-// RestoreOptimizer puts saved state back.
-func (e *Engine) RestoreOptimizer(o *Optimizer, values Tensors, steps int64) error {
+// RestoreOptimizer puts saved state back, which is asked for one by one.
+func (e *Engine) RestoreOptimizer(o *Optimizer, value func(nn.Spec) ([]float32, error), steps int64) error {
 	for kind, list := range o.lists() {
 		for i, old := range list {
 			name := kind + "." + o.names[i]
-			v, ok := values[name]
-			if !ok || len(v) != old.shape.Size() {
-				return fmt.Errorf("optimizer state %q is missing or has the wrong size", name)
+			v, err := value(nn.Spec{Name: name, Dims: old.shape.Dimensions})
+			if err != nil {
+				return fmt.Errorf("optimizer state: %w", err)
+			}
+			if len(v) != old.shape.Size() {
+				return fmt.Errorf("optimizer state %q has the wrong size", name)
 			}
 			a, err := e.Upload(v, old.shape.Dimensions...)
 			if err != nil {

@@ -69,16 +69,19 @@ func IsLoRA(name string) bool {
 // Tensors is a set of host tensors by name, f32.
 type Tensors map[string][]float32
 
+// Value gives one of them for LoadFunc.
+func (t Tensors) Value(s nn.Spec) ([]float32, error) {
+	v, ok := t[s.Name]
+	if !ok {
+		return nil, fmt.Errorf("tensor %q of shape %v is missing", s.Name, s.Dims)
+	}
+	return v, nil
+}
+
 // Load uploads host tensors as a network's parameters; every spec must be there with the right size.
 // trained says which of them an optimizer will change.
 func (e *Engine) Load(specs []nn.Spec, values Tensors, trained func(name string) bool) (*Params, error) {
-	return e.LoadFunc(specs, func(s nn.Spec) ([]float32, error) {
-		v, ok := values[s.Name]
-		if !ok {
-			return nil, fmt.Errorf("tensor %q of shape %v is missing", s.Name, s.Dims)
-		}
-		return v, nil
-	}, trained)
+	return e.LoadFunc(specs, values.Value, trained)
 }
 
 // LoadFunc is Load from values that are asked for one by one, by several goroutines at once: the whole network need not
@@ -272,21 +275,4 @@ func (b Bind) lookup(g *graph.Graph, p *program) nn.Lookup {
 		p.params = append(p.params, s.Name)
 		return n
 	}
-}
-
-// Replace uploads new values for parameters that the set already has.
-func (e *Engine) Replace(p *Params, values Tensors) error {
-	for name, v := range values {
-		old := p.arrays[name]
-		if old == nil || len(v) != old.shape.Size() {
-			return fmt.Errorf("tensor %q does not belong here or has the wrong size", name)
-		}
-		a, err := e.Upload(v, old.shape.Dimensions...)
-		if err != nil {
-			return err
-		}
-		old.Free()
-		p.arrays[name] = a
-	}
-	return e.refresh(p)
 }

@@ -1,6 +1,7 @@
 package train
 
 import (
+	"errors"
 	"fmt"
 
 	"fewstep/distill"
@@ -10,6 +11,7 @@ import (
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
 	"fewstep/model/weights"
+	"fewstep/train/rundir"
 )
 
 // Files of a phase's result and checkpoints.
@@ -20,21 +22,31 @@ const (
 	criticState       = "discriminator.optimizer.safetensors"
 )
 
-// models loads a run's artifacts: the base, and what phases made.
+// models gives a run's networks: the base, and what phases made. Weights go from their files to the device and back
+// tensor by tensor; the host never holds a network.
 type models struct {
 	run  *Run
-	base engine.Tensors // host copy of the original UNet
+	base weights.Source // the original UNet's file, open
 	full []nn.Spec      // parameters of the UNet without adapters
 	lora []nn.Spec      // with them
 
 	shared *engine.Params // the base on the device, frozen
 }
 
+// free gives the base's place on the device back.
 func (m *models) free() {
 	if m.shared != nil {
 		m.shared.FreeAll()
 		m.shared = nil
 	}
+}
+
+func (m *models) close() error {
+	m.free()
+	if m.base == nil {
+		return nil
+	}
+	return m.base.Close()
 }
 
 // adapters is the recipe's LoRA setting.
@@ -55,84 +67,68 @@ func (m *models) load() error {
 	if m.lora, err = r.Pipeline.UNetSpecs(r.opt.Backend, m.adapters()); err != nil {
 		return err
 	}
-	m.base, err = pipeline.Read(r.Pipeline.Dir, "unet")
+	m.base, err = pipeline.OpenWeights(r.Pipeline.Dir, "unet")
 	return err
 }
 
-// artifact reads what a phase made, verified against its manifest.
-func (m *models) artifact(a distill.Artifact) (engine.Tensors, error) {
-	if a == distill.Base {
-		return m.base, nil
-	}
-	for _, step := range m.run.Ladder.Steps() {
-		if step.Produces != a || !step.Final {
-			continue
-		}
-		return m.result(step, studentFile)
-	}
-	// Within a stage a later phase goes on from what an earlier one made.
-	return nil, fmt.Errorf("no phase of the ladder makes %s", a)
+// opened is tensors under diffusers' names, to be closed; the base's file stays open.
+type opened struct {
+	weights.Source
+	close func() error
 }
 
-// result reads a file of a phase's result.
-func (m *models) result(step distill.Step, file string) (engine.Tensors, error) {
+func (o opened) Close() error { return o.close() }
+
+func (m *models) original() weights.Source {
+	return opened{m.base, func() error { return nil }}
+}
+
+// result opens a file of a phase's result, verified against its manifest.
+func (m *models) result(step distill.Step, file string) (weights.Source, error) {
 	s, err := m.run.Dir.Result(step.StageName, step.PhaseName)
 	if err != nil {
 		return nil, err
 	}
-	return readTensors(s.Path(file))
+	return weights.Open(s.Path(file))
 }
 
-// latest reads the newest result of an artifact among the steps before index at.
-func (m *models) latest(a distill.Artifact, at int) (engine.Tensors, error) {
+// latest opens the newest result of an artifact among the steps before index at.
+func (m *models) latest(a distill.Artifact, at int) (weights.Source, error) {
+	if a == distill.Base {
+		return m.original(), nil
+	}
 	steps := m.run.Ladder.Steps()
 	for i := at - 1; i >= 0; i-- {
 		if steps[i].Produces == a {
 			return m.result(steps[i], studentFile)
 		}
 	}
-	return m.artifact(a)
+	return nil, fmt.Errorf("no phase of the ladder before this one makes %s", a)
 }
 
-// weights is a model as full tensors: a LoRA is merged onto its base.
-func (m *models) weights(model distill.Model, at int) (engine.Tensors, error) {
+// weights opens a model as full tensors: a LoRA is merged onto its base, W + scale · up∘down in f32, as they are read.
+func (m *models) weights(model distill.Model, at int) (weights.Source, error) {
 	if err := m.load(); err != nil {
 		return nil, err
 	}
-	full := m.base
-	var err error
-	if model.Full != distill.Base {
-		if full, err = m.latest(model.Full, at); err != nil {
-			return nil, err
-		}
-	}
-	if model.LoRA == "" {
-		return full, nil
+	full, err := m.latest(model.Full, at)
+	if err != nil || model.LoRA == "" {
+		return full, err
 	}
 	adapters, err := m.latest(model.LoRA, at)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, full.Close())
 	}
-	return m.merge(full, adapters)
-}
-
-// merge adds the adapters' product to the weights: W + scale · up∘down.
-func (m *models) merge(full, adapters engine.Tensors) (engine.Tensors, error) {
-	out := engine.Tensors{}
-	for _, s := range m.full {
-		v := append([]float32{}, full[s.Name]...)
-		if down, ok := adapters[s.Name+".lora_down"]; ok {
-			a := m.adapters()
-			dd, ud := nn.LoRADims(s.Dims, a.Rank)
-			module := lora.Module{Path: s.Name, Down: lora.Matrix{Shape: dd, Data: down},
-				Up: lora.Matrix{Shape: ud, Data: adapters[s.Name+".lora_up"]}, Alpha: m.run.Config.LoRA.Alpha, Rank: a.Rank}
-			if err := lora.Merge(v, s.Dims, module); err != nil {
-				return nil, fmt.Errorf("merging the adapter of %s: %w", s.Name, err)
-			}
-		}
-		out[s.Name] = v
+	both := func() error { return errors.Join(full.Close(), adapters.Close()) }
+	trained, err := lora.OpenTrained(adapters, m.run.Config.LoRA.Alpha)
+	if err != nil {
+		return nil, errors.Join(err, both())
 	}
-	return out, nil
+	merged, err := trained.Merged(full, weights.F32)
+	if err != nil {
+		return nil, errors.Join(err, both())
+	}
+	return opened{merged, both}, nil
 }
 
 // besideBase says whether a model's adapters stay beside the shared base's weights rather than being merged into a copy
@@ -146,11 +142,12 @@ func (m *models) teacher(model distill.Model, at int) (params *engine.Params, fr
 	if !m.besideBase(model) {
 		return m.frozen(model, at)
 	}
-	values, err := m.latest(model.LoRA, at)
+	adapters, err := m.latest(model.LoRA, at)
 	if err != nil {
 		return nil, nil, err
 	}
-	if params, err = m.adapted(values, false, at); err != nil {
+	defer adapters.Close()
+	if params, err = m.adapted(pipeline.Reader(adapters), false, at); err != nil {
 		return nil, nil, err
 	}
 	return params, func() {
@@ -163,26 +160,28 @@ func (m *models) teacher(model distill.Model, at int) (params *engine.Params, fr
 }
 
 // adapted is a set of adapters over the shared base.
-func (m *models) adapted(values engine.Tensors, trained bool, at int) (*engine.Params, error) {
+func (m *models) adapted(value func(nn.Spec) ([]float32, error), trained bool, at int) (*engine.Params, error) {
 	base, _, err := m.frozen(distill.Model{Full: distill.Base}, at)
+	if err != nil {
+		return nil, err
+	}
+	var specs []nn.Spec
+	for _, s := range m.lora {
+		if engine.IsLoRA(s.Name) {
+			specs = append(specs, s)
+		}
+	}
+	adapters, err := m.run.Engine.LoadFunc(specs, value, func(string) bool { return trained })
 	if err != nil {
 		return nil, err
 	}
 	p := engine.NewParams(m.lora)
 	for _, s := range m.lora {
-		if !engine.IsLoRA(s.Name) {
+		if engine.IsLoRA(s.Name) {
+			p.Set(s.Name, adapters.Get(s.Name), trained)
+		} else {
 			p.Set(s.Name, base.Get(s.Name), false)
-			continue
 		}
-		v, ok := values[s.Name]
-		if !ok || len(v) != s.Size() {
-			return nil, fmt.Errorf("adapter %s is missing or has the wrong size; was lora.rank changed?", s.Name)
-		}
-		a, err := m.run.Engine.Upload(v, s.Dims...)
-		if err != nil {
-			return nil, err
-		}
-		p.Set(s.Name, a, trained)
 	}
 	return p, nil
 }
@@ -194,17 +193,18 @@ func (m *models) frozen(model distill.Model, at int) (params *engine.Params, fre
 	}
 	if model.Full == distill.Base && model.LoRA == "" {
 		if m.shared == nil {
-			if m.shared, err = m.run.Engine.Load(m.full, m.base, nil); err != nil {
+			if m.shared, err = m.run.Engine.LoadFunc(m.full, pipeline.Reader(m.base), nil); err != nil {
 				return nil, nil, err
 			}
 		}
 		return m.shared, func() {}, nil
 	}
-	w, err := m.weights(model, at)
+	src, err := m.weights(model, at)
 	if err != nil {
 		return nil, nil, err
 	}
-	if params, err = m.run.Engine.Load(m.full, w, nil); err != nil {
+	defer src.Close()
+	if params, err = m.run.Engine.LoadFunc(m.full, pipeline.Reader(src), nil); err != nil {
 		return nil, nil, err
 	}
 	return params, params.FreeAll, nil
@@ -224,27 +224,35 @@ func (r *Run) Base() (*engine.Params, func(), error) {
 	return r.models.frozen(distill.Model{Full: distill.Base}, 0)
 }
 
-// student makes the parameters that a phase trains: adapters over the shared base, or every weight.
-func (m *models) student(step distill.Step, at int) (*engine.Params, error) {
-	e := m.run.Engine
-	if step.Target != distill.TargetLoRA {
-		w, err := m.weights(step.Start, at)
-		if err != nil {
-			return nil, err
-		}
-		return e.Load(m.full, w, func(string) bool { return true })
-	}
+// student makes the parameters that a phase trains: adapters over the shared base, or every weight; with the values of a
+// checkpoint of the phase, if it is not nil.
+func (m *models) student(step distill.Step, at int, checkpoint *rundir.Checkpoint) (*engine.Params, error) {
 	if err := m.load(); err != nil {
 		return nil, err
 	}
-	values := m.run.fresh(m.lora, step.StageName)
-	if !step.FreshLoRA {
-		var err error
-		if values, err = m.latest(step.Start.LoRA, at); err != nil {
-			return nil, err
-		}
+	e := m.run.Engine
+	var src weights.Source
+	var err error
+	switch {
+	case checkpoint != nil:
+		src, err = weights.Open(checkpoint.Path(studentFile))
+	case step.Target != distill.TargetLoRA:
+		src, err = m.weights(step.Start, at)
+	case !step.FreshLoRA:
+		src, err = m.latest(step.Start.LoRA, at)
 	}
-	p, err := m.adapted(values, true, at)
+	if err != nil {
+		return nil, err
+	}
+	value := m.run.fresh(step.StageName)
+	if src != nil {
+		defer src.Close()
+		value = pipeline.Reader(src)
+	}
+	if step.Target != distill.TargetLoRA {
+		return e.LoadFunc(m.full, value, everything)
+	}
+	p, err := m.adapted(value, true, at)
 	if err != nil {
 		return nil, err
 	}
@@ -254,8 +262,11 @@ func (m *models) student(step distill.Step, at int) (*engine.Params, error) {
 	return p, nil
 }
 
-// critic makes the discriminator's parameters: the original encoder and a new head, or what the phase before trained.
-func (m *models) critic(step distill.Step, at int) (*engine.Params, error) {
+func everything(string) bool { return true }
+
+// critic makes the discriminator's parameters: the original encoder and a new head, or what the phase before trained;
+// with the values of a checkpoint of the phase, if it is not nil.
+func (m *models) critic(step distill.Step, at int, checkpoint *rundir.Checkpoint) (*engine.Params, error) {
 	if err := m.load(); err != nil {
 		return nil, err
 	}
@@ -264,28 +275,31 @@ func (m *models) critic(step distill.Step, at int) (*engine.Params, error) {
 	if err != nil {
 		return nil, err
 	}
-	values := r.fresh(specs, step.StageName+"/"+step.PhaseName)
-	var before engine.Tensors
-	if step.DiscriminatorBackbone == distill.Carried || step.DiscriminatorHead == distill.Carried {
-		if before, err = m.result(r.Ladder.Steps()[m.lastCritic(at)], discriminatorFile); err != nil {
+	backbone, head := pipeline.Reader(m.base), r.fresh(step.StageName+"/"+step.PhaseName)
+	if checkpoint != nil || step.DiscriminatorBackbone == distill.Carried || step.DiscriminatorHead == distill.Carried {
+		var before weights.Source
+		if checkpoint != nil {
+			before, err = weights.Open(checkpoint.Path(discriminatorFile))
+		} else {
+			before, err = m.result(r.Ladder.Steps()[m.lastCritic(at)], discriminatorFile)
+		}
+		if err != nil {
 			return nil, err
 		}
+		defer before.Close()
+		if checkpoint != nil || step.DiscriminatorBackbone == distill.Carried {
+			backbone = pipeline.Reader(before)
+		}
+		if checkpoint != nil || step.DiscriminatorHead == distill.Carried {
+			head = pipeline.Reader(before)
+		}
 	}
-	for _, s := range specs {
-		from, origin := m.base, step.DiscriminatorBackbone
+	return r.Engine.LoadFunc(specs, func(s nn.Spec) ([]float32, error) {
 		if discriminator.IsHead(s.Name) {
-			from, origin = nil, step.DiscriminatorHead
+			return head(s)
 		}
-		if origin == distill.Carried {
-			from = before
-		}
-		if v, ok := from[s.Name]; ok {
-			values[s.Name] = v
-		} else if from != nil {
-			return nil, fmt.Errorf("discriminator tensor %s is missing where it should come from", s.Name)
-		}
-	}
-	return r.Engine.Load(specs, values, func(string) bool { return true })
+		return backbone(s)
+	}, everything)
 }
 
 // lastCritic is the newest step before at that trained a discriminator.
@@ -304,16 +318,18 @@ func (r *Run) discriminator() *discriminator.Config {
 	return &discriminator.Config{UNet: r.Pipeline.UNet, Channels: c.HeadChannels, Groups: c.HeadGroups}
 }
 
-// fresh draws initial values that depend on the seed, the name and where they are used.
-func (r *Run) fresh(specs []nn.Spec, where string) engine.Tensors {
+// fresh gives initial values that depend on the seed, the name and where they are used.
+func (r *Run) fresh(where string) func(nn.Spec) ([]float32, error) {
 	number := func(name string) int64 { return hash(where + "/" + name) }
-	return engine.Fresh(specs,
-		func(name string, v []float32) {
-			for i := range v {
-				v[i] = float32(distill.Uniform(r.Config.Seed, distill.Init, number(name), uint32(i)))
-			}
-		},
-		func(name string, v []float32) { distill.Normal(v, r.Config.Seed, distill.Init, number(name)) })
+	uniform := func(name string, v []float32) {
+		for i := range v {
+			v[i] = float32(distill.Uniform(r.Config.Seed, distill.Init, number(name), uint32(i)))
+		}
+	}
+	normal := func(name string, v []float32) { distill.Normal(v, r.Config.Seed, distill.Init, number(name)) }
+	return func(s nn.Spec) ([]float32, error) {
+		return engine.Fresh([]nn.Spec{s}, uniform, normal)[s.Name], nil
+	}
 }
 
 func hash(s string) int64 {
@@ -322,23 +338,4 @@ func hash(s string) int64 {
 		h = (h ^ uint64(s[i])) * 1099511628211
 	}
 	return int64(h >> 1)
-}
-
-func readTensors(path string) (engine.Tensors, error) {
-	f, err := weights.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	out := engine.Tensors{}
-	for _, name := range f.Names() {
-		t, err := f.Tensor(name)
-		if err != nil {
-			return nil, err
-		}
-		if out[name], err = t.Float32(); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
 }

@@ -9,6 +9,7 @@ import (
 	"fewstep/distill/program"
 	"fewstep/engine"
 	"fewstep/model/discriminator"
+	"fewstep/model/pipeline"
 	"fewstep/train/monitor"
 	"fewstep/train/rundir"
 )
@@ -81,7 +82,8 @@ func (p *phase) merge() error {
 	if err != nil {
 		return err
 	}
-	return p.Dir.SaveResult(p.point(), nil, tensorFile(studentFile, p.models.full, w))
+	defer w.Close()
+	return p.Dir.SaveResult(p.point(), nil, tensorFile(studentFile, p.models.full, pipeline.Reader(w)))
 }
 
 func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
@@ -101,7 +103,7 @@ func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
 		r.models.free() // the base's place is needed
 	}
 	p.form = discriminator.Form(step.Form)
-	if p.student, err = r.models.student(step, p.at); err != nil {
+	if p.student, err = r.models.student(step, p.at, checkpoint); err != nil {
 		return err
 	}
 	if p.teacher, p.freeTeacher, err = r.models.teacher(step.Teacher, p.at); err != nil {
@@ -109,7 +111,7 @@ func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
 	}
 	adam := r.adam(step)
 	if step.Kind == distill.KindAdversarial {
-		if p.critic, err = r.models.critic(step, p.at); err != nil {
+		if p.critic, err = r.models.critic(step, p.at, checkpoint); err != nil {
 			return err
 		}
 		if p.optD, err = r.Engine.NewOptimizer(adam, p.critic); err != nil {

@@ -1,7 +1,6 @@
 package train
 
 import (
-	"fmt"
 	"time"
 
 	"fewstep/distill"
@@ -35,17 +34,10 @@ func (p *phase) point() rundir.Point {
 // checkpoint saves everything the phase needs to go on.
 func (p *phase) checkpoint() error {
 	start := time.Now()
-	files, err := p.trainedFiles(studentFile, studentState, p.student, p.optS)
-	if err != nil {
-		return err
-	}
+	files := p.trainedFiles(studentFile, studentState, p.student, p.optS)
 	meta := progressMeta{Updates: p.updates, StudentSteps: p.optS.Steps, Gate: p.gate}
 	if p.critic != nil {
-		more, err := p.trainedFiles(discriminatorFile, criticState, p.critic, p.optD)
-		if err != nil {
-			return err
-		}
-		files = append(files, more...)
+		files = append(files, p.trainedFiles(discriminatorFile, criticState, p.critic, p.optD)...)
 		meta.CriticSteps = p.optD.Steps
 	}
 	if err := p.Dir.SaveCheckpoint(p.point(), meta, files...); err != nil {
@@ -56,17 +48,14 @@ func (p *phase) checkpoint() error {
 	return nil
 }
 
-func (p *phase) trainedFiles(name, stateName string, params *engine.Params, o *engine.Optimizer) ([]rundir.File, error) {
-	specs := trainedSpecs(params)
-	values, err := p.Engine.Download(params, params.Trained())
-	if err != nil {
-		return nil, err
-	}
-	stateSpecs, state, err := p.Engine.SaveOptimizer(o)
-	if err != nil {
-		return nil, err
-	}
-	return []rundir.File{tensorFile(name, specs, values), tensorFile(stateName, stateSpecs, state)}, nil
+func (p *phase) trainedFiles(name, stateName string, params *engine.Params, o *engine.Optimizer) []rundir.File {
+	specs, state := p.Engine.SaveOptimizer(o)
+	return []rundir.File{tensorFile(name, trainedSpecs(params), p.download(params)), tensorFile(stateName, specs, state)}
+}
+
+// download gives parameters' values, one at a time.
+func (p *phase) download(params *engine.Params) func(nn.Spec) ([]float32, error) {
+	return func(s nn.Spec) ([]float32, error) { return p.Engine.Floats(params.Get(s.Name)) }
 }
 
 func trainedSpecs(params *engine.Params) (out []nn.Spec) {
@@ -82,37 +71,32 @@ func trainedSpecs(params *engine.Params) (out []nn.Spec) {
 	return out
 }
 
-func tensorFile(name string, specs []nn.Spec, values engine.Tensors) rundir.File {
+// tensorFile is a file of f32 tensors that are asked for one by one while it is written.
+func tensorFile(name string, specs []nn.Spec, value func(nn.Spec) ([]float32, error)) rundir.File {
 	return rundir.File{Name: name, WritePath: func(path string) error {
-		return pipeline.WriteFile(path, specs, values, weights.F32, nil)
+		return pipeline.WriteFunc(path, specs, value, weights.F32, nil)
 	}}
 }
 
-// restore goes on from a checkpoint of this phase.
+// restore goes on from a checkpoint of this phase, whose weights are in place.
 func (p *phase) restore(c *rundir.Checkpoint) error {
 	var meta progressMeta
 	if err := c.Meta(&meta); err != nil {
 		return err
 	}
-	load := func(file, stateFile string, params *engine.Params, o *engine.Optimizer, steps int64) error {
-		values, err := readTensors(c.Path(file))
+	state := func(file string, o *engine.Optimizer, steps int64) error {
+		f, err := weights.Open(c.Path(file))
 		if err != nil {
 			return err
 		}
-		if err := p.Engine.Replace(params, values); err != nil {
-			return fmt.Errorf("%s: %w", c.Path(file), err)
-		}
-		state, err := readTensors(c.Path(stateFile))
-		if err != nil {
-			return err
-		}
-		return p.Engine.RestoreOptimizer(o, state, steps)
+		defer f.Close()
+		return p.Engine.RestoreOptimizer(o, pipeline.Reader(f), steps)
 	}
-	if err := load(studentFile, studentState, p.student, p.optS, meta.StudentSteps); err != nil {
+	if err := state(studentState, p.optS, meta.StudentSteps); err != nil {
 		return err
 	}
 	if p.critic != nil {
-		if err := load(discriminatorFile, criticState, p.critic, p.optD, meta.CriticSteps); err != nil {
+		if err := state(criticState, p.optD, meta.CriticSteps); err != nil {
 			return err
 		}
 	}
@@ -131,23 +115,13 @@ func (p *phase) restore(c *rundir.Checkpoint) error {
 
 // finish saves the phase's result: the averaged weights where EMA is on.
 func (p *phase) finish() error {
-	var values engine.Tensors
-	var err error
+	student := p.download(p.student)
 	if p.Config.Train.EMA > 0 {
-		values, err = p.Engine.Average(p.optS)
-	} else {
-		values, err = p.Engine.Download(p.student, p.student.Trained())
+		student = func(s nn.Spec) ([]float32, error) { return p.Engine.Floats(p.optS.Averaged(s.Name)) }
 	}
-	if err != nil {
-		return err
-	}
-	files := []rundir.File{tensorFile(studentFile, trainedSpecs(p.student), values)}
+	files := []rundir.File{tensorFile(studentFile, trainedSpecs(p.student), student)}
 	if p.critic != nil {
-		d, err := p.Engine.Download(p.critic, nil)
-		if err != nil {
-			return err
-		}
-		files = append(files, tensorFile(discriminatorFile, p.critic.Specs, d))
+		files = append(files, tensorFile(discriminatorFile, p.critic.Specs, p.download(p.critic)))
 	}
 	return p.Dir.SaveResult(p.point(), nil, files...)
 }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sort"
 	"sync"
 	"time"
@@ -78,6 +79,11 @@ func Open(c *distill.Config, opt Options) (*Run, error) {
 	if err := c.CheckSchedule(r.Pipeline.Schedule); err != nil {
 		return nil, err
 	}
+	if c.Data.VAETile > 0 {
+		if _, err := r.Pipeline.VAE.EncodeTiles(c.Data.VAETile); err != nil {
+			return nil, fmt.Errorf("data.vae_tile: %w", err)
+		}
+	}
 	if r.Ladder, err = distill.NewLadder(c); err != nil {
 		return nil, err
 	}
@@ -98,7 +104,7 @@ func Open(c *distill.Config, opt Options) (*Run, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.Dir, err = rundir.Open(opt.Dir, c.Resolved(), lineage, "train.log_every", "train.checkpoint_minutes", "train.checkpoint_samples", "train.keep_checkpoints"); err != nil {
+	if r.Dir, err = rundir.Open(opt.Dir, recipe(c, opt.Dir), lineage, "train.log_every", "train.checkpoint_minutes", "train.checkpoint_samples", "train.keep_checkpoints"); err != nil {
 		return nil, err
 	}
 	for _, note := range r.Dir.Notes() {
@@ -108,6 +114,26 @@ func Open(c *distill.Config, opt Options) (*Run, error) {
 	r.Engine = NewEngine(opt.Backend, c.Train, opt.Split)
 	r.models = &models{run: r}
 	return r, nil
+}
+
+// recipe is the resolved recipe, or the one in the run directory where the two mean the same: an earlier version's lacks
+// the keys that recipes did not have yet.
+func recipe(c *distill.Config, dir string) []byte {
+	old, err := os.ReadFile(filepath.Join(dir, "config.yaml"))
+	if err != nil {
+		return c.Resolved()
+	}
+	before, err := distill.Parse(old, dir)
+	if err != nil {
+		return c.Resolved()
+	}
+	now := c.Train
+	before.Train.LogEvery, before.Train.KeepCheckpoints = now.LogEvery, now.KeepCheckpoints
+	before.Train.CheckpointMinutes, before.Train.CheckpointSamples = now.CheckpointMinutes, now.CheckpointSamples
+	if len(distill.Diff(before, c)) > 0 {
+		return c.Resolved()
+	}
+	return old
 }
 
 // NewEngine makes an engine with a recipe's settings; split is engine.Engine.Split.
@@ -120,10 +146,7 @@ func NewEngine(backend compute.Backend, c distill.Train, split bool) *engine.Eng
 // Close releases the run directory.
 func (r *Run) Close() error {
 	r.warming.Wait()
-	if r.models != nil {
-		r.models.free()
-	}
-	return r.Dir.Close()
+	return errors.Join(r.models.close(), r.Dir.Close())
 }
 
 // components are the folders of the base model whose weights a run depends on.

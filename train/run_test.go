@@ -278,3 +278,55 @@ func TestMemoryIsPlanned(t *testing.T) {
 		})
 	}
 }
+
+// data.vae_tile has the images encoded in tiles: other latents, and so other weights. A side whose overlaps are not whole
+// latents is refused before there is a run directory.
+func TestTiledEncoding(t *testing.T) {
+	recipe, whole, large, tiled := with(t, tiny(t), adversarial), t.TempDir(), t.TempDir(), t.TempDir()
+	walk(t, xla.Go, recipe, whole, "8", xla.Options{}, nil)
+	walk(t, xla.Go, recipe, large, "8", xla.Options{}, nil, "data.vae_tile=16")
+	walk(t, xla.Go, recipe, tiled, "8", xla.Options{}, nil, "data.vae_tile=8")
+	same(t, made(t, whole), made(t, large)) // a picture of one tile is encoded whole
+	if made(t, whole)["stats.jsonl"] == made(t, tiled)["stats.jsonl"] {
+		t.Error("the tiles changed nothing")
+	}
+	c, err := distill.Load(recipe, "data.vae_tile=12")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "run")
+	if _, err := train.Open(c, train.Options{Dir: dir, Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), "data.vae_tile: a tile of 12 pixels: the side must be a multiple of 8") {
+		t.Errorf("%v", err)
+	}
+	if _, err := os.Stat(dir); err == nil {
+		t.Error("a run directory was made")
+	}
+}
+
+// A run that an earlier version began, whose recipes lacked a key, goes on where that key has its default, and only there.
+func TestRunOfAnEarlierVersion(t *testing.T) {
+	recipe, straight, old := with(t, tiny(t), adversarial), t.TempDir(), t.TempDir()
+	walk(t, xla.Go, recipe, straight, "8", xla.Options{}, nil)
+	walk(t, xla.Go, recipe, old, "8", xla.Options{}, []int{1})
+	path := filepath.Join(old, "config.yaml")
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := strings.Replace(string(raw), "  vae_tile: 0\n", "", 1)
+	if before == string(raw) {
+		t.Fatal("the recipe does not have the key")
+	}
+	if err := os.WriteFile(path, []byte(before), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	c, err := distill.Load(recipe, "data.vae_tile=8", "train.log_every=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := train.Open(c, train.Options{Dir: old, Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), "data.vae_tile: (absent) → 8") {
+		t.Errorf("another value: %v", err)
+	}
+	walk(t, xla.Go, recipe, old, "8", xla.Options{}, nil, "train.log_every=1")
+	same(t, made(t, straight), made(t, old))
+}

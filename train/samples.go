@@ -39,48 +39,83 @@ func (r *Run) newSamples() (*samples, error) {
 		return nil, err
 	}
 	r.opt.Log.Info("encoding the data set", "images", train.Len(), "captions", len(train.Captions()))
+	for i, text := range train.Captions() {
+		s.caption[text] = i
+	}
 	e := engine.New(r.opt.Backend, dtypes.Float32, nn.Network)
-	enc, err := r.Pipeline.LoadEncoders(e, min(32, train.Len()), pipeline.TextPart, pipeline.VAEPart)
-	if err != nil {
+	if err := s.encodeImages(e, train); err != nil {
 		return nil, err
 	}
-	defer enc.Free()
-	done := func(what string, n, of int, began time.Time, last *time.Time) {
-		if n < of && time.Since(*last) >= 5*time.Second {
-			*last = time.Now()
-			r.opt.Log.Info("encoding", what, n, "of", of, "eta", (time.Since(began) / time.Duration(n) * time.Duration(of-n)).Round(time.Second))
-		}
+	return s, s.encodeCaptions(e, train)
+}
+
+// encoded is how many images or captions are encoded between two looks at the clock.
+const encoded = 64
+
+func (s *samples) encodeImages(e *engine.Engine, train *data.Set) error {
+	c := s.run.Config.Data
+	side := c.Resolution
+	if c.VAETile > 0 {
+		side = min(side, c.VAETile)
 	}
-	const chunk = 64
-	for start, began, last := 0, time.Now(), time.Now(); start < train.Len(); start += chunk {
+	enc, err := s.run.Pipeline.LoadEncoders(e, min(together(side), train.Len()), pipeline.VAEPart)
+	if err != nil {
+		return err
+	}
+	defer enc.Free()
+	enc.Tile = c.VAETile
+	told := s.run.tellEncoding("images", train.Len())
+	for start := 0; start < train.Len(); start += encoded {
 		var images [][]float32
-		for i := start; i < min(start+chunk, train.Len()); i++ {
+		for i := start; i < min(start+encoded, train.Len()); i++ {
 			v, err := train.Image(i, c.Resolution)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			images = append(images, v)
 		}
 		z, err := enc.Latents(images, pipeline.Square(c.Resolution))
 		if err != nil {
-			return nil, err
+			return fmt.Errorf("encoding images %d to %d: %w", start, start+len(images)-1, err)
 		}
 		s.latents = append(s.latents, z...)
-		done("images", len(s.latents), train.Len(), began, &last)
+		told(len(s.latents))
 	}
+	return nil
+}
+
+// together is how many pictures of a side are encoded at once: as many as have two million pixels, 32 at most. (What one
+// of 1024 pixels takes is told at [vae.Tiling].)
+func together(side int) int { return min(32, max(1, 2<<20/(side*side))) }
+
+func (s *samples) encodeCaptions(e *engine.Engine, train *data.Set) error {
+	enc, err := s.run.Pipeline.LoadEncoders(e, min(32, train.Len()), pipeline.TextPart)
+	if err != nil {
+		return err
+	}
+	defer enc.Free()
 	captions := train.Captions()
-	for i, text := range captions {
-		s.caption[text] = i
-	}
-	for start, began, last := 0, time.Now(), time.Now(); start < len(captions); start += chunk {
-		z, err := enc.Text(captions[start:min(start+chunk, len(captions))])
+	told := s.run.tellEncoding("captions", len(captions))
+	for start := 0; start < len(captions); start += encoded {
+		z, err := enc.Text(captions[start:min(start+encoded, len(captions))])
 		if err != nil {
-			return nil, err
+			return err
 		}
 		s.embeddings = append(s.embeddings, z...)
-		done("captions", len(s.embeddings), len(captions), began, &last)
+		told(len(s.embeddings))
 	}
-	return s, nil
+	return nil
+}
+
+// tellEncoding logs how far the encoding of something is, every five seconds.
+func (r *Run) tellEncoding(what string, of int) func(n int) {
+	began, last := time.Now(), time.Now()
+	return func(n int) {
+		if n < of && time.Since(last) >= 5*time.Second {
+			last = time.Now()
+			r.opt.Log.Info("encoding", what, n, "of", of, "eta", (time.Since(began) / time.Duration(n) * time.Duration(of-n)).Round(time.Second))
+		}
+	}
 }
 
 // trainSplit is "train" where the source says which rows are for training.

@@ -73,7 +73,6 @@ func (w *warmer) with(more ...*engine.Array) []*engine.Array {
 
 // step adds a phase's programs: the teacher's and the student's calls, and what is trained.
 func (w *warmer) step(step distill.Step) {
-	everything := func(string) bool { return true }
 	plain := &program.Functions{UNet: w.Pipeline.UNet, Disc: w.discriminator()}
 	f, student, target := plain, w.Engine.Shapes(w.models.full, everything), "full"
 	if step.Target == distill.TargetLoRA && !w.Engine.Split { // split training materialises adapters

@@ -16,8 +16,10 @@ import (
 func init() { register(newConvert) }
 
 type convertOptions struct {
-	in, out, to, dtype, base, tokenizer string
+	in, out, to, dtype, base, config string
 }
+
+const configUsage = "folder with config.json files and tokenizers as in a diffusers directory, for a file that lacks them and is not like SDXL"
 
 func newConvert(a *app) *cobra.Command {
 	var o convertOptions
@@ -46,7 +48,7 @@ func newConvert(a *app) *cobra.Command {
 	f.StringVar(&o.to, "to", "", "directory, single or unet")
 	f.StringVar(&o.dtype, "dtype", "keep", "element type to write: fp16, bf16, f32, or keep")
 	f.StringVar(&o.base, "base", "", "model that has the components which MODEL lacks")
-	f.StringVar(&o.tokenizer, "tokenizer", "", "folder with tokenizer and tokenizer_2, for a single file whose vocabulary is not OpenAI's")
+	f.StringVar(&o.config, "config", "", configUsage)
 	return c
 }
 
@@ -74,7 +76,7 @@ func (a *app) convert(ctx context.Context, o convertOptions) error {
 	if isLoRA(o.in) {
 		return a.convertLoRA(o)
 	}
-	b, err := openBundle(o.in, o.base, o.tokenizer)
+	b, err := openBundle(o.in, o.base, o.config)
 	if err != nil {
 		return err
 	}
@@ -120,12 +122,12 @@ func (a *app) write(b *bundle.Bundle, to bundle.Layout, out string, dtype weight
 }
 
 // openBundle opens a model, and takes what it lacks, as a UNet alone does, from its base.
-func openBundle(path, base, tokenizer string) (*bundle.Bundle, error) {
-	b, err := bundle.Open(path, bundle.Options{Tokenizers: tokenizer})
+func openBundle(path, base, config string) (*bundle.Bundle, error) {
+	b, err := bundle.Open(path, bundle.Options{Config: config})
 	if err != nil || base == "" {
 		return b, err
 	}
-	whole, err := bundle.Open(base, bundle.Options{Tokenizers: tokenizer})
+	whole, err := bundle.Open(base, bundle.Options{Config: config})
 	if err != nil {
 		b.Close()
 		return nil, err

@@ -57,7 +57,7 @@ func (a *app) convertLoRA(o convertOptions) error {
 	metadata := maps.Clone(report.Metadata)
 	delete(metadata, weights.KeyHash)
 	delete(metadata, "lora_adapter_metadata") // alphas stand in the file
-	if err := weights.Write(o.out, tensors, metadata); err != nil {
+	if err := weights.Save(o.out, tensors, weights.Options{Metadata: metadata, Finite: true}); err != nil {
 		return err
 	}
 	if a.json {

@@ -32,8 +32,8 @@ func newLoRA(a *app) *cobra.Command {
 }
 
 type mergeOptions struct {
-	model, out, to, dtype, tokenizer string
-	loras                            []string
+	model, out, to, dtype, config string
+	loras                         []string
 }
 
 func newLoRAMerge(a *app) *cobra.Command {
@@ -55,7 +55,7 @@ func newLoRAMerge(a *app) *cobra.Command {
 	f.StringVarP(&o.out, "out", "o", "", "what to write")
 	f.StringVar(&o.to, "to", "", "directory, single or unet; without it, as convert decides")
 	f.StringVar(&o.dtype, "dtype", "keep", "element type to write: fp16, bf16, f32, or keep")
-	f.StringVar(&o.tokenizer, "tokenizer", "", "folder with tokenizer and tokenizer_2, for a single file whose vocabulary is not OpenAI's")
+	f.StringVar(&o.config, "config", "", configUsage)
 	return c
 }
 
@@ -70,7 +70,7 @@ func (a *app) loraMerge(ctx context.Context, o mergeOptions) error {
 	if err := a.localAll(ctx, &o.model); err != nil {
 		return err
 	}
-	b, err := openBundle(o.model, "", o.tokenizer)
+	b, err := openBundle(o.model, "", o.config)
 	if err != nil {
 		return err
 	}

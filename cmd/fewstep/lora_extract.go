@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -107,7 +108,7 @@ func (a *app) loraExtract(cmd *cobra.Command, o extractOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := weights.Save(o.out, tensors, weights.Options{Metadata: metadata, Hash: true}); err != nil {
+	if err := weights.Save(o.out, tensors, weights.Options{Metadata: metadata, Hash: true, Finite: true}); err != nil {
 		return err
 	}
 	if len(r.LeftOut) > 0 {
@@ -123,8 +124,9 @@ func (a *app) loraExtract(cmd *cobra.Command, o extractOptions) error {
 
 // openUNet opens the UNet of any form of a model, whose other parts are not needed, or of a component folder.
 func openUNet(path string) (weights.Source, error) {
-	if _, err := weights.ModelFiles(filepath.Join(path, ldm.UNet)); err == nil {
-		path = filepath.Join(path, ldm.UNet)
+	folder := filepath.Join(path, ldm.UNet)
+	if info, err := os.Stat(folder); err == nil && info.IsDir() {
+		path = folder
 	}
 	src, err := weights.OpenModel(path)
 	if err != nil || ldm.Identify(src) == ldm.Diffusers {

@@ -30,7 +30,7 @@ func init() { register(newSample) }
 type sampleOptions struct {
 	model, out    string
 	unet, lora    string
-	tokenizer     string
+	config        string
 	prompts       []string
 	promptFile    string
 	negative      string
@@ -64,7 +64,7 @@ func newSample(a *app) *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&o.model, "model", "assets/mini", "diffusers directory, single file as ComfyUI loads it, or hf:OWNER/NAME")
-	f.StringVar(&o.tokenizer, "tokenizer", "", "folder with tokenizer and tokenizer_2, for a single file whose vocabulary is not OpenAI's")
+	f.StringVar(&o.config, "config", "", configUsage)
 	f.StringVar(&o.unet, "unet", "", "UNet state dict in place of the directory's, as in a run's exports folder")
 	f.StringVar(&o.lora, "lora", "", "LoRA file to merge into the UNet")
 	f.StringArrayVarP(&o.prompts, "prompt", "p", nil, "what to draw; repeat for several pictures")
@@ -102,7 +102,7 @@ func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 	if err := a.localAll(cmd.Context(), &o.model, &o.unet, &o.lora); err != nil {
 		return err
 	}
-	p, err := pipeline.OpenWith(o.model, o.tokenizer)
+	p, err := pipeline.OpenWith(o.model, o.config)
 	if err != nil {
 		return err
 	}

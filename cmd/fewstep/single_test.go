@@ -5,8 +5,10 @@ import (
 	"encoding/binary"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"fewstep/model/weights"
 	"fewstep/train/tinypipeline"
 )
 
@@ -46,5 +48,73 @@ func TestSingleFileAsDirectory(t *testing.T) {
 	}
 	if !bytes.Equal(made[0], made[1]) {
 		t.Error("the trained weights differ")
+	}
+}
+
+// A single file of odd widths, from a program that put no configurations into it, needs a folder that has them; then it
+// draws what the directory draws, and becomes the same directory.
+func TestForeignSingleFile(t *testing.T) {
+	dir := t.TempDir()
+	model := filepath.Join(dir, "model")
+	if err := tinypipeline.Model(model, filepath.Join("..", "..", "assets", "mini")); err != nil {
+		t.Fatal(err)
+	}
+	whole, foreign := filepath.Join(dir, "whole.safetensors"), filepath.Join(dir, "foreign.safetensors")
+	if _, errs, code := runCommand(t, "convert", model, whole); code != 0 {
+		t.Fatalf("code %d, %q", code, errs)
+	}
+	rewrite(t, whole, foreign, nil)
+	draw := func(model, out string, more ...string) (string, int) {
+		_, errs, code := runCommand(t, append([]string{"sample", "--backend", "go", "--model", model, "--prompt", "cat face", "--steps", "1", "--out", out}, more...)...)
+		return errs, code
+	}
+	if errs, code := draw(foreign, filepath.Join(dir, "x.png")); code == 0 || !strings.Contains(errs, foreign) || !strings.Contains(errs, "--config") || strings.Count(errs, "\n") > 2 {
+		t.Errorf("without configs: code %d, %q", code, errs)
+	}
+	var pictures [2][]byte
+	for i, args := range [][]string{{model}, {foreign, "--config", model}} {
+		out := filepath.Join(dir, "out.png")
+		errs, code := draw(args[0], out, args[1:]...)
+		if code != 0 {
+			t.Fatalf("code %d, %q", code, errs)
+		}
+		var err error
+		if pictures[i], err = os.ReadFile(out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !bytes.Equal(pictures[0], pictures[1]) {
+		t.Error("the pictures differ")
+	}
+	again, direct := filepath.Join(dir, "again"), filepath.Join(dir, "direct")
+	for _, args := range [][]string{{foreign, again, "--config", model}, {whole, direct}} {
+		if _, errs, code := runCommand(t, append([]string{"convert"}, args...)...); code != 0 {
+			t.Fatalf("code %d, %q", code, errs)
+		}
+	}
+	sameFiles(t, files(t, direct, nil), files(t, again, nil))
+}
+
+// rewrite copies a weights file without its metadata, each tensor as change, if it is not nil, makes it.
+func rewrite(t *testing.T, from, to string, change func(weights.Tensor) weights.Tensor) {
+	t.Helper()
+	f, err := weights.Open(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var tensors []weights.Tensor
+	for _, name := range f.Names() {
+		x, err := f.Tensor(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if change != nil {
+			x = change(x)
+		}
+		tensors = append(tensors, x)
+	}
+	if err := weights.Write(to, tensors, nil); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -46,7 +46,6 @@ type Bundle struct {
 
 	metadata   map[string]string // of the single file or the UNet's file
 	files      map[string][]byte // by slash path; nil for a directory, whose files are read when asked for
-	tokenizers string            // Options.Tokenizers
 	checkpoint *ldm.Checkpoint   // of a single file or a UNet with LDM's names
 	unet       *weights.File     // of a UNet with diffusers' names
 	opened     []io.Closer
@@ -58,9 +57,10 @@ type Bundle struct {
 
 // Options of Open.
 type Options struct {
-	// Tokenizers is a folder with tokenizer and tokenizer_2, as in a diffusers directory, for files whose
-	// vocabulary is not OpenAI's. Empty: the ones in the file's metadata, else those beside the file.
-	Tokenizers string
+	// Config is a folder with small files of a diffusers directory, such as unet/config.json and tokenizer/vocab.json, for
+	// a single file or a UNet file that neither holds them nor is like SDXL in what shapes do not tell. They come before
+	// those in the file's metadata.
+	Config string
 }
 
 // Open opens a diffusers directory, a single file or a UNet file. The error says what a file is that is none of them, or
@@ -76,7 +76,7 @@ func Open(name string, opt Options) (*Bundle, error) {
 		if _, err := os.Stat(filepath.Join(name, "model_index.json")); err != nil {
 			return nil, fmt.Errorf("%s is not a diffusers model directory: it has no model_index.json (%w)", name, err)
 		}
-		return newBundle(name, Directory, opt), nil
+		return newBundle(name, Directory), nil
 	}
 	f, err := weights.Open(name)
 	if err != nil {
@@ -93,12 +93,12 @@ func Open(name string, opt Options) (*Bundle, error) {
 
 // OfFile is Open for an open file, which stays the caller's to close.
 func OfFile(f *weights.File, opt Options) (*Bundle, error) {
-	b := newBundle(f.Path(), "", opt)
+	b := newBundle(f.Path(), "")
 	return b, b.look(f, opt)
 }
 
-func newBundle(path string, layout Layout, opt Options) *Bundle {
-	return &Bundle{Path: path, Layout: layout, tokenizers: opt.Tokenizers, replaced: map[string]weights.Source{}, replacedFiles: map[string][]byte{}}
+func newBundle(path string, layout Layout) *Bundle {
+	return &Bundle{Path: path, Layout: layout, replaced: map[string]weights.Source{}, replacedFiles: map[string][]byte{}}
 }
 
 // look tells the file's layout and fills in what it does not say about itself.
@@ -121,14 +121,42 @@ func (b *Bundle) look(f *weights.File, opt Options) (err error) {
 	b.files = map[string][]byte{}
 	for key, text := range b.metadata {
 		name, ok := strings.CutPrefix(key, metadataFile)
-		if ok && slices.Contains(smallFiles(), name) && (opt.Tokenizers == "" || !strings.HasPrefix(name, "tokenizer")) {
+		if ok && slices.Contains(smallFiles(), name) {
 			b.files[name] = []byte(text)
+		}
+	}
+	if opt.Config != "" {
+		if err := b.readConfig(opt.Config); err != nil {
+			return err
 		}
 	}
 	if err := b.derive(); err != nil {
 		return err
 	}
 	return b.CheckAll()
+}
+
+// readConfig takes the small files of a folder. A tokenizer there takes the place of the whole one in the metadata.
+func (b *Bundle) readConfig(folder string) error {
+	read := map[string][]byte{}
+	for _, name := range smallFiles() {
+		content, err := os.ReadFile(filepath.Join(folder, filepath.FromSlash(name)))
+		if err == nil {
+			read[name] = content
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if len(read) == 0 {
+		return fmt.Errorf("%s: no file of a diffusers directory is there, such as %s/config.json or tokenizer/vocab.json: %w", folder, ldm.UNet, fs.ErrNotExist)
+	}
+	for name := range read {
+		if isTokenizer(name) {
+			maps.DeleteFunc(b.files, func(own string, _ []byte) bool { return path.Dir(own) == path.Dir(name) })
+		}
+	}
+	maps.Copy(b.files, read)
+	return nil
 }
 
 // Has says whether the model has a component's weights.

@@ -43,7 +43,7 @@ func TestDerivesSDXL(t *testing.T) {
 	}
 	c, err := ldm.New("sdxl", weights.Collect(tensors), nil)
 	must(t, err)
-	b := newBundle("sdxl", SingleFile, Options{})
+	b := newBundle("sdxl", SingleFile)
 	b.checkpoint, b.files = c, map[string][]byte{}
 	must(t, b.derive())
 	must(t, b.CheckAll())
@@ -270,13 +270,13 @@ func TestTokenizers(t *testing.T) {
 		})
 	})
 	b := open(t, path)
-	if _, err := b.Tokenizer(ldm.Text); err == nil || !strings.Contains(err.Error(), "--tokenizer") || !strings.Contains(err.Error(), path) || b.HasTokenizers() {
+	if _, err := b.Tokenizer(ldm.Text); err == nil || !strings.Contains(err.Error(), "--config") || !strings.Contains(err.Error(), path) || b.HasTokenizers() {
 		t.Errorf("without: %v", err)
 	}
 	if err := b.WriteDirectory(filepath.Join(t.TempDir(), "x"), WriteOptions{}); err == nil {
 		t.Error("wrote a directory without tokenizers")
 	}
-	named, err := Open(path, Options{Tokenizers: mini})
+	named, err := Open(path, Options{Config: mini})
 	must(t, err)
 	defer named.Close()
 	if tok, err := named.Tokenizer(ldm.Text2); err != nil || tok.Pad != 0 {

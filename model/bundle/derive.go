@@ -23,7 +23,7 @@ const (
 )
 
 // ErrUnknownHeads is wrapped by the error of Open for a file of other widths than SDXL's that does not carry its configs.
-var ErrUnknownHeads = errors.New("shapes do not tell the attention heads, and the file's metadata holds no config.json that would")
+var ErrUnknownHeads = errors.New("shapes do not tell the attention heads, and the file's metadata holds no config.json that would: 'fewstep sample' and 'fewstep convert' take one from a folder, by --config")
 
 type object = map[string]any
 

@@ -31,16 +31,10 @@ func (b *Bundle) hasTokenizer(folder string) bool {
 	return slices.ContainsFunc(tokenizerFiles, func(file string) bool { return b.files[path.Join(folder, file)] != nil })
 }
 
-// findTokenizer adds the tokenizer of a single file's text encoder: from the named folder, OpenAI's for its size of
-// vocabulary, or from beside the file.
+// findTokenizer adds the tokenizer of a single file's text encoder: OpenAI's for its size of vocabulary, else the one
+// beside the file.
 func (b *Bundle) findTokenizer(component string) error {
 	name := tokenizerOf[component]
-	if b.tokenizers != "" {
-		if err := b.readTokenizer(filepath.Join(b.tokenizers, name), name); err != nil {
-			return fmt.Errorf("a folder with tokenizer and tokenizer_2 is wanted, as in a diffusers directory: %w", err)
-		}
-		return nil
-	}
 	words, tokens, err := b.vocabulary(component)
 	if err != nil {
 		return err
@@ -52,7 +46,7 @@ func (b *Bundle) findTokenizer(component string) error {
 		return nil
 	}
 	if err := b.readTokenizer(filepath.Join(filepath.Dir(b.Path), name), name); err != nil {
-		return fmt.Errorf("%s: its %s has %d words, not the %d of OpenAI's vocabulary, and the file holds no tokenizer: name the model's own with --tokenizer, or put its folders tokenizer and tokenizer_2 beside the file (%v)", b.Path, component, words, clip.StandardSize, err)
+		return fmt.Errorf("%s: its %s has %d words, not the %d of OpenAI's vocabulary, and the file holds no tokenizer: name the model's own with --config, or put its folders tokenizer and tokenizer_2 beside the file (%v)", b.Path, component, words, clip.StandardSize, err)
 	}
 	return nil
 }
@@ -76,7 +70,7 @@ func (b *Bundle) vocabulary(component string) (words, tokens int, err error) {
 // HasTokenizers says whether the tokenizers are known without a folder that the user names.
 func (b *Bundle) HasTokenizers() bool {
 	for component := range tokenizerOf {
-		if words, _, err := b.vocabulary(component); err == nil && words == clip.StandardSize && b.tokenizers == "" && b.files != nil {
+		if words, _, err := b.vocabulary(component); err == nil && words == clip.StandardSize && b.files != nil {
 			continue
 		}
 		if _, err := b.Tokenizer(component); err != nil {

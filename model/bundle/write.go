@@ -99,7 +99,7 @@ func (b *Bundle) WriteDirectory(out string, opt WriteOptions) error {
 // implementation: a modelspec gets that and the hash of the new data.
 func described(metadata map[string]string, implementation string) weights.Options {
 	const key = "modelspec.implementation"
-	opt := weights.Options{Metadata: maps.Clone(metadata)}
+	opt := weights.Options{Metadata: maps.Clone(metadata), Finite: true}
 	if _, ok := metadata[key]; ok {
 		opt.Metadata[key] = implementation
 		opt.Hash = true

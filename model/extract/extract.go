@@ -81,7 +81,7 @@ func UNets(ctx context.Context, e *engine.Engine, base, tuned weights.Source, op
 		path, isWeight := strings.CutSuffix(name, ".weight")
 		switch {
 		case math.IsNaN(norm) || math.IsInf(norm, 0):
-			return nil, fmt.Errorf("tensor %s: a value is not a finite number", name)
+			return nil, fmt.Errorf("tensor %s: the difference is too large to be a finite number", name)
 		case isWeight && len(shape) > 1 && inBlocks(path) && norm == 0:
 			r.Unchanged++
 		case isWeight && len(shape) > 1 && inBlocks(path):
@@ -120,11 +120,11 @@ func difference(base, tuned weights.Source, name string) (d []float32, shape []i
 	if err != nil {
 		return nil, nil, err
 	}
-	from, err := a.Float32()
+	from, err := a.Finite()
 	if err != nil {
 		return nil, nil, err
 	}
-	if d, err = b.Float32(); err != nil {
+	if d, err = b.Finite(); err != nil {
 		return nil, nil, err
 	}
 	for i := range d {

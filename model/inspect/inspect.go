@@ -170,7 +170,7 @@ func (r *Report) checkStructure(src weights.Source) error {
 	}
 	b, err := bundle.OfFile(f, bundle.Options{})
 	if errors.Is(err, bundle.ErrUnknownHeads) {
-		r.Detail += "; its config.json is needed to load it"
+		r.Detail += "; its config.json is needed to load it (--config)"
 		return nil
 	} else if err != nil {
 		return err
@@ -185,7 +185,7 @@ func (r *Report) checkStructure(src weights.Source) error {
 		return err
 	}
 	if !b.HasTokenizers() {
-		r.Detail += "; it needs --tokenizer"
+		r.Detail += "; it needs --config"
 	}
 	return nil
 }

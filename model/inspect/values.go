@@ -1,20 +1,15 @@
 package inspect
 
-import (
-	"slices"
-
-	"fewstep/model/weights"
-)
+import "fewstep/model/weights"
 
 // checkValues reads every value.
 func (r *Report) checkValues(tensors []weights.Tensor, progress func(done, total int64)) error {
 	r.Values = true
 	var done int64
 	for _, t := range tensors {
-		v, err := t.Float32()
-		if err != nil {
+		if first, err := t.NotFinite(); err != nil {
 			r.Unread = append(r.Unread, t.Name)
-		} else if slices.ContainsFunc(v, func(x float32) bool { return x-x != 0 }) {
+		} else if first >= 0 {
 			r.NotFinite = append(r.NotFinite, t.Name)
 		}
 		if done += int64(t.Elements()) * int64(t.DType.Size()); progress != nil {

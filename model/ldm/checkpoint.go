@@ -142,11 +142,12 @@ func translate(component string, names []string) (map[string]origin, error) {
 	case UNet:
 		toDiffusers = namesOfLDM(names).toDiffusers
 	case VAE:
-		toDiffusers = vaeNamesOf(names).toDiffusers
+		v := vaeNamesOf(names)
+		toDiffusers = func(name string) (string, bool) { return v.translate(name, diffusers) }
 	case Text:
 		toDiffusers = func(name string) (string, bool) { return name, true }
 	case Text2:
-		toDiffusers = openToDiffusers
+		toDiffusers = func(name string) (string, bool) { return openTranslate(name, diffusers) }
 	}
 	for _, from := range names {
 		if failed != nil {

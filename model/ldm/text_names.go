@@ -21,65 +21,54 @@ var openLayer = pairs{
 	{"self_attn.out_proj", "attn.out_proj"},
 }
 
+var openLayers = pairs{{"text_model.encoder.layers", "transformer.resblocks"}}
+
 const (
-	openLayers      = "transformer.resblocks."
-	diffusersLayers = "text_model.encoder.layers."
-	openProjection  = "text_projection"
-	projection      = "text_projection.weight"
-	fusedPrefix     = "attn.in_proj_" // + weight or bias
+	openProjection = "text_projection"
+	projection     = "text_projection.weight"
+	fusedPrefix    = "attn.in_proj_" // + weight or bias
 )
 
 // fusedParts are the projections in the order of the fused matrix.
 var fusedParts = [3]string{"self_attn.q_proj.", "self_attn.k_proj.", "self_attn.v_proj."}
 
-// openToLDM gives the OpenCLIP name of a diffusers tensor that is neither fused nor transposed.
-func openToLDM(name string) (string, bool) {
-	if ldm, ok := openOutside.toLDM(name); ok {
-		return ldm, true
+// layerOf translates the beginning of a layer's tensor, up to the layer's number, and gives the rest as it is.
+func layerOf(name string, to layout) (layer, inner string, ok bool) {
+	name, ok = openLayers.translate(name, to)
+	beginning := openLayers[0][to] + "."
+	if !ok || len(name) < len(beginning) {
+		return "", "", false
 	}
-	rest, ok := strings.CutPrefix(name, diffusersLayers)
-	if !ok {
-		return "", false
-	}
-	layer, rest, _ := strings.Cut(rest, ".")
-	rest, ok = openLayer.toLDM(rest)
-	return openLayers + layer + "." + rest, ok
+	number, inner, _ := strings.Cut(name[len(beginning):], ".")
+	return beginning + number + ".", inner, true
 }
 
-func openToDiffusers(name string) (string, bool) {
-	if diffusers, ok := openOutside.toDiffusers(name); ok {
-		return diffusers, true
+// openTranslate gives the name in the other layout of a tensor that is neither fused nor transposed.
+func openTranslate(name string, to layout) (string, bool) {
+	if other, ok := openOutside.translate(name, to); ok {
+		return other, true
 	}
-	rest, ok := strings.CutPrefix(name, openLayers)
+	layer, inner, ok := layerOf(name, to)
 	if !ok {
 		return "", false
 	}
-	layer, rest, _ := strings.Cut(rest, ".")
-	rest, ok = openLayer.toDiffusers(rest)
-	return diffusersLayers + layer + "." + rest, ok
+	inner, ok = openLayer.translate(inner, to)
+	return layer + inner, ok
 }
 
 // fusedOf takes a fused OpenCLIP tensor's name apart: the layer's diffusers name and "weight" or "bias".
-func fusedOf(name string) (prefix, kind string, ok bool) {
-	rest, ok := strings.CutPrefix(name, openLayers)
-	if !ok {
-		return "", "", false
-	}
-	layer, rest, _ := strings.Cut(rest, ".")
-	kind, ok = strings.CutPrefix(rest, fusedPrefix)
-	return diffusersLayers + layer + ".", kind, ok && (kind == "weight" || kind == "bias")
+func fusedOf(name string) (layer, kind string, ok bool) {
+	layer, inner, _ := layerOf(name, diffusers)
+	kind, ok = strings.CutPrefix(inner, fusedPrefix)
+	return layer, kind, ok && (kind == "weight" || kind == "bias")
 }
 
 // partOf takes the diffusers name of a query, key or value projection apart: the fused tensor's name and its place.
 func partOf(name string) (fused string, place int, ok bool) {
-	rest, ok := strings.CutPrefix(name, diffusersLayers)
-	if !ok {
-		return "", 0, false
-	}
-	layer, rest, _ := strings.Cut(rest, ".")
+	layer, inner, _ := layerOf(name, ldm)
 	for i, part := range fusedParts {
-		if kind, ok := strings.CutPrefix(rest, part); ok && (kind == "weight" || kind == "bias") {
-			return openLayers + layer + "." + fusedPrefix + kind, i, true
+		if kind, ok := strings.CutPrefix(inner, part); ok && (kind == "weight" || kind == "bias") {
+			return layer + fusedPrefix + kind, i, true
 		}
 	}
 	return "", 0, false

@@ -133,8 +133,8 @@ func number(s string) (int, bool) {
 
 // toLDM gives the LDM name of a diffusers tensor or module.
 func (u unetNames) toLDM(name string) (string, bool) {
-	if ldm, ok := unetOutside.toLDM(name); ok {
-		return ldm, true
+	if other, ok := unetOutside.translate(name, ldm); ok {
+		return other, true
 	}
 	f := strings.Split(name, ".")
 	if f[0] == "mid_block" {
@@ -155,7 +155,7 @@ func (u unetNames) toLDM(name string) (string, bool) {
 	switch f[2] {
 	case "resnets":
 		var ok bool
-		if inner, ok = unetResnet.toLDM(inner); !ok {
+		if inner, ok = unetResnet.translate(inner, ldm); !ok {
 			return "", false
 		}
 	case "downsamplers":
@@ -199,8 +199,8 @@ func (u unetNames) upsampler(block int) int {
 
 // toDiffusers gives the diffusers name of an LDM tensor, which must come without its prefix.
 func (u unetNames) toDiffusers(name string) (string, bool) {
-	if diffusers, ok := unetOutside.toDiffusers(name); ok {
-		return diffusers, true
+	if other, ok := unetOutside.translate(name, diffusers); ok {
+		return other, true
 	}
 	f := strings.Split(name, ".")
 	if f[0] == "middle_block" && len(f) > 2 {
@@ -212,7 +212,7 @@ func (u unetNames) toDiffusers(name string) (string, bool) {
 		if k%2 == 1 {
 			return "mid_block.attentions." + strconv.Itoa(k/2) + "." + inner, true
 		}
-		inner, ok = unetResnet.toDiffusers(inner)
+		inner, ok = unetResnet.translate(inner, diffusers)
 		return "mid_block.resnets." + strconv.Itoa(k/2) + "." + inner, ok
 	}
 	if len(f) < 4 {
@@ -240,7 +240,7 @@ func (u unetNames) toDiffusers(name string) (string, bool) {
 	case block == "down_blocks" && atEnd:
 		return level + ".downsamplers.0.conv." + strings.Join(f[4:], "."), slot == 0 && f[3] == "op" && len(f) > 4
 	case slot == 0:
-		inner, ok := unetResnet.toDiffusers(inner)
+		inner, ok := unetResnet.translate(inner, diffusers)
 		return level + ".resnets." + strconv.Itoa(j) + "." + inner, ok
 	case block == "up_blocks" && f[3] == "conv":
 		return level + ".upsamplers.0." + inner, atEnd && slot == u.upsampler(i)
@@ -256,29 +256,29 @@ func UNetModules(known []string) map[string]string {
 	u := namesOfDiffusers(known)
 	paths := map[string]string{}
 	for _, path := range known {
-		if ldm, ok := u.toLDM(path); ok {
-			paths[path] = ldm
+		if other, ok := u.toLDM(path); ok {
+			paths[path] = other
 		}
 	}
 	return paths
 }
 
+// layout is one of the two ways of naming tensors.
+type layout int
+
+const (
+	diffusers layout = iota
+	ldm
+)
+
 // pairs are beginnings of names, diffusers' and LDM's.
-type pairs []struct{ diffusers, ldm string }
+type pairs [][2]string
 
-func (p pairs) toLDM(name string) (string, bool) {
+// translate replaces the beginning of a name in the other layout by that in the layout to.
+func (p pairs) translate(name string, to layout) (string, bool) {
 	for _, e := range p {
-		if rest, ok := strings.CutPrefix(name, e.diffusers); ok && (rest == "" || rest[0] == '.') {
-			return e.ldm + rest, true
-		}
-	}
-	return "", false
-}
-
-func (p pairs) toDiffusers(name string) (string, bool) {
-	for _, e := range p {
-		if rest, ok := strings.CutPrefix(name, e.ldm); ok && (rest == "" || rest[0] == '.') {
-			return e.diffusers + rest, true
+		if rest, ok := strings.CutPrefix(name, e[1-to]); ok && (rest == "" || rest[0] == '.') {
+			return e[to] + rest, true
 		}
 	}
 	return "", false

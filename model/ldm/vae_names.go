@@ -53,86 +53,49 @@ func vaeNamesOf(names []string) vaeNames {
 	return v
 }
 
-func (v vaeNames) toLDM(name string) (string, bool) {
-	if ldm, ok := vaeOutside.toLDM(name); ok {
-		return ldm, true
-	}
-	f := strings.SplitN(name, ".", 3)
-	if len(f) < 3 {
-		return "", false
-	}
-	side, rest := f[0], f[2]
-	if f[1] == "mid_block" {
-		rest, ok := vaeMiddle.toLDM(rest)
-		return side + ".mid." + rest, ok
-	}
-	place, rest, _ := strings.Cut(rest, ".")
-	i, ok := number(place)
-	if !ok || i >= v.levels {
-		return "", false
-	}
-	var level, resampler string
-	switch side + "." + f[1] {
-	case "encoder.down_blocks":
-		level, resampler = "encoder.down."+strconv.Itoa(i), "downsample"
-	case "decoder.up_blocks":
-		level, resampler = "decoder.up."+strconv.Itoa(v.levels-1-i), "upsample"
-	default:
-		return "", false
-	}
-	if conv, ok := strings.CutPrefix(rest, resampler+"rs.0."); ok {
-		return level + "." + resampler + "." + conv, true
-	}
-	if rest, ok := strings.CutPrefix(rest, "resnets."); ok {
-		j, inner, _ := strings.Cut(rest, ".")
-		if _, ok := number(j); !ok {
-			return "", false
-		}
-		inner, ok = vaeResnet.toLDM(inner)
-		return level + ".block." + j + "." + inner, ok
-	}
-	return "", false
-}
+// vaeBlocks are the blocks of each side, vaeResamplers what ends one.
+var (
+	vaeBlocks     = map[string]pairs{"encoder": {{"down_blocks", "down"}}, "decoder": {{"up_blocks", "up"}}}
+	vaeResamplers = map[string]pairs{"encoder": {{"downsamplers.0", "downsample"}}, "decoder": {{"upsamplers.0", "upsample"}}}
+	vaeMid        = pairs{{"mid_block", "mid"}}
+	vaeResnets    = pairs{{"resnets", "block"}}
+)
 
-func (v vaeNames) toDiffusers(name string) (string, bool) {
-	if diffusers, ok := vaeOutside.toDiffusers(name); ok {
-		return diffusers, true
+// translate gives the name of a tensor in the other layout.
+func (v vaeNames) translate(name string, to layout) (string, bool) {
+	if other, ok := vaeOutside.translate(name, to); ok {
+		return other, true
 	}
 	f := strings.SplitN(name, ".", 3)
 	if len(f) < 3 {
 		return "", false
 	}
-	side, rest := f[0], f[2]
-	if f[1] == "mid" {
-		rest, ok := vaeMiddle.toDiffusers(rest)
-		return side + ".mid_block." + rest, ok
+	side, inner := f[0], f[2]
+	if mid, ok := vaeMid.translate(f[1], to); ok {
+		inner, ok := vaeMiddle.translate(inner, to)
+		return side + "." + mid + "." + inner, ok
 	}
-	place, rest, _ := strings.Cut(rest, ".")
-	i, ok := number(place)
-	if !ok || i >= v.levels {
+	block, ok1 := vaeBlocks[side].translate(f[1], to)
+	place, inner, _ := strings.Cut(inner, ".")
+	i, ok2 := number(place)
+	if !ok1 || !ok2 || i >= v.levels {
 		return "", false
 	}
-	var level, resampler string
-	switch side + "." + f[1] {
-	case "encoder.down":
-		level, resampler = "encoder.down_blocks."+strconv.Itoa(i), "downsample"
-	case "decoder.up":
-		level, resampler = "decoder.up_blocks."+strconv.Itoa(v.levels-1-i), "upsample"
-	default:
+	if side == "decoder" {
+		i = v.levels - 1 - i
+	}
+	level := side + "." + block + "." + strconv.Itoa(i) + "."
+	if resampler, ok := vaeResamplers[side].translate(inner, to); ok {
+		return level + resampler, true
+	}
+	f = strings.SplitN(inner, ".", 3)
+	if len(f) < 3 {
 		return "", false
 	}
-	if conv, ok := strings.CutPrefix(rest, resampler+"."); ok {
-		return level + "." + resampler + "rs.0." + conv, true
-	}
-	if rest, ok := strings.CutPrefix(rest, "block."); ok {
-		j, inner, _ := strings.Cut(rest, ".")
-		if _, ok := number(j); !ok {
-			return "", false
-		}
-		inner, ok = vaeResnet.toDiffusers(inner)
-		return level + ".resnets." + j + "." + inner, ok
-	}
-	return "", false
+	resnets, ok1 := vaeResnets.translate(f[0], to)
+	_, ok2 = number(f[1])
+	inner, ok3 := vaeResnet.translate(f[2], to)
+	return level + resnets + "." + f[1] + "." + inner, ok1 && ok2 && ok3
 }
 
 // isAttention says whether a diffusers tensor is a weight of the middle's attention: linear there, a 1×1 convolution

@@ -32,11 +32,12 @@ func toLDM(component string, src weights.Source) ([]weights.Tensor, error) {
 	case UNet:
 		translate = namesOfDiffusers(names).toLDM
 	case VAE:
-		translate = vaeNamesOf(names).toLDM
+		v := vaeNamesOf(names)
+		translate = func(name string) (string, bool) { return v.translate(name, ldm) }
 	case Text:
 		translate = func(name string) (string, bool) { return name, strings.HasPrefix(name, "text_model.") }
 	case Text2:
-		translate = openToLDM
+		translate = func(name string) (string, bool) { return openTranslate(name, ldm) }
 	}
 	var out []weights.Tensor
 	stacks := map[string]*[3]weights.Tensor{}
@@ -65,7 +66,7 @@ func toLDM(component string, src weights.Source) ([]weights.Tensor, error) {
 				continue
 			}
 		}
-		ldm, ok := translate(name)
+		other, ok := translate(name)
 		if !ok {
 			return nil, fmt.Errorf("tensor %s has no place in SDXL's single-file layout", name)
 		}
@@ -74,7 +75,7 @@ func toLDM(component string, src weights.Source) ([]weights.Tensor, error) {
 				return nil, err
 			}
 		}
-		t.Name = prefixes[component] + ldm
+		t.Name = prefixes[component] + other
 		out = append(out, t)
 	}
 	for name, parts := range stacks {

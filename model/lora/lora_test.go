@@ -192,7 +192,7 @@ func TestReadRefuses(t *testing.T) {
 		{"alpha vector", []weights.Tensor{f("unet.a.b.lora_A.weight", 1, 2), f("unet.a.b.lora_B.weight", 3, 1), f("unet.a.b.alpha", 2)}, "single value"},
 		{"alpha 0", []weights.Tensor{f("unet.a.b.lora_A.weight", 1, 2), f("unet.a.b.lora_B.weight", 3, 1),
 			weights.FromFloat32("unet.a.b.alpha", []int{}, []float32{0}, weights.F32)}, "alpha is 0"},
-		{"not finite", []weights.Tensor{nan, f("unet.a.b.lora.up.weight", 3, 1)}, "element 1 is NaN"},
+		{"not finite", []weights.Tensor{nan, f("unet.a.b.lora.up.weight", 3, 1)}, "element 1 is not a finite number"},
 		{"down twice", []weights.Tensor{f("unet.a.b.lora.down.weight", 1, 2), f("unet.a.b.lora_A.weight", 1, 2)}, "module a.b: both"},
 		{"DoRA", []weights.Tensor{f("lora_unet_a_b.dora_scale", 1)}, "tensor lora_unet_a_b.dora_scale: not the down, up or alpha"},
 		{"a plain model", []weights.Tensor{f("a.b.weight", 1, 2)}, "tensor a.b.weight: not the down"},

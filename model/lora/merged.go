@@ -14,7 +14,27 @@ import (
 //
 // It is what diffusers calls fuse_lora with a lora_scale.
 func Merged(base weights.Source, modules []Module, strength float64, to weights.DType) (weights.Source, error) {
-	m := merged{Source: base, modules: map[string][]Module{}, to: to}
+	for _, module := range modules {
+		if err := module.Validate(); err != nil {
+			return nil, err
+		}
+	}
+	var changes []change
+	for _, module := range modules {
+		module.Alpha *= strength
+		changes = append(changes, change{module, func() (Module, error) { return module, nil }})
+	}
+	return mergedOf(base, changes, to)
+}
+
+// change is a module that is read when it is needed; its shapes are known before.
+type change struct {
+	shapes Module
+	read   func() (Module, error)
+}
+
+func mergedOf(base weights.Source, changes []change, to weights.DType) (weights.Source, error) {
+	m := merged{Source: base, changes: map[string][]change{}, to: to}
 	shapes := map[string][]int{}
 	for _, name := range base.Names() {
 		if path, ok := strings.CutSuffix(name, ".weight"); ok {
@@ -25,16 +45,16 @@ func Merged(base weights.Source, modules []Module, strength float64, to weights.
 			shapes[path] = t.Shape
 		}
 	}
+	var modules []Module
+	for _, c := range changes {
+		modules = append(modules, c.shapes)
+	}
 	if err := CheckTargets(modules, shapes); err != nil {
 		return nil, err
 	}
-	for _, module := range modules {
-		if err := module.Validate(); err != nil {
-			return nil, err
-		}
-		module.Alpha *= strength
-		if module.Alpha != 0 {
-			m.modules[module.Path+".weight"] = append(m.modules[module.Path+".weight"], module)
+	for _, c := range changes {
+		if name := c.shapes.Path + ".weight"; c.shapes.Alpha != 0 {
+			m.changes[name] = append(m.changes[name], c)
 		}
 	}
 	return m, nil
@@ -42,7 +62,7 @@ func Merged(base weights.Source, modules []Module, strength float64, to weights.
 
 type merged struct {
 	weights.Source
-	modules map[string][]Module // by tensor
+	changes map[string][]change // by tensor
 	to      weights.DType
 }
 
@@ -50,7 +70,7 @@ func (m merged) Close() error { return nil }
 
 func (m merged) Tensor(name string) (weights.Tensor, error) {
 	base, err := m.Source.Tensor(name)
-	if err != nil || len(m.modules[name]) == 0 {
+	if err != nil || len(m.changes[name]) == 0 {
 		return base.As(m.to), err
 	}
 	to := m.to
@@ -62,7 +82,11 @@ func (m merged) Tensor(name string) (weights.Tensor, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, module := range m.modules[name] {
+		for _, c := range m.changes[name] {
+			module, err := c.read()
+			if err != nil {
+				return nil, err
+			}
 			if err := Merge(values, base.Shape, module); err != nil {
 				return nil, err
 			}

@@ -20,7 +20,7 @@ func Write(path string, modules []Module, dtype weights.DType, metadata map[stri
 	if err != nil {
 		return fmt.Errorf("cannot write LoRA %s: %w", path, err)
 	}
-	return weights.Write(path, tensors, metadata)
+	return weights.Save(path, tensors, weights.Options{Metadata: metadata, Finite: true})
 }
 
 // Tensors are what Write saves, for weights.DataHash.

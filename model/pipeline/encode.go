@@ -53,12 +53,12 @@ const (
 func (p *Pipeline) LoadEncoders(e *engine.Engine, n int, parts ...string) (*Encoders, error) {
 	c := &Encoders{p: p, e: e, bind: engine.Bind{}, n: n}
 	load := func(net, component string, specs []nn.Spec) error {
-		src, close, err := openComponent(p.Dir, component)
+		src, err := OpenWeights(p.Dir, component)
 		if err != nil {
 			return err
 		}
-		defer close()
-		if c.bind[net], err = (&Weights{src: src}).Load(e, specs); err != nil {
+		defer src.Close()
+		if c.bind[net], err = e.LoadFunc(specs, Reader(src), nil); err != nil {
 			return fmt.Errorf("%s/%s: %w", p.Dir, component, err)
 		}
 		return nil

@@ -42,7 +42,7 @@ func (p *Pipeline) LoadUNet(specs []nn.Spec, unetFile, loraFile string) (w *Weig
 		}
 	}()
 	if unetFile == "" {
-		err = w.openOwn(p.Dir)
+		err = w.openOwn(p)
 	} else {
 		err = w.openUNet(unetFile, specs)
 	}
@@ -54,15 +54,7 @@ func (p *Pipeline) LoadUNet(specs []nn.Spec, unetFile, loraFile string) (w *Weig
 
 // Load puts the weights on the engine's device, one tensor at a time: the host never holds them all.
 func (w *Weights) Load(e *engine.Engine, specs []nn.Spec) (*engine.Params, error) {
-	return e.LoadFunc(specs, w.read, nil)
-}
-
-func (w *Weights) read(s nn.Spec) ([]float32, error) {
-	t, err := w.src.Tensor(s.Name)
-	if err != nil {
-		return nil, err
-	}
-	return t.Finite()
+	return e.LoadFunc(specs, Reader(w.src), nil)
 }
 
 // Close closes the files.
@@ -70,8 +62,8 @@ func (w *Weights) Close() error { return w.close() }
 
 // openOwn opens the model's UNet and, unless it is in shards, reads what its file says; the prediction type is the
 // scheduler's.
-func (w *Weights) openOwn(dir string) error {
-	b, err := bundle.Open(dir, bundle.Options{})
+func (w *Weights) openOwn(p *Pipeline) error {
+	b, err := bundle.Open(p.Dir, bundle.Options{Config: p.Config})
 	if err != nil {
 		return err
 	}
@@ -84,7 +76,7 @@ func (w *Weights) openOwn(dir string) error {
 		return err
 	}
 	own := w.Prediction
-	err = w.describe(dir, metadata)
+	err = w.describe(p.Dir, metadata)
 	w.Prediction = own
 	return err
 }

@@ -41,7 +41,7 @@ func unetTensors() []weights.Tensor {
 func valuesOf(t *testing.T, w *Weights, name string) []float32 {
 	t.Helper()
 	t.Cleanup(func() { w.Close() })
-	v, err := w.read(nn.Spec{Name: name})
+	v, err := Reader(w.src)(nn.Spec{Name: name})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ package pipeline
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -34,6 +35,7 @@ var files = map[string]string{
 // Pipeline is a model: its structure, not its weights.
 type Pipeline struct {
 	Dir        string // or the single file
+	Config     string // a folder with what the single file lacks; may be empty
 	UNet       *unet.Config
 	VAE        *vae.Config
 	Text       [2]*clip.TextConfig
@@ -48,9 +50,9 @@ type Pipeline struct {
 // Open reads every config of a model directory or of a single file.
 func Open(dir string) (*Pipeline, error) { return OpenWith(dir, "") }
 
-// OpenWith is Open with the tokenizers of a folder, for a single file whose vocabulary is not OpenAI's.
-func OpenWith(dir, tokenizers string) (*Pipeline, error) {
-	b, err := bundle.Open(dir, bundle.Options{Tokenizers: tokenizers})
+// OpenWith is Open with configurations and tokenizers from a folder, for a single file (see [bundle.Options]).
+func OpenWith(dir, folder string) (*Pipeline, error) {
+	b, err := bundle.Open(dir, bundle.Options{Config: folder})
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +60,7 @@ func OpenWith(dir, tokenizers string) (*Pipeline, error) {
 	if b.Layout == bundle.UNetFile {
 		return nil, fmt.Errorf("%s is a UNet alone, without text encoders and VAE: name it as the UNet of a whole model", dir)
 	}
-	p := &Pipeline{Dir: dir}
+	p := &Pipeline{Dir: dir, Config: folder}
 	if p.ZeroEmpty, err = config(b, "model_index.json", zeroEmpty); err != nil {
 		return nil, err
 	}
@@ -150,44 +152,56 @@ func (p *Pipeline) UNetSpecs(b compute.Backend, lora *nn.LoRA) ([]nn.Spec, error
 
 // Read returns a component's tensors, as f32. Values that are not finite are an error.
 func Read(dir, component string) (engine.Tensors, error) {
-	src, close, err := openComponent(dir, component)
+	src, err := OpenWeights(dir, component)
 	if err != nil {
 		return nil, err
 	}
-	defer close()
-	out := engine.Tensors{}
+	defer src.Close()
+	read, out := Reader(src), engine.Tensors{}
 	for _, name := range src.Names() {
-		t, err := src.Tensor(name)
-		if err != nil {
-			return nil, err
-		}
-		if out[name], err = t.Finite(); err != nil {
+		if out[name], err = read(nn.Spec{Name: name}); err != nil {
 			return nil, err
 		}
 	}
 	return out, nil
 }
 
-// openComponent opens a component of a model directory, which may lack the others, or of a single file.
-func openComponent(dir, component string) (weights.Source, func() error, error) {
-	if info, err := os.Stat(dir); err != nil || info.IsDir() {
-		src, err := weights.OpenModel(filepath.Join(dir, component))
+// Reader gives the f32 values of src's tensors for [engine.Engine.LoadFunc], one at a time: the host never holds them all.
+// Values that are not finite are an error.
+func Reader(src weights.Source) func(nn.Spec) ([]float32, error) {
+	return func(s nn.Spec) ([]float32, error) {
+		t, err := src.Tensor(s.Name)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		return src, src.Close, nil
+		return t.Finite()
 	}
-	b, err := bundle.Open(dir, bundle.Options{})
-	if err != nil {
-		return nil, nil, err
-	}
-	src, err := b.Weights(component)
-	if err != nil {
-		b.Close()
-		return nil, nil, err
-	}
-	return src, b.Close, nil
 }
+
+// OpenWeights opens a component's tensors, under diffusers' names, in a model directory, which may lack the other
+// components, or in a single file.
+func OpenWeights(dir, component string) (weights.Source, error) {
+	if info, err := os.Stat(dir); err != nil || info.IsDir() {
+		return weights.OpenModel(filepath.Join(dir, component))
+	}
+	c, err := ldm.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	src, err := c.Component(component)
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return part{src, c}, nil
+}
+
+// part is a component of a single file, which it closes.
+type part struct {
+	weights.Source
+	file *ldm.Checkpoint
+}
+
+func (p part) Close() error { return p.file.Close() }
 
 // Write saves tensors as a component's weights file, in the order and with the shapes of specs.
 func Write(dir, component string, specs []nn.Spec, values engine.Tensors, to weights.DType, metadata map[string]string) error {
@@ -200,13 +214,20 @@ func Write(dir, component string, specs []nn.Spec, values engine.Tensors, to wei
 
 // WriteFile saves tensors as one safetensors file.
 func WriteFile(path string, specs []nn.Spec, values engine.Tensors, to weights.DType, metadata map[string]string) error {
+	return WriteFunc(path, specs, values.Value, to, metadata)
+}
+
+// WriteFunc is WriteFile of values that are asked for one by one, while they are written.
+func WriteFunc(path string, specs []nn.Spec, value func(nn.Spec) ([]float32, error), to weights.DType, metadata map[string]string) error {
 	tensors := make([]weights.Tensor, len(specs))
 	for i, s := range specs {
-		v, ok := values[s.Name]
-		if !ok {
-			return fmt.Errorf("%s: tensor %q is missing", path, s.Name)
-		}
-		tensors[i] = weights.FromFloat32(s.Name, s.Dims, v, to)
+		tensors[i] = weights.Tensor{Name: s.Name, DType: to, Shape: s.Dims, Fill: func() ([]byte, error) {
+			v, err := value(s)
+			if err != nil {
+				return nil, err
+			}
+			return weights.Encode(v, to)
+		}}
 	}
 	return weights.Write(path, tensors, metadata)
 }

@@ -1,16 +1,20 @@
 package unet
 
-import "fmt"
+import (
+	"fmt"
+
+	"fewstep/model/nn"
+)
 
 // Tensors are the names and shapes of the network's state dict, in PyTorch's layout.
 func (c *Config) Tensors() map[string][]int {
-	t := stateDict{}
+	t := stateDict{nn.StateDict{}}
 	wide := 4 * c.BlockOutChannels[0]
-	t.conv("conv_in", c.InChannels, c.BlockOutChannels[0], 3)
-	t.linear("time_embedding.linear_1", c.BlockOutChannels[0], wide, true)
-	t.linear("time_embedding.linear_2", wide, wide, true)
-	t.linear("add_embedding.linear_1", c.ProjectionDim, wide, true)
-	t.linear("add_embedding.linear_2", wide, wide, true)
+	t.Conv("conv_in", c.InChannels, c.BlockOutChannels[0], 3)
+	t.Linear("time_embedding.linear_1", c.BlockOutChannels[0], wide)
+	t.Linear("time_embedding.linear_2", wide, wide)
+	t.Linear("add_embedding.linear_1", c.ProjectionDim, wide)
+	t.Linear("add_embedding.linear_2", wide, wide)
 	levels := len(c.BlockOutChannels)
 	in := c.BlockOutChannels[0]
 	skips := []int{in}
@@ -23,7 +27,7 @@ func (c *Config) Tensors() map[string][]int {
 			skips = append(skips, ch)
 		}
 		if i < levels-1 {
-			t.conv(block+"downsamplers.0.conv", ch, ch, 3)
+			t.Conv(block+"downsamplers.0.conv", ch, ch, 3)
 			skips = append(skips, ch)
 		}
 	}
@@ -42,39 +46,24 @@ func (c *Config) Tensors() map[string][]int {
 			in = ch
 		}
 		if i < levels-1 {
-			t.conv(block+"upsamplers.0.conv", ch, ch, 3)
+			t.Conv(block+"upsamplers.0.conv", ch, ch, 3)
 		}
 	}
-	t.norm("conv_norm_out", in)
-	t.conv("conv_out", in, c.OutChannels, 3)
-	return t
+	t.Norm("conv_norm_out", in)
+	t.Conv("conv_out", in, c.OutChannels, 3)
+	return t.StateDict
 }
 
-type stateDict map[string][]int
-
-func (t stateDict) norm(name string, width int) {
-	t[name+".weight"], t[name+".bias"] = []int{width}, []int{width}
-}
-
-func (t stateDict) linear(name string, in, out int, bias bool) {
-	t[name+".weight"] = []int{out, in}
-	if bias {
-		t[name+".bias"] = []int{out}
-	}
-}
-
-func (t stateDict) conv(name string, in, out, kernel int) {
-	t[name+".weight"], t[name+".bias"] = []int{out, in, kernel, kernel}, []int{out}
-}
+type stateDict struct{ nn.StateDict }
 
 func (t stateDict) resnet(name string, in, out, wide int) {
-	t.norm(name+"norm1", in)
-	t.conv(name+"conv1", in, out, 3)
-	t.linear(name+"time_emb_proj", wide, out, true)
-	t.norm(name+"norm2", out)
-	t.conv(name+"conv2", out, out, 3)
+	t.Norm(name+"norm1", in)
+	t.Conv(name+"conv1", in, out, 3)
+	t.Linear(name+"time_emb_proj", wide, out)
+	t.Norm(name+"norm2", out)
+	t.Conv(name+"conv2", out, out, 3)
 	if in != out {
-		t.conv(name+"conv_shortcut", in, out, 1)
+		t.Conv(name+"conv_shortcut", in, out, 1)
 	}
 }
 
@@ -83,12 +72,12 @@ func (t stateDict) transformer(name string, ch int, depths intList, j int, c *Co
 	if depths == nil {
 		return
 	}
-	t.norm(name+"norm", ch)
+	t.Norm(name+"norm", ch)
 	for _, proj := range []string{"proj_in", "proj_out"} {
 		if c.LinearProjection {
-			t.linear(name+proj, ch, ch, true)
+			t.Linear(name+proj, ch, ch)
 		} else {
-			t.conv(name+proj, ch, ch, 1)
+			t.Conv(name+proj, ch, ch, 1)
 		}
 	}
 	for k := range depths.at(j) {
@@ -97,15 +86,15 @@ func (t stateDict) transformer(name string, ch int, depths intList, j int, c *Co
 			name string
 			from int
 		}{{"attn1.", ch}, {"attn2.", c.CrossAttentionDim}} {
-			t.linear(block+attention.name+"to_q", ch, ch, false)
-			t.linear(block+attention.name+"to_k", attention.from, ch, false)
-			t.linear(block+attention.name+"to_v", attention.from, ch, false)
-			t.linear(block+attention.name+"to_out.0", ch, ch, true)
+			t.Matrix(block+attention.name+"to_q", ch, ch)
+			t.Matrix(block+attention.name+"to_k", attention.from, ch)
+			t.Matrix(block+attention.name+"to_v", attention.from, ch)
+			t.Linear(block+attention.name+"to_out.0", ch, ch)
 		}
-		t.linear(block+"ff.net.0.proj", ch, 8*ch, true)
-		t.linear(block+"ff.net.2", 4*ch, ch, true)
+		t.Linear(block+"ff.net.0.proj", ch, 8*ch)
+		t.Linear(block+"ff.net.2", 4*ch, ch)
 		for _, norm := range []string{"norm1", "norm2", "norm3"} {
-			t.norm(block+norm, ch)
+			t.Norm(block+norm, ch)
 		}
 	}
 }

@@ -86,7 +86,7 @@ func (t Tensor) Finite() ([]float32, error) {
 	}
 	for i, v := range values {
 		if v-v != 0 {
-			return nil, t.errorf("element %d is %g, not a finite number: the weights are damaged", i, v)
+			return nil, t.errorf("%w", errNotFinite(i))
 		}
 	}
 	return values, nil

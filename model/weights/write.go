@@ -22,6 +22,7 @@ import (
 type Options struct {
 	Metadata map[string]string
 	Hash     bool                // put the data's DataHash into the metadata as KeyHash
+	Finite   bool                // refuse infinities and NaN
 	Progress func(written int64) // called with the bytes of data written so far, after each piece; may be nil
 }
 
@@ -60,7 +61,7 @@ func Save(path string, tensors []Tensor, opt Options) error {
 		if check || opt.Hash {
 			digest = sha256.New()
 		}
-		if err := writeData(w, digest, ordered, opt.Progress); err != nil {
+		if err := writeData(w, digest, ordered, opt); err != nil {
 			return err
 		}
 		switch {
@@ -82,7 +83,7 @@ func Save(path string, tensors []Tensor, opt Options) error {
 // "0x" and the hex SHA-256 of the data after the header. It calls every Fill.
 func DataHash(tensors []Tensor) (string, error) {
 	digest := sha256.New()
-	if err := writeData(io.Discard, digest, inFileOrder(tensors), nil); err != nil {
+	if err := writeData(io.Discard, digest, inFileOrder(tensors), Options{}); err != nil {
 		return "", fmt.Errorf("cannot hash tensors: %w", err)
 	}
 	return formatHash(digest), nil
@@ -104,8 +105,9 @@ func inFileOrder(tensors []Tensor) []Tensor {
 // pieceBytes is how much is written, or hashed meanwhile, before progress is told.
 const pieceBytes = 16 << 20
 
-// writeData writes the data to w and digest, which may be nil, at the same time.
-func writeData(w io.Writer, digest hash.Hash, ordered []Tensor, progress func(int64)) error {
+// writeData writes the data to w and digest, which may be nil, at the same time; what it takes of opt is Finite and
+// Progress.
+func writeData(w io.Writer, digest hash.Hash, ordered []Tensor, opt Options) error {
 	var written int64
 	for _, t := range ordered {
 		data, err := t.Bytes()
@@ -113,35 +115,42 @@ func writeData(w io.Writer, digest hash.Hash, ordered []Tensor, progress func(in
 			return err
 		}
 		t.willNeed(data)
+		before := 0
 		for piece := range slices.Chunk(data, pieceBytes) {
-			if err := writePiece(w, digest, piece); err != nil {
+			err := writePiece(w, piece, func() error {
+				if digest != nil {
+					digest.Write(piece)
+				}
+				if opt.Finite {
+					if i := notFinite(piece, t.DType); i >= 0 {
+						return errNotFinite(before/t.DType.Size() + i)
+					}
+				}
+				return nil
+			})
+			if err != nil {
 				return t.errorf("%w", err)
 			}
 			t.release(piece)
+			before += len(piece)
 			written += int64(len(piece))
-			if progress != nil {
-				progress(written)
+			if opt.Progress != nil {
+				opt.Progress(written)
 			}
 		}
 	}
 	return nil
 }
 
-func writePiece(w io.Writer, digest hash.Hash, piece []byte) error {
-	hashed := make(chan error, 1)
-	go func() {
-		hashed <- guardFaults(func() error {
-			if digest != nil {
-				digest.Write(piece)
-			}
-			return nil
-		})
-	}()
+// writePiece writes a part of the data while meanwhile reads it.
+func writePiece(w io.Writer, piece []byte, meanwhile func() error) error {
+	read := make(chan error, 1)
+	go func() { read <- guardFaults(meanwhile) }()
 	err := guardFaults(func() error {
 		_, err := w.Write(piece)
 		return err
 	})
-	return errors.Join(err, <-hashed)
+	return errors.Join(err, <-read)
 }
 
 // buildHeader is the size prefix and the JSON header, padded with spaces to 8 bytes.

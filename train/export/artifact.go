@@ -64,7 +64,7 @@ func Artifact(d *rundir.Dir, c *distill.Config, s distill.Step) error {
 	}
 	name := Name(s)
 	files := []rundir.File{{Name: name, WritePath: func(path string) error {
-		return weights.Save(path, tensors, weights.Options{Metadata: metadata, Hash: true})
+		return weights.Save(path, tensors, weights.Options{Metadata: metadata, Hash: true, Finite: true})
 	}}}
 	base, err := bundle.Open(c.ModelPath(), bundle.Options{})
 	if err != nil {

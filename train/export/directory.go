@@ -70,7 +70,7 @@ func fullUNet(base *bundle.Bundle, f *weights.File, c *distill.Config, s distill
 		tensors, err := converted(f, to)
 		return weights.Collect(tensors), err
 	}
-	modules, err := Modules(f, c.LoRA.Alpha)
+	trained, err := lora.OpenTrained(f, c.LoRA.Alpha)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +78,7 @@ func fullUNet(base *bundle.Bundle, f *weights.File, c *distill.Config, s distill
 	if err != nil {
 		return nil, err
 	}
-	return lora.Merged(unet, modules, 1, to)
+	return trained.Merged(unet, to)
 }
 
 // modelIndex is the base's with the scheduler that few-step weights need.

@@ -143,5 +143,5 @@ func (w *release) lora(file string, s distill.Step) error {
 	if err != nil {
 		return err
 	}
-	return weights.Save(w.path(file), tensors, weights.Options{Metadata: metadata, Hash: true})
+	return weights.Save(w.path(file), tensors, weights.Options{Metadata: metadata, Hash: true, Finite: true})
 }
