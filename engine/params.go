@@ -62,9 +62,7 @@ func (p *Params) Count() (all, trained int) {
 }
 
 // IsLoRA says whether a parameter is an adapter's factor.
-func IsLoRA(name string) bool {
-	return strings.HasSuffix(name, ".lora_down") || strings.HasSuffix(name, ".lora_up")
-}
+func IsLoRA(name string) bool { return nn.IsLoRA(name) }
 
 // Tensors is a set of host tensors by name, f32.
 type Tensors map[string][]float32

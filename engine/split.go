@@ -160,8 +160,8 @@ func (e *Engine) applySplit(o *Optimizer, targets []string, sound *Array, grads 
 		units := []string{name}
 		if _, ok := o.params.adapters[name]; ok {
 			units = []string{name + ".lora_down", name + ".lora_up"}
-		} else if o.params.adapters != nil {
-			grads[k].Free() // a tensor without adapter stays as it is
+		} else if !o.params.trained[name] {
+			grads[k].Free() // under adapters: a tensor that has none and is not trained itself
 			continue
 		}
 		norm2, err := e.updateUnit(o, name, units, index, grads[k], hyper, sound)

@@ -91,7 +91,7 @@ func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
 	if p.sampler, err = distill.NewSampler(r.Pipeline.Schedule, r.Config, step); err != nil {
 		return err
 	}
-	p.f = &program.Functions{UNet: r.Pipeline.UNet, Disc: r.discriminator()}
+	p.f = &program.Functions{UNet: r.Pipeline.UNet, Disc: r.critics()}
 	p.ofTeacher = &program.Functions{UNet: p.f.UNet}
 	if step.Target == distill.TargetLoRA && !r.Engine.Split {
 		p.f.LoRA = r.models.adapters()
@@ -99,7 +99,8 @@ func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
 	if r.models.besideBase(step.Teacher) {
 		p.ofTeacher.LoRA = r.models.adapters()
 	}
-	if step.Target != distill.TargetLoRA && step.Teacher.Full != distill.Base {
+	ofBase := step.Kind == distill.KindAdversarial && r.Config.Discriminator.Target == distill.TargetLoRA
+	if step.Target != distill.TargetLoRA && step.Teacher.Full != distill.Base && !ofBase {
 		r.models.free() // the base's place is needed
 	}
 	p.form = discriminator.Form(step.Form)
@@ -145,7 +146,7 @@ func (p *phase) free() {
 	p.student.FreeTrained()
 	p.optS.Free()
 	if p.critic != nil {
-		p.critic.FreeAll()
+		p.critic.FreeTrained()
 		p.optD.Free()
 	}
 	p.freeTeacher()

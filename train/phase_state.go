@@ -121,7 +121,7 @@ func (p *phase) finish() error {
 	}
 	files := []rundir.File{tensorFile(studentFile, trainedSpecs(p.student), student)}
 	if p.critic != nil {
-		files = append(files, tensorFile(discriminatorFile, p.critic.Specs, p.download(p.critic)))
+		files = append(files, tensorFile(discriminatorFile, trainedSpecs(p.critic), p.download(p.critic)))
 	}
 	return p.Dir.SaveResult(p.point(), nil, files...)
 }
