@@ -154,7 +154,8 @@ func (r *rehearsal) overBase(specs []nn.Spec, own func(name string) bool, traine
 func (r *rehearsal) optimizers() (err error) {
 	t := r.c.Train
 	p := r.c.Stages[r.step.Stage].Phases[r.step.Phase]
-	adam := engine.Adam{Beta1: p.Beta1, Beta2: p.Beta2, Eps: t.AdamEpsilon, WeightDecay: p.WeightDecay, ClipNorm: t.ClipNorm}
+	adam := engine.Adam{Beta1: p.Beta1, Beta2: p.Beta2, Eps: t.AdamEpsilon, WeightDecay: p.WeightDecay, ClipNorm: t.ClipNorm,
+		Moments: ComputeTypes[t.Moments]}
 	if r.critic != nil {
 		if r.optD, err = r.e.NewOptimizer(adam, r.critic); err != nil {
 			return err

@@ -178,12 +178,12 @@ func (n *networks) phase(c *distill.Config, m Model, s distill.Step) (Phase, err
 	p.FLOPsPerSample = n.flops(c, s, p.TeacherCalls, student, head)
 	p.FLOPs = p.FLOPsPerSample * float64(s.Samples)
 
-	moments := int64(1)
+	moments := int64(ComputeTypes[c.Train.Moments].Size())
 	if phase.Beta1 > 0 {
-		moments = 2
+		moments *= 2
 	}
 	p.Result = 4 * p.Trained
-	p.Checkpoint = 4 * (p.Trained + p.Discriminator) * (1 + moments)
+	p.Checkpoint = (p.Trained + p.Discriminator) * (4 + moments)
 	return p, nil
 }
 
