@@ -62,7 +62,8 @@ func (e *Engine) NewOptimizer(settings Adam, params *Params) (*Optimizer, error)
 			o.ema = append(o.ema, c)
 		}
 	}
-	return o, nil
+	_, err := e.numbers(o, o.all()) // now, so that no update takes more than another
+	return o, err
 }
 
 // emptyOptimizer has no state yet.

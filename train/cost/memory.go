@@ -54,8 +54,9 @@ func alike(c *distill.Config, s distill.Step) string {
 		s.TeacherSteps > s.StudentSteps, p.Beta1 > 0, p.WeightDecay > 0)
 }
 
-// memory rehearses an update of a phase.
-func memory(b compute.Backend, c *distill.Config, m Model, s distill.Step, d Device) (out Memory, err error) {
+// memory rehearses an update of a phase. A phase whose weights and optimizers alone take more than a limit, if it is not
+// 0, is not walked through: that they do is then all that Total tells.
+func memory(b compute.Backend, c *distill.Config, m Model, s distill.Step, d Device, limit int64) (out Memory, err error) {
 	e := engine.Dry(b, ComputeTypes[c.Train.Compute], Levels[c.Train.Granularity])
 	e.Calls, e.Frozen = Levels[c.Train.CallGranularity()], ComputeTypes[c.Train.Frozen]
 	e.Split, e.Flash = d.Split && e.Granularity == nn.Network, d.Flash
@@ -68,6 +69,9 @@ func memory(b compute.Backend, c *distill.Config, m Model, s distill.Step, d Dev
 		return out, err
 	}
 	out.Optimizer = e.Memory().Live - out.Weights
+	if out.Total = e.Memory().Live; limit > 0 && out.Total > limit {
+		return out, nil
+	}
 	if err = r.update(); err != nil {
 		return out, err
 	}

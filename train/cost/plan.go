@@ -76,7 +76,7 @@ func Plan(b compute.Backend, c *distill.Config, m Model, d Device) ([]Phase, err
 		if s.Kind != distill.KindMerge {
 			alike := alike(c, s)
 			if _, ok := known[alike]; !ok {
-				if known[alike], err = memory(b, c, m, s, d); err != nil {
+				if known[alike], err = memory(b, c, m, s, d, 0); err != nil {
 					return nil, fmt.Errorf("stage %s, phase %s: %w", s.StageName, s.PhaseName, err)
 				}
 			}
