@@ -62,8 +62,17 @@ func (e *Engine) NewOptimizer(settings Adam, params *Params) (*Optimizer, error)
 			o.ema = append(o.ema, c)
 		}
 	}
-	_, err := e.numbers(o, o.all()) // now, so that no update takes more than another
-	return o, err
+	// What an update would make of these, so that no update takes more memory than another.
+	if e.Granularity == nn.Network {
+		_, err := e.numbers(o, o.all())
+		return o, err
+	}
+	for k := range o.names {
+		if _, err := e.numbers(o, []int{k}); err != nil {
+			return nil, err
+		}
+	}
+	return o, nil
 }
 
 // emptyOptimizer has no state yet.

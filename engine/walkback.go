@@ -73,7 +73,7 @@ func (e *Engine) trainTape(f Function, bind Bind, network string, o *Optimizer, 
 		}
 		o.acc[k] = zero[0]
 	}
-	return e.applyAccumulated(o, step, results)
+	return e.applyApart(o, step, results)
 }
 
 // start makes, on the device, what a walk back begins with: the loss's own cotangent, and the squared gradient norm so
@@ -307,6 +307,9 @@ func (e *Engine) add(a, b *Array) (*Array, error) {
 func (t *tape) backwards(entries []planEntry, immediate bool) ([]func() (*program, error), error) {
 	marked := map[int]bool{t.plan.loss: true}
 	var jobs []func() (*program, error)
+	if t.o != nil && !immediate {
+		jobs = t.e.apart(t.o)
+	}
 	for i := len(entries) - 1; i >= 0; i-- {
 		en := entries[i]
 		var shapesIn, outShapes []shapes.Shape

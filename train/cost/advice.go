@@ -14,6 +14,8 @@ type Change struct {
 	Set    []string `json:"set"`    // as overrides
 	Effect string   `json:"effect"` // in words
 	Memory int64    `json:"memory_bytes"`
+
+	LoRAOnly bool `json:"lora_only,omitempty"` // and phases whose target is full, and merges, are left out
 }
 
 // Fit lists changes after each of which every phase of a recipe takes at most limit bytes, the gentlest first. load
@@ -28,7 +30,7 @@ func Fit(b compute.Backend, load func(overrides ...string) (*distill.Config, err
 		if err != nil {
 			return nil, nil // a change that the recipe's other settings rule out
 		}
-		if loraOnly {
+		if change.LoRAOnly = loraOnly; loraOnly {
 			change.Effect = join("only the phases whose target is lora, with teacher and student over one base", change.Effect)
 			changed = onlyLoRA(changed)
 		}

@@ -88,10 +88,10 @@ func (r *rehearsal) networks(b compute.Backend, m Model) (err error) {
 	}
 	r.f, r.ofTeacher = &program.Functions{UNet: m.UNet, Disc: d}, &program.Functions{UNet: m.UNet}
 	one := m.inputs(r.c, 1)
-	if r.full, err = nn.Trace(b, m.UNet.Network("", nil), one...); err != nil {
+	if r.full, err = trace(b, m.UNet.Network("", nil), nil, one); err != nil {
 		return err
 	}
-	if r.lora, err = nn.Trace(b, m.UNet.Network("", r.adapters), one...); err != nil {
+	if r.lora, err = trace(b, m.UNet.Network("", r.adapters), r.adapters, one); err != nil {
 		return err
 	}
 	s, e := r.step, r.e
@@ -123,7 +123,7 @@ func (r *rehearsal) networks(b compute.Backend, m Model) (err error) {
 		return err
 	}
 	d = m.discriminator(r.c)
-	specs, err := nn.Trace(b, d.Network("", discriminator.Form(s.Form)), one...)
+	specs, err := trace(b, d.Network("", discriminator.Form(s.Form)), d.LoRA, one, d.Backbone("").Kind, d.Head("").Kind)
 	switch {
 	case err != nil:
 	case overBase:
