@@ -60,7 +60,11 @@ func changes(c *distill.Config) (all []Change) {
 			fmt.Sprintf("train.batch=%d", batch), fmt.Sprintf("train.accumulate=%d", accumulate))})
 	}
 	var kept Change
-	for _, k := range append([]Change{{}}, keepingLess(c)...) {
+	less := keepingLess(c)
+	if len(less) > 0 && c.Train.Frozen != "bf16" { // which costs nothing where weights are multiplied in bf16
+		all = append(all, less[0])
+	}
+	for _, k := range append([]Change{{}}, less...) {
 		kept = Change{Effect: join(kept.Effect, k.Effect), Set: append(slices.Clone(kept.Set), k.Set...)}
 		all = append(all, kept)
 		for batch := c.Train.Batch / 2; batch >= 1; batch /= 2 {
