@@ -42,6 +42,7 @@ type Train struct {
 	Granularity       string  `yaml:"granularity"`        // size of a compiled block: network, stage or layer
 	Calls             string  `yaml:"calls"`              // the same for calls without gradients, at least as coarse; left out = as granularity
 	Frozen            string  `yaml:"frozen"`             // how weights that a phase does not train are kept: f32, or bf16 below granularity network
+	Moments           string  `yaml:"moments"`            // how Adam's moments are kept: f32, or bf16 with stochastic rounding
 	CheckpointMinutes float64 `yaml:"checkpoint_minutes"` // save after this long; 0 = not by time
 	CheckpointSamples int64   `yaml:"checkpoint_samples"` // save after this many samples; 0 = not by samples
 	KeepCheckpoints   int     `yaml:"keep_checkpoints"`   // complete checkpoints kept, at least 2
@@ -60,6 +61,7 @@ type LoRA struct {
 // Discriminator holds what the paper leaves open about it (3.3), and when its
 // collapse is reported.
 type Discriminator struct {
+	Target           string  `yaml:"target"`            // what of its backbone is trained: full, or lora = adapters over the frozen base
 	HeadChannels     int     `yaml:"head_channels"`     // width of the head's convolutions; 0 = that of the mid block
 	HeadGroups       int     `yaml:"head_groups"`       // groups of its GroupNorm; 0 = those of the UNet
 	CarryBackbone    bool    `yaml:"carry_backbone"`    // keep it from phase to phase within a stage
@@ -95,7 +97,7 @@ const (
 	KindX0          = "x0"          // convert to x0-prediction by (29)
 
 	TargetLoRA = "lora" // train the adapters
-	TargetFull = "full" // train the whole UNet
+	TargetFull = "full" // train the whole UNet (of the discriminator: its whole backbone)
 
 	FormConditional   = "conditional"   // (22)
 	FormUnconditional = "unconditional" // (23)

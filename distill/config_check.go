@@ -105,6 +105,7 @@ func (t *Train) check(v *checker) {
 	v.oneOf("train.frozen", t.Frozen, computes)
 	v.require("train.frozen", t.Frozen != "bf16" || t.Granularity != "network",
 		"is bf16, which saves memory that only large networks are short of; with it train.granularity must be stage or layer")
+	v.oneOf("train.moments", t.Moments, computes)
 	v.require("train.checkpoint_minutes", t.CheckpointMinutes >= 0, "must not be negative, and is %g; 0 saves by samples only", t.CheckpointMinutes)
 	v.require("train.checkpoint_samples", t.CheckpointSamples >= 0, "must not be negative, and is %d; 0 saves by time only", t.CheckpointSamples)
 	v.require("train.keep_checkpoints", t.KeepCheckpoints >= 2, "must be at least 2, and is %d; with fewer, a crash while saving could leave none", t.KeepCheckpoints)
@@ -115,6 +116,7 @@ func (t *Train) check(v *checker) {
 }
 
 func (d *Discriminator) check(v *checker) {
+	v.oneOf("discriminator.target", d.Target, targets)
 	v.require("discriminator.head_channels", d.HeadChannels >= 0, "must not be negative, and is %d; 0 takes the mid block's width", d.HeadChannels)
 	v.require("discriminator.head_groups", d.HeadGroups >= 0, "must not be negative, and is %d; 0 takes the UNet's", d.HeadGroups)
 	if d.HeadChannels > 0 && d.HeadGroups > 0 {

@@ -18,6 +18,7 @@ func Default() *Config {
 			Compute:           "bf16",
 			Granularity:       "layer",
 			Frozen:            "f32",
+			Moments:           "f32",
 			CheckpointMinutes: 30,
 			KeepCheckpoints:   2,
 			LogEvery:          512,
@@ -25,6 +26,7 @@ func Default() *Config {
 		},
 		LoRA: LoRA{Rank: 64, Alpha: 8},
 		Discriminator: Discriminator{
+			Target:           TargetFull,
 			HeadGroups:       32,
 			CarryBackbone:    true,
 			GateWindow:       1024,

@@ -49,6 +49,7 @@ type Engine struct {
 	busy     int       // compilations that are going on
 	since    time.Time // when the first of them began
 	runs     atomic.Int64
+	waits    atomic.Int64
 	account
 }
 
@@ -75,6 +76,9 @@ func (e *Engine) Compiled() CompileStats {
 
 // Runs counts the programs that were run, or queued to be run.
 func (e *Engine) Runs() int64 { return e.runs.Load() }
+
+// Waits counts the arrays that the host waited for, to read them.
+func (e *Engine) Waits() int64 { return e.waits.Load() }
 
 // FrozenDType is the dtype in which matrices and kernels that nothing trains are kept.
 func (e *Engine) FrozenDType() dtypes.DType {
@@ -153,6 +157,7 @@ func (e *Engine) Floats(a *Array) ([]float32, error) {
 	if a.buffer == nil {
 		return nil, fmt.Errorf("array of shape %v was freed, or given to a training step, and cannot be read", a.shape.Dimensions)
 	}
+	e.waits.Add(1)
 	if a.shape.DType == dtypes.BFloat16 {
 		return e.widened(a)
 	}

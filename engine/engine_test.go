@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"fewstep/engine"
 	"fewstep/internal/xla"
@@ -149,21 +150,46 @@ func train(t *testing.T, e *engine.Engine, o *engine.Optimizer, step engine.Step
 	return must[*engine.Result](t)(e.Train(perceptron(), engine.Bind{"net": o.Params()}, "net", o, step, in...))
 }
 
-// A NaN in one micro-batch leaves parameters, moments, average and step count as they were.
+// watchWaits sees to it that the host reads nothing from the device between the programs of a training step: whether
+// the gradient is finite is decided on the device, while all programs are queued. What it returns checks the last step.
+func watchWaits(e *engine.Engine) (check func(t *testing.T, what string)) {
+	var seen []int64
+	e.Watch = func(string, time.Time, time.Duration) { seen = append(seen, e.Waits()) }
+	return func(t *testing.T, what string) {
+		t.Helper()
+		e.Watch = nil
+		if len(seen) == 0 || e.Waits() == seen[len(seen)-1] {
+			t.Errorf("%s: %d programs, and nothing was read after them", what, len(seen))
+		}
+		first := seen[0]
+		for i, n := range seen {
+			if n != first {
+				t.Errorf("%s: the host waited for the device before program %d of %d", what, i+1, len(seen))
+				break
+			}
+		}
+	}
+}
+
+// A NaN in one micro-batch leaves parameters, moments, average and step count as they were, and no path waits for the
+// device to find it.
 func TestNonFiniteGradientChangesNothing(t *testing.T) {
 	nan := float32(math.NaN())
 	for _, mode := range modes {
 		for _, c := range []struct {
-			clip float64
-			of   int
-		}{{0, 1}, {0, 2}, {1, 1}} {
-			t.Run(fmt.Sprintf("%s-%g-%d", mode, c.clip, c.of), func(t *testing.T) {
+			clip    float64
+			of      int
+			moments dtypes.DType
+		}{{0, 1, dtypes.Float32}, {0, 2, dtypes.Float32}, {1, 1, dtypes.Float32}, {0, 1, dtypes.BFloat16}, {0.5, 2, dtypes.BFloat16}} {
+			t.Run(fmt.Sprintf("%s-%g-%d-%s", mode, c.clip, c.of, c.moments), func(t *testing.T) {
 				e := sharedEngine(mode, dtypes.Float32)
-				o := must[*engine.Optimizer](t)(e.NewOptimizer(engine.Adam{Beta1: 0.9, Beta2: 0.99, EMA: 0.9, WeightDecay: 0.1, ClipNorm: c.clip}, perceptronParams(t, e)))
+				settings := engine.Adam{Beta1: 0.9, Beta2: 0.99, EMA: 0.9, WeightDecay: 0.1, ClipNorm: c.clip, Moments: c.moments, Seed: 5}
+				o := must[*engine.Optimizer](t)(e.NewOptimizer(settings, perceptronParams(t, e)))
 				for k := range c.of {
 					train(t, e, o, engine.Step{LR: 0.1, Micro: k, Of: c.of}, batch(t, e, 0.5))
 				}
 				before := snapshot(t, e, o)
+				waits := watchWaits(e)
 				var r *engine.Result
 				for k := range c.of {
 					in := batch(t, e, 0.5)
@@ -175,16 +201,19 @@ func TestNonFiniteGradientChangesNothing(t *testing.T) {
 				if r.Norm2-r.Norm2 == 0 {
 					t.Errorf("norm² is %g, which tells nothing of the NaN", r.Norm2)
 				}
+				waits(t, "a step with a NaN")
 				sameBits(t, snapshot(t, e, o), before)
 				if o.Steps != 1 {
 					t.Errorf("%d steps counted, want 1", o.Steps)
 				}
+				waits = watchWaits(e)
 				for k := range c.of { // and training goes on
 					train(t, e, o, engine.Step{LR: 0.1, Micro: k, Of: c.of}, batch(t, e, 0.5))
 				}
 				if o.Steps != 2 {
 					t.Errorf("%d steps counted, want 2", o.Steps)
 				}
+				waits(t, "a step")
 			})
 		}
 	}
@@ -214,9 +243,12 @@ func TestPartlyInfiniteGradient(t *testing.T) {
 
 // Two steps, a save, a restore into a new optimizer and two more steps are four steps, to the bit.
 func TestRestoredOptimizerContinues(t *testing.T) {
-	settings := engine.Adam{Beta1: 0.9, Beta2: 0.99, EMA: 0.9, WeightDecay: 0.1}
-	for _, mode := range modes {
-		t.Run(mode, func(t *testing.T) {
+	for i, mode := range append(modes, modes...) {
+		settings := engine.Adam{Beta1: 0.9, Beta2: 0.99, EMA: 0.9, WeightDecay: 0.1}
+		if i >= len(modes) {
+			settings.Moments, settings.Seed = dtypes.BFloat16, 11
+		}
+		t.Run(fmt.Sprintf("%s-%s", mode, settings.Moments), func(t *testing.T) {
 			e := sharedEngine(mode, dtypes.Float32)
 			o := must[*engine.Optimizer](t)(e.NewOptimizer(settings, perceptronParams(t, e)))
 			steps := func(o *engine.Optimizer) {

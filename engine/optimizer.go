@@ -20,6 +20,9 @@ type Adam struct {
 	WeightDecay  float64 // decoupled
 	ClipNorm     float64 // largest global gradient norm; 0 = off
 	EMA          float64 // decay of an averaged copy of the weights; 0 = off
+
+	Moments dtypes.DType // in which both moments are kept: Float32 (the default), or BFloat16, rounded stochastically
+	Seed    uint64       // of that rounding
 }
 
 // Optimizer is the state of training one network's trained parameters.
@@ -31,6 +34,8 @@ type Optimizer struct {
 	m, v   []*Array // moments; m is empty when Beta1 = 0
 	ema    []*Array
 	acc    []*Array // gradients added up over micro-batches, nil outside an accumulation
+
+	numbered map[string]*Array // see numbers
 }
 
 // NewOptimizer starts with zero moments (and the EMA at the weights).
@@ -42,11 +47,11 @@ func (e *Engine) NewOptimizer(settings Adam, params *Params) (*Optimizer, error)
 	for _, name := range o.names {
 		a := params.Get(name)
 		if o.Beta1 != 0 {
-			if err := e.zeros(&o.m, a); err != nil {
+			if err := e.zeros(&o.m, a, o.momentType()); err != nil {
 				return nil, err
 			}
 		}
-		if err := e.zeros(&o.v, a); err != nil {
+		if err := e.zeros(&o.v, a, o.momentType()); err != nil {
 			return nil, err
 		}
 		if o.EMA != 0 {
@@ -55,6 +60,16 @@ func (e *Engine) NewOptimizer(settings Adam, params *Params) (*Optimizer, error)
 				return nil, err
 			}
 			o.ema = append(o.ema, c)
+		}
+	}
+	// What an update would make of these, so that no update takes more memory than another.
+	if e.Granularity == nn.Network {
+		_, err := e.numbers(o, o.all())
+		return o, err
+	}
+	for k := range o.names {
+		if _, err := e.numbers(o, []int{k}); err != nil {
+			return nil, err
 		}
 	}
 	return o, nil
@@ -68,14 +83,22 @@ func emptyOptimizer(settings Adam, params *Params) *Optimizer {
 	return &Optimizer{Adam: settings, params: params, names: params.Trained()}
 }
 
-func (e *Engine) zeros(list *[]*Array, like *Array) error {
+func (e *Engine) zeros(list *[]*Array, like *Array, dtype dtypes.DType) error {
 	if e.dry {
-		*list = append(*list, e.Blank(shapes.Make(dtypes.Float32, like.shape.Dimensions...)))
+		*list = append(*list, e.Blank(shapes.Make(dtype, like.shape.Dimensions...)))
 		return nil
 	}
-	z, err := e.Upload(make([]float32, like.shape.Size()), like.shape.Dimensions...)
+	z, err := e.uploadAs(dtype, make([]float32, like.shape.Size()), like.shape.Dimensions)
 	*list = append(*list, z)
 	return err
+}
+
+// uploadAs uploads f32 values, rounded to nearest where they are to be bf16.
+func (e *Engine) uploadAs(dtype dtypes.DType, v []float32, dims []int) (*Array, error) {
+	if dtype == dtypes.BFloat16 {
+		return e.Upload(narrowed(v), dims...)
+	}
+	return e.Upload(v, dims...)
 }
 
 // Params are the parameters being trained.
@@ -87,6 +110,10 @@ func (o *Optimizer) Free() {
 	Free(o.v...)
 	Free(o.ema...)
 	Free(o.acc...)
+	for _, a := range o.numbered {
+		a.Free()
+	}
+	o.numbered = nil
 }
 
 // state lists the moment arrays in program order.
@@ -109,30 +136,34 @@ func (o *Optimizer) setState(all []*Array) {
 
 // settings identify the static part of the update in program keys.
 func (o *Optimizer) settings() string {
-	return fmt.Sprintf("adam(%g,%g,%g,%g,%g,%g)", o.Beta1, o.Beta2, o.Eps, o.WeightDecay, o.ClipNorm, o.EMA)
+	return fmt.Sprintf("adam(%g,%g,%g,%g,%g,%g,%s)", o.Beta1, o.Beta2, o.Eps, o.WeightDecay, o.ClipNorm, o.EMA, o.momentType())
 }
 
 // signature identifies the update of all parameters.
 func (o *Optimizer) signature() string { return fmt.Sprintf("%s%d", o.settings(), len(o.names)) }
 
 // hypers is the number of hyper-parameters of a step.
-const hypers = 4
+const hypers = 6
 
-// hyper uploads what changes from step to step: [lr/(1-β1ᵗ), 1/sqrt(1-β2ᵗ), 1-lr·decay, gradient scale].
+// hyper uploads what changes from step to step: [lr/(1-β1ᵗ), 1/sqrt(1-β2ᵗ), 1-lr·decay, gradient scale, two numbers for
+// the rounding of moments].
 func (e *Engine) hyper(o *Optimizer, lr, gradScale float64) (*Array, error) {
 	t := float64(o.Steps + 1)
+	first, second := o.draw(o.Steps + 1)
 	return e.Upload([]float32{
 		float32(lr / (1 - math.Pow(o.Beta1, t))),
 		float32(1 / math.Sqrt(1-math.Pow(o.Beta2, t))),
 		float32(1 - lr*o.WeightDecay),
 		float32(gradScale),
+		first, second,
 	}, hypers)
 }
 
 // updateNodes adds one optimizer step to a graph. params, grads and state are in the order of o.names; the results are
 // the squared gradient norm, the new parameters and the new state. Where the norm is not finite nothing changes.
-// before, if not nil, is the squared norm of other parameters' gradients, to which these are added.
-func (o *Optimizer) updateNodes(params, grads, state []*graph.Node, hyper, before *graph.Node) (norm2 *graph.Node, newParams, newState []*graph.Node) {
+// before, if not nil, is the squared norm of other parameters' gradients, to which these are added. numbers are those of
+// the parameters where moments are rounded, else nil.
+func (o *Optimizer) updateNodes(params, grads, state []*graph.Node, hyper, before, numbers *graph.Node) (norm2 *graph.Node, newParams, newState []*graph.Node) {
 	g := hyper.Graph()
 	h := func(i int) *graph.Node { return graph.Reshape(graph.SliceAxis(hyper, 0, graph.AxisRange(i, i+1))) }
 	if norm2 = before; norm2 == nil {
@@ -159,15 +190,23 @@ func (o *Optimizer) updateNodes(params, grads, state []*graph.Node, hyper, befor
 		oldM, state = state[:n], state[n:]
 	}
 	oldV, oldE = state[:n], state[n:]
+	wide := func(x *graph.Node) *graph.Node { return graph.ConvertDType(x, dtypes.Float32) }
 	for i, p := range params {
 		grad := grads[i]
+		kept := func(x, _ *graph.Node) *graph.Node { return x }
+		var forM, forV *graph.Node
+		if o.rounds() {
+			kept = rounded
+			number := graph.Reshape(graph.SliceAxis(numbers, 0, graph.AxisRange(i, i+1)))
+			forM, forV = halves(randomBits(p.Shape(), [2]*graph.Node{h(4), h(5)}, number))
+		}
 		m := grad
 		if o.Beta1 != 0 {
-			m = graph.Add(graph.MulScalar(oldM[i], o.Beta1), graph.MulScalar(grad, 1-o.Beta1))
-			ms = append(ms, keep(m, oldM[i]))
+			m = graph.Add(graph.MulScalar(wide(oldM[i]), o.Beta1), graph.MulScalar(grad, 1-o.Beta1))
+			ms = append(ms, keep(kept(m, forM), oldM[i]))
 		}
-		v := graph.Add(graph.MulScalar(oldV[i], o.Beta2), graph.MulScalar(graph.Square(grad), 1-o.Beta2))
-		vs = append(vs, keep(v, oldV[i]))
+		v := graph.Add(graph.MulScalar(wide(oldV[i]), o.Beta2), graph.MulScalar(graph.Square(grad), 1-o.Beta2))
+		vs = append(vs, keep(kept(v, forV), oldV[i]))
 		step := graph.Div(mulScalar(m, h(0)), graph.AddScalar(mulScalar(graph.Sqrt(v), h(1)), o.Eps))
 		updated := p
 		if o.WeightDecay != 0 {
@@ -241,6 +280,14 @@ func (e *Engine) SaveOptimizer(o *Optimizer) (specs []nn.Spec, value func(nn.Spe
 	}
 }
 
+// Saved is the dtype of a saved tensor of the state, by its name.
+func (o *Optimizer) Saved(name string) dtypes.DType {
+	if kind, _ := split(name); kind == "ema" {
+		return dtypes.Float32
+	}
+	return o.momentType()
+}
+
 // RestoreOptimizer puts saved state back, which is asked for one by one.
 func (e *Engine) RestoreOptimizer(o *Optimizer, value func(nn.Spec) ([]float32, error), steps int64) error {
 	for kind, list := range o.lists() {
@@ -253,7 +300,7 @@ func (e *Engine) RestoreOptimizer(o *Optimizer, value func(nn.Spec) ([]float32, 
 			if len(v) != old.shape.Size() {
 				return fmt.Errorf("optimizer state %q has the wrong size", name)
 			}
-			a, err := e.Upload(v, old.shape.Dimensions...)
+			a, err := e.uploadAs(old.shape.DType, v, old.shape.Dimensions)
 			if err != nil {
 				return err
 			}

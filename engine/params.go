@@ -62,9 +62,7 @@ func (p *Params) Count() (all, trained int) {
 }
 
 // IsLoRA says whether a parameter is an adapter's factor.
-func IsLoRA(name string) bool {
-	return strings.HasSuffix(name, ".lora_down") || strings.HasSuffix(name, ".lora_up")
-}
+func IsLoRA(name string) bool { return nn.IsLoRA(name) }
 
 // Tensors is a set of host tensors by name, f32.
 type Tensors map[string][]float32
@@ -124,12 +122,7 @@ func (e *Engine) upload(s nn.Spec, value func(nn.Spec) ([]float32, error), train
 	if len(v) != s.Size() {
 		return nil, fmt.Errorf("tensor %q has %d elements, the network needs %v", s.Name, len(v), s.Dims)
 	}
-	var a *Array
-	if e.kept(s, trained) == dtypes.BFloat16 {
-		a, err = e.Upload(narrowed(v), s.Dims...)
-	} else {
-		a, err = e.Upload(v, s.Dims...)
-	}
+	a, err := e.uploadAs(e.kept(s, trained), v, s.Dims)
 	if err != nil {
 		return nil, fmt.Errorf("tensor %q: %w", s.Name, err)
 	}

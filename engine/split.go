@@ -2,7 +2,6 @@ package engine
 
 import (
 	"fmt"
-	"math"
 
 	"fewstep/model/nn"
 
@@ -137,20 +136,24 @@ func (e *Engine) trainSplit(f Function, bind Bind, network string, o *Optimizer,
 // Where sound is not finite nothing changes.
 func (e *Engine) applySplit(o *Optimizer, targets []string, sound *Array, grads []*Array, step Step) (float64, error) {
 	scale := 1 / float64(max(step.Of, 1))
-	if o.ClipNorm > 0 {
-		norm, err := e.norm(grads) // with adapters: of the weights' gradients
-		if err != nil {
-			return 0, err
-		}
-		if norm *= scale; norm > o.ClipNorm {
-			scale *= o.ClipNorm / norm
-		}
-	}
 	hyper, err := e.hyper(o, step.LR, scale)
 	if err != nil {
 		return 0, err
 	}
-	defer hyper.Free()
+	defer func() { hyper.Free() }()
+	var all *Array // squared norm of the gradients as they came, where they are clipped; with adapters, of the weights'
+	if o.ClipNorm > 0 {
+		if all, err = e.norm2(grads); err != nil {
+			return 0, err
+		}
+		defer all.Free()
+		clipped, err := e.clipped(o, hyper, all)
+		if err != nil {
+			return 0, err
+		}
+		hyper.Free()
+		hyper = clipped
+	}
 	index := map[string]int{}
 	for i, name := range o.names {
 		index[name] = i
@@ -160,8 +163,8 @@ func (e *Engine) applySplit(o *Optimizer, targets []string, sound *Array, grads 
 		units := []string{name}
 		if _, ok := o.params.adapters[name]; ok {
 			units = []string{name + ".lora_down", name + ".lora_up"}
-		} else if o.params.adapters != nil {
-			grads[k].Free() // a tensor without adapter stays as it is
+		} else if !o.params.trained[name] {
+			grads[k].Free() // under adapters: a tensor that has none and is not trained itself
 			continue
 		}
 		norm2, err := e.updateUnit(o, name, units, index, grads[k], hyper, sound)
@@ -169,6 +172,16 @@ func (e *Engine) applySplit(o *Optimizer, targets []string, sound *Array, grads 
 			return 0, fmt.Errorf("updating %s: %w", name, err)
 		}
 		norms = append(norms, norm2)
+	}
+	if all != nil {
+		v, err := e.Floats(all)
+		if err != nil {
+			return 0, err
+		}
+		Free(norms...)
+		total := float64(v[0]) * scale * scale
+		o.count(total)
+		return total, nil
 	}
 	total := 0.0
 	for _, a := range norms {
@@ -202,6 +215,15 @@ func (e *Engine) updateUnit(o *Optimizer, name string, units []string, index map
 	}
 	last := len(args)
 	args = append(args, hyper, sound)
+	var which []int
+	for _, u := range units {
+		which = append(which, index[u])
+	}
+	numbers, err := e.numbers(o, which)
+	if err != nil {
+		return nil, err
+	}
+	args = append(args, numbers...)
 	p, err := e.updateProgram(o, a, adapts, len(units), first, last, args)
 	if err != nil {
 		return nil, err
@@ -237,11 +259,11 @@ func (e *Engine) updateUnit(o *Optimizer, name string, units []string, index map
 // and the state that it changes.
 func (e *Engine) updateProgram(o *Optimizer, a adapter, adapts bool, n, first, last int, args []*Array) (*program, error) {
 	settings := *o
-	key := fmt.Sprintf("unit(%g,%g,%g,%g,%g)", o.Beta1, o.Beta2, o.Eps, o.WeightDecay, o.EMA)
+	settings.ClipNorm = 0
+	key := "unit" + settings.settings()
 	if adapts {
 		key += fmt.Sprintf("lora(%d,%g)", a.lora.Rank, a.lora.Scale)
 	}
-	settings.ClipNorm = 0
 	return e.declare(e.key(key, "", args), func(g *graph.Graph, p *program) []*graph.Node {
 		p.aliases = map[int]int{}
 		for i := first; i < last; i++ {
@@ -256,7 +278,11 @@ func (e *Engine) updateProgram(o *Optimizer, a adapter, adapts bool, n, first, l
 			down, up := nn.AdapterGradients(grad, rest[0], rest[1], a.lora)
 			grads = []*graph.Node{down, up}
 		}
-		norm2, params, state := settings.updateNodes(rest[:n], grads, rest[n:], hyper, sound)
+		var numbers *graph.Node
+		if settings.rounds() {
+			numbers = in[last+2]
+		}
+		norm2, params, state := settings.updateNodes(rest[:n], grads, rest[n:], hyper, sound, numbers)
 		out := append(append([]*graph.Node{norm2}, params...), state...)
 		if adapts {
 			out = append(out, nn.Adapted(base, params[0], params[1], a.lora))
@@ -277,27 +303,46 @@ func (o *Optimizer) ordered() (lists [][]*Array) {
 	return lists
 }
 
-// norm is the norm of several arrays together.
-func (e *Engine) norm(arrays []*Array) (float64, error) {
-	total := 0.0
+// norm2 is the squared norm of several arrays together, on the device: nothing waits for it.
+func (e *Engine) norm2(arrays []*Array) (total *Array, err error) {
 	for _, a := range arrays {
 		p, err := e.get(e.key("norm2", "", []*Array{a}), func(g *graph.Graph, _ *program) []*graph.Node {
 			x := nodes(inputNodes(g, []shapes.Shape{a.shape}))[0]
-			return []*graph.Node{graph.ReduceAllSum(graph.Square(x))}
+			return []*graph.Node{graph.ReduceAllSum(graph.Square(graph.ConvertDType(x, dtypes.Float32)))}
 		})
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		out, err := e.execute(p, []*Array{a}, nil)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
-		v, err := e.Floats(out[0])
-		if err != nil {
-			return 0, err
+		if total == nil {
+			total = out[0]
+		} else if total, err = e.add(total, out[0]); err != nil {
+			return nil, err
 		}
-		out[0].Free()
-		total += float64(v[0])
 	}
-	return math.Sqrt(total), nil
+	return total, nil
+}
+
+// clipped is hyper with a gradient scale at which gradients of a squared norm are no longer than ClipNorm.
+func (e *Engine) clipped(o *Optimizer, hyper, norm2 *Array) (*Array, error) {
+	in := []*Array{hyper, norm2}
+	p, err := e.get(e.key(fmt.Sprintf("clip(%g)", o.ClipNorm), "", in), func(g *graph.Graph, _ *program) []*graph.Node {
+		n := nodes(inputNodes(g, shapesOf(in)))
+		scale := graph.SliceAxis(n[0], 0, graph.AxisRange(3, 4))
+		norm := graph.AddScalar(graph.Mul(graph.Reshape(graph.Sqrt(n[1]), 1), scale), 1e-12)
+		scale = graph.Mul(scale, graph.MinScalar(graph.Div(graph.MulScalar(graph.OnesLike(norm), o.ClipNorm), norm), 1))
+		return []*graph.Node{graph.Concatenate([]*graph.Node{graph.SliceAxis(n[0], 0, graph.AxisRange(0, 3)), scale,
+			graph.SliceAxis(n[0], 0, graph.AxisRange(4, hypers))}, 0)}
+	})
+	if err != nil {
+		return nil, err
+	}
+	out, err := e.execute(p, in, nil)
+	if err != nil {
+		return nil, err
+	}
+	return out[0], nil
 }

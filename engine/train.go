@@ -6,6 +6,7 @@ import (
 
 	"fewstep/model/nn"
 
+	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
 )
@@ -91,7 +92,7 @@ func (e *Engine) fusedProgram(f Function, bind Bind, network string, o *Optimize
 	return e.declare(key, func(g *graph.Graph, p *program) []*graph.Node {
 		outputs, params, grads := e.gradientNodes(g, p, f, bind, network, o.names, shapesOf(in))
 		state, hyper := o.stateNodes(g)
-		norm2, newParams, newState := o.updateNodes(params, grads, state, hyper, nil)
+		norm2, newParams, newState := o.updateNodes(params, grads, state, hyper, nil, o.numbersNode(g, len(params)))
 		n, at := len(outputs), len(in)+len(params)+len(p.info.(trained).frozen)
 		p.aliases = map[int]int{}
 		for i := range params {
@@ -118,15 +119,20 @@ func (e *Engine) trainFused(f Function, bind Bind, network string, o *Optimizer,
 		return nil, err
 	}
 	defer hyper.Free()
+	numbers, err := e.numbers(o, o.all())
+	if err != nil {
+		return nil, err
+	}
 	stateAt := len(args)
-	args = append(append(args, o.state()...), hyper)
-	donate := make([]bool, len(args))
+	args = append(args, o.state()...)
+	donate := make([]bool, len(args)+1+len(numbers))
 	for i := range o.names {
 		donate[len(in)+i] = true
 	}
-	for i := stateAt; i < len(args)-1; i++ {
+	for i := stateAt; i < len(args); i++ {
 		donate[i] = true
 	}
+	args = append(append(args, hyper), numbers...)
 	out, err := e.execute(p, args, donate)
 	if err != nil {
 		return nil, err
@@ -165,7 +171,7 @@ func (o *Optimizer) stateNodes(g *graph.Graph) (state []*graph.Node, hyper *grap
 	for i, a := range o.state() {
 		state = append(state, graph.Parameter(g, fmt.Sprintf("state%d", i), a.shape))
 	}
-	return state, graph.Parameter(g, "hyper", shapes.Make(state[0].DType(), 4))
+	return state, graph.Parameter(g, "hyper", shapes.Make(dtypes.Float32, hypers))
 }
 
 // gradientProgram adds a micro-batch's gradients to what was added up before.
@@ -219,7 +225,7 @@ func (e *Engine) zeroAccumulators(o *Optimizer) error {
 	Free(o.acc...)
 	o.acc = nil
 	for _, name := range o.names {
-		if err := e.zeros(&o.acc, o.params.Get(name)); err != nil {
+		if err := e.zeros(&o.acc, o.params.Get(name), dtypes.Float32); err != nil {
 			return err
 		}
 	}
@@ -241,7 +247,7 @@ func (e *Engine) applyAccumulated(o *Optimizer, step Step, outputs []*Array) (*R
 			grads[i] = graph.Parameter(g, fmt.Sprintf("g%d", i), a.shape)
 		}
 		state, hyper := o.stateNodes(g)
-		norm2, newParams, newState := o.updateNodes(params, grads, state, hyper, nil)
+		norm2, newParams, newState := o.updateNodes(params, grads, state, hyper, nil, o.numbersNode(g, len(params)))
 		p.aliases = map[int]int{}
 		for i := range params {
 			p.aliases[i] = 1 + i
@@ -259,11 +265,16 @@ func (e *Engine) applyAccumulated(o *Optimizer, step Step, outputs []*Array) (*R
 		return nil, err
 	}
 	defer hyper.Free()
-	args := append(append(append(shaped, o.acc...), o.state()...), hyper)
-	donate := make([]bool, len(args))
-	for i := range len(args) - 1 {
+	numbers, err := e.numbers(o, o.all())
+	if err != nil {
+		return nil, err
+	}
+	args := append(append(shaped, o.acc...), o.state()...)
+	donate := make([]bool, len(args)+1+len(numbers))
+	for i := range args {
 		donate[i] = true
 	}
+	args = append(append(args, hyper), numbers...)
 	out, err := e.execute(p, args, donate)
 	if err != nil {
 		return nil, err

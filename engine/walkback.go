@@ -68,12 +68,12 @@ func (e *Engine) trainTape(f Function, bind Bind, network string, o *Optimizer, 
 			continue
 		}
 		var zero []*Array // a parameter that the function does not use
-		if err := e.zeros(&zero, o.params.Get(o.names[k])); err != nil {
+		if err := e.zeros(&zero, o.params.Get(o.names[k]), dtypes.Float32); err != nil {
 			return nil, err
 		}
 		o.acc[k] = zero[0]
 	}
-	return e.applyAccumulated(o, step, results)
+	return e.applyApart(o, step, results)
 }
 
 // start makes, on the device, what a walk back begins with: the loss's own cotangent, and the squared gradient norm so
@@ -243,7 +243,11 @@ func (w *walker) update(indices []int, grads []*Array) error {
 	for i := range args {
 		donate[i] = true
 	}
-	out, err := e.execute(p, append(args, w.hyper, w.norm2), donate)
+	numbers, err := e.numbers(o, indices)
+	if err != nil {
+		return err
+	}
+	out, err := e.execute(p, append(append(args, w.hyper, w.norm2), numbers...), append(donate, make([]bool, len(numbers))...))
 	if err != nil {
 		return err
 	}
@@ -276,7 +280,7 @@ func (e *Engine) blockUpdate(o *Optimizer, n int, in []shapes.Shape) (*program, 
 		for i := range len(all) - 2*n {
 			p.aliases[2*n+i] = 1 + n + i
 		}
-		norm2, params, state := settings.updateNodes(all[:n], all[n:2*n], all[2*n:], hyper, before)
+		norm2, params, state := settings.updateNodes(all[:n], all[n:2*n], all[2*n:], hyper, before, settings.numbersNode(g, n))
 		return append(append([]*graph.Node{norm2}, params...), state...)
 	})
 }
@@ -303,6 +307,9 @@ func (e *Engine) add(a, b *Array) (*Array, error) {
 func (t *tape) backwards(entries []planEntry, immediate bool) ([]func() (*program, error), error) {
 	marked := map[int]bool{t.plan.loss: true}
 	var jobs []func() (*program, error)
+	if t.o != nil && !immediate {
+		jobs = t.e.apart(t.o)
+	}
 	for i := len(entries) - 1; i >= 0; i-- {
 		en := entries[i]
 		var shapesIn, outShapes []shapes.Shape
@@ -338,7 +345,7 @@ func (t *tape) backwards(entries []planEntry, immediate bool) ([]func() (*progra
 			return t.e.backward(en.call, t.bind, shapesIn, needsIn, hasOut, outShapes, trained)
 		})
 		if n := len(trained); n > 0 && immediate {
-			all := slices.Repeat(updated, 2+len(t.o.ordered())) // parameters, gradients, state
+			all := append(slices.Repeat(updated, 2), t.o.stateShapes(updated)...) // parameters, gradients, state
 			jobs = append(jobs, func() (*program, error) { return t.e.blockUpdate(t.o, n, all) })
 		}
 	}

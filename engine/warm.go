@@ -45,16 +45,15 @@ func (e *Engine) WarmTrain(f Function, bind Bind, network string, settings Adam,
 		return e.warmed(p, err)
 	}
 	o := emptyOptimizer(settings, params)
+	var trained []shapes.Shape
 	for _, name := range o.names {
-		a := params.Get(name)
-		if o.Beta1 != 0 {
-			o.m = append(o.m, a)
-		}
-		o.v = append(o.v, a)
-		if o.EMA != 0 {
-			o.ema = append(o.ema, a)
-		}
+		trained = append(trained, params.Get(name).shape)
 	}
+	var state []*Array
+	for _, s := range o.stateShapes(trained) {
+		state = append(state, Input(s))
+	}
+	o.setState(state)
 	if micro > 1 {
 		p, err := e.gradientProgram(f, bind, network, o, in)
 		return e.warmed(p, err)

@@ -147,7 +147,7 @@ func (m *models) teacher(model distill.Model, at int) (params *engine.Params, fr
 		return nil, nil, err
 	}
 	defer adapters.Close()
-	if params, err = m.adapted(pipeline.Reader(adapters), false, at); err != nil {
+	if params, err = m.overBase(m.lora, engine.IsLoRA, pipeline.Reader(adapters), false, at); err != nil {
 		return nil, nil, err
 	}
 	return params, func() {
@@ -159,26 +159,26 @@ func (m *models) teacher(model distill.Model, at int) (params *engine.Params, fr
 	}, nil
 }
 
-// adapted is a set of adapters over the shared base.
-func (m *models) adapted(value func(nn.Spec) ([]float32, error), trained bool, at int) (*engine.Params, error) {
+// overBase is a network over the shared base's weights: of its own it has the tensors that own names, such as adapters.
+func (m *models) overBase(specs []nn.Spec, own func(name string) bool, value func(nn.Spec) ([]float32, error), trained bool, at int) (*engine.Params, error) {
 	base, _, err := m.frozen(distill.Model{Full: distill.Base}, at)
 	if err != nil {
 		return nil, err
 	}
-	var specs []nn.Spec
-	for _, s := range m.lora {
-		if engine.IsLoRA(s.Name) {
-			specs = append(specs, s)
+	var fresh []nn.Spec
+	for _, s := range specs {
+		if own(s.Name) {
+			fresh = append(fresh, s)
 		}
 	}
-	adapters, err := m.run.Engine.LoadFunc(specs, value, func(string) bool { return trained })
+	owned, err := m.run.Engine.LoadFunc(fresh, value, func(string) bool { return trained })
 	if err != nil {
 		return nil, err
 	}
-	p := engine.NewParams(m.lora)
-	for _, s := range m.lora {
-		if engine.IsLoRA(s.Name) {
-			p.Set(s.Name, adapters.Get(s.Name), trained)
+	p := engine.NewParams(specs)
+	for _, s := range specs {
+		if own(s.Name) {
+			p.Set(s.Name, owned.Get(s.Name), trained)
 		} else {
 			p.Set(s.Name, base.Get(s.Name), false)
 		}
@@ -252,30 +252,37 @@ func (m *models) student(step distill.Step, at int, checkpoint *rundir.Checkpoin
 	if step.Target != distill.TargetLoRA {
 		return e.LoadFunc(m.full, value, everything)
 	}
-	p, err := m.adapted(value, true, at)
-	if err != nil {
-		return nil, err
+	return m.trainable(m.lora, engine.IsLoRA, value, at)
+}
+
+// trainable is overBase for training what is its own; the engine's way of training adapters is prepared.
+func (m *models) trainable(specs []nn.Spec, own func(name string) bool, value func(nn.Spec) ([]float32, error), at int) (*engine.Params, error) {
+	p, err := m.overBase(specs, own, value, true, at)
+	if err == nil && m.run.Engine.Split {
+		err = m.run.Engine.Materialise(p, *m.adapters())
 	}
-	if e.Split {
-		return p, e.Materialise(p, *m.adapters())
-	}
-	return p, nil
+	return p, err
 }
 
 func everything(string) bool { return true }
 
-// critic makes the discriminator's parameters: the original encoder and a new head, or what the phase before trained;
-// with the values of a checkpoint of the phase, if it is not nil.
+// critic makes the discriminator's parameters: the original encoder, or fresh adapters over it, and a new head, or what
+// the phase before trained; with the values of a checkpoint of the phase, if it is not nil.
 func (m *models) critic(step distill.Step, at int, checkpoint *rundir.Checkpoint) (*engine.Params, error) {
 	if err := m.load(); err != nil {
 		return nil, err
 	}
 	r := m.run
-	specs, err := nn.Trace(r.opt.Backend, r.discriminator().Network("", discriminator.Form(step.Form)), r.Pipeline.UNetInputs(1, pipeline.Square(r.Config.Data.Resolution))...)
+	d := r.discriminator()
+	specs, err := r.criticSpecs(step)
 	if err != nil {
 		return nil, err
 	}
-	backbone, head := pipeline.Reader(m.base), r.fresh(step.StageName+"/"+step.PhaseName)
+	head := r.fresh(step.StageName + "/" + step.PhaseName)
+	backbone := head
+	if d.LoRA == nil {
+		backbone = pipeline.Reader(m.base)
+	}
 	if checkpoint != nil || step.DiscriminatorBackbone == distill.Carried || step.DiscriminatorHead == distill.Carried {
 		var before weights.Source
 		if checkpoint != nil {
@@ -294,12 +301,21 @@ func (m *models) critic(step distill.Step, at int, checkpoint *rundir.Checkpoint
 			head = pipeline.Reader(before)
 		}
 	}
-	return r.Engine.LoadFunc(specs, func(s nn.Spec) ([]float32, error) {
+	value := func(s nn.Spec) ([]float32, error) {
 		if discriminator.IsHead(s.Name) {
 			return head(s)
 		}
 		return backbone(s)
-	}, everything)
+	}
+	if d.LoRA == nil {
+		return r.Engine.LoadFunc(specs, value, everything)
+	}
+	return m.trainable(specs, d.Trains, value, at)
+}
+
+// criticSpecs are the parameters of a phase's discriminator.
+func (r *Run) criticSpecs(step distill.Step) ([]nn.Spec, error) {
+	return nn.Trace(r.opt.Backend, r.discriminator().Network("", discriminator.Form(step.Form)), r.Pipeline.UNetInputs(1, pipeline.Square(r.Config.Data.Resolution))...)
 }
 
 // lastCritic is the newest step before at that trained a discriminator.
@@ -313,9 +329,23 @@ func (m *models) lastCritic(at int) int {
 	return 0
 }
 
+// discriminator is the recipe's.
 func (r *Run) discriminator() *discriminator.Config {
 	c := r.Config.Discriminator
-	return &discriminator.Config{UNet: r.Pipeline.UNet, Channels: c.HeadChannels, Groups: c.HeadGroups}
+	d := &discriminator.Config{UNet: r.Pipeline.UNet, Channels: c.HeadChannels, Groups: c.HeadGroups}
+	if c.Target == distill.TargetLoRA {
+		d.LoRA = r.models.adapters()
+	}
+	return d
+}
+
+// critics is the discriminator as programs see it: split training materialises its adapters.
+func (r *Run) critics() *discriminator.Config {
+	d := r.discriminator()
+	if r.Engine.Split {
+		d.LoRA = nil
+	}
+	return d
 }
 
 // fresh gives initial values that depend on the seed, the name and where they are used.

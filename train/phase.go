@@ -10,6 +10,7 @@ import (
 	"fewstep/engine"
 	"fewstep/model/discriminator"
 	"fewstep/model/pipeline"
+	"fewstep/train/cost"
 	"fewstep/train/monitor"
 	"fewstep/train/rundir"
 )
@@ -91,7 +92,7 @@ func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
 	if p.sampler, err = distill.NewSampler(r.Pipeline.Schedule, r.Config, step); err != nil {
 		return err
 	}
-	p.f = &program.Functions{UNet: r.Pipeline.UNet, Disc: r.discriminator()}
+	p.f = &program.Functions{UNet: r.Pipeline.UNet, Disc: r.critics()}
 	p.ofTeacher = &program.Functions{UNet: p.f.UNet}
 	if step.Target == distill.TargetLoRA && !r.Engine.Split {
 		p.f.LoRA = r.models.adapters()
@@ -99,7 +100,8 @@ func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
 	if r.models.besideBase(step.Teacher) {
 		p.ofTeacher.LoRA = r.models.adapters()
 	}
-	if step.Target != distill.TargetLoRA && step.Teacher.Full != distill.Base {
+	ofBase := step.Kind == distill.KindAdversarial && r.Config.Discriminator.Target == distill.TargetLoRA
+	if step.Target != distill.TargetLoRA && step.Teacher.Full != distill.Base && !ofBase {
 		r.models.free() // the base's place is needed
 	}
 	p.form = discriminator.Form(step.Form)
@@ -109,15 +111,15 @@ func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
 	if p.teacher, p.freeTeacher, err = r.models.teacher(step.Teacher, p.at); err != nil {
 		return err
 	}
-	adam := r.adam(step)
 	if step.Kind == distill.KindAdversarial {
 		if p.critic, err = r.models.critic(step, p.at, checkpoint); err != nil {
 			return err
 		}
-		if p.optD, err = r.Engine.NewOptimizer(adam, p.critic); err != nil {
+		if p.optD, err = r.Engine.NewOptimizer(r.adamOf("discriminator", step), p.critic); err != nil {
 			return err
 		}
 	}
+	adam := r.adamOf("student", step)
 	adam.EMA = r.Config.Train.EMA
 	if p.optS, err = r.Engine.NewOptimizer(adam, p.student); err != nil {
 		return err
@@ -137,15 +139,23 @@ func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
 
 // adam is the optimizer of a phase, without an average.
 func (r *Run) adam(step distill.Step) engine.Adam {
-	p := r.Config.Stages[step.Stage].Phases[step.Phase]
-	return engine.Adam{Beta1: p.Beta1, Beta2: p.Beta2, Eps: r.Config.Train.AdamEpsilon, WeightDecay: p.WeightDecay, ClipNorm: r.Config.Train.ClipNorm}
+	p, t := r.Config.Stages[step.Stage].Phases[step.Phase], r.Config.Train
+	return engine.Adam{Beta1: p.Beta1, Beta2: p.Beta2, Eps: t.AdamEpsilon, WeightDecay: p.WeightDecay, ClipNorm: t.ClipNorm,
+		Moments: cost.ComputeTypes[t.Moments]}
+}
+
+// adamOf is adam for one of a phase's networks, with random bits of its own for the rounding of moments.
+func (r *Run) adamOf(network string, step distill.Step) engine.Adam {
+	a := r.adam(step)
+	a.Seed = r.Config.Seed ^ uint64(hash(step.StageName+"/"+step.PhaseName+"/"+network))
+	return a
 }
 
 func (p *phase) free() {
 	p.student.FreeTrained()
 	p.optS.Free()
 	if p.critic != nil {
-		p.critic.FreeAll()
+		p.critic.FreeTrained()
 		p.optD.Free()
 	}
 	p.freeTeacher()

@@ -1,6 +1,7 @@
 package train
 
 import (
+	"fmt"
 	"time"
 
 	"fewstep/distill"
@@ -10,6 +11,8 @@ import (
 	"fewstep/model/weights"
 	"fewstep/train/monitor"
 	"fewstep/train/rundir"
+
+	"github.com/gomlx/compute/dtypes"
 )
 
 // progressMeta is the part of a checkpoint that is not tensors.
@@ -49,8 +52,50 @@ func (p *phase) checkpoint() error {
 }
 
 func (p *phase) trainedFiles(name, stateName string, params *engine.Params, o *engine.Optimizer) []rundir.File {
-	specs, state := p.Engine.SaveOptimizer(o)
-	return []rundir.File{tensorFile(name, trainedSpecs(params), p.download(params)), tensorFile(stateName, specs, state)}
+	return []rundir.File{tensorFile(name, trainedSpecs(params), p.download(params)), p.stateFile(stateName, o)}
+}
+
+// stateFile is an optimizer's state, in the dtypes in which it is kept.
+func (p *phase) stateFile(name string, o *engine.Optimizer) rundir.File {
+	specs, value := p.Engine.SaveOptimizer(o)
+	return rundir.File{Name: name, WritePath: func(path string) error {
+		tensors := make([]weights.Tensor, len(specs))
+		for i, s := range specs {
+			to := stored(o.Saved(s.Name))
+			tensors[i] = weights.Tensor{Name: s.Name, DType: to, Shape: s.Dims, Fill: func() ([]byte, error) {
+				v, err := value(s)
+				if err != nil {
+					return nil, err
+				}
+				return weights.Encode(v, to)
+			}}
+		}
+		return weights.Write(path, tensors, nil)
+	}}
+}
+
+// savedState gives an optimizer's saved state, which must be of the dtypes in which the recipe keeps it.
+func savedState(f *weights.File, path string, o *engine.Optimizer) func(nn.Spec) ([]float32, error) {
+	read := pipeline.Reader(f)
+	return func(s nn.Spec) ([]float32, error) {
+		t, err := f.Tensor(s.Name)
+		if err != nil {
+			return nil, err
+		}
+		if want := stored(o.Saved(s.Name)); t.DType != want {
+			return nil, fmt.Errorf("%s: tensor %q is %s, and train.moments asks for %s; a phase goes on with the moments that it was begun with: set train.moments back, or use a new run directory",
+				path, s.Name, t.DType, want)
+		}
+		return read(s)
+	}
+}
+
+// stored is a device's dtype in files.
+func stored(d dtypes.DType) weights.DType {
+	if d == dtypes.BFloat16 {
+		return weights.BF16
+	}
+	return weights.F32
 }
 
 // download gives parameters' values, one at a time.
@@ -90,7 +135,7 @@ func (p *phase) restore(c *rundir.Checkpoint) error {
 			return err
 		}
 		defer f.Close()
-		return p.Engine.RestoreOptimizer(o, pipeline.Reader(f), steps)
+		return p.Engine.RestoreOptimizer(o, savedState(f, c.Path(file), o), steps)
 	}
 	if err := state(studentState, p.optS, meta.StudentSteps); err != nil {
 		return err
@@ -121,7 +166,7 @@ func (p *phase) finish() error {
 	}
 	files := []rundir.File{tensorFile(studentFile, trainedSpecs(p.student), student)}
 	if p.critic != nil {
-		files = append(files, tensorFile(discriminatorFile, p.critic.Specs, p.download(p.critic)))
+		files = append(files, tensorFile(discriminatorFile, trainedSpecs(p.critic), p.download(p.critic)))
 	}
 	return p.Dir.SaveResult(p.point(), nil, files...)
 }

@@ -73,7 +73,7 @@ func (w *warmer) with(more ...*engine.Array) []*engine.Array {
 
 // step adds a phase's programs: the teacher's and the student's calls, and what is trained.
 func (w *warmer) step(step distill.Step) {
-	plain := &program.Functions{UNet: w.Pipeline.UNet, Disc: w.discriminator()}
+	plain := &program.Functions{UNet: w.Pipeline.UNet, Disc: w.critics()}
 	f, student, target := plain, w.Engine.Shapes(w.models.full, everything), "full"
 	if step.Target == distill.TargetLoRA && !w.Engine.Split { // split training materialises adapters
 		f = &program.Functions{UNet: plain.UNet, Disc: plain.Disc, LoRA: w.models.adapters()}
@@ -99,11 +99,11 @@ func (w *warmer) step(step distill.Step) {
 	}
 	w.add("predict "+target, predict(f, student))
 	form := discriminator.Form(step.Form)
-	specs, err := nn.Trace(w.opt.Backend, w.discriminator().Network("", form), w.Pipeline.UNetInputs(1, pipeline.Square(w.Config.Data.Resolution))...)
+	specs, err := nn.Trace(w.opt.Backend, plain.Disc.Network("", form), w.Pipeline.UNetInputs(1, pipeline.Square(w.Config.Data.Resolution))...)
 	if err != nil {
 		return
 	}
-	bind := engine.Bind{program.NetUNet: student, program.NetDisc: w.Engine.Shapes(specs, everything)}
+	bind := engine.Bind{program.NetUNet: student, program.NetDisc: w.Engine.Shapes(specs, plain.Disc.Trains)}
 	train("critic "+step.Form, f.Discriminator(form), bind, program.NetDisc, adam, w.with(w.x, w.x, w.column, w.x, w.column, w.column))
 	train("generator "+target+" "+step.Form, f.Generator(form), bind, program.NetUNet, ofStudent, w.with(w.column, w.column, w.column, w.x, w.column, w.column))
 }

@@ -131,6 +131,9 @@ func (a *app) plan(path string, set []string, speed float64, brief bool, limit i
 	for _, s := range fit.Set {
 		hint += " --set " + s
 	}
+	if fit.LoRAOnly {
+		hint += "; configs/sdxl/lora-16gb.yaml is such a recipe"
+	}
 	return withHint(err, "%s", hint)
 }
 

@@ -129,6 +129,9 @@ func isTerminal(w io.Writer) bool {
 // openBackend opens what --backend asks for and logs why that was taken: warnings as such, the rest as
 // information. The caller closes the runtime.
 func (a *app) openBackend(opt xla.Options) (*xla.Runtime, error) {
+	if opt.MemoryFraction == 0 {
+		opt.MemoryFraction = 0.92 // of a GPU's memory; the plugin's own three quarters would leave 12 GB of a card of 16
+	}
 	rt, err := xla.Open(a.backend, opt)
 	if err != nil {
 		return nil, withHint(err, "'fewstep doctor' shows what was found and how to get the rest")

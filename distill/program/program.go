@@ -192,10 +192,14 @@ func (f *Functions) Generator(form discriminator.Form) engine.Function {
 func (f *Functions) signature(lora *nn.LoRA) string {
 	s := f.UNet.Network("", nil).Kind
 	if f.Disc != nil {
-		s += f.Disc.Head("").Kind
+		s += f.Disc.Head("").Kind + adapters(f.Disc.LoRA)
 	}
-	if lora != nil {
-		s += fmt.Sprintf("lora(%d,%g)", lora.Rank, lora.Scale)
+	return s + adapters(lora)
+}
+
+func adapters(lora *nn.LoRA) string {
+	if lora == nil {
+		return ""
 	}
-	return s
+	return fmt.Sprintf("lora(%d,%g)", lora.Rank, lora.Scale)
 }

@@ -1,5 +1,6 @@
 // Package discriminator is the adversarial critic of SDXL-Lightning (3.3): the UNet's own encoder and mid block as
-// backbone, every weight of it trained, and a small convolutional head that ends in one logit per sample.
+// backbone, every weight of it trained, and a small convolutional head that ends in one logit per sample. To save
+// memory, and not in the paper, adapters over a frozen backbone can be trained in place of its weights.
 package discriminator
 
 import (
@@ -18,6 +19,8 @@ type Config struct {
 	UNet     *unet.Config
 	Channels int // of the head; 0 = the mid block's
 	Groups   int // of the head's group norms; 0 = the UNet's
+
+	LoRA *nn.LoRA // adapters on the backbone, where the UNet has them, in place of its weights; nil = every weight
 }
 
 // Form says what the discriminator looks at.
@@ -33,7 +36,11 @@ const (
 const HeadName = "head"
 
 // Backbone maps the UNet's five inputs to mid-block features, below name.
-func (c *Config) Backbone(name string) nn.Block { return c.UNet.Encoder(name) }
+func (c *Config) Backbone(name string) nn.Block {
+	b := c.UNet.Encoder(name)
+	b.LoRA = c.LoRA
+	return b
+}
 
 // Head maps mid-block features [B, H, W, C or 2C] to logits [B] in f32: conv 3×3, then conv 4×4 stride 2 while the
 // side is above 4, then a valid 4×4 convolution (an average pool where the side is not 4), each with group norm and
@@ -92,3 +99,6 @@ func Beside() nn.Block {
 
 // IsHead says whether a parameter belongs to the head rather than to the backbone.
 func IsHead(name string) bool { return strings.HasPrefix(name, HeadName+".") }
+
+// Trains says whether a parameter is trained: all are, or, with adapters, those and the head.
+func (c *Config) Trains(name string) bool { return c.LoRA == nil || IsHead(name) || nn.IsLoRA(name) }

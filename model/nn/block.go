@@ -8,6 +8,8 @@
 package nn
 
 import (
+	"strings"
+
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
 )
@@ -49,6 +51,11 @@ type Runner interface {
 type LoRA struct {
 	Rank  int
 	Scale float64 // alpha / rank
+}
+
+// IsLoRA says whether a parameter is an adapter's factor.
+func IsLoRA(name string) bool {
+	return strings.HasSuffix(name, ".lora_down") || strings.HasSuffix(name, ".lora_up")
 }
 
 // Init says how a fresh parameter is filled.

@@ -14,6 +14,8 @@ type Change struct {
 	Set    []string `json:"set"`    // as overrides
 	Effect string   `json:"effect"` // in words
 	Memory int64    `json:"memory_bytes"`
+
+	LoRAOnly bool `json:"lora_only,omitempty"` // and phases whose target is full, and merges, are left out
 }
 
 // Fit lists changes after each of which every phase of a recipe takes at most limit bytes, the gentlest first. load
@@ -23,62 +25,76 @@ func Fit(b compute.Backend, load func(overrides ...string) (*distill.Config, err
 	if err != nil {
 		return nil, err
 	}
-	narrow := Change{Effect: "frozen weights in bf16", Set: []string{"train.frozen=bf16"}}
-	if c.Train.Granularity == "network" {
-		narrow = Change{Effect: "one program per layer, frozen weights in bf16", Set: []string{"train.granularity=layer", "train.calls=layer", "train.frozen=bf16"}}
+	try := func(change Change, loraOnly bool) ([]Change, error) {
+		changed, err := load(change.Set...)
+		if err != nil {
+			return nil, nil // a change that the recipe's other settings rule out
+		}
+		if change.LoRAOnly = loraOnly; loraOnly {
+			change.Effect = join("only the phases whose target is lora, with teacher and student over one base", change.Effect)
+			changed = onlyLoRA(changed)
+		}
+		if change.Memory, err = atMost(b, changed, m, d, limit); err != nil || change.Memory > limit {
+			return nil, err
+		}
+		return []Change{change}, nil
 	}
-	var steps []Change
-	small := func(with Change) {
-		for batch := c.Train.Batch / 2; batch >= 1; batch /= 2 {
-			steps = append(steps, Change{Effect: join(with.Effect, fmt.Sprintf("micro-batches of %d", batch)),
-				Set: append(append([]string{}, with.Set...), fmt.Sprintf("train.batch=%d", batch), fmt.Sprintf("train.accumulate=%d", c.Train.GlobalBatch()/batch))})
+	for _, loraOnly := range []bool{false, true} {
+		for _, change := range changes(c) {
+			if len(change.Set) == 0 && !loraOnly {
+				continue // the recipe itself
+			}
+			if out, err := try(change, loraOnly); err != nil || len(out) > 0 {
+				return out, err
+			}
 		}
 	}
-	if c.Train.Frozen != "bf16" {
-		steps = append(steps, narrow)
-	} else {
-		narrow = Change{}
+	return nil, nil
+}
+
+// changes lists what could be changed, the gentlest first: each way of keeping less, with the micro-batches of the recipe
+// and with smaller ones, which change nothing in the result; at last smaller updates.
+func changes(c *distill.Config) (all []Change) {
+	smaller := func(kept Change, effect string, batch, accumulate int) {
+		all = append(all, Change{Effect: join(kept.Effect, effect), Set: append(slices.Clone(kept.Set),
+			fmt.Sprintf("train.batch=%d", batch), fmt.Sprintf("train.accumulate=%d", accumulate))})
 	}
-	small(Change{})
-	if len(narrow.Set) > 0 {
-		small(narrow)
+	var kept Change
+	less := keepingLess(c)
+	if len(less) > 0 && c.Train.Frozen != "bf16" { // which costs nothing where weights are multiplied in bf16
+		all = append(all, less[0])
+	}
+	for _, k := range append([]Change{{}}, less...) {
+		kept = Change{Effect: join(kept.Effect, k.Effect), Set: append(slices.Clone(kept.Set), k.Set...)}
+		all = append(all, kept)
+		for batch := c.Train.Batch / 2; batch >= 1; batch /= 2 {
+			smaller(kept, fmt.Sprintf("micro-batches of %d", batch), batch, c.Train.GlobalBatch()/batch)
+		}
 	}
 	for batch := c.Train.Batch; batch >= 1; batch /= 2 {
 		if batch < c.Train.GlobalBatch() {
-			steps = append(steps, Change{Effect: join(narrow.Effect, fmt.Sprintf("updates of %d samples, no gradients added up", batch)),
-				Set: append(slices.Clone(narrow.Set), fmt.Sprintf("train.batch=%d", batch), "train.accumulate=1")})
+			smaller(kept, fmt.Sprintf("updates of %d samples, no gradients added up", batch), batch, 1)
 		}
 	}
-	var out []Change
-	try := func(change Change, loraOnly bool) (bool, error) {
-		changed, err := load(change.Set...)
-		if err != nil {
-			return false, nil // a change that the recipe's other settings rule out
-		}
-		if loraOnly {
-			changed = onlyLoRA(changed)
-		}
-		if change.Memory, err = atMost(b, changed, m, d, limit); err != nil {
-			return false, err
-		}
-		if change.Memory <= limit {
-			out = append(out, change)
-		}
-		return change.Memory <= limit, nil
+	return all
+}
+
+// keepingLess are the settings by which a recipe's phases keep less on the device.
+func keepingLess(c *distill.Config) (all []Change) {
+	switch {
+	case c.Train.Granularity == "network":
+		all = append(all, Change{Effect: "one program per layer, frozen weights in bf16", Set: []string{"train.granularity=layer", "train.calls=layer", "train.frozen=bf16"}})
+	case c.Train.Frozen != "bf16":
+		all = append(all, Change{Effect: "frozen weights in bf16", Set: []string{"train.frozen=bf16"}})
 	}
-	for _, s := range steps {
-		if enough, err := try(s, false); err != nil || enough {
-			return out, err
-		}
+	if c.Train.Moments != "bf16" {
+		all = append(all, Change{Effect: "Adam's moments in bf16", Set: []string{"train.moments=bf16"}})
 	}
-	// Then only the adapters.
-	for _, s := range append([]Change{{}}, steps...) {
-		s.Effect = join("only the phases whose target is lora, with teacher and student over one base", s.Effect)
-		if enough, err := try(s, true); err != nil || enough {
-			return out, err
-		}
+	adversarial := slices.ContainsFunc(c.Stages, func(s distill.Stage) bool { return s.Loss == distill.LossAdversarial })
+	if adversarial && c.Discriminator.Target != distill.TargetLoRA {
+		all = append(all, Change{Effect: "a discriminator of adapters over the frozen base", Set: []string{"discriminator.target=lora"}})
 	}
-	return out, nil
+	return all
 }
 
 // onlyLoRA is a recipe without merges and full phases: its teachers and starts are then LoRAs of the base, too.
@@ -126,7 +142,7 @@ func atMost(b compute.Backend, c *distill.Config, m Model, d Device, limit int64
 			continue
 		}
 		seen[alike(c, s)] = true
-		one, err := memory(b, c, m, s, d)
+		one, err := memory(b, c, m, s, d, limit)
 		if err != nil {
 			return 0, fmt.Errorf("stage %s, phase %s: %w", s.StageName, s.PhaseName, err)
 		}

@@ -54,8 +54,9 @@ func alike(c *distill.Config, s distill.Step) string {
 		s.TeacherSteps > s.StudentSteps, p.Beta1 > 0, p.WeightDecay > 0)
 }
 
-// memory rehearses an update of a phase.
-func memory(b compute.Backend, c *distill.Config, m Model, s distill.Step, d Device) (out Memory, err error) {
+// memory rehearses an update of a phase. A phase whose weights and optimizers alone take more than a limit, if it is not
+// 0, is not walked through: that they do is then all that Total tells.
+func memory(b compute.Backend, c *distill.Config, m Model, s distill.Step, d Device, limit int64) (out Memory, err error) {
 	e := engine.Dry(b, ComputeTypes[c.Train.Compute], Levels[c.Train.Granularity])
 	e.Calls, e.Frozen = Levels[c.Train.CallGranularity()], ComputeTypes[c.Train.Frozen]
 	e.Split, e.Flash = d.Split && e.Granularity == nn.Network, d.Flash
@@ -68,6 +69,9 @@ func memory(b compute.Backend, c *distill.Config, m Model, s distill.Step, d Dev
 		return out, err
 	}
 	out.Optimizer = e.Memory().Live - out.Weights
+	if out.Total = e.Memory().Live; limit > 0 && out.Total > limit {
+		return out, nil
+	}
 	if err = r.update(); err != nil {
 		return out, err
 	}
@@ -78,25 +82,29 @@ func memory(b compute.Backend, c *distill.Config, m Model, s distill.Step, d Dev
 
 // networks puts the phase's three on the device.
 func (r *rehearsal) networks(b compute.Backend, m Model) (err error) {
-	d := &discriminator.Config{UNet: m.UNet, Channels: r.c.Discriminator.HeadChannels, Groups: r.c.Discriminator.HeadGroups}
+	d := m.discriminator(r.c)
+	if r.e.Split {
+		d.LoRA = nil // materialised
+	}
 	r.f, r.ofTeacher = &program.Functions{UNet: m.UNet, Disc: d}, &program.Functions{UNet: m.UNet}
 	one := m.inputs(r.c, 1)
-	if r.full, err = nn.Trace(b, m.UNet.Network("", nil), one...); err != nil {
+	if r.full, err = trace(b, m.UNet.Network("", nil), nil, one); err != nil {
 		return err
 	}
-	if r.lora, err = nn.Trace(b, m.UNet.Network("", r.adapters), one...); err != nil {
+	if r.lora, err = trace(b, m.UNet.Network("", r.adapters), r.adapters, one); err != nil {
 		return err
 	}
 	s, e := r.step, r.e
 	isLoRA := s.Target == distill.TargetLoRA
-	if isLoRA || s.Teacher.Full == distill.Base && (s.Teacher.LoRA == "" || e.Granularity < nn.Network) {
+	overBase := s.Kind == distill.KindAdversarial && r.c.Discriminator.Target == distill.TargetLoRA
+	if isLoRA || overBase || s.Teacher.Full == distill.Base && (s.Teacher.LoRA == "" || e.Granularity < nn.Network) {
 		r.base = e.BlankParams(r.full, nil)
 	}
 	switch {
 	case s.Teacher.Full == distill.Base && s.Teacher.LoRA == "":
 		r.teacher = r.base
 	case s.Teacher.Full == distill.Base && e.Granularity < nn.Network:
-		r.teacher = r.adapted(false)
+		r.teacher = r.overBase(r.lora, engine.IsLoRA, false)
 		r.ofTeacher.LoRA = r.adapters
 	default:
 		r.teacher = e.BlankParams(r.full, nil)
@@ -105,28 +113,40 @@ func (r *rehearsal) networks(b compute.Backend, m Model) (err error) {
 	switch {
 	case !isLoRA:
 		r.student = e.BlankParams(r.full, everything)
-	case e.Split:
-		r.student = r.adapted(true)
-		err = e.Materialise(r.student, *r.adapters)
 	default:
-		r.student = r.adapted(true)
-		r.f.LoRA = r.adapters
+		if !e.Split {
+			r.f.LoRA = r.adapters
+		}
+		r.student, err = r.trainable(r.lora, engine.IsLoRA)
 	}
 	if err != nil || s.Kind != distill.KindAdversarial {
 		return err
 	}
-	specs, err := nn.Trace(b, d.Network("", discriminator.Form(s.Form)), one...)
-	if err == nil {
+	d = m.discriminator(r.c)
+	specs, err := trace(b, d.Network("", discriminator.Form(s.Form)), d.LoRA, one, d.Backbone("").Kind, d.Head("").Kind)
+	switch {
+	case err != nil:
+	case overBase:
+		r.critic, err = r.trainable(specs, d.Trains)
+	default:
 		r.critic = e.BlankParams(specs, everything)
 	}
 	return err
 }
 
-// adapted is a set of adapters over the base.
-func (r *rehearsal) adapted(trained bool) *engine.Params {
-	p := engine.NewParams(r.lora)
-	for _, s := range r.lora {
-		if engine.IsLoRA(s.Name) {
+func (r *rehearsal) trainable(specs []nn.Spec, own func(name string) bool) (*engine.Params, error) {
+	p := r.overBase(specs, own, true)
+	if r.e.Split {
+		return p, r.e.Materialise(p, *r.adapters)
+	}
+	return p, nil
+}
+
+// overBase is a network over the base's weights with tensors of its own, such as adapters.
+func (r *rehearsal) overBase(specs []nn.Spec, own func(name string) bool, trained bool) *engine.Params {
+	p := engine.NewParams(specs)
+	for _, s := range specs {
+		if own(s.Name) {
 			p.Set(s.Name, r.e.Blank(shapes.Make(dtypes.Float32, s.Dims...)), trained)
 		} else {
 			p.Set(s.Name, r.base.Get(s.Name), false)
@@ -138,7 +158,8 @@ func (r *rehearsal) adapted(trained bool) *engine.Params {
 func (r *rehearsal) optimizers() (err error) {
 	t := r.c.Train
 	p := r.c.Stages[r.step.Stage].Phases[r.step.Phase]
-	adam := engine.Adam{Beta1: p.Beta1, Beta2: p.Beta2, Eps: t.AdamEpsilon, WeightDecay: p.WeightDecay, ClipNorm: t.ClipNorm}
+	adam := engine.Adam{Beta1: p.Beta1, Beta2: p.Beta2, Eps: t.AdamEpsilon, WeightDecay: p.WeightDecay, ClipNorm: t.ClipNorm,
+		Moments: ComputeTypes[t.Moments]}
 	if r.critic != nil {
 		if r.optD, err = r.e.NewOptimizer(adam, r.critic); err != nil {
 			return err

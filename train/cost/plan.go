@@ -33,8 +33,8 @@ type Phase struct {
 	Guidance       float64 `json:"guidance,omitempty"`
 	Start          string  `json:"start"`
 	Produces       string  `json:"produces"`
-	Trained        int64   `json:"trained_parameters"` // of the student
-	Discriminator  int64   `json:"discriminator_parameters,omitempty"`
+	Trained        int64   `json:"trained_parameters"`                 // of the student
+	Discriminator  int64   `json:"discriminator_parameters,omitempty"` // trained
 	Samples        int64   `json:"samples"`
 	Updates        int64   `json:"updates"`
 	TeacherCalls   int     `json:"teacher_calls"` // network calls per sample, guidance counted twice
@@ -52,6 +52,7 @@ const FLOPsCount = "two for each multiply-add of matrix products and convolution
 // networks of a recipe, measured.
 type networks struct {
 	plain, adapted, backbone    Network
+	critic                      Network // the backbone as it is trained: with adapters, or the plain one
 	headConditional, headSingle Network
 }
 
@@ -75,7 +76,7 @@ func Plan(b compute.Backend, c *distill.Config, m Model, d Device) ([]Phase, err
 		if s.Kind != distill.KindMerge {
 			alike := alike(c, s)
 			if _, ok := known[alike]; !ok {
-				if known[alike], err = memory(b, c, m, s, d); err != nil {
+				if known[alike], err = memory(b, c, m, s, d, 0); err != nil {
 					return nil, fmt.Errorf("stage %s, phase %s: %w", s.StageName, s.PhaseName, err)
 				}
 			}
@@ -94,6 +95,15 @@ func (m Model) inputs(c *distill.Config, batch int) []shapes.Shape {
 		f(batch, m.UNet.PooledDim()), f(batch, unet.TimeIDs)}
 }
 
+// discriminator is the recipe's.
+func (m Model) discriminator(c *distill.Config) *discriminator.Config {
+	d := &discriminator.Config{UNet: m.UNet, Channels: c.Discriminator.HeadChannels, Groups: c.Discriminator.HeadGroups}
+	if c.Discriminator.Target == distill.TargetLoRA {
+		d.LoRA = &nn.LoRA{Rank: c.LoRA.Rank, Scale: c.LoRA.Scale()}
+	}
+	return d
+}
+
 // Levels are the granularities by their names in a recipe.
 var Levels = map[string]nn.Level{"network": nn.Network, "stage": nn.Stage, "layer": nn.Layer}
 
@@ -106,7 +116,7 @@ func measure(b compute.Backend, c *distill.Config, m Model) (n networks, err err
 		return n, fmt.Errorf("data.resolution %d is too small: the UNet would see %d×%d latents", c.Data.Resolution, side, side)
 	}
 	in := m.inputs(c, 1)
-	d := &discriminator.Config{UNet: m.UNet, Channels: c.Discriminator.HeadChannels, Groups: c.Discriminator.HeadGroups}
+	d := m.discriminator(c)
 	compute := ComputeTypes[c.Train.Compute]
 	last := len(m.UNet.BlockOutChannels) - 1
 	width, small := m.UNet.BlockOutChannels[last], side>>last
@@ -117,7 +127,8 @@ func measure(b compute.Backend, c *distill.Config, m Model) (n networks, err err
 	}{
 		{&n.plain, m.UNet.Network("", nil), in},
 		{&n.adapted, m.UNet.Network("", &nn.LoRA{Rank: c.LoRA.Rank, Scale: c.LoRA.Scale()}), in},
-		{&n.backbone, d.Backbone(""), in},
+		{&n.backbone, m.UNet.Encoder(""), in},
+		{&n.critic, d.Backbone(""), in},
 		{&n.headConditional, d.Head(""), []shapes.Shape{shapes.Make(compute, 1, small, small, 2*width)}},
 		{&n.headSingle, d.Head(""), []shapes.Shape{shapes.Make(compute, 1, small, small, width)}},
 	} {
@@ -160,16 +171,19 @@ func (n *networks) phase(c *distill.Config, m Model, s distill.Step) (Phase, err
 	adversarial := s.Kind == distill.KindAdversarial
 	if adversarial {
 		p.Discriminator = n.backbone.Parameters + head.Parameters
+		if c.Discriminator.Target == distill.TargetLoRA {
+			p.Discriminator = n.critic.Adapters + head.Parameters
+		}
 	}
 	p.FLOPsPerSample = n.flops(c, s, p.TeacherCalls, student, head)
 	p.FLOPs = p.FLOPsPerSample * float64(s.Samples)
 
-	moments := int64(1)
+	moments := int64(ComputeTypes[c.Train.Moments].Size())
 	if phase.Beta1 > 0 {
-		moments = 2
+		moments *= 2
 	}
 	p.Result = 4 * p.Trained
-	p.Checkpoint = 4 * (p.Trained + p.Discriminator) * (1 + moments)
+	p.Checkpoint = (p.Trained + p.Discriminator) * (4 + moments)
 	return p, nil
 }
 
@@ -214,7 +228,11 @@ func (n *networks) model(s distill.Step, calls int) float64 {
 	if s.Form == distill.FormConditional {
 		views, start, head = 3, 1, n.headConditional
 	}
-	sum += n.plain.FLOPs + 3*(views*n.backbone.FLOPs+2*head.FLOPs)
+	gradient = 2
+	if n.critic.Adapters > 0 {
+		gradient = 1
+	}
+	sum += n.plain.FLOPs + (1+gradient)*views*n.backbone.FLOPs + 3*2*head.FLOPs
 	return sum + 2*(n.backbone.FLOPs+head.FLOPs) + start*n.backbone.FLOPs
 }
 
@@ -234,6 +252,6 @@ func (n *networks) flops(c *distill.Config, s distill.Step, calls int, student, 
 		views, start = 3, 1
 	}
 	sum += student.FLOPs
-	sum += (3 + again) * (views*n.backbone.FLOPs + 2*head.FLOPs)
-	return sum + (2+again)*(n.backbone.FLOPs+head.FLOPs) + start*n.backbone.FLOPs
+	sum += (3 + again) * (views*n.critic.FLOPs + 2*head.FLOPs)
+	return sum + (2+again)*(n.critic.FLOPs+head.FLOPs) + start*n.critic.FLOPs
 }

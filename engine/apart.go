@@ -1,0 +1,91 @@
+package engine
+
+import (
+	"slices"
+
+	"github.com/gomlx/compute/shapes"
+)
+
+// applyApart updates from o.acc, the mean over a step's micro-batches, tensor by tensor: tensors of one shape share a small
+// program, where one program for SDXL's thousands of tensors would take minutes to compile. Where any gradient is not
+// finite nothing changes; that is found on the device.
+func (e *Engine) applyApart(o *Optimizer, step Step, outputs []*Array) (*Result, error) {
+	scale := 1 / float64(max(step.Of, 1))
+	norm2, err := e.norm2(o.acc)
+	if err != nil {
+		return nil, err
+	}
+	defer norm2.Free()
+	hyper, err := e.hyper(o, step.LR, scale)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { hyper.Free() }()
+	if o.ClipNorm > 0 {
+		clipped, err := e.clipped(o, hyper, norm2)
+		if err != nil {
+			return nil, err
+		}
+		hyper.Free()
+		hyper = clipped
+	}
+	single := o.unclipped()
+	for k, name := range o.names {
+		args := []*Array{o.params.Get(name), o.acc[k]}
+		for _, list := range o.ordered() {
+			args = append(args, list[k])
+		}
+		p, err := e.blockUpdate(single, 1, shapesOf(args))
+		if err != nil {
+			return nil, err
+		}
+		numbers, err := e.numbers(o, []int{k})
+		if err != nil {
+			return nil, err
+		}
+		donate := make([]bool, len(args)+2+len(numbers))
+		for i := range args {
+			donate[i] = true
+		}
+		out, err := e.execute(p, append(append(args, hyper, norm2), numbers...), donate)
+		if err != nil {
+			return nil, err
+		}
+		out[0].Free()
+		o.params.arrays[name] = out[1]
+		for l, list := range o.ordered() {
+			list[k] = out[2+l]
+		}
+	}
+	o.acc = nil
+	v, err := e.Floats(norm2)
+	if err != nil {
+		return nil, err
+	}
+	total := float64(v[0]) * scale * scale
+	o.count(total)
+	return &Result{Outputs: outputs, Norm2: total, Updated: true}, nil
+}
+
+// unclipped is an optimizer of the same settings for updates whose gradients were clipped before.
+func (o *Optimizer) unclipped() *Optimizer {
+	c := *o
+	c.ClipNorm = 0
+	return &c
+}
+
+// apart lists the programs of applyApart.
+func (e *Engine) apart(o *Optimizer) (jobs []func() (*program, error)) {
+	single := o.unclipped()
+	seen := map[string]bool{}
+	for _, name := range o.names {
+		shape := o.params.Get(name).shape
+		if seen[shape.String()] {
+			continue
+		}
+		seen[shape.String()] = true
+		all := append(slices.Repeat([]shapes.Shape{shape}, 2), o.stateShapes([]shapes.Shape{shape})...)
+		jobs = append(jobs, func() (*program, error) { return e.blockUpdate(single, 1, all) })
+	}
+	return jobs
+}

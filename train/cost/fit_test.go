@@ -1,0 +1,104 @@
+package cost_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"fewstep/distill"
+	"fewstep/train/bench"
+	"fewstep/train/cost"
+)
+
+func sdxlModel() cost.Model {
+	return cost.Model{UNet: bench.Presets["sdxl"].UNet, Schedule: distill.SDXLSchedule(), Factor: 8, Tokens: 77}
+}
+
+var gpu = cost.Device{Flash: true}
+
+// largest is the memory of a recipe's largest phase.
+func largest(t *testing.T, c *distill.Config) (bytes int64) {
+	t.Helper()
+	phases, err := cost.Plan(backend(t).Backend, c, sdxlModel(), gpu)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range phases {
+		bytes = max(bytes, p.Memory.Total)
+	}
+	return bytes
+}
+
+// The recipe for a small card fits it, and each of its settings is needed for what its comment says of it.
+func TestLoRALadderFitsSmallCard(t *testing.T) {
+	load := func(set ...string) *distill.Config {
+		c, err := distill.Load("../../configs/sdxl/lora-16gb.yaml", set...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	for _, c := range []struct {
+		set         []string
+		least, most float64 // GB
+	}{
+		{nil, 10, 12},
+		{[]string{"train.moments=f32"}, 11.5, 12.5},
+		{[]string{"train.moments=f32", "discriminator.target=full"}, 24, 28},
+		// The adv-lora: micro-batch 1, gradients not added up, in 22 GB.
+		{[]string{"train.moments=f32", "discriminator.target=full", "train.accumulate=1"}, 18, 22},
+		{[]string{"discriminator.target=full", "train.accumulate=1"}, 16, 18},
+		{[]string{"train.batch=4", "train.accumulate=32"}, 12, 16},
+	} {
+		if gb := float64(largest(t, load(c.set...))) / 1e9; gb < c.least || gb > c.most {
+			t.Errorf("%v: %.2f GB, want %g to %g", c.set, gb, c.least, c.most)
+		}
+	}
+}
+
+// Advice names the settings in order of gentleness, holds what it promises and does not make its reader wait.
+func TestFit(t *testing.T) {
+	load := func(more ...string) (*distill.Config, error) {
+		return distill.Load("../../configs/sdxl/lightning.yaml", more...)
+	}
+	for _, c := range []struct {
+		limit int64
+		want  []string
+		lora  bool // only the LoRA phases
+	}{
+		{53e9, []string{"train.batch=4", "train.accumulate=128"}, false},
+		{45e9, []string{"train.moments=bf16", "train.batch=4", "train.accumulate=128"}, false},
+		{40e9, []string{"train.moments=bf16", "discriminator.target=lora", "train.batch=1", "train.accumulate=512"}, false},
+		{12e9, []string{"train.moments=bf16", "discriminator.target=lora", "train.batch=1", "train.accumulate=512"}, true},
+		{6e9, nil, false},
+	} {
+		start := time.Now()
+		fits, err := cost.Fit(backend(t).Backend, load, sdxlModel(), gpu, c.limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(start); took > 30*time.Second { // about a second
+			t.Errorf("%d GB: advice took %v", c.limit/1e9, took)
+		}
+		if c.want == nil {
+			if len(fits) > 0 {
+				t.Errorf("%d GB: %+v", c.limit/1e9, fits)
+			}
+			continue
+		}
+		if len(fits) == 0 || !slices.Equal(fits[0].Set, c.want) || fits[0].Memory > c.limit || strings.HasPrefix(fits[0].Effect, "only the phases whose target is lora") != c.lora {
+			t.Errorf("%d GB: %+v, want %v", c.limit/1e9, fits, c.want)
+			continue
+		}
+		if !c.lora {
+			changed, err := load(fits[0].Set...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := largest(t, changed); got != fits[0].Memory {
+				t.Errorf("%d GB: the changed recipe takes %d bytes, promised were %d", c.limit/1e9, got, fits[0].Memory)
+			}
+		}
+	}
+}

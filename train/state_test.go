@@ -1,0 +1,66 @@
+package train
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"fewstep/engine"
+	"fewstep/internal/xla"
+	"fewstep/model/nn"
+	"fewstep/model/weights"
+
+	"github.com/gomlx/compute/dtypes"
+)
+
+// Checkpoints keep moments in the dtype in which the device does, and are refused with one clear error by a recipe that
+// keeps them in another.
+func TestMomentsOfAnotherType(t *testing.T) {
+	rt, err := xla.Open(xla.Go, xla.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rt.Close()
+	p := &phase{Run: &Run{Engine: engine.New(rt.Backend, dtypes.Float32, nn.Network)}}
+	optimizer := func(moments dtypes.DType) *engine.Optimizer {
+		params, err := p.Engine.Load([]nn.Spec{{Name: "w", Dims: []int{3}}}, engine.Tensors{"w": {1, 2, 3}}, everything)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, err := p.Engine.NewOptimizer(engine.Adam{Beta1: 0.9, Beta2: 0.99, EMA: 0.9, Moments: moments}, params)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o
+	}
+	types := map[dtypes.DType]weights.DType{dtypes.Float32: weights.F32, dtypes.BFloat16: weights.BF16}
+	for kept, inFile := range types {
+		path := filepath.Join(t.TempDir(), "student.optimizer.safetensors")
+		if err := p.stateFile("", optimizer(kept)).WritePath(path); err != nil {
+			t.Fatal(err)
+		}
+		f, err := weights.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		for name, want := range map[string]weights.DType{"m.w": inFile, "v.w": inFile, "ema.w": weights.F32} {
+			if tensor, err := f.Tensor(name); err != nil || tensor.DType != want {
+				t.Errorf("%s is %v (%v), want %s", name, tensor.DType, err, want)
+			}
+		}
+		for wanted := range types {
+			o := optimizer(wanted)
+			err := p.Engine.RestoreOptimizer(o, savedState(f, path, o), 7)
+			if wanted == kept {
+				if err != nil || o.Steps != 7 {
+					t.Errorf("%s: %v, %d steps", kept, err, o.Steps)
+				}
+				continue
+			}
+			if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "train.moments") || strings.Contains(err.Error(), "\n") {
+				t.Errorf("%s moments read as %s gave error %v", kept, wanted, err)
+			}
+		}
+	}
+}
