@@ -225,10 +225,16 @@ func (r *planRunner) Run(b nn.Block, in ...nn.Value) []nn.Value {
 	return out
 }
 
+// passing is what a walk is for, beside its outputs.
+type passing struct {
+	updates bool // blocks are updated as the tape is walked back
+	through bool // a gradient flows on through the function's first input
+}
+
 // planFor walks a function once per key and shapes and compiles every program that it will need, all in parallel: the
 // blocks forwards and, for a tape that trains, backwards with their updates.
-func (e *Engine) planFor(t *tape, f Function, immediate bool, in []*Array) error {
-	key := e.key(fmt.Sprintf("plan|%s|%d|%s", t.network, t.level, t.bind.narrow()), f.Key, in)
+func (e *Engine) planFor(t *tape, f Function, pass passing, in []*Array) error {
+	key := e.key(fmt.Sprintf("plan|%s|%d|%s|%t", t.network, t.level, t.bind.narrow(), pass.through), f.Key, in)
 	e.mu.Lock()
 	known, ok := e.plans[key]
 	e.mu.Unlock()
@@ -243,7 +249,7 @@ func (e *Engine) planFor(t *tape, f Function, immediate bool, in []*Array) error
 	pl := &planner{e: e, bind: t.bind, level: t.level, trained: trained, plan: &plan{visits: map[string]int{}}, programs: map[*program]bool{}}
 	values := make([]nn.Value, len(in))
 	for i, a := range in {
-		values[i] = &planValue{id: i, shape: a.shape}
+		values[i] = &planValue{id: i, shape: a.shape, needs: pass.through && i == 0}
 		pl.plan.uses = append(pl.plan.uses, 0)
 	}
 	err := guard(func() error {
@@ -262,7 +268,7 @@ func (e *Engine) planFor(t *tape, f Function, immediate bool, in []*Array) error
 	for p := range pl.programs {
 		jobs = append(jobs, func() (*program, error) { return p, nil })
 	}
-	back, err := t.backwards(pl.entries, immediate)
+	back, err := t.backwards(pl.entries, pass.updates)
 	if err != nil {
 		return err
 	}

@@ -119,11 +119,21 @@ func (r *tapeRunner) Run(b nn.Block, in ...nn.Value) []nn.Value {
 	return out
 }
 
-// walk runs a function forwards.
-func (t *tape) walk(f Function, in []*Array) (outputs []*tapeValue, err error) {
-	values := make([]nn.Value, len(in))
+// valuesOf are a caller's arrays on their way into a function.
+func valuesOf(in []*Array) []*tapeValue {
+	out := make([]*tapeValue, len(in))
 	for i, a := range in {
-		values[i] = &tapeValue{array: a, uses: t.plan.uses[i]}
+		out[i] = &tapeValue{array: a}
+	}
+	return out
+}
+
+// walk runs a function forwards.
+func (t *tape) walk(f Function, in []*tapeValue) (outputs []*tapeValue, err error) {
+	values := make([]nn.Value, len(in))
+	for i, v := range in {
+		v.uses += t.plan.uses[i]
+		values[i] = v
 	}
 	t.values = len(in)
 	err = guard(func() error {
@@ -137,10 +147,10 @@ func (t *tape) walk(f Function, in []*Array) (outputs []*tapeValue, err error) {
 
 func (e *Engine) callTape(f Function, bind Bind, in []*Array) ([]*Array, error) {
 	t := &tape{e: e, bind: bind, level: e.calls()}
-	if err := e.planFor(t, f, false, in); err != nil {
+	if err := e.planFor(t, f, passing{}, in); err != nil {
 		return nil, err
 	}
-	outputs, err := t.walk(f, in)
+	outputs, err := t.walk(f, valuesOf(in))
 	if err != nil {
 		return nil, err
 	}

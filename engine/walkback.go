@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"fewstep/model/nn"
@@ -15,15 +16,20 @@ import (
 // asks for whole gradients, the block is updated as soon as its gradient is there.
 func (e *Engine) trainTape(f Function, bind Bind, network string, o *Optimizer, step Step, in []*Array) (*Result, error) {
 	t := &tape{e: e, bind: bind, level: e.Granularity, network: network, o: o}
-	immediate := step.Of <= 1 && o.ClipNorm == 0
-	if err := e.planFor(t, f, immediate, in); err != nil {
+	if err := e.planFor(t, f, passing{updates: step.Of <= 1 && o.ClipNorm == 0}, in); err != nil {
 		return nil, err
 	}
-	outputs, err := t.walk(f, in)
+	outputs, err := t.walk(f, valuesOf(in))
 	if err != nil {
 		return nil, err
 	}
-	loss := outputs[0]
+	return e.finishTape(t, f, t.plan.visits, outputs, step)
+}
+
+// finishTape walks a tape back from the loss, the first of f's outputs, and updates. visits are those of the whole tape.
+func (e *Engine) finishTape(t *tape, f Function, visits map[string]int, outputs []*tapeValue, step Step) (*Result, error) {
+	o, loss := t.o, outputs[0]
+	immediate := step.Of <= 1 && o.ClipNorm == 0
 	if loss.Shape().Rank() != 0 {
 		return nil, fmt.Errorf("function %q: the first output must be a scalar loss, it has shape %s", f.Key, loss.Shape())
 	}
@@ -35,9 +41,8 @@ func (e *Engine) trainTape(f Function, bind Bind, network string, o *Optimizer, 
 	for i, name := range o.names {
 		w.index[name] = i
 	}
-	for site, n := range t.plan.visits {
-		w.left[site] = n
-	}
+	maps.Copy(w.left, visits)
+	var err error
 	if loss.grad, w.norm2, err = e.start(loss.array); err != nil {
 		return nil, err
 	}

@@ -26,7 +26,7 @@ func Input(s shapes.Shape) *Array { return &Array{shape: s} }
 // others run.
 func (e *Engine) Warm(f Function, bind Bind, in ...*Array) error {
 	if e.calls() < nn.Network {
-		return e.planFor(&tape{e: e, bind: bind, level: e.calls()}, f, false, in)
+		return e.planFor(&tape{e: e, bind: bind, level: e.calls()}, f, passing{}, in)
 	}
 	p, err := e.callProgram(f, bind, in)
 	return e.warmed(p, err)
@@ -38,7 +38,7 @@ func (e *Engine) WarmTrain(f Function, bind Bind, network string, settings Adam,
 	params := bind[network]
 	if e.Granularity < nn.Network {
 		t := &tape{e: e, bind: bind, level: e.Granularity, network: network, o: emptyOptimizer(settings, params)}
-		return e.planFor(t, f, micro <= 1 && settings.ClipNorm == 0, in)
+		return e.planFor(t, f, passing{updates: micro <= 1 && settings.ClipNorm == 0}, in)
 	}
 	if e.Split {
 		p, err := e.splitProgram(f, bind, network, slices.Clone(params.Targets()), in)

@@ -334,8 +334,17 @@ func (p *phase) collect(res *engine.Result, err error, values monitor.Values, of
 func (p *phase) adversarial(micro []*inputs, real []*engine.Array, first int64, values monitor.Values, w *wall) error {
 	s, of := p.Pipeline.Schedule, len(micro)
 	bind := engine.Bind{program.NetUNet: p.student, program.NetDisc: p.critic}
-	type prepared struct{ move, view []*engine.Array }
+	type prepared struct {
+		call, view []*engine.Array
+		a, b       *engine.Array
+		fake       *program.Fake
+	}
 	ready := make([]prepared, of)
+	defer func() {
+		for _, r := range ready {
+			r.fake.Free()
+		}
+	}()
 	lrD := p.settings.DiscriminatorRate(p.done, p.step.Samples)
 	for i, in := range micro {
 		columns := make([]*engine.Array, 0, 6)
@@ -358,14 +367,14 @@ func (p *phase) adversarial(micro []*inputs, real []*engine.Array, first int64, 
 		if err != nil {
 			return err
 		}
-		ready[i] = prepared{move: in.call(in.x, t, columns[0], columns[1]), view: []*engine.Array{viewT, noise, columns[2], columns[3]}}
-		fake, err := p.f.Move(p.Engine, p.student, in.call(in.x, t), columns[0], columns[1], nil)
-		if err != nil {
+		r := &ready[i]
+		*r = prepared{call: in.call(in.x, t), a: columns[0], b: columns[1], view: []*engine.Array{viewT, noise, columns[2], columns[3]}}
+		if r.fake, err = p.f.Fake(p.Engine, bind, p.optS, of, r.call, r.a, r.b); err != nil {
 			return err
 		}
-		args := append(in.call(in.x, t, real[i], fake), ready[i].view...)
+		args := append(in.call(in.x, t, real[i], r.fake.Sample), r.view...)
 		res, err := p.Engine.Train(p.f.Discriminator(p.form), bind, program.NetDisc, p.optD, engine.Step{LR: lrD, Micro: i, Of: of}, args...)
-		fake.Free()
+		r.fake.Shown()
 		if err := p.collect(res, err, values, of, monitor.LossD, monitor.Accuracy, monitor.Gap); err != nil {
 			return err
 		}
@@ -378,9 +387,8 @@ func (p *phase) adversarial(micro []*inputs, real []*engine.Array, first int64, 
 		return nil
 	}
 	lr := p.settings.StudentRate(p.done, p.step.Samples)
-	for i := range micro {
-		res, err := p.Engine.Train(p.f.Generator(p.form), bind, program.NetUNet, p.optS, engine.Step{LR: lr, Micro: i, Of: of},
-			append(ready[i].move, ready[i].view...)...)
+	for i, r := range ready {
+		res, err := p.f.GeneratorStep(p.Engine, bind, p.optS, engine.Step{LR: lr, Micro: i, Of: of}, p.form, r.fake, r.call, r.a, r.b, r.view)
 		if err := p.collect(res, err, values, of, monitor.LossG); err != nil {
 			return err
 		}

@@ -97,13 +97,28 @@ func (w *warmer) step(step distill.Step) {
 		train("mse "+target, f.MSE(), engine.Bind{program.NetUNet: student}, program.NetUNet, ofStudent, w.with(w.column, w.column, w.x))
 		return
 	}
-	w.add("predict "+target, predict(f, student))
+	shared := program.SharesForward(w.Engine, micro)
+	if !shared {
+		w.add("predict "+target, predict(f, student))
+	}
 	form := discriminator.Form(step.Form)
 	specs, err := nn.Trace(w.opt.Backend, plain.Disc.Network("", form), w.Pipeline.UNetInputs(1, pipeline.Square(w.Config.Data.Resolution))...)
 	if err != nil {
 		return
 	}
 	bind := engine.Bind{program.NetUNet: student, program.NetDisc: w.Engine.Shapes(specs, plain.Disc.Trains)}
+	if shared {
+		w.add("step "+target, func() error {
+			return w.Engine.WarmRecord(f.Step(), bind, program.NetUNet, ofStudent, w.with(w.column, w.column)...)
+		})
+	}
 	train("critic "+step.Form, f.Discriminator(form), bind, program.NetDisc, adam, w.with(w.x, w.x, w.column, w.x, w.column, w.column))
-	train("generator "+target+" "+step.Form, f.Generator(form), bind, program.NetUNet, ofStudent, w.with(w.column, w.column, w.column, w.x, w.column, w.column))
+	if !shared {
+		train("generator "+target+" "+step.Form, f.Generator(form), bind, program.NetUNet, ofStudent, w.with(w.column, w.column, w.column, w.x, w.column, w.column))
+		return
+	}
+	w.add("critique "+target+" "+step.Form, func() error {
+		in := append([]*engine.Array{w.x}, w.with(w.column, w.x, w.column, w.column)...)
+		return w.Engine.WarmContinue(f.Critique(form), bind, program.NetUNet, ofStudent, in...)
+	})
 }

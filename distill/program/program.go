@@ -172,21 +172,44 @@ func (f *Functions) Discriminator(form discriminator.Form) engine.Function {
 
 // Generator is L_G (21) through the discriminator. Inputs: x_t, t, text, pooled, ids, a, b, t', noise, keep, add.
 func (f *Functions) Generator(form discriminator.Form) engine.Function {
+	return engine.Function{Key: "gen/" + string(form) + f.signature(f.LoRA), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+		n := conditions + 2
+		fake := f.step(r, in[:n])
+		return f.critique(r, form, append(append([]nn.Value{fake}, in[:conditions]...), in[n:]...))
+	}}
+}
+
+// Step is the student's deterministic step (5), for Critique: a·x_t + b·f(x_t). Inputs: x_t, t, text, pooled, ids, a, b.
+func (f *Functions) Step() engine.Function {
+	return engine.Function{Key: "step/" + f.signature(f.LoRA), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+		return []nn.Value{f.step(r, in)}
+	}}
+}
+
+func (f *Functions) step(r nn.Runner, in []nn.Value) nn.Value {
+	u := nn.One(r, f.UNet.Network(NetUNet, f.LoRA), in[:conditions]...)
+	return nn.One(r, blend, in[0], in[conditions], u, in[conditions+1])
+}
+
+// Critique is what Generator does behind Step. Inputs: fake, x_t, t, text, pooled, ids, t', noise, keep, add.
+func (f *Functions) Critique(form discriminator.Form) engine.Function {
+	return engine.Function{Key: "critique/" + string(form) + f.signature(nil), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+		return f.critique(r, form, in)
+	}}
+}
+
+func (f *Functions) critique(r nn.Runner, form discriminator.Form, in []nn.Value) []nn.Value {
 	loss := op("loss_g", func(in []*graph.Node) *graph.Node {
 		return graph.ReduceAllMean(nn.Softplus(graph.Neg(in[0])))
 	})
-	return engine.Function{Key: "gen/" + string(form) + f.signature(f.LoRA), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
-		x, t, text, pooled, ids := in[0], in[1], in[2], in[3], in[4]
-		a, b, next, noise, keep, add := in[5], in[6], in[7], in[8], in[9], in[10]
-		u := nn.One(r, f.UNet.Network(NetUNet, f.LoRA), in[:conditions]...)
-		fake := nn.One(r, blend, nn.One(r, blend, x, a, u, b), keep, noise, add)
-		h := nn.One(r, f.Disc.Backbone(NetDisc), fake, next, text, pooled, ids)
-		if form == discriminator.Conditional {
-			start := nn.One(r, f.Disc.Backbone(NetDisc), x, t, text, pooled, ids)
-			h = nn.One(r, discriminator.Beside(), h, start)
-		}
-		return r.Run(loss, nn.One(r, f.Disc.Head(NetDisc), h))
-	}}
+	fake, x, t, text, pooled, ids := in[0], in[1], in[2], in[3], in[4], in[5]
+	next, noise, keep, add := in[6], in[7], in[8], in[9]
+	h := nn.One(r, f.Disc.Backbone(NetDisc), nn.One(r, blend, fake, keep, noise, add), next, text, pooled, ids)
+	if form == discriminator.Conditional {
+		start := nn.One(r, f.Disc.Backbone(NetDisc), x, t, text, pooled, ids)
+		h = nn.One(r, discriminator.Beside(), h, start)
+	}
+	return r.Run(loss, nn.One(r, f.Disc.Head(NetDisc), h))
 }
 
 func (f *Functions) signature(lora *nn.LoRA) string {

@@ -218,19 +218,19 @@ func (s *setup) step() error {
 	}
 	defer real.Free()
 	bind := engine.Bind{program.NetUNet: s.student, program.NetDisc: s.disc}
-	fake, err := s.f.Move(s.e, s.student, s.cond, s.a, s.b, nil)
+	fake, err := s.f.Fake(s.e, bind, s.optS, 1, s.cond, s.a, s.b)
 	if err != nil {
 		return err
 	}
 	defer fake.Free()
 	noise := s.cond[0]
 	res, err := s.e.Train(s.f.Discriminator(discriminator.Conditional), bind, program.NetDisc, s.optD, engine.Step{LR: 1e-6},
-		s.inputs(real, fake, s.next, noise, s.one, s.nul)...)
+		s.inputs(real, fake.Sample, s.next, noise, s.one, s.nul)...)
 	if err := s.done(res, err); err != nil {
 		return err
 	}
-	res, err = s.e.Train(s.f.Generator(discriminator.Conditional), bind, program.NetUNet, s.optS, engine.Step{LR: 1e-6},
-		s.inputs(s.a, s.b, s.next, noise, s.one, s.nul)...)
+	res, err = s.f.GeneratorStep(s.e, bind, s.optS, engine.Step{LR: 1e-6}, discriminator.Conditional, fake, s.cond, s.a, s.b,
+		[]*engine.Array{s.next, noise, s.one, s.nul})
 	return s.done(res, err)
 }
 

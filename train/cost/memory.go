@@ -222,21 +222,24 @@ func (r *rehearsal) update() error {
 	for range of - 1 {
 		r.e.Blank(r.in[0]) // the others' view noise
 	}
-	for _, i := range micros {
-		fake, err := r.f.Move(r.e, r.student, call, a, b, nil)
-		if err != nil {
+	fakes := make([]*program.Fake, len(micros))
+	for k, i := range micros {
+		var err error
+		if fakes[k], err = r.f.Fake(r.e, bind, r.optS, of, call, a, b); err != nil {
 			return err
 		}
-		err = train(r.f.Discriminator(form), program.NetDisc, r.optD, i, append([]*engine.Array{real, fake}, view...)...)
-		fake.Free()
-		if err != nil {
+		if err := train(r.f.Discriminator(form), program.NetDisc, r.optD, i, append([]*engine.Array{real, fakes[k].Sample}, view...)...); err != nil {
 			return err
 		}
+		fakes[k].Shown()
 	}
-	for _, i := range micros {
-		if err := train(r.f.Generator(form), program.NetUNet, r.optS, i, append([]*engine.Array{a, b}, view...)...); err != nil {
+	for k, i := range micros {
+		res, err := r.f.GeneratorStep(r.e, bind, r.optS, engine.Step{LR: 1, Micro: i, Of: of}, form, fakes[k], call, a, b, view)
+		if err != nil {
 			return err
 		}
+		engine.Free(res.Outputs...)
+		fakes[k].Free()
 	}
 	return nil
 }
