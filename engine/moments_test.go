@@ -74,9 +74,16 @@ func TestStochasticRounding(t *testing.T) {
 				}
 			}
 		}
+		later := slopeOptimizer(t, e, n, engine.Adam{Beta1: beta1, Beta2: beta2, Moments: dtypes.BFloat16, Seed: 1})
+		later.Steps = 1
+		slide(t, e, later, constant)
+		second := saved(t, e, later)
 		for _, name := range []string{"m.p", "v.p"} {
 			if slices.Equal(first[1][name], first[2][name]) {
 				t.Errorf("%s: two seeds round %s alike", mode, name)
+			}
+			if slices.Equal(first[1][name], second[name]) {
+				t.Errorf("%s: two updates round %s alike", mode, name)
 			}
 		}
 		// Where m and v are rounded up are unrelated places.

@@ -305,23 +305,24 @@ func (o *Optimizer) ordered() (lists [][]*Array) {
 
 // norm2 is the squared norm of several arrays together, on the device: nothing waits for it.
 func (e *Engine) norm2(arrays []*Array) (total *Array, err error) {
+	if total, err = e.Upload([]float32{0}); err != nil {
+		return nil, err
+	}
 	for _, a := range arrays {
-		p, err := e.get(e.key("norm2", "", []*Array{a}), func(g *graph.Graph, _ *program) []*graph.Node {
-			x := nodes(inputNodes(g, []shapes.Shape{a.shape}))[0]
-			return []*graph.Node{graph.ReduceAllSum(graph.Square(graph.ConvertDType(x, dtypes.Float32)))}
+		in := []*Array{total, a}
+		p, err := e.get(e.key("norm2", "", in), func(g *graph.Graph, p *program) []*graph.Node {
+			p.aliases = map[int]int{0: 0}
+			n := nodes(inputNodes(g, shapesOf(in)))
+			return []*graph.Node{graph.Add(n[0], graph.ReduceAllSum(graph.Square(graph.ConvertDType(n[1], dtypes.Float32))))}
 		})
 		if err != nil {
 			return nil, err
 		}
-		out, err := e.execute(p, []*Array{a}, nil)
+		out, err := e.execute(p, in, []bool{true, false})
 		if err != nil {
 			return nil, err
 		}
-		if total == nil {
-			total = out[0]
-		} else if total, err = e.add(total, out[0]); err != nil {
-			return nil, err
-		}
+		total = out[0]
 	}
 	return total, nil
 }

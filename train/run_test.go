@@ -239,6 +239,71 @@ func TestOnlyAdapters(t *testing.T) {
 	}
 }
 
+// With moments in bf16 a phase goes the way that it goes with f32's: as far, to the same place but for noise.
+func TestBFloat16MomentsOnLadder(t *testing.T) {
+	if testing.Short() {
+		t.Skip("walks a phase twice")
+	}
+	recipe := with(t, tiny(t), `
+  - {name: "16", like: "32", teacher_steps: 32, student_steps: 16, guidance: 2, phases: [{name: mse-full, samples: 64, lr: 1e-3}]}
+`)
+	results := map[string]*weights.File{}
+	losses := map[string][]float64{}
+	for _, moments := range []string{"f32", "bf16"} {
+		dir := t.TempDir()
+		walk(t, xla.Auto, recipe, dir, "16", xla.Options{}, nil, "train.batch=2", "train.moments="+moments)
+		f, err := weights.Open(filepath.Join(dir, "stages", "16", "mse-full", "result", "student.safetensors"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		results[moments] = f
+		records, err := monitor.ReadStats(filepath.Join(dir, "stats.jsonl"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range records {
+			if loss, ok := r.Values[monitor.Loss]; ok {
+				losses[moments] = append(losses[moments], loss)
+			}
+		}
+	}
+	base, err := weights.OpenModel(filepath.Join(filepath.Dir(recipe), "tinymodel", "unet"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer base.Close()
+	var apart, way float64
+	for _, name := range results["f32"].Names() {
+		start, err := base.Tensor(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		from, err := start.Float32()
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, b := numbers(t, results["f32"], name), numbers(t, results["bf16"], name)
+		for i := range a {
+			apart += math.Pow(float64(a[i]-b[i]), 2)
+			way += math.Pow(float64(a[i]-from[i]), 2)
+		}
+	}
+	d := math.Sqrt(apart / way)
+	t.Logf("after %d updates the weights are %.4f of their way apart", len(losses["f32"]), d)
+	if d > 0.05 || d == 0 {
+		t.Errorf("the weights are %g of their way apart", d)
+	}
+	if len(losses["f32"]) == 0 || len(losses["f32"]) != len(losses["bf16"]) {
+		t.Fatalf("%d and %d losses", len(losses["f32"]), len(losses["bf16"]))
+	}
+	for i, want := range losses["f32"] {
+		if got := losses["bf16"][i]; math.Abs(got/want-1) > 0.02 {
+			t.Errorf("loss %d is %g, with f32 moments %g", i, got, want)
+		}
+	}
+}
+
 func numbers(t *testing.T, f *weights.File, name string) []float32 {
 	t.Helper()
 	tensor, err := f.Tensor(name)

@@ -18,7 +18,7 @@ func init() { register(newBench) }
 
 func newBench(a *app) *cobra.Command {
 	var o bench.Options
-	var granularity, calls, compute, frozen string
+	var granularity, calls, compute, frozen, moments string
 	var split, plain bool
 	var memory float64
 	c := &cobra.Command{
@@ -39,8 +39,13 @@ func newBench(a *app) *cobra.Command {
 			}
 			dtype, ok := cost.ComputeTypes[compute]
 			kept, okKept := cost.ComputeTypes[frozen]
-			if !ok || !okKept {
-				return withHint(usageErrorf("unknown type %q or %q", compute, frozen), "choose f32 or bf16")
+			var okMoments bool
+			o.Moments, okMoments = cost.ComputeTypes[moments]
+			if !ok || !okKept || !okMoments {
+				return withHint(usageErrorf("unknown type %q, %q or %q", compute, frozen, moments), "choose f32 or bf16")
+			}
+			if o.Critic != "full" && o.Critic != "lora" {
+				return withHint(usageErrorf("unknown discriminator %q", o.Critic), "choose full or lora")
 			}
 			if _, ok := bench.Presets[o.Preset]; !ok {
 				return withHint(usageErrorf("unknown preset %q", o.Preset), "choose mini or sdxl")
@@ -80,6 +85,8 @@ func newBench(a *app) *cobra.Command {
 	f.StringVar(&calls, "calls", "layer", "size of a program of calls without gradients, where that is larger")
 	f.StringVar(&compute, "compute", "f32", "arithmetic: f32 or bf16")
 	f.StringVar(&frozen, "frozen", "f32", "how weights that nothing trains are kept: f32 or bf16")
+	f.StringVar(&moments, "moments", "f32", "how Adam's moments are kept: f32, or bf16 with stochastic rounding")
+	f.StringVar(&o.Critic, "critic", "full", "what is trained of the discriminator's backbone: full, or lora = adapters over the teacher's weights")
 	f.BoolVar(&split, "split", false, "at granularity network: updates apart from the gradient, adapters folded into their weights; left out = as runs have it, on CPUs only")
 	f.BoolVar(&plain, "plain", false, "wait for every program, copy what is updated, keep no compiled programs: go-xla as it is")
 	f.Float64Var(&memory, "memory-fraction", 0.92, "the share of the device's memory that may be used (CUDA)")

@@ -122,19 +122,7 @@ func (a *app) plan(path string, set []string, speed float64, brief bool, limit i
 	if err != nil || !tooMuch {
 		return err
 	}
-	err = withCode(exitRefused, fmt.Errorf("the recipe takes %s of device memory, and there are %s", bytesText(p.Memory), bytesText(limit)))
-	if len(p.Fits) == 0 {
-		return withHint(err, "not even its LoRA phases with micro-batches of 1 fit; lower data.resolution, or use a larger device")
-	}
-	fit := p.Fits[0]
-	hint := fmt.Sprintf("it fits with %s (%s)", fit.Effect, bytesText(fit.Memory))
-	for _, s := range fit.Set {
-		hint += " --set " + s
-	}
-	if fit.LoRAOnly {
-		hint += "; configs/sdxl/lora-16gb.yaml is such a recipe"
-	}
-	return withHint(err, "%s", hint)
+	return tooLarge(p.Memory, limit, p.Fits)
 }
 
 // forGPU says whether a recipe is planned for a GPU: where one is asked for or seen, and for recipes in bf16, which are

@@ -57,6 +57,9 @@ func (a *app) run(cmd *cobra.Command, path string, o runOptions) error {
 		return err
 	}
 	defer rt.Close()
+	if err := a.fitsDevice(rt, config, path, o.set); err != nil {
+		return err
+	}
 	maker := &results.Maker{Log: a.log}
 	opt := train.Options{Dir: o.dir, Until: o.until, Version: readVersion().Version, Backend: rt.Backend, Split: rt.Kind != xla.CUDA, Device: rt, Log: a.log, Finished: maker.Phase}
 	if !a.quiet {

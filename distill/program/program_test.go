@@ -64,6 +64,9 @@ func newWorld(t *testing.T, e *engine.Engine, kind string, lora *nn.LoRA, form d
 	c := tiny()
 	w := &world{t: t, e: e, f: &Functions{UNet: c, Disc: &discriminator.Config{UNet: c}, LoRA: lora}, lora: lora,
 		values: map[string]engine.Tensors{}, specs: map[string][]nn.Spec{}, bind: engine.Bind{}}
+	if kind == "disc" {
+		w.f.LoRA, w.f.Disc.LoRA = nil, lora
+	}
 	ins := []shapes.Shape{}
 	for _, d := range tinyInputs() {
 		ins = append(ins, shapes.Make(dtypes.Float32, d...))
@@ -96,8 +99,12 @@ func newWorld(t *testing.T, e *engine.Engine, kind string, lora *nn.LoRA, form d
 		w.load(name)
 	}
 	if materialise && lora != nil {
-		w.f.LoRA = nil
-		if err := e.Materialise(w.bind[NetUNet], *lora); err != nil {
+		network := NetUNet
+		if kind == "disc" {
+			network = NetDisc
+		}
+		w.f.LoRA, w.f.Disc.LoRA = nil, nil
+		if err := e.Materialise(w.bind[network], *lora); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -107,7 +114,10 @@ func newWorld(t *testing.T, e *engine.Engine, kind string, lora *nn.LoRA, form d
 func (w *world) load(name string) {
 	w.t.Helper()
 	p, err := w.e.Load(w.specs[name], w.values[name], func(n string) bool {
-		return name == NetDisc || w.lora == nil || engine.IsLoRA(n)
+		if name == NetDisc {
+			return w.f.Disc.Trains(n)
+		}
+		return w.lora == nil || engine.IsLoRA(n)
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -215,7 +225,8 @@ func TestTapeEqualsMonolith(t *testing.T) {
 	}{
 		{"mse", lora, discriminator.Conditional, engine.Adam{Beta1: 0.9, Beta2: 0.999, EMA: 0.5, WeightDecay: 0.1, Eps: eps}, 2, []string{"split", "layer"}},
 		{"disc", nil, discriminator.Conditional, engine.Adam{Beta2: 0.99, WeightDecay: 0.1, Eps: eps}, 1, []string{"split"}},
-		{"disc", nil, discriminator.Unconditional, engine.Adam{Beta2: 0.99, ClipNorm: 0.01, Eps: eps}, 1, []string{"stage"}},
+		{"disc", lora, discriminator.Conditional, engine.Adam{Beta2: 0.99, Eps: eps}, 2, []string{"split", "layer"}},
+		{"disc", nil, discriminator.Unconditional, engine.Adam{Beta2: 0.99, ClipNorm: 0.01, Eps: eps}, 2, []string{"stage", "split"}},
 	}
 	engines := map[string]*engine.Engine{
 		"monolith": engine.New(runtime.Backend, dtypes.Float32, nn.Network),

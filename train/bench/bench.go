@@ -13,6 +13,8 @@ import (
 	"fewstep/engine"
 	"fewstep/internal/xla"
 	"fewstep/train/cost"
+
+	"github.com/gomlx/compute/dtypes"
 )
 
 // Steps that can be timed: those of the yardstick, and the VAE's two directions.
@@ -23,7 +25,9 @@ type Options struct {
 	Preset, Step string
 	Batch, Rank  int
 	Iters        int
-	Side         int       // of the latents; 0 = the preset's
+	Side         int    // of the latents; 0 = the preset's
+	Critic       string // what of an adversarial step's discriminator is trained: full, or lora = adapters over the teacher
+	Moments      dtypes.DType
 	Profile      string    // file for a recording of one more step; "" = none
 	Summary      io.Writer // where the recording is summed up
 	PeakTFLOPs   float64   // the device's, to tell the share of it that was reached; 0 = from the device's name
@@ -38,6 +42,8 @@ type Result struct {
 	Batch       int      `json:"batch"`
 	Compute     string   `json:"compute"`
 	Frozen      string   `json:"frozen"`
+	Critic      string   `json:"critic"`
+	Moments     string   `json:"moments"`
 	Granularity int      `json:"granularity"`
 	Calls       int      `json:"calls"`
 	Split       bool     `json:"split"`
@@ -85,7 +91,7 @@ func Run(rt *xla.Runtime, e *engine.Engine, o Options) (*Result, error) {
 		return nil, err
 	}
 	r := &Result{What: "fewstep", Device: rt.DeviceName(), Preset: o.Preset, Step: o.Step, Batch: o.Batch,
-		Compute: e.Compute.String(), Frozen: e.FrozenDType().String(), Granularity: int(e.Granularity), Calls: int(max(e.Granularity, e.Calls)), Split: e.Split,
+		Compute: e.Compute.String(), Frozen: e.FrozenDType().String(), Critic: o.Critic, Moments: o.Moments.String(), Granularity: int(e.Granularity), Calls: int(max(e.Granularity, e.Calls)), Split: e.Split,
 		SetupS: seconds(time.Since(start)), FLOPs: cost.ModelCount, XLAFlags: os.Getenv("XLA_FLAGS")}
 	before := e.Compiled()
 	var times []time.Duration

@@ -48,7 +48,11 @@ func flops(p Preset, o Options) (float64, error) {
 		head := measure(d.Head(""), f32(1, small, small, 2*width))
 		// Two teacher calls. Real and fake, each with its start, through the discriminator with all gradients. Fake and
 		// start through it once more, with gradients by the fake.
-		sum = 2*plain + 3*(4*encoder+2*head) + 3*encoder + 2*head
+		all := 3.0
+		if o.Critic == "lora" {
+			all = 2 // by inputs
+		}
+		sum = 2*plain + all*4*encoder + 3*2*head + 3*encoder + 2*head
 	default:
 		return 0, fmt.Errorf("unknown step %q", o.Step)
 	}

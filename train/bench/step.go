@@ -63,6 +63,9 @@ func newSetup(e *engine.Engine, p Preset, o Options) (*setup, error) {
 	if o.Step == "vae-encode" || o.Step == "vae-decode" {
 		return s, s.autoencoder(p)
 	}
+	if o.Critic == "lora" {
+		s.f.Disc.LoRA = &nn.LoRA{Rank: o.Rank, Scale: 8 / float64(o.Rank)}
+	}
 	if isLoRA(o.Step) {
 		s.f.LoRA = &nn.LoRA{Rank: o.Rank, Scale: 8 / float64(o.Rank)}
 	}
@@ -81,7 +84,7 @@ func newSetup(e *engine.Engine, p Preset, o Options) (*setup, error) {
 	}
 	switch {
 	case s.f.LoRA != nil:
-		s.student, err = s.adapted(p)
+		s.student, err = s.overBase(p, p.UNet.Network("", s.f.LoRA), engine.IsLoRA)
 	case o.Step == "forward":
 		s.student = s.base
 	default:
@@ -91,10 +94,16 @@ func newSetup(e *engine.Engine, p Preset, o Options) (*setup, error) {
 		return nil, err
 	}
 	s.parameters, _ = s.student.Count()
-	adam := engine.Adam{Beta1: 0.9, Beta2: 0.999}
+	adam := engine.Adam{Beta1: 0.9, Beta2: 0.999, Moments: o.Moments}
 	if o.Step == "adv-lora" || o.Step == "adv-full" {
-		adam = engine.Adam{Beta1: 0, Beta2: 0.99}
-		if s.disc, err = load(s.f.Disc.Network("", discriminator.Conditional), everything); err != nil {
+		adam.Beta1, adam.Beta2 = 0, 0.99
+		network := s.f.Disc.Network("", discriminator.Conditional)
+		if s.f.Disc.LoRA != nil {
+			s.disc, err = s.overBase(p, network, s.f.Disc.Trains)
+		} else {
+			s.disc, err = load(network, everything)
+		}
+		if err != nil {
 			return nil, err
 		}
 		if s.optD, err = e.NewOptimizer(adam, s.disc); err != nil {
@@ -111,6 +120,12 @@ func newSetup(e *engine.Engine, p Preset, o Options) (*setup, error) {
 			return nil, err
 		}
 		s.f.LoRA = nil
+	}
+	if lora := s.f.Disc.LoRA; lora != nil && e.Split && s.disc != nil {
+		if err := e.Materialise(s.disc, *lora); err != nil {
+			return nil, err
+		}
+		s.f.Disc.LoRA = nil
 	}
 	for i, shape := range ins {
 		if err := s.input(shape, i == 1 || i == 4); err != nil {
@@ -132,25 +147,25 @@ func newSetup(e *engine.Engine, p Preset, o Options) (*setup, error) {
 	return s, nil
 }
 
-// adapted is the student of a LoRA step: fresh adapters over the teacher's own weights.
-func (s *setup) adapted(p Preset) (*engine.Params, error) {
-	specs, err := nn.Trace(s.e.Backend, p.UNet.Network("", s.f.LoRA), inputs(p, 1)...)
+// overBase is a network over the teacher's own weights, with fresh tensors of its own, such as adapters.
+func (s *setup) overBase(p Preset, network nn.Block, own func(name string) bool) (*engine.Params, error) {
+	specs, err := nn.Trace(s.e.Backend, network, inputs(p, 1)...)
 	if err != nil {
 		return nil, err
 	}
 	var fresh []nn.Spec
 	for _, spec := range specs {
-		if engine.IsLoRA(spec.Name) {
+		if own(spec.Name) {
 			fresh = append(fresh, spec)
 		}
 	}
-	adapters, err := s.e.LoadFunc(fresh, value, engine.IsLoRA)
+	owned, err := s.e.LoadFunc(fresh, value, own)
 	if err != nil {
 		return nil, err
 	}
 	out := engine.NewParams(specs)
 	for _, spec := range specs {
-		if a := adapters.Get(spec.Name); a != nil {
+		if a := owned.Get(spec.Name); a != nil {
 			out.Set(spec.Name, a, true)
 		} else {
 			out.Set(spec.Name, s.base.Get(spec.Name), false)

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+
+	"fewstep/distill"
+	"fewstep/internal/xla"
+	"fewstep/train/cost"
+)
+
+// fits refuses a recipe that needs more of a device's memory than there is, before anything is loaded: by the arrays that
+// its largest phase holds, which are counted exactly. Where only the programs' scratch space, which is estimated, is too
+// much, it warns. load reads the recipe with overrides.
+func (a *app) fits(c *distill.Config, load func(overrides ...string) (*distill.Config, error), d cost.Device, limit int64) error {
+	m, _, err := planModel(c)
+	if err != nil {
+		return nil // opening the model tells better what it is
+	}
+	rt, err := xla.Open(xla.Go, xla.Options{}) // builds graphs only
+	if err != nil {
+		return err
+	}
+	defer rt.Close()
+	phases, err := cost.Plan(rt.Backend, c, m, d)
+	if err != nil {
+		return withCode(exitUsage, err)
+	}
+	var most, arrays int64
+	for _, p := range phases {
+		most, arrays = max(most, p.Memory.Total), max(arrays, p.Memory.Arrays)
+	}
+	switch {
+	case most <= limit:
+		return nil
+	case arrays <= limit:
+		a.log.Warn("device memory may not be enough", "planned", bytesText(most), "there are", bytesText(limit))
+		return nil
+	}
+	fits, err := cost.Fit(rt.Backend, load, m, d, limit)
+	if err != nil {
+		return err
+	}
+	return tooLarge(most, limit, fits)
+}
+
+// fitsDevice is fits for the device that a run is about to use; devices that do not tell their memory fit everything.
+func (a *app) fitsDevice(rt *xla.Runtime, c *distill.Config, path string, set []string) error {
+	memory, err := rt.DeviceMemory(0)
+	if err != nil || memory.Limit == 0 {
+		return nil
+	}
+	cuda := rt.Kind == xla.CUDA
+	load := func(more ...string) (*distill.Config, error) {
+		return distill.Load(path, append(slices.Clone(set), more...)...)
+	}
+	return a.fits(c, load, cost.Device{Split: !cuda, Flash: cuda && c.Train.Compute == "bf16"}, memory.Limit)
+}
+
+// tooLarge is the refusal of a recipe, with the first change after which it fits.
+func tooLarge(memory, limit int64, fits []cost.Change) error {
+	err := withCode(exitRefused, fmt.Errorf("the recipe takes %s of device memory, and there are %s", bytesText(memory), bytesText(limit)))
+	if len(fits) == 0 {
+		return withHint(err, "not even its LoRA phases with micro-batches of 1 fit; lower data.resolution, or use a larger device")
+	}
+	fit := fits[0]
+	hint := fmt.Sprintf("it fits with %s (%s)", fit.Effect, bytesText(fit.Memory))
+	for _, s := range fit.Set {
+		hint += " --set " + s
+	}
+	if fit.LoRAOnly {
+		hint += "; configs/sdxl/lora-16gb.yaml is such a recipe"
+	}
+	return withHint(err, "%s", hint)
+}

@@ -1,0 +1,43 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"fewstep/distill"
+	"fewstep/train/cost"
+)
+
+// A run whose arrays cannot fit the device is refused before it begins; one whose scratch space may not is warned of.
+func TestRunFitsDevice(t *testing.T) {
+	load := func(set ...string) (*distill.Config, error) {
+		return distill.Load(filepath.Join("..", "..", "configs", "sdxl", "lora-16gb.yaml"), set...)
+	}
+	c, err := load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// 11.15 GB are planned, 10.73 of them arrays.
+	for _, want := range []struct {
+		limit           int64
+		refused, warned bool
+	}{{12e9, false, false}, {11e9, false, true}, {10.5e9, true, false}} {
+		var log bytes.Buffer
+		a := &app{log: slog.New(slog.NewTextHandler(&log, nil))}
+		err := a.fits(c, load, cost.Device{Flash: true}, want.limit)
+		if refused := err != nil; refused != want.refused || strings.Contains(log.String(), "may not be enough") != want.warned {
+			t.Errorf("%d GB: error %v, log %q", want.limit/1e9, err, &log)
+		}
+		if err == nil {
+			continue
+		}
+		var e *exitError
+		if !strings.Contains(err.Error(), "10.4 GiB of device memory, and there are 9.8 GiB") || !errors.As(err, &e) || e.code != exitRefused || !strings.Contains(e.hint, "train.accumulate=1") {
+			t.Errorf("refused with %v, %+v", err, e)
+		}
+	}
+}
