@@ -45,10 +45,19 @@ func (s *setup) profile(rt *xla.Runtime, path string, summary io.Writer) (idle f
 	} else {
 		err = atomicfile.Write(path, rec.WriteTrace)
 	}
+	if err != nil {
+		return 0, err
+	}
+	return summarise(rec, programs, summary), nil
+}
+
+// summarise writes where a recorded step's time went, by programs and by kernels, and tells the share of it in which the
+// device did nothing. queued are the programs as the engine saw them go: they stand in where the recording names none.
+func summarise(rec *xla.Recording, queued []xla.Event, summary io.Writer) (idle float64) {
 	kernels, idle := rec.Kernels()
 	title, totals := "programs", rec.Programs()
 	if len(totals) == 0 { // the CUDA plugin records kernels and what the host did, not which program a kernel belongs to
-		title, totals = "programs, by the time that the host took to queue them", xla.NewRecording(rt.Kind, programs).Programs()
+		title, totals = "programs, by the time that the host took to queue them", xla.NewRecording("host", queued).Programs()
 	}
 	for _, part := range []struct {
 		title  string
@@ -66,5 +75,5 @@ func (s *setup) profile(rt *xla.Runtime, path string, summary io.Writer) (idle f
 			fmt.Fprintf(summary, "%9.3f ms %5.1f %% %5d × %s\n", float64(t.Duration)/1e9, 100*float64(t.Duration)/float64(all), t.Count, t.Name)
 		}
 	}
-	return idle, err
+	return idle
 }
