@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 
@@ -61,13 +62,24 @@ func newBench(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			defer rt.Close()
 			e := engine.New(rt.Backend, dtype, level)
 			if !cmd.Flags().Changed("split") { // as runs have it
 				split = rt.Kind != xla.CUDA
 			}
 			e.Calls, e.Frozen, e.Split = callLevel, kept, split && level == nn.Network
-			r, err := bench.Run(rt, e, o)
+			var r *bench.Result
+			done := make(chan error, 1)
+			go func() {
+				var err error
+				r, err = bench.Run(rt, e, o)
+				done <- err
+			}()
+			select {
+			case err = <-done:
+				rt.Close()
+			case <-cmd.Context().Done(): // compiling cannot be stopped, and there is nothing to save: the process ends under it
+				return withCode(exitInterrupted, errors.New("interrupted; nothing was measured"))
+			}
 			if err != nil {
 				return err
 			}
