@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -76,9 +77,14 @@ func TestConvention(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	var told []string
+	s.Metric = func(name string) { told = append(told, name) }
 	table := evaluated(t, s)
 	var names []string
 	for _, r := range table.Rows {
+		if !slices.Contains(told, r.Metric) {
+			t.Errorf("%s was computed without a word; told of %q", r.Metric, told)
+		}
 		names = append(names, r.Metric)
 		if r.Convention != "mini" || r.Samples != len(captionsOfTests) || !(r.Low <= r.Value && r.Value <= r.High) {
 			t.Errorf("row %+v", r)
