@@ -2,7 +2,6 @@ package eval
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -20,8 +19,6 @@ import (
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 )
-
-var conventions = flag.Bool("conventions", false, "also measure by Inception features: some minutes on two cores")
 
 // drawnInception writes an Inception network of random weights.
 func drawnInception(t *testing.T, e *engine.Engine) string {
@@ -57,9 +54,6 @@ func drawnInception(t *testing.T, e *engine.Engine) string {
 // TestConvention measures generated images by Inception features, real ones in their own sizes, and names the metrics
 // after weights that are not the FID network's.
 func TestConvention(t *testing.T) {
-	if !*conventions {
-		t.Skip("give -conventions to measure by Inception features")
-	}
 	rt, err := opened()
 	if err != nil {
 		t.Skip(err)
