@@ -52,6 +52,9 @@ func ReadCaptions(protocol, path string, limit int) (*CaptionList, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
+	if len(l.Texts) == 0 {
+		return nil, fmt.Errorf("%s holds no captions: there is nothing to draw", path)
+	}
 	if protocol == COCO10K {
 		if len(l.Texts) < coco10kImages {
 			return nil, fmt.Errorf("%s has captions of %d images, the protocol %s needs %d", path, len(l.Texts), COCO10K, coco10kImages)

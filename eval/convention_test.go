@@ -2,10 +2,10 @@ package eval
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,8 +19,6 @@ import (
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 )
-
-var conventions = flag.Bool("conventions", false, "also measure by Inception features: some minutes on two cores")
 
 // drawnInception writes an Inception network of random weights.
 func drawnInception(t *testing.T, e *engine.Engine) string {
@@ -56,9 +54,6 @@ func drawnInception(t *testing.T, e *engine.Engine) string {
 // TestConvention measures generated images by Inception features, real ones in their own sizes, and names the metrics
 // after weights that are not the FID network's.
 func TestConvention(t *testing.T) {
-	if !*conventions {
-		t.Skip("give -conventions to measure by Inception features")
-	}
 	rt, err := opened()
 	if err != nil {
 		t.Skip(err)
@@ -76,9 +71,14 @@ func TestConvention(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	var told []string
+	s.Metric = func(name string) { told = append(told, name) }
 	table := evaluated(t, s)
 	var names []string
 	for _, r := range table.Rows {
+		if !slices.Contains(told, r.Metric) {
+			t.Errorf("%s was computed without a word; told of %q", r.Metric, told)
+		}
 		names = append(names, r.Metric)
 		if r.Convention != "mini" || r.Samples != len(captionsOfTests) || !(r.Low <= r.Value && r.Value <= r.High) {
 			t.Errorf("row %+v", r)

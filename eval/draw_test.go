@@ -128,6 +128,7 @@ func TestImagesDoNotDependOnTheBatch(t *testing.T) {
 		}
 	}
 	own := draw(8, nil)
+	near("batches of 1 and of 8", draw(1, nil), own)
 	near("batches of 3 and of 8", draw(3, nil), own)
 	for _, name := range []scheduler.Name{scheduler.Trained, scheduler.LCM, scheduler.EulerAncestral} {
 		plan, err := name.Plan(s.Pipeline.Schedule, s.Pipeline.Prediction, scheduler.Settings{OriginalSteps: 50}, 2)

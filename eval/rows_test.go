@@ -102,6 +102,14 @@ func TestParquetCaptions(t *testing.T) {
 	if _, err := ReadCaptions("captions", written(t, "x.parquet", "not parquet"), 0); err == nil || !strings.Contains(err.Error(), "not a readable parquet file") {
 		t.Errorf("not a parquet file: %v", err)
 	}
+	if err := parquet.WriteFile(path, []plain{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, protocol := range []string{"captions", COCO10K} {
+		if _, err := ReadCaptions(protocol, path, 0); err == nil || !strings.Contains(err.Error(), path+" holds no captions") {
+			t.Errorf("%s, no rows: %v", protocol, err)
+		}
+	}
 	type other struct {
 		Title string `parquet:"title"`
 	}

@@ -48,6 +48,7 @@ type Spec struct {
 	Load func(name string) ([]byte, bool)
 
 	Progress func(Progress)            // may be nil
+	Metric   func(name string)         // is told each metric before it is computed, which may take a minute; may be nil
 	Warn     func(string)              // may be nil
 	Timed    func(report.Timing) error // is given the time per image of each row that was drawn; may be nil
 }
@@ -171,6 +172,7 @@ func (s *Spec) judge() (Judge, error) {
 	if err != nil {
 		return nil, err
 	}
+	meter.Started = s.Metric
 	j := &meterJudge{meter: meter, resampling: opt}
 	if len(s.ReferenceStats) > 0 {
 		if err := j.referTo(s.ReferenceStats); err != nil {

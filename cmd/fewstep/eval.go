@@ -89,7 +89,7 @@ func newEval(a *app) *cobra.Command {
 	f.StringVar(&o.reference, "reference", "", "real images for --protocol coco10k and captions: captioned parquet file or folder; none = no distances")
 	f.StringSliceVar(&o.referenceStats, "reference-stats", nil, "statistics in place of the real images: an .npz of pytorch-fid or clean-fid, and another of patches")
 	f.StringVar(&o.convention, "convention", metric.Convention, "how images are measured: "+conventionNames())
-	f.StringVar(&o.sources.Inception, "inception", "", "weights of the Inception network, for every convention but "+metric.Convention)
+	f.StringVar(&o.sources.Inception, "inception", "", "weights of the Inception network, a file or nsfwjs-inception once fetched; for every convention but "+metric.Convention)
 	f.StringVar(&o.sources.CLIP, "clip", "", "folder of the CLIP that the scores are by, for the same; none = no score")
 	f.StringVar(&o.sources.Tokenizer, "clip-tokenizer", "", "folder of its tokenizer, where it is another")
 	f.StringVar(&o.data, "data", "assets/mini/images.parquet", "captioned images with the splits train and eval, for --protocol mini")
@@ -204,6 +204,9 @@ func (a *app) eval(cmd *cobra.Command, o evalOptions) error {
 	}
 	s := eval.Spec{Progress: a.evalProgress(), Warn: func(text string) { a.log.Warn(text) }, Images: o.images,
 		Convention: o.convention, Sources: o.sources}
+	if !a.quiet {
+		s.Metric = func(name string) { a.log.Info("computing " + name) }
+	}
 	var followed *rundir.Dir
 	var err error
 	if o.follow != "" {
