@@ -16,10 +16,16 @@ import (
 // without content, so that Memory tells what it would take on a device. Outputs read as zeros. Programs are built, on any
 // backend, and not compiled; what scratch space a compiled one would take is estimated by scratch.
 func Dry(backend compute.Backend, computeType dtypes.DType, granularity nn.Level) *Engine {
-	e := New(backend, computeType, granularity)
+	e := New(planning{backend}, computeType, granularity)
 	e.dry = true
 	return e
 }
+
+// planning is a backend on which graphs are built and nothing runs. It goes by a name of its own, so that convolutions are
+// planned as convolutions, as XLA runs them, on the pure-Go backend too, which runs them as products over patches.
+type planning struct{ compute.Backend }
+
+func (planning) String() string { return "planning" }
 
 // nothing is the buffer of an array without content.
 type nothing struct{ compute.Buffer }

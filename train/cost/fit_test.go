@@ -69,7 +69,7 @@ func TestFit(t *testing.T) {
 	}{
 		{53e9, []string{"train.batch=4", "train.accumulate=128"}, false},
 		{45e9, []string{"train.moments=bf16", "train.batch=4", "train.accumulate=128"}, false},
-		{40e9, []string{"train.moments=bf16", "discriminator.target=lora", "train.batch=1", "train.accumulate=512"}, false},
+		{40e9, []string{"train.moments=bf16", "discriminator.target=lora", "train.batch=2", "train.accumulate=256"}, false},
 		{12e9, []string{"train.moments=bf16", "discriminator.target=lora", "train.batch=1", "train.accumulate=512"}, true},
 		{6e9, nil, false},
 	} {
