@@ -74,7 +74,11 @@ func (r *Run) phase(ctx context.Context, step distill.Step, checkpoint *rundir.C
 			}
 		}
 	}
-	return p.finish()
+	if err := p.finish(); err != nil {
+		return err
+	}
+	p.unsaved.Store(false)
+	return nil
 }
 
 // merge makes the stage's full model of the original base and the LoRA.
@@ -214,6 +218,7 @@ func (p *phase) update() error {
 	}
 	p.done += n
 	p.since += n
+	p.unsaved.Store(true)
 	p.updates++
 	rec.Took = time.Since(start)
 	rec.Wall = p.finishWall(w, n, rec.Took)

@@ -47,6 +47,7 @@ func (p *phase) checkpoint() error {
 		return err
 	}
 	p.saved, p.since = time.Now(), 0
+	p.unsaved.Store(false)
 	p.opt.Log.Debug("checkpoint", "samples", p.done, "took", time.Since(start))
 	return nil
 }

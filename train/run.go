@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"fewstep/data"
@@ -65,6 +66,7 @@ type Run struct {
 	saved   time.Time // of the last checkpoint
 	since   int64     // samples since then
 	warming sync.WaitGroup
+	unsaved atomic.Bool // an update was made since the last checkpoint or result
 
 	perSample map[string]float64 // operations of each phase
 }
@@ -142,6 +144,10 @@ func NewEngine(backend compute.Backend, c distill.Train, split bool) *engine.Eng
 	e.Calls, e.Frozen, e.Split = cost.Levels[c.CallGranularity()], cost.ComputeTypes[c.Frozen], split && e.Granularity == nn.Network
 	return e
 }
+
+// Unsaved says whether an update was made that neither a checkpoint nor a result holds. While none was, the process may
+// end at any time: what it was about is begun again.
+func (r *Run) Unsaved() bool { return r.unsaved.Load() }
 
 // Close releases the run directory.
 func (r *Run) Close() error {

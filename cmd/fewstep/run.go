@@ -56,7 +56,12 @@ func (a *app) run(cmd *cobra.Command, path string, o runOptions) error {
 	if err != nil {
 		return err
 	}
-	defer rt.Close()
+	left := false // compiling, which nothing stops and closing waits for
+	defer func() {
+		if !left {
+			rt.Close()
+		}
+	}()
 	if err := a.fitsDevice(rt, config, path, o.set); err != nil {
 		return err
 	}
@@ -80,12 +85,17 @@ func (a *app) run(cmd *cobra.Command, path string, o runOptions) error {
 	if err != nil {
 		return refused(err)
 	}
-	defer r.Close()
+	defer func() {
+		if !left {
+			r.Close()
+		}
+	}()
 	unmeasured := results.Unmeasured(r)
 	if unmeasured != "" { // said before the days that a run may take
 		a.log.Warn("this run will make no report: "+unmeasured, "instead", "fewstep eval --follow "+o.dir)
 	}
-	worked, err := r.Walk(cmd.Context())
+	var worked bool
+	worked, left, err = walk(cmd.Context(), r)
 	if err != nil {
 		return refused(err)
 	}
@@ -107,6 +117,35 @@ func (a *app) run(cmd *cobra.Command, path string, o runOptions) error {
 		fmt.Fprintln(a.stdout, r.Dir.ArtifactPath(rundir.Report, "index.html"))
 	}
 	return nil
+}
+
+// walk is Walk, but that an interruption is not kept waiting by a compilation, which can take minutes, where no update
+// would be lost: the walk is then left where it is, for the process to end.
+func walk(ctx context.Context, r *train.Run) (worked, left bool, err error) {
+	type result struct {
+		worked bool
+		err    error
+	}
+	done := make(chan result, 1)
+	go func() {
+		worked, err := r.Walk(ctx)
+		done <- result{worked, err}
+	}()
+	select {
+	case w := <-done:
+		return w.worked, false, w.err
+	case <-ctx.Done():
+	}
+	for {
+		if !r.Unsaved() && r.Engine.Compiling() {
+			return false, true, train.ErrInterrupted
+		}
+		select {
+		case w := <-done:
+			return w.worked, false, w.err
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // refused gives run errors their exit codes.
