@@ -39,7 +39,7 @@ type Options struct {
 	Version  string // of fewstep, for the lineage
 	Split    bool   // update tensor by tensor: see engine.Engine.Split
 	Backend  compute.Backend
-	Device   *xla.Runtime // to tell its memory and the share of its speed that is reached; may be nil
+	Device   Device // to tell its memory and the share of its speed that is reached; may be nil
 	Log      *slog.Logger
 	Progress monitor.Reporter // may be nil
 	Metrics  monitor.Reporter // may be nil
@@ -69,6 +69,12 @@ type Run struct {
 	unsaved atomic.Bool // an update was made since the last checkpoint or result
 
 	perSample map[string]float64 // operations of each phase
+}
+
+// Device tells of the device that a run trains on; *xla.Runtime does.
+type Device interface {
+	PeakTFLOPs() float64                          // 0 = not known
+	DeviceMemory(n int) (xla.DeviceMemory, error) // an error where the plugin does not tell
 }
 
 // Open opens the model, the data and the run directory. Nothing is computed yet.

@@ -1,0 +1,66 @@
+package train
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"fewstep/distill"
+	"fewstep/engine"
+	"fewstep/internal/xla"
+	"fewstep/model/nn"
+	"fewstep/train/monitor"
+
+	"github.com/gomlx/compute/dtypes"
+)
+
+// card is a device of known speed.
+type card struct {
+	peak   float64
+	memory xla.DeviceMemory
+	silent bool // it does not tell its memory
+}
+
+func (c card) PeakTFLOPs() float64 { return c.peak }
+
+func (c card) DeviceMemory(int) (xla.DeviceMemory, error) {
+	if c.silent {
+		return xla.DeviceMemory{}, errors.New("not told")
+	}
+	return c.memory, nil
+}
+
+// What an update tells of speed and memory: 4 samples of 3e12 operations in 2 s are 6 TFLOP/s, a tenth of 60. A device
+// that is not known has no share, and one that does not tell its memory has the engine's account.
+func TestSpeedAndMemoryOfUpdate(t *testing.T) {
+	rt, err := xla.Open(xla.Go, xla.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rt.Close()
+	e := engine.New(rt.Backend, dtypes.Float32, nn.Network)
+	if _, err := e.Upload(make([]float32, 256), 256); err != nil {
+		t.Fatal(err)
+	}
+	const live, peak = monitor.MemoryLive, monitor.MemoryPeak
+	for name, c := range map[string]struct {
+		device Device
+		want   monitor.Values
+	}{
+		"known":   {card{peak: 60, memory: xla.DeviceMemory{InUse: 5, Peak: 7}}, monitor.Values{monitor.TFLOPs: 6, monitor.MFU: 0.1, live: 5, peak: 7}},
+		"unknown": {card{silent: true}, monitor.Values{monitor.TFLOPs: 6, live: 1024, peak: 1024}},
+		"none":    {nil, monitor.Values{monitor.TFLOPs: 6, live: 1024, peak: 1024}},
+	} {
+		p := &phase{Run: &Run{Engine: e, opt: Options{Device: c.device}, perSample: map[string]float64{"8/full": 3e12}},
+			step: distill.Step{StageName: "8", PhaseName: "full"}}
+		got := p.finishWall(p.newWall(), 4, 2*time.Second)
+		for key, v := range c.want {
+			if got[key] != v {
+				t.Errorf("%s: %s is %g, want %g", name, key, got[key], v)
+			}
+		}
+		if len(got) != len(c.want) {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
