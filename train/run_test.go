@@ -164,14 +164,14 @@ func TestLayerChangesNothing(t *testing.T) {
 	same(t, made(t, plain), made(t, layered))
 }
 
-// SDXL's settings: blocks walked one by one in bf16 over bf16 frozen weights and with copies of trained ones, in every
-// kind of phase. An interrupted run ends with the same bytes. One of the teachers is a LoRA beside the base.
+// SDXL's settings: blocks walked one by one in bf16 over bf16 frozen weights, in every kind of phase. An interrupted run
+// ends with the same bytes. One of the teachers is a LoRA beside the base.
 func TestLayersInBF16(t *testing.T) {
 	if testing.Short() {
 		t.Skip("walks a ladder twice")
 	}
 	recipe, straight, broken := with(t, tiny(t), everyKind), t.TempDir(), t.TempDir()
-	set := []string{"train.granularity=layer", "train.calls=layer", "train.compute=bf16", "train.frozen=bf16", "train.weight_copies=true"}
+	set := []string{"train.granularity=layer", "train.calls=layer", "train.compute=bf16", "train.frozen=bf16"}
 	walk(t, xla.Go, recipe, straight, "8", xla.Options{}, nil, set...)
 	walk(t, xla.Go, recipe, broken, "8", xla.Options{}, []int{3, 4}, set...)
 	same(t, made(t, straight), made(t, broken))
@@ -195,7 +195,7 @@ func TestOnlyAdapters(t *testing.T) {
 	}
 	recipe := with(t, tiny(t), onlyAdapters)
 	for name, set := range map[string][]string{
-		"layer": {"train.granularity=layer", "train.calls=layer", "train.compute=bf16", "train.frozen=bf16", "train.weight_copies=true", "train.batch=1", "train.accumulate=2"},
+		"layer": {"train.granularity=layer", "train.calls=layer", "train.compute=bf16", "train.frozen=bf16", "train.batch=1", "train.accumulate=2"},
 		"split": {"train.batch=2"},
 	} {
 		t.Run(name, func(t *testing.T) {
