@@ -115,7 +115,7 @@ func prepareCUDA(c Candidate, programs string) (notes []string) {
 	if dataDir != "" && !strings.Contains(flags[0], "--xla_gpu_cuda_data_dir") {
 		flags = append(flags, "--xla_gpu_cuda_data_dir="+dataDir)
 	}
-	tuned, note := tunedFlags(flags[0], programs)
+	tuned, note := tunedFlags(c.Path, flags[0], programs)
 	if note != "" {
 		notes = append(notes, note)
 	}

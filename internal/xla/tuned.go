@@ -34,9 +34,26 @@ import (
 //go:embed tuned.textproto.gz
 var shippedTuned []byte
 
+// The plugin whose results come with the binary, jax-cuda13-pjrt 0.11.2, by its wheel's name or its size in bytes. Others
+// are not given the file: an older XLA stops at a text that it cannot read.
+const (
+	tunedWheel = "jax_cuda13_pjrt-0.11.2.dist-info"
+	tunedSize  = 411465856
+)
+
+// tunedFor says whether the results that come with the binary are a plugin's.
+func tunedFor(plugin string) bool {
+	if info, err := os.Stat(plugin); err == nil && info.Size() == tunedSize {
+		return true
+	}
+	site := filepath.Dir(filepath.Dir(filepath.Dir(plugin))) // of …/jax_plugins/xla_cuda13/xla_cuda_plugin.so
+	info, err := os.Stat(filepath.Join(site, tunedWheel))
+	return err == nil && info.IsDir()
+}
+
 // tunedFlags gives the flags with which XLA keeps what it tried out. programs is the folder of compiled programs;
 // "off" keeps nothing and gives only what needs no folder. What cannot be done is told in a note: it costs time only.
-func tunedFlags(present, programs string) (flags []string, note string) {
+func tunedFlags(plugin, present, programs string) (flags []string, note string) {
 	missing := func(name string) bool { return !strings.Contains(present, "--"+name) }
 	if missing("xla_gpu_autotune_level") {
 		flags = append(flags, "--xla_gpu_autotune_level=1")
@@ -51,7 +68,7 @@ func tunedFlags(present, programs string) (flags []string, note string) {
 	if name := "xla_gpu_per_fusion_autotune_cache_dir"; missing(name) {
 		flags = append(flags, "--"+name+"="+dir)
 	}
-	if name := "xla_gpu_load_autotune_results_from"; missing(name) {
+	if name := "xla_gpu_load_autotune_results_from"; missing(name) && tunedFor(plugin) {
 		file, err := unpackTuned(dir)
 		if err != nil {
 			return flags, "kernels chosen beforehand are not used: " + err.Error()

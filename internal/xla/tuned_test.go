@@ -9,8 +9,15 @@ import (
 )
 
 func TestTunedFlags(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "programs")
-	flags, note := tunedFlags("", dir)
+	dir, site := filepath.Join(t.TempDir(), "programs"), t.TempDir()
+	plugin := filepath.Join(site, "jax_plugins", "xla_cuda13", "xla_cuda_plugin.so")
+	if flags, _ := tunedFlags(plugin, "", dir); len(flags) != 2 {
+		t.Errorf("a plugin of another version gets the flags %q", flags)
+	}
+	if err := os.Mkdir(filepath.Join(site, tunedWheel), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	flags, note := tunedFlags(plugin, "", dir)
 	if note != "" || len(flags) != 3 {
 		t.Fatalf("flags %q, note %q: wanted three flags and no note", flags, note)
 	}
@@ -35,23 +42,23 @@ func TestTunedFlags(t *testing.T) {
 		seen[k] = true
 	}
 	info, _ := os.Stat(file)
-	again, _ := tunedFlags("", dir)
+	again, _ := tunedFlags(plugin, "", dir)
 	if now, _ := os.Stat(file); again[2] != flags[2] || !now.ModTime().Equal(info.ModTime()) {
 		t.Error("the results are unpacked anew")
 	}
 
 	own := "--xla_gpu_autotune_level=4 --xla_gpu_per_fusion_autotune_cache_dir=/a --xla_gpu_load_autotune_results_from=/b"
-	if flags, _ := tunedFlags(own, dir); len(flags) > 0 {
+	if flags, _ := tunedFlags(plugin, own, dir); len(flags) > 0 {
 		t.Errorf("the user's flags are overridden by %q", flags)
 	}
-	if flags, _ := tunedFlags("", "off"); len(flags) != 1 {
+	if flags, _ := tunedFlags(plugin, "", "off"); len(flags) != 1 {
 		t.Errorf("without a folder the flags are %q", flags)
 	}
 	blocked := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(blocked, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if flags, note := tunedFlags("", blocked); len(flags) != 1 || !strings.Contains(note, "tried out anew") {
+	if flags, note := tunedFlags(plugin, "", blocked); len(flags) != 1 || !strings.Contains(note, "tried out anew") {
 		t.Errorf("without a folder to write: flags %q, note %q", flags, note)
 	}
 }
