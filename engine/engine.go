@@ -74,13 +74,6 @@ func (e *Engine) Compiled() CompileStats {
 	return e.compiled
 }
 
-// Compiling says whether a program is being compiled now.
-func (e *Engine) Compiling() bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.busy > 0
-}
-
 // Runs counts the programs that were run, or queued to be run.
 func (e *Engine) Runs() int64 { return e.runs.Load() }
 

@@ -372,9 +372,15 @@ func (p *phase) adversarial(micro []*inputs, real []*engine.Array, first int64, 
 		if err != nil {
 			return err
 		}
+		if err := w.part(p.Engine, monitor.DataSeconds, nil); err != nil {
+			return err
+		}
 		r := &ready[i]
 		*r = prepared{call: in.call(in.x, t), a: columns[0], b: columns[1], view: []*engine.Array{viewT, noise, columns[2], columns[3]}}
 		if r.fake, err = p.f.Fake(p.Engine, bind, p.optS, of, r.call, r.a, r.b); err != nil {
+			return err
+		}
+		if err := w.part(p.Engine, monitor.StudentSeconds, r.fake.Sample); err != nil {
 			return err
 		}
 		args := append(in.call(in.x, t, real[i], r.fake.Sample), r.view...)
@@ -383,9 +389,9 @@ func (p *phase) adversarial(micro []*inputs, real []*engine.Array, first int64, 
 		if err := p.collect(res, err, values, of, monitor.LossD, monitor.Accuracy, monitor.Gap); err != nil {
 			return err
 		}
-	}
-	if err := w.part(p.Engine, monitor.DiscriminatorSeconds, nil); err != nil {
-		return err
+		if err := w.part(p.Engine, monitor.DiscriminatorSeconds, nil); err != nil {
+			return err
+		}
 	}
 	p.gate.Observe(values[monitor.Accuracy], int64(of*len(micro[0].T)), p.Config.Discriminator.GateWindow)
 	if !p.gate.StudentMoves(p.settings, p.done) {

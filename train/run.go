@@ -257,6 +257,7 @@ func (r *Run) Walk(ctx context.Context) (worked bool, err error) {
 	if r.perSample, err = r.operations(); err != nil {
 		return false, err
 	}
+	r.opt.Log.Info("TFLOP/s and mfu count " + cost.ModelCount)
 	if err := r.finishedBefore(ctx, state); err != nil {
 		return false, err
 	}

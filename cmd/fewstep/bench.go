@@ -58,26 +58,22 @@ func newBench(a *app) *cobra.Command {
 				return usageErrorf("--batch, --rank and --iters must be at least 1, and --side not negative")
 			}
 			o.Summary = a.stderr
-			rt, err := a.openBackend(xla.Options{MemoryFraction: memory, Plain: plain})
-			if err != nil {
-				return err
-			}
-			e := engine.New(rt.Backend, dtype, level)
-			if !cmd.Flags().Changed("split") { // as runs have it
-				split = rt.Kind != xla.CUDA
-			}
-			e.Calls, e.Frozen, e.Split = callLevel, kept, split && level == nn.Network
 			var r *bench.Result
-			done := make(chan error, 1)
-			go func() {
-				var err error
+			err := interruptible(cmd.Context(), nil, func() error {
+				rt, err := a.openBackend(xla.Options{MemoryFraction: memory, Plain: plain})
+				if err != nil {
+					return err
+				}
+				defer rt.Close()
+				e := engine.New(rt.Backend, dtype, level)
+				if !cmd.Flags().Changed("split") { // as runs have it
+					split = rt.Kind != xla.CUDA
+				}
+				e.Calls, e.Frozen, e.Split = callLevel, kept, split && level == nn.Network
 				r, err = bench.Run(rt, e, o)
-				done <- err
-			}()
-			select {
-			case err = <-done:
-				rt.Close()
-			case <-cmd.Context().Done(): // compiling cannot be stopped, and there is nothing to save: the process ends under it
+				return err
+			})
+			if cmd.Context().Err() != nil {
 				return withCode(exitInterrupted, errors.New("interrupted; nothing was measured"))
 			}
 			if err != nil {

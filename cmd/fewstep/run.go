@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -52,16 +53,21 @@ func (a *app) run(cmd *cobra.Command, path string, o runOptions) error {
 	if config.Model, err = a.local(cmd.Context(), config.Model); err != nil {
 		return err
 	}
+	var run atomic.Pointer[train.Run]
+	unsaved := func() bool {
+		r := run.Load()
+		return r != nil && r.Unsaved()
+	}
+	return refused(interruptible(cmd.Context(), unsaved, func() error { return a.walk(cmd.Context(), config, path, o, &run) }))
+}
+
+// walk is run's work, with a recipe whose model is here. It gives the run to opened.
+func (a *app) walk(ctx context.Context, config *distill.Config, path string, o runOptions, opened *atomic.Pointer[train.Run]) error {
 	rt, err := a.openBackend(xla.Options{})
 	if err != nil {
 		return err
 	}
-	left := false // compiling, which nothing stops and closing waits for
-	defer func() {
-		if !left {
-			rt.Close()
-		}
-	}()
+	defer rt.Close()
 	if err := a.fitsDevice(rt, config, path, o.set); err != nil {
 		return err
 	}
@@ -83,26 +89,22 @@ func (a *app) run(cmd *cobra.Command, path string, o runOptions) error {
 	}
 	r, err := train.Open(config, opt)
 	if err != nil {
-		return refused(err)
+		return err
 	}
-	defer func() {
-		if !left {
-			r.Close()
-		}
-	}()
+	defer r.Close()
+	opened.Store(r)
 	unmeasured := results.Unmeasured(r)
 	if unmeasured != "" { // said before the days that a run may take
 		a.log.Warn("this run will make no report: "+unmeasured, "instead", "fewstep eval --follow "+o.dir)
 	}
-	var worked bool
-	worked, left, err = walk(cmd.Context(), r)
+	worked, err := r.Walk(ctx)
 	if err != nil {
-		return refused(err)
+		return err
 	}
 	if o.until == "" {
-		reported, err := maker.Report(cmd.Context(), r)
+		reported, err := maker.Report(ctx, r)
 		if err != nil {
-			return refused(err)
+			return err
 		}
 		worked = worked || reported
 	}
@@ -117,35 +119,6 @@ func (a *app) run(cmd *cobra.Command, path string, o runOptions) error {
 		fmt.Fprintln(a.stdout, r.Dir.ArtifactPath(rundir.Report, "index.html"))
 	}
 	return nil
-}
-
-// walk is Walk, but that an interruption is not kept waiting by a compilation, which can take minutes, where no update
-// would be lost: the walk is then left where it is, for the process to end.
-func walk(ctx context.Context, r *train.Run) (worked, left bool, err error) {
-	type result struct {
-		worked bool
-		err    error
-	}
-	done := make(chan result, 1)
-	go func() {
-		worked, err := r.Walk(ctx)
-		done <- result{worked, err}
-	}()
-	select {
-	case w := <-done:
-		return w.worked, false, w.err
-	case <-ctx.Done():
-	}
-	for {
-		if !r.Unsaved() && r.Engine.Compiling() {
-			return false, true, train.ErrInterrupted
-		}
-		select {
-		case w := <-done:
-			return w.worked, false, w.err
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
 }
 
 // refused gives run errors their exit codes.

@@ -17,7 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"fewstep/internal/xla"
 	"fewstep/train/tinypipeline"
 )
 
@@ -183,46 +182,6 @@ func waitForLines(t *testing.T, cmd *exec.Cmd, out *bytes.Buffer, path string, n
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
 	t.Fatalf("%s has not %d lines after a minute\n%s", path, n, out)
-}
-
-// SIGTERM ends a run at once while its first programs compile, which takes longer than anyone waits for a process to end.
-func TestInterruptedWhileCompiling(t *testing.T) {
-	if testing.Short() {
-		t.Skip("compiles")
-	}
-	recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "..", "assets", "mini"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if rt, err := xla.Open(xla.CPU, xla.Options{}); err != nil {
-		t.Skip(err)
-	} else {
-		rt.Close()
-	}
-	dir := filepath.Join(t.TempDir(), "run")
-	cmd, out := fewstep(t, "run", recipe, "--backend", "cpu", "--dir", dir)
-	cmd.Env = append(cmd.Env, xla.CacheEnv+"=off", "XLA_FLAGS=")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	stats := filepath.Join(dir, "stats.jsonl")
-	waitForLines(t, cmd, out, stats, 1) // the phase's beginning
-	start := time.Now()
-	_ = cmd.Process.Signal(syscall.SIGTERM)
-	ended(t, cmd, out, exitInterrupted)
-	took := time.Since(start)
-	raw, err := os.ReadFile(stats)
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := bytes.Count(raw, []byte("\n"))
-	t.Logf("ended after %v with %d lines", took, lines)
-	if took > 3*time.Second || lines > 1 {
-		t.Errorf("ended after %v, with %d lines of statistics", took, lines)
-	}
-	if !strings.Contains(out.String(), "the same command continues") {
-		t.Errorf("the message does not say how to continue:\n%s", out)
-	}
 }
 
 // A loss that is not finite ends the run before anything is made of it.

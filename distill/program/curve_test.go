@@ -74,3 +74,86 @@ func TestLossCurveInBF16(t *testing.T) {
 		t.Errorf("bf16 on a tape is %g apart, more than 2⁻⁸", fast)
 	}
 }
+
+// duel is both losses over adversarial steps, the discriminator's on even places.
+func (w *world) duel(steps int, moments dtypes.DType) (losses []float64) {
+	w.t.Helper()
+	must := func(err error) {
+		w.t.Helper()
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	const form = discriminator.Unconditional
+	adam := engine.Adam{Beta2: 0.99, Eps: 1e-8, Moments: moments}
+	optS, err := w.e.NewOptimizer(adam, w.bind[NetUNet])
+	must(err)
+	optD, err := w.e.NewOptimizer(adam, w.bind[NetDisc])
+	must(err)
+	note := func(r *engine.Result, err error) {
+		w.t.Helper()
+		must(err)
+		v, err := w.e.Floats(r.Outputs[0])
+		must(err)
+		engine.Free(r.Outputs...)
+		losses = append(losses, float64(v[0]))
+	}
+	x := tinyInputs()[0]
+	in, a, b, real := w.conditions(), w.vector(0.9, 0.8), w.vector(-0.3, 0.2), w.array(5, x...)
+	view := []*engine.Array{w.vector(499, 249), w.array(7, x...), w.vector(0.9, 1), w.vector(0.2, 0)}
+	step := engine.Step{LR: 1e-4}
+	for range steps {
+		fake, err := w.f.Fake(w.e, w.bind, optS, 1, in, a, b)
+		must(err)
+		r, err := w.e.Train(w.f.Discriminator(form), w.bind, NetDisc, optD, step, append(inputs(in, real, fake.Sample), view...)...)
+		note(r, err)
+		fake.Shown()
+		r, err = w.f.GeneratorStep(w.e, w.bind, optS, step, form, fake, in, a, b, view)
+		note(r, err)
+		fake.Free()
+	}
+	return losses
+}
+
+// Over 200 adversarial steps on one batch, bf16 on a tape with a shared forward, frozen weights and moments in bf16 and
+// adapters on the discriminator, against f32 in one program. The bound is twice the distance of f32 from weights rounded
+// to bf16 once. The factor was chosen after measuring one seed and form: 0.0088 for the rounding, 0.014 for all options;
+// f32 on a tape alone was 5e-8 apart over 10 steps and 0.010 over 200, so that most of this may be small differences growing, and the
+// bound sees only errors larger than that. The conditional form would not hold it: rounding 0.0017, f32 on a tape 0.0009,
+// all options 0.015. That is not explained yet, and so not tested.
+func TestAdversarialCurveWithAllOptions(t *testing.T) {
+	const steps = 200
+	lora := &nn.LoRA{Rank: 2, Scale: 0.5}
+	start := func(e *engine.Engine) *world {
+		w := newWorld(t, e, "gen", lora, discriminator.Unconditional, false)
+		c := *w.f.Disc
+		c.LoRA = lora
+		w.f.Disc = &c
+		other := newWorld(t, e, "disc", lora, discriminator.Unconditional, false)
+		w.bind[NetDisc], w.specs[NetDisc], w.values[NetDisc] = other.bind[NetDisc], other.specs[NetDisc], other.values[NetDisc]
+		return w
+	}
+	plain := start(engine.New(runtime.Backend, dtypes.Float32, nn.Network))
+	want := plain.duel(steps, dtypes.Float32)
+	for _, network := range []string{NetUNet, NetDisc} {
+		for _, v := range plain.values[network] {
+			for i := range v {
+				v[i] = bfloat16.FromFloat32(v[i]).Float32()
+			}
+		}
+		plain.load(network)
+	}
+	noise := apart(want, plain.duel(steps, dtypes.Float32))
+	e := engine.New(runtime.Backend, dtypes.BFloat16, nn.Layer)
+	e.Frozen = dtypes.BFloat16
+	fast := apart(want, start(e).duel(steps, dtypes.BFloat16))
+	early := apart(want[:20], start(engine.New(runtime.Backend, dtypes.Float32, nn.Layer)).duel(10, dtypes.Float32))
+	t.Logf("losses from %.4f to %.4f; f32 from rounded weights %.2g apart, all options %.2g; f32 on a tape, 10 steps, %.2g",
+		want[:2], want[2*steps-2:], noise, fast, early)
+	if early > 1e-5 {
+		t.Errorf("f32 on a tape is %g apart in the first 10 steps", early)
+	}
+	if fast > 2*noise || !(fast > 0) {
+		t.Errorf("with all options %g apart, f32 from rounded weights %g", fast, noise)
+	}
+}

@@ -44,8 +44,8 @@ const (
 	// takes waiting for it.
 	DataSeconds          = "data_seconds"          // noise, captions, and their way to the device
 	TeacherSeconds       = "teacher_seconds"       // its calls
-	DiscriminatorSeconds = "discriminator_seconds" // the student's samples for it, and its update
-	StudentSeconds       = "student_seconds"       // its update
+	DiscriminatorSeconds = "discriminator_seconds" // its gradient and update
+	StudentSeconds       = "student_seconds"       // its sample for the discriminator, its gradient and update
 )
 
 // WallEvery is the number of steps from one measurement of a step's parts to the next.
