@@ -210,33 +210,10 @@ func (s *Scope) GroupNorm(name string, x *graph.Node, groups int, eps float64) *
 	if c%groups != 0 {
 		panic(fmt.Errorf("group norm %q: %d channels do not divide into %d groups", Join(s.prefix, name), c, groups))
 	}
-	h := graph.Reshape(graph.ConvertDType(x, dtypes.Float32), d[0], d[1]*d[2], c)
-	mean, inv := groupMoments(h, groups, eps)
-	h = graph.Mul(graph.Sub(h, graph.BroadcastToShape(mean, h.Shape())), graph.BroadcastToShape(inv, h.Shape()))
-	return s.affine(name, graph.Reshape(h, d...), x.DType())
-}
-
-// groupMoments gives mean and 1/√(variance + eps) of each group of channels of x [B, N, C], f32, as [B, 1, C].
-//
-// It reads x once and sums over positions only, which keeps channels innermost: reductions over positions and the
-// channels of a group at once make XLA's GPU compiler transpose the input. Sums of squares lose digits where the
-// mean is large, so they are of differences to each channel's first value; what lies between the channels of a group
-// is added as the variance of their means.
-func groupMoments(x *graph.Node, groups int, eps float64) (mean, inv *graph.Node) {
-	b, c := x.Shape().Dim(0), x.Shape().Dim(2)
-	first := graph.StopGradient(graph.Slice(x, graph.AxisRange(), graph.AxisRange(0, 1), graph.AxisRange()))
-	shifted := graph.Sub(x, graph.BroadcastToShape(first, x.Shape()))
-	m := graph.ReduceAndKeep(shifted, graph.ReduceMean, 1)
-	v := graph.Sub(graph.ReduceAndKeep(graph.Square(shifted), graph.ReduceMean, 1), graph.Square(m))
-	grouped := func(y *graph.Node) *graph.Node { return graph.Reshape(y, b, groups, c/groups) }
-	channels, variances := grouped(graph.Add(m, first)), grouped(v)
-	of := graph.ReduceAndKeep(channels, graph.ReduceMean, 2)
-	between := graph.Square(graph.Sub(channels, graph.BroadcastToShape(of, channels.Shape())))
-	variance := graph.ReduceAndKeep(graph.Add(variances, between), graph.ReduceMean, 2)
-	back := func(y *graph.Node) *graph.Node {
-		return graph.Reshape(graph.BroadcastToShape(y, channels.Shape()), b, 1, c)
-	}
-	return back(of), back(graph.Reciprocal(graph.Sqrt(graph.AddScalar(variance, eps))))
+	h := graph.Reshape(graph.ConvertDType(x, dtypes.Float32), d[0], d[1]*d[2], groups, c/groups)
+	h = normalise(h, eps, 1, 3)
+	h = graph.Reshape(h, d...)
+	return s.affine(name, h, x.DType())
 }
 
 // LayerNorm normalises over the last axis, statistics in f32.
