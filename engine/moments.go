@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"hash/fnv"
 	"slices"
 
 	"github.com/gomlx/compute/dtypes"
@@ -68,11 +69,9 @@ func (e *Engine) numbers(o *Optimizer, indices []int) ([]*Array, error) {
 	if o.numbered[key] == nil {
 		v := make([]int32, len(indices))
 		for i, k := range indices {
-			h := uint32(2166136261) // FNV-1a
-			for _, c := range []byte(o.names[k]) {
-				h = (h ^ uint32(c)) * 16777619
-			}
-			v[i] = int32(h)
+			h := fnv.New32a()
+			h.Write([]byte(o.names[k]))
+			v[i] = int32(h.Sum32())
 		}
 		a, err := e.Upload(v, len(v))
 		if err != nil {

@@ -12,7 +12,6 @@ import (
 // pass ran must not change before it is continued. Whoever records a pass frees it.
 type Pass struct {
 	tape   *tape
-	visits map[string]int
 	output *tapeValue
 }
 
@@ -33,7 +32,7 @@ func (e *Engine) Record(f Function, bind Bind, network string, o *Optimizer, in 
 	if len(outputs) != 1 || !outputs[0].needs {
 		return nil, fmt.Errorf("function %q: it has %d outputs; a pass has one, through which a gradient flows", f.Key, len(outputs))
 	}
-	return &Pass{tape: t, visits: t.plan.visits, output: outputs[0]}, nil
+	return &Pass{tape: t, output: outputs[0]}, nil
 }
 
 // Output is what the recorded function gave; it is the pass's.
@@ -55,11 +54,11 @@ func (p *Pass) Free() {
 // are not added up.
 func (e *Engine) Continue(p *Pass, f Function, lr float64, in ...*Array) (*Result, error) {
 	t := p.tape
+	visits := maps.Clone(t.plan.visits) // of the pass; the plan becomes f's
 	all := append([]*Array{p.Output()}, in...)
 	if err := e.planFor(t, f, passing{updates: t.o.ClipNorm == 0, through: true}, all); err != nil {
 		return nil, err
 	}
-	visits := maps.Clone(p.visits)
 	for site, n := range t.plan.visits {
 		visits[site] += n
 	}

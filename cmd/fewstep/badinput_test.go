@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -168,32 +167,9 @@ func TestRunDisk(t *testing.T) {
 		}
 	})
 	t.Run("no permission", func(t *testing.T) {
-		closed := filepath.Join(dir, "closed")
-		if err := os.Mkdir(closed, 0o555); err != nil {
-			t.Fatal(err)
-		}
-		for d := dir; d != "/" && d != os.TempDir(); d = filepath.Dir(d) { // a stranger may look in
-			if err := os.Chmod(d, 0o755); err != nil {
-				t.Fatal(err)
-			}
-		}
-		self := filepath.Join(dir, "fewstep")
-		raw, err := os.ReadFile(must(os.Executable()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(self, raw, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.Command(self)
-		cmd.Args = []string{"fewstep", "run", recipe, "--backend", "go", "--dir", filepath.Join(closed, "run"), "--quiet"}
-		cmd.Env = []string{"HOME=" + dir, "PATH=" + os.Getenv("PATH")}
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-		out, err := cmd.CombinedOutput()
-		if cmd.ProcessState == nil {
-			t.Fatal(err)
-		}
-		if code := cmd.ProcessState.ExitCode(); code != exitFailure || !strings.Contains(string(out), "permission denied") || !strings.Contains(string(out), closed) {
+		closed, run := stranger(t, dir)
+		out, code := run("run", recipe, "--backend", "go", "--dir", filepath.Join(closed, "run"), "--quiet")
+		if code != exitFailure || !strings.Contains(string(out), "permission denied") || !strings.Contains(string(out), closed) {
 			t.Errorf("code %d, %s", code, out)
 		}
 	})

@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"fewstep/model/weights"
@@ -202,28 +200,14 @@ func TestReadOnlyTargets(t *testing.T) {
 		t.Skip("becoming another user needs root")
 	}
 	dir := t.TempDir()
-	model, closed := filepath.Join(dir, "model"), filepath.Join(dir, "closed")
+	model := filepath.Join(dir, "model")
 	if err := tinypipeline.Model(model, filepath.Join("..", "..", "assets", "mini")); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Mkdir(closed, 0o555); err != nil {
-		t.Fatal(err)
-	}
-	for d := dir; d != "/" && d != os.TempDir(); d = filepath.Dir(d) { // a stranger may look in
-		if err := os.Chmod(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	self := filepath.Join(dir, "fewstep")
-	raw, err := os.ReadFile(must(os.Executable()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(self, raw, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	closed, run := stranger(t, dir)
 	lora := tinyLoRA(t, "conv_in")
-	if raw, err = os.ReadFile(lora); err != nil {
+	raw, err := os.ReadFile(lora)
+	if err != nil {
 		t.Fatal(err)
 	}
 	lora = filepath.Join(dir, "lora.safetensors")
@@ -238,15 +222,8 @@ func TestReadOnlyTargets(t *testing.T) {
 		{"lora", "merge", "--model", model, "--lora", lora, "--out", filepath.Join(closed, "merged.safetensors")},
 		{"sample", "--backend", "go", "--quiet", "--model", model, "--prompt", "x", "--steps", "1", "--out", filepath.Join(closed, "x.png")},
 	} {
-		cmd := exec.Command(self)
-		cmd.Args = append([]string{"fewstep"}, args...)
-		cmd.Env = []string{"HOME=" + dir, "PATH=" + os.Getenv("PATH"), "NO_COLOR=1"}
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-		out, err := cmd.CombinedOutput()
-		if cmd.ProcessState == nil {
-			t.Fatal(err)
-		}
-		if code := cmd.ProcessState.ExitCode(); code != exitFailure || !bytes.Contains(out, []byte("permission denied")) || !bytes.Contains(out, []byte(closed)) || bytes.Count(out, []byte("\n")) > 2 {
+		out, code := run(args...)
+		if code != exitFailure || !bytes.Contains(out, []byte("permission denied")) || !bytes.Contains(out, []byte(closed)) || bytes.Count(out, []byte("\n")) > 2 {
 			t.Errorf("%v: code %d, %s", args, code, out)
 		}
 	}
