@@ -1,6 +1,7 @@
 package train
 
 import (
+	"fmt"
 	"runtime"
 	"sync"
 
@@ -79,13 +80,14 @@ func (w *warmer) step(step distill.Step) {
 		f = &program.Functions{UNet: plain.UNet, Disc: plain.Disc, LoRA: w.models.adapters()}
 		student, target = w.Engine.Shapes(w.models.lora, engine.IsLoRA), "lora"
 	}
-	predict := func(f *program.Functions, params *engine.Params) func() error {
-		return func() error { return w.Engine.Warm(f.Predict(), engine.Bind{program.NetUNet: params}, w.in...) }
+	move := func(name string, guided bool, f *program.Functions, params *engine.Params) {
+		w.add(fmt.Sprint(name, guided), func() error { return f.WarmMove(w.Engine, params, guided, w.in, w.column) })
 	}
-	w.add("predict full", predict(plain, w.Engine.Shapes(w.models.full, nil)))
+	guided := step.Guidance > 1
+	move("teacher full", guided, plain, w.Engine.Shapes(w.models.full, nil))
 	if w.models.besideBase(step.Teacher) {
 		beside := &program.Functions{UNet: plain.UNet, LoRA: w.models.adapters()}
-		w.add("predict lora", predict(beside, w.Engine.Shapes(w.models.lora, nil)))
+		move("teacher lora", guided, beside, w.Engine.Shapes(w.models.lora, nil))
 	}
 	adam, ofStudent := w.adam(step), w.adam(step)
 	ofStudent.EMA = w.Config.Train.EMA
@@ -99,7 +101,7 @@ func (w *warmer) step(step distill.Step) {
 	}
 	shared := program.SharesForward(w.Engine, micro)
 	if !shared {
-		w.add("predict "+target, predict(f, student))
+		move("student "+target, false, f, student)
 	}
 	form := discriminator.Form(step.Form)
 	specs, err := nn.Trace(w.opt.Backend, plain.Disc.Network("", form), w.Pipeline.UNetInputs(1, pipeline.Square(w.Config.Data.Resolution))...)

@@ -43,6 +43,11 @@ var blend = op("blend", func(in []*graph.Node) *graph.Node {
 	return graph.Add(nn.Scale(in[0], in[1]), nn.Scale(in[2], in[3]))
 })
 
+// guide is classifier-free guidance.
+var guide = op("guidance", func(in []*graph.Node) *graph.Node {
+	return graph.Add(in[1], nn.Scale(graph.Sub(in[0], in[1]), in[2]))
+})
+
 // stack concatenates along the batch.
 func stack(n int) nn.Block {
 	return op(fmt.Sprintf("stack(%d)", n), func(in []*graph.Node) *graph.Node { return graph.Concatenate(in, 0) })
@@ -70,47 +75,7 @@ func Blend() engine.Function {
 
 // Guide is classifier-free guidance: u_∅ + g·(u_c − u_∅), from u_c, u_∅ and g [B].
 func Guide() engine.Function {
-	guide := op("guidance", func(in []*graph.Node) *graph.Node {
-		return graph.Add(in[1], nn.Scale(graph.Sub(in[0], in[1]), in[2]))
-	})
 	return engine.Function{Key: "guide", Body: func(r nn.Runner, in []nn.Value) []nn.Value { return r.Run(guide, in...) }}
-}
-
-// Move is one deterministic step (5) of a model: in are its five inputs, a and b [B] the step's coefficients.
-// guidance, if not nil, is g [B]; the empty prompt is zero embeddings, as SDXL's is.
-func (f *Functions) Move(e *engine.Engine, model *engine.Params, in []*engine.Array, a, b, guidance *engine.Array) (*engine.Array, error) {
-	bind := engine.Bind{NetUNet: model}
-	out, err := e.Call(f.Predict(), bind, in...)
-	if err != nil {
-		return nil, err
-	}
-	u := out[0]
-	defer func() { u.Free() }()
-	if guidance != nil {
-		empty := append([]*engine.Array{}, in...)
-		for _, i := range []int{unet.InText, unet.InPooled} {
-			s := in[i].Shape()
-			if empty[i], err = e.Upload(make([]float32, s.Size()), s.Dimensions...); err != nil {
-				return nil, err
-			}
-			defer empty[i].Free()
-		}
-		without, err := e.Call(f.Predict(), bind, empty...)
-		if err != nil {
-			return nil, err
-		}
-		defer without[0].Free()
-		guided, err := e.Call(Guide(), nil, u, without[0], guidance)
-		if err != nil {
-			return nil, err
-		}
-		u.Free()
-		u = guided[0]
-	}
-	if out, err = e.Call(Blend(), nil, in[unet.InSample], a, u, b); err != nil {
-		return nil, err
-	}
-	return out[0], nil
 }
 
 // MSE is ‖a·x + b·f(x) − target‖² as a mean over elements (16); with a = 0, b = 1 and an x0 target it is the

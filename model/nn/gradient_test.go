@@ -145,25 +145,7 @@ func compareWithDifferences(t *testing.T, l layer) {
 	if err := g.Compile(append([]*graph.Node{flat}, graph.Gradient(loss, by...)...)...); err != nil {
 		t.Fatal(err)
 	}
-	evaluate := func() [][]float32 {
-		buffers := make([]compute.Buffer, len(args))
-		for i, a := range args {
-			buffers[i] = done(runtime.Backend.BufferFromFlatData(0, a.values, shapes.Make(dtypes.Float32, a.dims...)))(t)
-		}
-		results := done(g.Executable().Execute(buffers, nil, 0))(t)
-		out := make([][]float32, len(results))
-		for i, b := range results {
-			out[i] = make([]float32, done(b.Shape())(t).Size())
-			if err := b.ToFlatData(out[i]); err != nil {
-				t.Fatal(err)
-			}
-			_ = b.Finalize()
-		}
-		for _, b := range buffers {
-			_ = b.Finalize()
-		}
-		return out
-	}
+	evaluate := func() [][]float32 { return evaluate(t, g, args) }
 	gradients := evaluate()[1:]
 	for k, a := range args {
 		// The five-point rule lets the step be so large that f32's rounding does not matter.
@@ -190,6 +172,28 @@ func compareWithDifferences(t *testing.T, l layer) {
 			}
 		}
 	}
+}
+
+// evaluate runs a compiled graph on f32 tensors.
+func evaluate(t *testing.T, g *graph.Graph, args []tensor) [][]float32 {
+	t.Helper()
+	buffers := make([]compute.Buffer, len(args))
+	for i, a := range args {
+		buffers[i] = done(runtime.Backend.BufferFromFlatData(0, a.values, shapes.Make(dtypes.Float32, a.dims...)))(t)
+	}
+	results := done(g.Executable().Execute(buffers, nil, 0))(t)
+	out := make([][]float32, len(results))
+	for i, b := range results {
+		out[i] = make([]float32, done(b.Shape())(t).Size())
+		if err := b.ToFlatData(out[i]); err != nil {
+			t.Fatal(err)
+		}
+		_ = b.Finalize()
+	}
+	for _, b := range buffers {
+		_ = b.Finalize()
+	}
+	return out
 }
 
 func done[T any](v T, err error) func(*testing.T) T {

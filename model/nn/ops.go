@@ -2,12 +2,10 @@ package nn
 
 import (
 	"math"
-	"strings"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
-	"github.com/gomlx/gomlx/ml/layers/attention"
 )
 
 // SiLU is x·σ(x).
@@ -27,45 +25,6 @@ func QuickGELU(x *graph.Node) *graph.Node {
 // Softplus is ln(1 + eˣ), stable at both ends.
 func Softplus(x *graph.Node) *graph.Node {
 	return graph.Add(graph.Max(x, graph.ZerosLike(x)), graph.Log1P(graph.Exp(graph.Neg(graph.Abs(x)))))
-}
-
-// Attention is softmax(q·kᵀ/√d + mask)·v for q [B, N, heads·d] and k, v [B, M, heads·d].
-// mask, if not nil, is added to the scores [N, M]. Where cuDNN's flash attention can do it, the scores are never in
-// memory, neither here nor in the gradient. The output has v's dtype.
-func Attention(q, k, v *graph.Node, heads int, mask *graph.Node) *graph.Node {
-	b, n, c := q.Shape().Dim(0), q.Shape().Dim(1), q.Shape().Dim(2)
-	m, d := k.Shape().Dim(1), c/heads
-	if mask == nil && n == m && flash(q, n, d) {
-		split := func(x *graph.Node) *graph.Node { return graph.Reshape(x, b, n, heads, d) }
-		out, _ := attention.Core(split(q), split(k), split(v), attention.LayoutBSHD, attention.CoreOptions{})
-		return graph.Reshape(out, b, n, c)
-	}
-	split := func(x *graph.Node, t int) *graph.Node {
-		return graph.Reshape(graph.TransposeAllAxes(graph.Reshape(x, b, t, heads, d), 0, 2, 1, 3), b*heads, t, d)
-	}
-	q = graph.MulScalar(q, 1/math.Sqrt(float64(d)))
-	qh, kh, vh := split(q, n), split(k, m), split(v, m)
-	scores := graph.DotGeneral(qh, []int{2}, []int{0}, kh, []int{2}, []int{0})
-	scores = graph.ConvertDType(scores, dtypes.Float32)
-	if mask != nil {
-		scores = graph.Add(scores, graph.BroadcastToShape(graph.Reshape(mask, 1, n, m), scores.Shape()))
-	}
-	p := softmax(scores)
-	out := graph.DotGeneral(graph.ConvertDType(p, v.DType()), []int{2}, []int{0}, vh, []int{1}, []int{0})
-	return graph.Reshape(graph.TransposeAllAxes(graph.Reshape(out, b, heads, n, d), 0, 2, 1, 3), b, n, c)
-}
-
-// flash says whether self-attention over n tokens with heads of width d goes to cuDNN: on a CUDA plugin, in half
-// precision. (Its attention to another sequence is left alone: go-xla describes square scores only.)
-func flash(q *graph.Node, n, d int) bool {
-	b, ok := q.Graph().Backend().(interface{ PluginName() string })
-	return ok && strings.HasSuffix(b.PluginName(), "cuda") && q.DType().IsHalfPrecision() && n%64 == 0 && d%8 == 0 && d <= 128
-}
-
-func softmax(x *graph.Node) *graph.Node {
-	top := graph.StopGradient(graph.ReduceAndKeep(x, graph.ReduceMax, -1))
-	e := graph.Exp(graph.Sub(x, top))
-	return graph.Div(e, graph.ReduceAndKeep(e, graph.ReduceSum, -1))
 }
 
 // Sinusoid embeds values [B] into [B, dim] as diffusers' Timesteps(flip_sin_to_cos=True, downscale_freq_shift=0):

@@ -52,7 +52,7 @@ func TestGradientsInBF16(t *testing.T) {
 		block  nn.Block
 		inputs [][]int
 	}{
-		{u.timeEmbedding(), [][]int{{batch}, {batch, 16}, {batch, TimeIDs}}},
+		{u.conditioning(), [][]int{{batch}, {batch, 16}, {batch, TimeIDs}, prompt}},
 		{u.resnet("", c, false), [][]int{image, temb}},
 		{u.resnet("", 2*c, true), [][]int{image, temb, image}},
 		{transformerBlock("", c, 4, false), [][]int{sequence, prompt}},

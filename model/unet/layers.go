@@ -9,11 +9,12 @@ import (
 	"github.com/gomlx/gomlx/core/graph"
 )
 
-// timeEmbedding maps network timestep index [B], pooled text [B, P] and micro-conditions [B, 6] to [B, 4·C0].
-func (c *Config) timeEmbedding() nn.Block {
+// conditioning maps network timestep index [B], pooled text [B, P] and micro-conditions [B, 6] to the embedding [B, 4·C0]
+// that all resnets see, and the text [B, T, D] to what all transformers see: itself, in the compute dtype.
+func (c *Config) conditioning() nn.Block {
 	width, added, dim := c.BlockOutChannels[0], c.AdditionTimeDim, 4*c.BlockOutChannels[0]
 	return nn.Block{
-		Kind: fmt.Sprintf("time_embedding(%d,%d)", width, added), Plain: true,
+		Kind: fmt.Sprintf("conditioning(%d,%d)", width, added), Plain: true,
 		Build: func(s *nn.Scope, in []*graph.Node) []*graph.Node {
 			mlp := func(s *nn.Scope, x *graph.Node) *graph.Node {
 				x = graph.ConvertDType(x, s.Compute)
@@ -24,7 +25,7 @@ func (c *Config) timeEmbedding() nn.Block {
 			ids := graph.Reshape(nn.Sinusoid(graph.Reshape(in[2], b*TimeIDs), added), b, TimeIDs*added)
 			pooled := graph.ConvertDType(in[1], ids.DType())
 			a := mlp(s.Sub("add_embedding"), graph.Concatenate([]*graph.Node{pooled, ids}, 1))
-			return []*graph.Node{graph.Add(t, a)}
+			return []*graph.Node{graph.Add(t, a), graph.ConvertDType(in[3], s.Compute)}
 		},
 	}
 }

@@ -21,8 +21,9 @@ func (c *Config) Network(name string, lora *nn.LoRA) nn.Block {
 	return nn.Block{
 		Kind: "unet(" + c.signature() + ")", Name: name, Level: nn.Network, LoRA: lora,
 		Compose: func(r nn.Runner, in []nn.Value) []nn.Value {
-			h, skips, temb := c.encode(r, in)
-			return []nn.Value{c.decode(r, h, skips, temb, in)}
+			seen := c.see(r, in)
+			h, skips := c.encode(r, in[InSample], seen)
+			return []nn.Value{c.decode(r, h, skips, seen, in[InSample])}
 		},
 	}
 }
@@ -33,7 +34,7 @@ func (c *Config) Encoder(name string) nn.Block {
 	return nn.Block{
 		Kind: "encoder(" + c.signature() + ")", Name: name, Level: nn.Network,
 		Compose: func(r nn.Runner, in []nn.Value) []nn.Value {
-			h, _, _ := c.encode(r, in)
+			h, _ := c.encode(r, in[InSample], c.see(r, in))
 			return []nn.Value{h}
 		},
 	}
@@ -50,27 +51,34 @@ func (c *Config) layerSignature() string {
 	return fmt.Sprintf("%t,%t,%d,%g", c.LinearProjection, c.UpcastAttention, c.NormGroups, c.NormEps)
 }
 
-func (c *Config) encode(r nn.Runner, in []nn.Value) (h nn.Value, skips []nn.Value, temb nn.Value) {
-	temb = nn.One(r, c.timeEmbedding(), in[InTime], in[InPooled], in[InTimeIDs])
-	h = nn.One(r, c.convIn(), in[InSample])
+// conditions are what a network's blocks see beside their input.
+type conditions struct{ temb, text nn.Value }
+
+func (c *Config) see(r nn.Runner, in []nn.Value) conditions {
+	out := r.Run(c.conditioning(), in[InTime], in[InPooled], in[InTimeIDs], in[InText])
+	return conditions{temb: out[0], text: out[1]}
+}
+
+func (c *Config) encode(r nn.Runner, x nn.Value, seen conditions) (h nn.Value, skips []nn.Value) {
+	h = nn.One(r, c.convIn(), x)
 	skips = []nn.Value{h}
 	for i := range c.BlockOutChannels {
-		out := r.Run(c.downBlock(i), h, temb, in[InText])
+		out := r.Run(c.downBlock(i), h, seen.temb, seen.text)
 		skips = append(skips, out...)
 		h = out[len(out)-1]
 	}
-	return nn.One(r, c.midBlock(), h, temb, in[InText]), skips, temb
+	return nn.One(r, c.midBlock(), h, seen.temb, seen.text), skips
 }
 
-func (c *Config) decode(r nn.Runner, h nn.Value, skips []nn.Value, temb nn.Value, in []nn.Value) nn.Value {
+func (c *Config) decode(r nn.Runner, h nn.Value, skips []nn.Value, seen conditions, x nn.Value) nn.Value {
 	levels := len(c.BlockOutChannels)
 	for i := range levels {
 		n := c.LayersPerBlock.at(levels-1-i) + 1
-		args := append([]nn.Value{h, temb, in[InText]}, skips[len(skips)-n:]...)
+		args := append([]nn.Value{h, seen.temb, seen.text}, skips[len(skips)-n:]...)
 		skips = skips[:len(skips)-n]
 		h = nn.One(r, c.upBlock(i), args...)
 	}
-	return nn.One(r, c.convOut(), h, in[InSample])
+	return nn.One(r, c.convOut(), h, x)
 }
 
 // downBlock returns every layer's output (the skips); the last is the block's output.
