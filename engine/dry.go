@@ -41,7 +41,10 @@ func (e *Engine) BlankParams(specs []nn.Spec, trained func(name string) bool) *P
 	p := NewParams(specs)
 	for _, s := range specs {
 		ours := trained != nil && trained(s.Name)
-		p.Set(s.Name, e.Blank(shapes.Make(e.kept(s, ours), s.Dims...)), ours)
+		shape, turns := e.keeps(s, ours)
+		a := e.Blank(shape)
+		a.turned = turns
+		p.Set(s.Name, a, ours)
 	}
 	return p
 }

@@ -92,6 +92,7 @@ func (e *Engine) FrozenDType() dtypes.DType {
 type Array struct {
 	buffer compute.Buffer
 	shape  shapes.Shape
+	turned bool // see frozen.go
 	of     *account
 }
 
@@ -159,7 +160,11 @@ func (e *Engine) Floats(a *Array) ([]float32, error) {
 	}
 	e.waits.Add(1)
 	if a.shape.DType == dtypes.BFloat16 {
-		return e.widened(a)
+		v, err := e.widened(a)
+		if err == nil && a.turned {
+			v = upright(v, a.shape.Dimensions)
+		}
+		return v, err
 	}
 	if a.shape.DType != dtypes.Float32 {
 		return nil, fmt.Errorf("array of %v read as f32", a.shape)

@@ -3,11 +3,55 @@ package engine
 import (
 	"fmt"
 
+	"fewstep/model/nn"
+
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/dtypes/bfloat16"
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
 )
+
+// Weights that nothing trains are kept in a dtype of their own (Engine.Frozen), and at granularities below network, which are
+// for GPUs, kernels of convolutions in bf16 are kept as cuDNN reads them: [out, height, width, in] in place of PyTorch's
+// [out, in, height, width]. Programs see them in PyTorch's order, and XLA drops the two turns that cancel.
+
+// keeps is the form in which a parameter is kept.
+func (e *Engine) keeps(s nn.Spec, trained bool) (shape shapes.Shape, turned bool) {
+	dtype := e.kept(s, trained)
+	turned = dtype == dtypes.BFloat16 && e.Granularity < nn.Network && len(s.Dims) == 4 && s.Dims[2]*s.Dims[3] > 1
+	if turned {
+		return shapes.Make(dtype, s.Dims[0], s.Dims[2], s.Dims[3], s.Dims[1]), true
+	}
+	return shapes.Make(dtype, s.Dims...), false
+}
+
+// parameter is a graph's parameter for an array, in PyTorch's order.
+func parameter(g *graph.Graph, name string, a *Array) *graph.Node {
+	n := graph.Parameter(g, name, a.shape)
+	if a.turned {
+		n = graph.TransposeAllAxes(n, 0, 3, 1, 2)
+	}
+	return n
+}
+
+// turned puts a kernel [out, in, height·width] into the order [out, height·width, in].
+func turned(v []float32, dims []int) []float32 {
+	out := make([]float32, len(v))
+	in, area := dims[1], dims[2]*dims[3]
+	for o := 0; o < len(v); o += in * area {
+		for i := range in {
+			for k := range area {
+				out[o+k*in+i] = v[o+i*area+k]
+			}
+		}
+	}
+	return out
+}
+
+// upright undoes turned; dims are those of the kept kernel, [out, height, width, in].
+func upright(v []float32, dims []int) []float32 {
+	return turned(v, []int{dims[0], dims[1] * dims[2], 1, dims[3]})
+}
 
 // convert is an array in another dtype, or a copy in its own.
 func (e *Engine) convert(a *Array, dtype dtypes.DType) (*Array, error) {

@@ -11,7 +11,6 @@ import (
 	"fewstep/model/nn"
 
 	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
 )
 
@@ -122,10 +121,15 @@ func (e *Engine) upload(s nn.Spec, value func(nn.Spec) ([]float32, error), train
 	if len(v) != s.Size() {
 		return nil, fmt.Errorf("tensor %q has %d elements, the network needs %v", s.Name, len(v), s.Dims)
 	}
-	a, err := e.uploadAs(e.kept(s, trained), v, s.Dims)
+	shape, turns := e.keeps(s, trained)
+	if turns {
+		v = turned(v, s.Dims)
+	}
+	a, err := e.uploadAs(shape.DType, v, shape.Dimensions)
 	if err != nil {
 		return nil, fmt.Errorf("tensor %q: %w", s.Name, err)
 	}
+	a.turned = turns
 	return a, nil
 }
 
@@ -263,7 +267,7 @@ func (b Bind) lookup(g *graph.Graph, p *program) nn.Lookup {
 		if err != nil {
 			panic(err)
 		}
-		n := graph.Parameter(g, s.Name, shapes.Make(a.shape.DType, a.shape.Dimensions...))
+		n := parameter(g, s.Name, a)
 		seen[s.Name] = n
 		p.params = append(p.params, s.Name)
 		return n

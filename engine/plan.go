@@ -57,7 +57,7 @@ func (e *Engine) nodesOf(c blockCall, bind Bind, g *graph.Graph, p *program, in 
 		if err != nil {
 			panic(err)
 		}
-		seen[s.Name] = graph.Parameter(g, s.Name, a.shape)
+		seen[s.Name] = parameter(g, s.Name, a)
 		p.params = append(p.params, s.Name)
 		return seen[s.Name]
 	}

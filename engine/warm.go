@@ -14,7 +14,8 @@ func (e *Engine) Shapes(specs []nn.Spec, trained func(name string) bool) *Params
 	p := NewParams(specs)
 	for _, s := range specs {
 		ours := trained != nil && trained(s.Name)
-		p.Set(s.Name, &Array{shape: shapes.Make(e.kept(s, ours), s.Dims...)}, ours)
+		shape, turns := e.keeps(s, ours)
+		p.Set(s.Name, &Array{shape: shape, turned: turns}, ours)
 	}
 	return p
 }

@@ -26,8 +26,10 @@ variant() {
 	# Dispatch: a block's program runs on other buffers each time, and its command buffers are rewritten each time: 18 ms of
 	# the 37 ms that queueing a forward pass took. So none; and, for comparison, of as few as two kernels.
 	nographs) echo --xla_gpu_enable_command_buffer= ;;
-	# Products of one input are merged into one whose result is cut apart; left apart, forward passes are 3 % faster.
-	unmerged) echo --xla_gpu_dot_merger_threshold_mb=0 ;;
+	# Products of one input merged into one whose result is cut apart, as XLA has it.
+	merged) echo --xla_gpu_dot_merger_threshold_mb=32 ;;
+	# Command buffers that keep their addresses, as far as the plugin can.
+	remapped) echo --xla_gpu_enable_command_buffer_va_remapping=true ;;
 	# XLA's own way of trying out kernels, and without what comes with the binary.
 	level4) echo "--xla_gpu_autotune_level=4 --xla_gpu_load_autotune_results_from= --xla_gpu_per_fusion_autotune_cache_dir=" ;;
 	smallgraphs) echo --xla_gpu_graph_min_graph_size=2 ;;
@@ -40,7 +42,7 @@ if [ $# -eq 0 ]; then
 	set -- doctor \
 		ours:forward:1 ours@nographs:forward:1 "ours:forward:1:--calls network" "ours:forward:1:--calls stage" \
 		ours@untuned:forward:1 ours@notriton:forward:1 ours@level4:forward:1 ours@sidebyside:forward:1 \
-		ours@smallgraphs:forward:1 ours@unmerged:forward:1 ours@unmerged:adv-full:1 torch:forward:1 "torch:forward:1:--compile 1" \
+		ours@smallgraphs:forward:1 ours@merged:forward:1 ours@merged:adv-full:1 ours@remapped:forward:1 torch:forward:1 "torch:forward:1:--compile 1" \
 		ours:adv-full:1 ours@nographs:adv-full:1 torch:adv-full:1 "torch:adv-full:1:--ckpt 1" \
 		ours:adv-lora:1 torch:adv-lora:1 ours:mse-lora:1 torch:mse-lora:1 \
 		ours:forward:4 "ours:forward:4:--calls network" torch:forward:4 "torch:forward:4:--compile 1" \

@@ -42,8 +42,11 @@ func (c *Config) resnet(name string, out int, skip bool) nn.Block {
 			}
 			h := s.Conv("conv1", nn.SiLU(s.GroupNorm("norm1", x, groups, eps)), out, 3, 1, 1)
 			t := s.Linear("time_emb_proj", nn.SiLU(temb), out, true)
+			// In f32, as the norm reads it: in bf16 cuDNN would take the sum over, and with it t spread over the image.
+			h, t = graph.ConvertDType(h, dtypes.Float32), graph.ConvertDType(t, dtypes.Float32)
 			h = graph.Add(h, graph.BroadcastToShape(graph.Reshape(t, h.Shape().Dim(0), 1, 1, out), h.Shape()))
-			h = s.Conv("conv2", nn.SiLU(s.GroupNorm("norm2", h, groups, eps)), out, 3, 1, 1)
+			h = graph.ConvertDType(nn.SiLU(s.GroupNorm("norm2", h, groups, eps)), s.Compute)
+			h = s.Conv("conv2", h, out, 3, 1, 1)
 			if x.Shape().Dim(3) != out {
 				x = s.Conv("conv_shortcut", x, out, 1, 1, 0)
 			}
