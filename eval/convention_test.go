@@ -17,13 +17,12 @@ import (
 	"fewstep/model/weights"
 
 	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/shapes"
 )
 
 // drawnInception writes an Inception network of random weights.
 func drawnInception(t *testing.T, e *engine.Engine) string {
 	t.Helper()
-	specs, err := nn.Trace(e.Backend, inception.Network("", inception.Max), shapes.Make(dtypes.Float32, 1, inception.Side, inception.Side, 3))
+	specs, err := inception.StateDict(e.Backend)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,6 @@ import (
 	"fewstep/model/weights"
 
 	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/shapes"
 )
 
 var (
@@ -76,7 +75,7 @@ func TestEvaluationSpeed(t *testing.T) {
 		return err
 	}
 	file := filepath.Join(t.TempDir(), "inception.safetensors")
-	of, err := nn.Trace(rt.Backend, inception.Network("", inception.Max), shapes.Make(dtypes.Float32, 1, 75, 75, 3))
+	of, err := inception.StateDict(rt.Backend)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,6 @@ import (
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/shapes"
 	"gonum.org/v1/gonum/mat"
 )
 
@@ -46,7 +45,7 @@ var random = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	specs, err := nn.Trace(rt.Backend, inception.Network("", inception.Max), shapes.Make(dtypes.Float32, 1, 75, 75, 3))
+	specs, err := inception.StateDict(rt.Backend)
 	if err != nil {
 		return "", err
 	}
