@@ -117,7 +117,7 @@ type Timing struct {
 	Steps           int     `json:"steps"`
 	Calls           int     `json:"calls"`
 	SecondsPerImage float64 `json:"seconds_per_image"`
-	Busy            float64 `json:"busy,omitempty"` // share of the evaluation's time in which the model was denoising; 0 = unknown
+	Busy            float64 `json:"busy,omitempty"` // share of the evaluation's time in which images were being drawn; 0 = unknown
 	Device          string  `json:"device,omitempty"`
 }
 
