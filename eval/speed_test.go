@@ -102,7 +102,7 @@ func TestEvaluationSpeed(t *testing.T) {
 		from.CLIP = t.TempDir()
 		randomCLIP(t, rt.Backend, from.CLIP)
 	}
-	meter, err := metric.OpenMeter(engine.New(rt.Backend, dtypes.Float32, nn.Network), standard, from, 2**speedBatch)
+	meter, err := metric.OpenMeter(engine.New(rt.Backend, dtypes.Float32, nn.Network), standard, from, *speedBatch)
 	if err != nil {
 		t.Fatal(err)
 	}
