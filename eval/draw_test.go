@@ -15,6 +15,7 @@ import (
 
 	"fewstep/distill"
 	"fewstep/engine"
+	"fewstep/eval/metric"
 	"fewstep/eval/report"
 	"fewstep/eval/sample"
 	"fewstep/eval/scheduler"
@@ -231,7 +232,12 @@ func TestNoisePerPrompt(t *testing.T) {
 func TestKeptImages(t *testing.T) {
 	s := random(t)
 	s.Images = t.TempDir()
+	var told []string
+	s.Metric = func(name string) { told = append(told, name) }
 	whole := marshalled(t, evaluated(t, s))
+	if !slices.Equal(told, []string{metric.Score}) {
+		t.Errorf("without real images %q were announced", told)
+	}
 	dir := filepath.Join(s.Images, "full-2step-2-2")
 	files, err := filepath.Glob(filepath.Join(dir, "*.png"))
 	if err != nil || len(files) != len(captionsOfTests) {

@@ -66,6 +66,7 @@ type miniJudge struct {
 	net        *metric.Network
 	ruler      *metric.Ruler // nil without a reference
 	resampling stats.Resampling
+	started    func(metric string) // called before each metric is computed; may be nil
 }
 
 func (j *miniJudge) Free()         { j.net.Free() }
@@ -132,7 +133,11 @@ func (j *miniJudge) Measure(images []Features, captions Captions) ([]Value, erro
 		return nil, fmt.Errorf("%d images and %d captions: each image needs its caption", len(features), len(texts))
 	}
 	var out []Value
-	add := func(name string, iv stats.Interval, err error) error {
+	add := func(name string, measure func() (stats.Interval, error)) error {
+		if j.started != nil {
+			j.started(name)
+		}
+		iv, err := measure()
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
@@ -141,12 +146,10 @@ func (j *miniJudge) Measure(images []Features, captions Captions) ([]Value, erro
 		return err
 	}
 	if j.ruler != nil {
-		whole, err := j.ruler.Whole(features, j.resampling)
-		if err := add(metric.Whole, whole, err); err != nil {
+		if err := add(metric.Whole, func() (stats.Interval, error) { return j.ruler.Whole(features, j.resampling) }); err != nil {
 			return nil, err
 		}
-		patch, err := j.ruler.Patch(features, j.resampling)
-		if err := add(metric.Patch, patch, err); err != nil {
+		if err := add(metric.Patch, func() (stats.Interval, error) { return j.ruler.Patch(features, j.resampling) }); err != nil {
 			return nil, err
 		}
 	}
@@ -154,8 +157,7 @@ func (j *miniJudge) Measure(images []Features, captions Captions) ([]Value, erro
 	for i := range features {
 		scores[i] = metric.Similarity(features[i].Whole.Embedding, texts[i])
 	}
-	score, err := meanOf(scores, j.resampling)
-	return out, add(metric.Score, score, err)
+	return out, add(metric.Score, func() (stats.Interval, error) { return meanOf(scores, j.resampling) })
 }
 
 func meanOf(v []float64, opt stats.Resampling) (stats.Interval, error) {

@@ -162,7 +162,7 @@ func (s *Spec) judge() (Judge, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &miniJudge{net: net, resampling: opt}, nil
+		return &miniJudge{net: net, resampling: opt, started: s.Metric}, nil
 	}
 	standard, err := metric.FindStandard(s.Convention)
 	if err != nil {

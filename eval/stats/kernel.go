@@ -129,8 +129,8 @@ func checkPair(x, y [][]float64, least int) error {
 // Diversity returns the mean over prompts of the mean Euclidean distance between the features of two images of one
 // prompt, prompts[i] being that of features[i], in units of the distance of two random reference images (the root of
 // twice the reference's total variance): about 1 where the images of a prompt differ as much as real images do, 0
-// where a prompt always gives the same image. Prompts with a single image count for nothing; if there are no others
-// the error wraps [ErrNoPairs]. The interval is the bootstrap's over prompts.
+// where a prompt always gives the same image. Prompts with a single image count for nothing;
+// [Diverse] says whether there are enough others. The interval is the bootstrap's over prompts.
 func Diversity(features [][]float64, prompts []string, reference *Moments, opt Resampling) (Interval, error) {
 	if len(features) != len(prompts) {
 		return Interval{}, fmt.Errorf("diversity: %d images and %d prompts", len(features), len(prompts))
@@ -165,13 +165,24 @@ func Diversity(features [][]float64, prompts []string, reference *Moments, opt R
 		}
 		means = append(means, sum/float64(len(of)*(len(of)-1)/2)/unit)
 	}
-	if len(means) < 2 {
-		return Interval{}, fmt.Errorf("diversity: %d prompts with more than one image: %w", len(means), ErrNoPairs)
+	if len(means) < leastPairs {
+		return Interval{}, fmt.Errorf("diversity: %d prompts with more than one image: at least %d must have several", len(means), leastPairs)
 	}
 	iv, err := MeanInterval(means, opt)
 	iv.Samples = samples
 	return iv, err
 }
 
-// ErrNoPairs says that too few prompts were drawn more than once for a diversity.
-var ErrNoPairs = errors.New("at least 2 prompts must have several images each")
+// leastPairs is the number of prompts with several images that a diversity takes.
+const leastPairs = 2
+
+// Diverse says whether enough prompts have several images for a [Diversity].
+func Diverse(prompts []string) bool {
+	count, several := map[string]int{}, 0
+	for _, p := range prompts {
+		if count[p]++; count[p] == 2 {
+			several++
+		}
+	}
+	return several >= leastPairs
+}
