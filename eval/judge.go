@@ -27,7 +27,7 @@ type Judge interface {
 	// Refer takes the real images that distances are measured from.
 	Refer(real []Features) error
 	// Measure returns the values of images, of which image i was made for caption i. Without a reference there are no
-	// distances among them.
+	// distances among them. It is called from one goroutine at a time, beside Features of the next images.
 	Measure(images []Features, captions Captions) ([]Value, error)
 	// Warnings say why numbers of so many images should not be trusted.
 	Warnings(images int) []string
