@@ -21,7 +21,10 @@ type Subsets struct {
 // The interval is for other samples x from the same model with y fixed: normal, from the influence
 // 2(mean k(x, X) - mean k(x, Y)) of each sample, averaged over the subsets that it is in, and the scatter of the
 // subsets. On Gaussian data (200 sets each, nominal 95 %) it held the expected distance in 86 % (60 samples, 3
-// dimensions, where the cubed product has heavy tails), 92 % (100, 8, subsets of 40) and 96 % (200, 16) of the sets.
+// dimensions), 92 % (100, 8, subsets of 40), 96 % (200, 16) and 95 % (60, 64) of the sets. In few dimensions, where the
+// cubed product has heavy tails, no interval of so few samples did well: of 400 sets of 60 in 3 dimensions the normal one
+// held in 88 %, one corrected for skewness (Hall 1992) in 89 %, the percentiles of the bootstrap over samples in 91 % and
+// the studentised bootstrap in 92 %, in 64 dimensions in 95, 96, 98 and 94 %; so the simplest stays.
 func KernelDistance(x, y [][]float64, subsets Subsets, opt Resampling) (Interval, error) {
 	opt, err := opt.withDefaults()
 	if err != nil {

@@ -79,7 +79,7 @@ func TestSetIntervalsCover(t *testing.T) {
 		mean, spread float64
 		subset       int
 		kernel       float64 // least coverage of the kernel distance, whose tails are heavy in few dimensions
-	}{{60, 80, 3, 0.4, 1.2, 0, 0.78}, {120, 100, 12, 0.15, 0.9, 60, 0.88}} {
+	}{{60, 80, 3, 0.4, 1.2, 0, 0.78}, {120, 100, 12, 0.15, 0.9, 60, 0.88}, {90, 100, 64, 0.1, 1.1, 0, 0.89}} {
 		const sets = 120
 		rng := rand.New(rand.NewPCG(11, uint64(c.n)))
 		y := gaussian(rng, c.m, 0, decaying(c.dims, 1))
