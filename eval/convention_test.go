@@ -1,6 +1,7 @@
 package eval
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -125,9 +126,21 @@ func TestRealImages(t *testing.T) {
 		t.Errorf("few real images: %v", err)
 	}
 	s.Reference = filepath.Join(filepath.Dir(s.Pipeline.Dir), "images.parquet")
-	if table := evaluated(t, s); len(table.Rows) != 3 {
-		t.Errorf("by a parquet file, %d values", len(table.Rows))
+	once := evaluated(t, s)
+	if len(once.Rows) != 3 {
+		t.Errorf("by a parquet file, %d values", len(once.Rows))
 	}
+	// Several images of every caption have a diversity.
+	alone := *s.Captions
+	s.Captions.Repeat(2)
+	twice := evaluated(t, s)
+	if len(twice.Rows) != 4 || !strings.Contains(fmt.Sprint(twice.Facts), "2 images each") || !bytes.Equal(twice.Columns[0].Pictures[0], once.Columns[0].Pictures[0]) {
+		t.Errorf("twice every caption: %+v, %v", twice.Rows, twice.Facts)
+	}
+	if d := twice.Rows[2]; d.Metric != metric.Diversity || !(d.Value > 0 && d.Low <= d.Value && d.Value <= d.High) || d.Samples != 20 {
+		t.Errorf("diversity %+v", d)
+	}
+	s.Captions = &alone
 	s.Reference = t.TempDir()
 	if _, err := Evaluate(context.Background(), s); err == nil || !strings.Contains(err.Error(), "holds no pictures") {
 		t.Errorf("no real images: %v", err)

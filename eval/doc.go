@@ -17,7 +17,7 @@
 //   - coco10k: the first 10,000 images of COCO-2014's validation set that captions_val2014.json names, in the order of
 //     its annotations, each with the annotation that stands first; or the first 10,000 rows of a parquet file. Distances
 //     are measured from those same images, where the JSON file names their files and the reference is their folder.
-//   - captions: all of such a file.
+//   - captions: all of such a file, one image or several of every caption: several have a diversity.
 //
 // The last two measure from the real images that are given (a folder in the order of its names, or a captioned parquet
 // file) or from saved statistics of them, and leave distances out where neither is.

@@ -15,6 +15,7 @@ import (
 	"fewstep/data"
 	"fewstep/distill"
 	"fewstep/engine"
+	"fewstep/eval/metric"
 	"fewstep/eval/report"
 	"fewstep/internal/xla"
 	"fewstep/model/nn"
@@ -134,6 +135,25 @@ func TestEvaluationContinues(t *testing.T) {
 	sheet, err := table.Sheet(nil)
 	if err != nil || len(sheet) == 0 {
 		t.Fatalf("sheet of %d bytes: %v", len(sheet), err)
+	}
+}
+
+// TestDiversityOfModelsAlone: prompts that are drawn more than once have a diversity; the floor, whose rows repeat, has
+// none.
+func TestDiversityOfModelsAlone(t *testing.T) {
+	s := tiny(t)
+	s.Config.Data.Captions = distill.Captions{Coarse: 1}
+	s.Config.Eval.Samples = 40
+	s.Base, s.Entries = nil, s.Entries[:1]
+	table := evaluated(t, s)
+	var of []report.Kind
+	for _, r := range table.Rows {
+		if r.Metric == metric.Diversity {
+			of = append(of, r.Kind)
+		}
+	}
+	if !slices.Equal(of, []report.Kind{report.Full}) {
+		t.Errorf("a diversity of %q", of)
 	}
 }
 

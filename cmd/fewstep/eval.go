@@ -45,6 +45,7 @@ type evalOptions struct {
 	steps             []int
 	guidance          []float64
 	samples, batch    int
+	each              int
 	resolution        int
 	bootstrap         int
 	seed              uint64
@@ -98,7 +99,8 @@ func newEval(a *app) *cobra.Command {
 	f.StringVar(&o.sheet, "sheet", "", "also write a PNG sheet of the first prompts here")
 	f.IntSliceVarP(&o.steps, "steps", "n", []int{32}, "step counts; a file's own where it says one")
 	f.Float64SliceVarP(&o.guidance, "guidance", "g", []float64{0}, "classifier-free guidance scales, each measured at every step count; 0 = off")
-	f.IntVar(&o.samples, "samples", 256, "images per row; with --captions-file at most so many, if given")
+	f.IntVar(&o.samples, "samples", 256, "images per row; with --captions-file at most so many captions, if given")
+	f.IntVar(&o.each, "per-caption", 1, "images of every caption, for --protocol captions: several give their diversity")
 	f.IntVar(&o.batch, "batch", 32, "images per program call")
 	f.IntVar(&o.resolution, "resolution", 0, "side of the images in pixels; 0 = the model's own")
 	f.IntVar(&o.bootstrap, "bootstrap", 400, "resamples behind an interval; 0 = no intervals")
@@ -153,6 +155,8 @@ func (o evalOptions) check(cmd *cobra.Command) error {
 		return withHint(usageErrorf("--protocol %s needs a file of captions", o.protocol), "give --captions-file")
 	case o.protocol == "mini" && (o.captionFile != "" || o.reference != "" || len(o.referenceStats) > 0):
 		return withHint(usageErrorf("--captions-file, --reference and --reference-stats belong to another protocol than mini"), "give --protocol coco10k or captions")
+	case o.each < 1 || o.each > 1 && o.protocol != "captions":
+		return usageErrorf("--per-caption %d: give 1 or more, and more than one for --protocol captions alone; coco10k is one image of every caption", o.each)
 	case (o.follow != "" || o.rows != "") && given("sampler"):
 		return usageErrorf("--sampler is of the model of the flags: in a rows file it stands in the row, and a run's models have their own")
 	case o.reference != "" && len(o.referenceStats) > 0:
@@ -236,6 +240,9 @@ func (a *app) eval(cmd *cobra.Command, o evalOptions) error {
 		}
 		if s.Captions, err = eval.ReadCaptions(o.protocol, o.captionFile, limit); err != nil {
 			return err
+		}
+		if o.each > 1 {
+			s.Captions.Repeat(o.each)
 		}
 		s.Reference, s.ReferenceStats = o.reference, o.referenceStats
 		s.Config.Eval.Batch = max(1, min(o.batch, len(s.Captions.Texts)))

@@ -59,7 +59,7 @@ func (m *Meter) name(k kind) string {
 	case recall:
 		return fmt.Sprintf("Recall(%s)", r.Name)
 	case diversity:
-		return fmt.Sprintf("Diversity(%s)", r.Name)
+		return fmt.Sprintf("%s(%s)", Diversity, r.Name)
 	}
 	if want := m.Standard.Score.SHA256; want != "" && want == m.scorer.SHA256 {
 		return Score
