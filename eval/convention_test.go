@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -71,6 +72,7 @@ func TestConvention(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	s.SaveStats = filepath.Join(t.TempDir(), "stats")
 	var told []string
 	s.Metric = func(name string) { told = append(told, name) }
 	table := evaluated(t, s)
@@ -83,6 +85,19 @@ func TestConvention(t *testing.T) {
 		if r.Convention != "mini" || r.Samples != len(captionsOfTests) || !(r.Low <= r.Value && r.Value <= r.High) {
 			t.Errorf("row %+v", r)
 		}
+	}
+	// From the saved statistics the distances are the same.
+	again := s
+	again.Reference, again.SaveStats = "", ""
+	again.ReferenceStats = []string{filepath.Join(s.SaveStats, "whole.npz"), filepath.Join(s.SaveStats, "patch.npz")}
+	for i, r := range evaluated(t, again).Rows[:2] {
+		if want := table.Rows[i]; r.Metric != want.Metric || math.Abs(r.Value-want.Value) > 1e-6*want.Value {
+			t.Errorf("from saved statistics %+v, from the images %+v", r, want)
+		}
+	}
+	again.ReferenceStats, again.SaveStats = nil, t.TempDir()
+	if _, err := Evaluate(context.Background(), again); err == nil || !strings.Contains(err.Error(), "no real images whose statistics") {
+		t.Errorf("statistics of no real images: %v", err)
 	}
 	got := strings.Join(names, " ")
 	if strings.Contains(got, "FID") || !strings.Contains(got, "FD(unknown-") || !strings.Contains(got, "Precision(unknown-") {

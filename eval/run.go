@@ -42,6 +42,7 @@ type Spec struct {
 	Convention     string
 	Sources        metric.Sources
 	ReferenceStats []string
+	SaveStats      string // folder for the statistics of the real images, to be such ReferenceStats; "" = they are not saved
 
 	// Images is a folder that keeps every image as a PNG; a stopped row goes on from those that are there. "" = none.
 	Images string
@@ -115,6 +116,12 @@ func Open(s Spec) (*Evaluation, error) {
 	if err != nil {
 		judge.Free()
 		return nil, err
+	}
+	if s.SaveStats != "" {
+		if err := s.saveStats(judge); err != nil {
+			judge.Free()
+			return nil, err
+		}
 	}
 	return &Evaluation{&s, p}, nil
 }

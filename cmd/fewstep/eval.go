@@ -38,6 +38,7 @@ type evalOptions struct {
 	captionFile       string
 	reference         string
 	referenceStats    []string
+	saveStats         string
 	convention        string
 	sources           metric.Sources
 	data, sheet       string
@@ -89,6 +90,7 @@ func newEval(a *app) *cobra.Command {
 	f.StringVar(&o.captionFile, "captions-file", "", "COCO's captions_val2014.json, or a parquet file with a caption column")
 	f.StringVar(&o.reference, "reference", "", "real images for --protocol coco10k and captions: captioned parquet file or folder; none = no distances")
 	f.StringSliceVar(&o.referenceStats, "reference-stats", nil, "statistics in place of the real images: an .npz of pytorch-fid or clean-fid, and another of patches")
+	f.StringVar(&o.saveStats, "save-stats", "", "save statistics of the real images in this folder, whole.npz and patch.npz, for --reference-stats, pytorch-fid and clean-fid")
 	f.StringVar(&o.convention, "convention", metric.Convention, "how images are measured: "+conventionNames())
 	f.StringVar(&o.sources.Inception, "inception", "", "weights of the Inception network, a file or nsfwjs-inception once fetched; for every convention but "+metric.Convention)
 	f.StringVar(&o.sources.CLIP, "clip", "", "folder of the CLIP that the scores are by, for the same; none = no score")
@@ -161,6 +163,8 @@ func (o evalOptions) check(cmd *cobra.Command) error {
 		return usageErrorf("--sampler is of the model of the flags: in a rows file it stands in the row, and a run's models have their own")
 	case o.reference != "" && len(o.referenceStats) > 0:
 		return usageErrorf("--reference and --reference-stats exclude each other")
+	case o.saveStats != "" && (o.convention == metric.Convention || len(o.referenceStats) > 0 || o.protocol != "mini" && o.reference == ""):
+		return withHint(usageErrorf("--save-stats saves Inception statistics of the real images"), "give --convention one of the others than %s, and --reference", metric.Convention)
 	case o.convention == metric.Convention && (o.sources != metric.Sources{} || len(o.referenceStats) > 0):
 		return withHint(usageErrorf("convention %s measures by the pipeline's own CLIP, from images", metric.Convention), "give --convention one of %s", conventionNames())
 	case o.convention != metric.Convention && o.sources.Inception == "":
@@ -207,7 +211,7 @@ func (a *app) eval(cmd *cobra.Command, o evalOptions) error {
 		return err
 	}
 	s := eval.Spec{Progress: a.evalProgress(), Warn: func(text string) { a.log.Warn(text) }, Images: o.images,
-		Convention: o.convention, Sources: o.sources}
+		Convention: o.convention, Sources: o.sources, SaveStats: o.saveStats}
 	if !a.quiet {
 		s.Metric = func(name string) { a.log.Info("computing " + name) }
 	}

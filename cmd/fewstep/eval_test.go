@@ -85,6 +85,7 @@ func TestEvalUsage(t *testing.T) {
 		"it must be f32 or bf16":                   "--compute fp8",
 		"coco10k is one image of every caption":    "--protocol coco10k --captions-file c --per-caption 2",
 		"--per-caption 0":                          "--per-caption 0",
+		"saves Inception statistics":               "--save-stats d",
 		"--every wants":                            "--follow run --out x --every 0s",
 		"in a rows file it stands in the row":      "--rows r.yaml --sampler lcm",
 		"--captions wants three":                   "--model ../../assets/mini --captions 1",
