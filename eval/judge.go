@@ -47,6 +47,9 @@ type Value struct {
 	Value     float64  `json:"value"`
 	Low, High *float64 `json:",omitempty"`
 	Samples   int      `json:"samples"`
+
+	// Influences of samples on the value, by which it is compared with that of another row (see [stats.Difference]).
+	Influences []float32 `json:"influences,omitempty"`
 }
 
 func valueOf(name string, iv stats.Interval) (Value, error) {
@@ -57,6 +60,9 @@ func valueOf(name string, iv stats.Interval) (Value, error) {
 	if !math.IsNaN(iv.Low) {
 		low, high := min(iv.Low, iv.Value), max(iv.High, iv.Value)
 		v.Low, v.High = &low, &high
+	}
+	for _, x := range iv.Influences {
+		v.Influences = append(v.Influences, float32(x))
 	}
 	return v, nil
 }

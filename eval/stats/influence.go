@@ -16,18 +16,14 @@ const resampledSize = 300
 // infinitesimal jackknife, Jaeckel 1972): the variance is the mean of the influences' squares over n, the interval
 // normal, the bias the mean excess of the two halves of one random split.
 func (s *measuredSet) influenceInterval(n int, opt Resampling) (Interval, error) {
-	whole := make([]int, n)
-	for i := range whole {
-		whole[i] = i
-	}
-	opt.source(0).Shuffle(n, func(i, j int) { whole[i], whole[j] = whole[j], whole[i] })
+	whole := opt.shuffled(n)
 	halves := [2][]int{slices.Sorted(slices.Values(whole[:n/2])), slices.Sorted(slices.Values(whole[n/2:]))}
 	chosen := whole[:min(n, influential)]
 	value, influences, err := s.influences(chosen)
 	if err != nil {
 		return Interval{}, err
 	}
-	iv := Interval{Value: value, Samples: n, Method: ByInfluence, Bias: -value}
+	iv := Interval{Value: value, Samples: n, Method: ByInfluence, Bias: -value, Influences: influences}
 	for _, h := range halves {
 		v, err := s.distance(h)
 		if err != nil {

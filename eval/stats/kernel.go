@@ -173,6 +173,9 @@ func Diversity(features [][]float64, prompts []string, reference *Moments, opt R
 	}
 	iv, err := MeanInterval(means, opt)
 	iv.Samples = samples
+	for i := range iv.Influences { // they are of prompts, whose number decides
+		iv.Influences[i] *= math.Sqrt(float64(samples) / float64(len(means)))
+	}
 	return iv, err
 }
 

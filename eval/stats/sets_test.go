@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -158,9 +159,13 @@ func TestDiversity(t *testing.T) {
 	if err != nil || full.Value < 0.9 || full.Value > 1.02 || full.Samples != 240 || !(full.Low < full.Value && full.Value < full.High) {
 		t.Errorf("images as different as the reference's: %+v, %v", full, err)
 	}
+	// By its influences it is as uncertain as its interval says.
+	if d, ok := Difference(full, Interval{Samples: full.Samples, Influences: make([]float64, len(full.Influences))}, 0.95); !ok || math.Abs((d.High-d.Low)/(full.High-full.Low)-1) > 0.2 {
+		t.Errorf("difference %+v of %+v", d, full)
+	}
 	// A prompt that was drawn once says nothing.
 	more, err := Diversity(append(random, same[0]), append(prompts, "alone"), reference, Resampling{})
-	if err != nil || more != full {
+	if err != nil || !reflect.DeepEqual(more, full) {
 		t.Errorf("with a lone image: %+v, %v, want %+v", more, err, full)
 	}
 	if _, err := Diversity(same[:2], []string{"a", "b"}, reference, Resampling{}); err == nil || Diverse([]string{"a", "b", "a"}) || !Diverse(prompts) {
