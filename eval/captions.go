@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"fewstep/data"
@@ -20,6 +21,21 @@ type CaptionList struct {
 	What     string   // how they were chosen, for a report
 	Texts    []string //
 	Files    []string // the real images' names, where the file says them: these alone are then measured from
+	Each     int      // images of every caption: Texts is the list so many times over; 0 = 1
+}
+
+// Repeat makes it n images of every caption, so that their diversity can be measured: the whole list n times over. The
+// first images are those of the list alone.
+func (l *CaptionList) Repeat(n int) {
+	l.Each, l.Texts = n, slices.Repeat(l.Texts, n)
+}
+
+// each says how many images a caption has.
+func (l *CaptionList) each() string {
+	if l.Each > 1 {
+		return fmt.Sprintf("%d images each", l.Each)
+	}
+	return "one image each"
 }
 
 // COCO10K is the protocol of the published figures: the first 10,000 images of COCO-2014's validation set that

@@ -1,8 +1,10 @@
 package eval
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,13 +19,12 @@ import (
 	"fewstep/model/weights"
 
 	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/shapes"
 )
 
 // drawnInception writes an Inception network of random weights.
 func drawnInception(t *testing.T, e *engine.Engine) string {
 	t.Helper()
-	specs, err := nn.Trace(e.Backend, inception.Network("", inception.Max), shapes.Make(dtypes.Float32, 1, inception.Side, inception.Side, 3))
+	specs, err := inception.StateDict(e.Backend)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,6 +72,7 @@ func TestConvention(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	s.SaveStats = filepath.Join(t.TempDir(), "stats")
 	var told []string
 	s.Metric = func(name string) { told = append(told, name) }
 	table := evaluated(t, s)
@@ -83,6 +85,19 @@ func TestConvention(t *testing.T) {
 		if r.Convention != "mini" || r.Samples != len(captionsOfTests) || !(r.Low <= r.Value && r.Value <= r.High) {
 			t.Errorf("row %+v", r)
 		}
+	}
+	// From the saved statistics the distances are the same.
+	again := s
+	again.Reference, again.SaveStats = "", ""
+	again.ReferenceStats = []string{filepath.Join(s.SaveStats, "whole.npz"), filepath.Join(s.SaveStats, "patch.npz")}
+	for i, r := range evaluated(t, again).Rows[:2] {
+		if want := table.Rows[i]; r.Metric != want.Metric || math.Abs(r.Value-want.Value) > 1e-6*want.Value {
+			t.Errorf("from saved statistics %+v, from the images %+v", r, want)
+		}
+	}
+	again.ReferenceStats, again.SaveStats = nil, t.TempDir()
+	if _, err := Evaluate(context.Background(), again); err == nil || !strings.Contains(err.Error(), "no real images whose statistics") {
+		t.Errorf("statistics of no real images: %v", err)
 	}
 	got := strings.Join(names, " ")
 	if strings.Contains(got, "FID") || !strings.Contains(got, "FD(unknown-") || !strings.Contains(got, "Precision(unknown-") {
@@ -126,9 +141,21 @@ func TestRealImages(t *testing.T) {
 		t.Errorf("few real images: %v", err)
 	}
 	s.Reference = filepath.Join(filepath.Dir(s.Pipeline.Dir), "images.parquet")
-	if table := evaluated(t, s); len(table.Rows) != 3 {
-		t.Errorf("by a parquet file, %d values", len(table.Rows))
+	once := evaluated(t, s)
+	if len(once.Rows) != 3 {
+		t.Errorf("by a parquet file, %d values", len(once.Rows))
 	}
+	// Several images of every caption have a diversity.
+	alone := *s.Captions
+	s.Captions.Repeat(2)
+	twice := evaluated(t, s)
+	if len(twice.Rows) != 4 || !strings.Contains(fmt.Sprint(twice.Facts), "2 images each") || !bytes.Equal(twice.Columns[0].Pictures[0], once.Columns[0].Pictures[0]) {
+		t.Errorf("twice every caption: %+v, %v", twice.Rows, twice.Facts)
+	}
+	if d := twice.Rows[2]; d.Metric != metric.Diversity || !(d.Value > 0 && d.Low <= d.Value && d.Value <= d.High) || d.Samples != 20 {
+		t.Errorf("diversity %+v", d)
+	}
+	s.Captions = &alone
 	s.Reference = t.TempDir()
 	if _, err := Evaluate(context.Background(), s); err == nil || !strings.Contains(err.Error(), "holds no pictures") {
 		t.Errorf("no real images: %v", err)

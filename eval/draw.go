@@ -6,8 +6,6 @@ import (
 	"image"
 	"math"
 	"slices"
-	"sync"
-	"time"
 
 	"fewstep/engine"
 	"fewstep/eval/sample"
@@ -34,72 +32,26 @@ type drawing struct {
 
 // batch is a piece of work on the line: images first to first+n−1.
 type batch struct {
-	first, n int
-	latents  [][]float32
-	images   []*image.NRGBA
-	kept     bool // the images lay on disk
-}
-
-// stopwatch measures how long images take to draw: to encode the prompt, denoise and decode, without what is done with
-// them afterwards. Batches in which programs were compiled do not count.
-type stopwatch struct {
-	mu       sync.Mutex
-	seconds  float64 // of batches that count
-	images   int
-	busy     float64      // of denoising, compilation included
-	wall     float64      // from the first batch to the last image's numbers
-	compiled map[int]bool // batches that do not count, by their first image
-	partial  map[int]float64
-}
-
-// share of the time in which the model was denoising: 1 when all else is hidden behind it.
-func (s *stopwatch) share() float64 {
-	if s.wall == 0 {
-		return 0
-	}
-	return s.busy / s.wall
-}
-
-// perImage is in seconds; 0 where every batch had to compile.
-func (s *stopwatch) perImage() float64 {
-	if s.images == 0 {
-		return 0
-	}
-	return s.seconds / float64(s.images)
-}
-
-// lap times one station's work on a batch.
-func (s *stopwatch) lap(e *engine.Engine, b batch, last, device bool, f func() error) error {
-	before, start := e.Compiled().Programs, time.Now()
-	err := f()
-	took := time.Since(start).Seconds()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.partial == nil {
-		s.partial, s.compiled = map[int]float64{}, map[int]bool{}
-	}
-	s.partial[b.first] += took
-	s.compiled[b.first] = s.compiled[b.first] || e.Compiled().Programs != before
-	if device {
-		s.busy += took
-	}
-	if last && !s.compiled[b.first] {
-		s.seconds += s.partial[b.first]
-		s.images += b.n
-	}
-	return err
+	first, n   int
+	embeddings []pipeline.Embedding
+	latents    *sample.Pending
+	images     []*image.NRGBA
+	kept       bool // the images lay on disk
 }
 
 // draw makes one image for each prompt and hands them over in batches, in order, to each of the functions: they run
 // beside the drawing of the next batches, each in a goroutine of its own.
+//
+// Prompts are encoded some batches ahead, and a batch's network calls are queued on the device before those of the batch
+// before are done: between two batches the device waits for nothing.
 func (d *drawing) draw(ctx context.Context, prompts []string, use ...func(batch) error) error {
-	started := time.Now()
-	defer func() { d.clock.wall = time.Since(started).Seconds() }()
 	if d.kept != nil {
 		use = append(use, d.file)
 	}
 	g, line := errgroup.WithContext(ctx)
-	work := source(line, g, func(yield func(batch) bool) error {
+	d.clock.begin(func() int { return d.engine.Compiled().Programs })
+	defer d.clock.end()
+	encoded := source(line, g, queued, func(yield func(batch) bool) error {
 		for first := 0; first < len(prompts); first += d.options.Batch {
 			if line.Err() != nil {
 				return nil
@@ -107,10 +59,7 @@ func (d *drawing) draw(ctx context.Context, prompts []string, use ...func(batch)
 			b := batch{first: first, n: min(d.options.Batch, len(prompts)-first)}
 			if b.images = d.kept.load(b.first, b.n, d.side); b.images != nil {
 				b.kept = true
-			} else if err := d.clock.lap(d.engine, b, false, true, func() error { return d.denoise(line, prompts, &b) }); err != nil {
-				if line.Err() != nil {
-					return nil
-				}
+			} else if err := d.encode(prompts, &b); err != nil {
 				return err
 			}
 			if !yield(b) {
@@ -119,11 +68,29 @@ func (d *drawing) draw(ctx context.Context, prompts []string, use ...func(batch)
 		}
 		return nil
 	})
-	drawn := station(line, g, work, func(b batch) (batch, error) {
+	var pending []*sample.Pending
+	defer func() { // of a line that was stopped
+		for _, p := range pending {
+			p.Free()
+		}
+	}()
+	// One batch may wait, so that the device has two to work on while a third one's pixels are read.
+	denoised := station(line, g, 1, encoded, func(b batch) (batch, error) {
+		if b.kept || !d.clock.clear(line) {
+			return b, line.Err()
+		}
+		err := d.clock.during(func() error { return d.denoise(line, &b) })
+		if err == nil {
+			pending = append(pending, b.latents)
+		}
+		return b, err
+	})
+	drawn := station(line, g, queued, denoised, func(b batch) (batch, error) {
 		if b.kept {
 			return b, nil
 		}
-		err := d.clock.lap(d.engine, b, true, false, func() error { return d.decode(&b) })
+		err := d.clock.during(func() error { return d.decode(&b) })
+		d.clock.drawn(b.n)
 		return b, err
 	})
 	sinks(line, g, drawn, use...)
@@ -133,32 +100,42 @@ func (d *drawing) draw(ctx context.Context, prompts []string, use ...func(batch)
 	return ctx.Err()
 }
 
-func (d *drawing) denoise(ctx context.Context, prompts []string, b *batch) error {
+// encode gives the embeddings of a batch's prompts.
+func (d *drawing) encode(prompts []string, b *batch) error {
 	if d.params == nil {
 		if err := d.open(); err != nil {
 			return err
 		}
 	}
-	embeddings, err := d.encoders.Text(prompts[b.first : b.first+b.n])
-	if err != nil {
+	return d.clock.during(func() (err error) {
+		b.embeddings, err = d.encoders.Text(prompts[b.first : b.first+b.n])
 		return err
-	}
+	})
+}
+
+// denoise queues the network calls of a batch.
+func (d *drawing) denoise(ctx context.Context, b *batch) (err error) {
 	o := d.options
 	o.First += int64(b.first)
 	if d.plan != nil {
-		b.latents, err = d.scheduled(ctx, *d.plan, embeddings, o.First)
-		return err
+		b.latents, err = d.scheduled(ctx, *d.plan, b.embeddings, o.First)
+	} else {
+		b.latents, err = sample.Queue(d.engine, d.pipeline, d.params, b.embeddings, o)
 	}
-	b.latents, err = sample.Latents(ctx, d.engine, d.pipeline, d.params, embeddings, o)
+	b.embeddings = nil
 	return err
 }
 
 func (d *drawing) decode(b *batch) error {
-	values, err := d.encoders.Images(b.latents, pipeline.Square(d.side))
+	latents, err := b.latents.Latents()
 	if err != nil {
 		return err
 	}
 	b.latents = nil
+	values, err := d.encoders.Images(latents, pipeline.Square(d.side))
+	if err != nil {
+		return err
+	}
 	for i, v := range values {
 		if slices.ContainsFunc(v, func(x float32) bool { return math.IsNaN(float64(x)) }) {
 			return fmt.Errorf("image %d holds values that are not numbers: the weights, or the number format they are computed in, cannot draw it", b.first+i)

@@ -15,6 +15,7 @@ import (
 
 	"fewstep/distill"
 	"fewstep/engine"
+	"fewstep/eval/metric"
 	"fewstep/eval/report"
 	"fewstep/eval/sample"
 	"fewstep/eval/scheduler"
@@ -23,7 +24,9 @@ import (
 	"fewstep/model/pipeline"
 	"fewstep/train/tinypipeline"
 
+	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
 )
 
 var captionsOfTests = []string{"red disc, upper left", "green square, lower left", "blue disc", "yellow square, upper right", "red square", "disc", "blue square, lower right", "green disc", "yellow disc", "square"}
@@ -85,8 +88,8 @@ func marshalled(t *testing.T, table *Table) []byte {
 	return raw
 }
 
-// TestImagesDoNotDependOnTheBatch: image i is made from noise i and prompt i alone. The noise is the same to the bit;
-// the sums of a larger batch may be taken in another order, so the images may differ by rounding: by one grey level.
+// TestImagesDoNotDependOnTheBatch: image i is made from noise i and prompt i alone. The noise is the same to the bit
+// (TestNoisePerPrompt); the sums of a larger batch may be taken in another order, so the images may differ by rounding: by one grey level.
 func TestImagesDoNotDependOnTheBatch(t *testing.T) {
 	s := random(t)
 	model, free, err := s.Entries[0].Load()
@@ -143,9 +146,84 @@ func TestImagesDoNotDependOnTheBatch(t *testing.T) {
 			t.Errorf("%s draws what the students' own way draws", name)
 		}
 	}
-	one := sample.Noise(s.Pipeline, 5, 4, pipeline.Square(tinypipeline.Resolution))
-	if other := sample.Noise(s.Pipeline, 5, 5, pipeline.Square(tinypipeline.Resolution)); slices.Equal(one, other) {
-		t.Error("two prompts have the same noise")
+}
+
+// uploads sees what goes to a device.
+type uploads struct {
+	compute.Backend
+	latents [][]float32 // arrays [B, h, w, C]
+}
+
+func (u *uploads) BufferFromFlatData(device compute.DeviceNum, flat any, shape shapes.Shape) (compute.Buffer, error) {
+	if v, ok := flat.([]float32); ok && shape.Rank() == 4 {
+		u.latents = append(u.latents, slices.Clone(v))
+	}
+	return u.Backend.BufferFromFlatData(device, flat, shape)
+}
+
+// TestNoisePerPrompt: the noise that a prompt starts from, and all that is added later, is the same to the bit whatever
+// the batch and the prompt's place in it. The plan leaves the latents alone but for the noise that it adds.
+func TestNoisePerPrompt(t *testing.T) {
+	s := random(t)
+	model, free, err := s.Entries[0].Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer free()
+	const seed, first = 5, 40
+	size := pipeline.Square(tinypipeline.Resolution)
+	adds := &scheduler.Plan{Start: 1, Moves: []scheduler.Move{{Index: 900, A: 1, C: 0.5}, {Index: 500, A: 1, C: 0.25}, {Index: 100, A: 1}}}
+	want := func(i, after int, plan *scheduler.Plan) []float32 {
+		x := sample.Noise(s.Pipeline, seed, first+int64(i), size)
+		for k := range after {
+			fresh := make([]float32, len(x))
+			distill.Normal(fresh, seed, distill.EvalNoise, first+int64(i)+int64(k+1)<<48)
+			for j, z := range fresh {
+				x[j] += float32(plan.Moves[k].C) * z
+			}
+		}
+		return x
+	}
+	if slices.Equal(want(4, 0, adds), want(5, 0, adds)) || slices.Equal(want(4, 1, adds), want(4, 2, adds)) {
+		t.Fatal("two prompts, or two calls, have the same noise")
+	}
+	for _, plan := range []*scheduler.Plan{nil, adds} {
+		noises := 1
+		if plan != nil {
+			noises = 3
+		}
+		for _, n := range []int{1, 3, 8} {
+			seen := &uploads{Backend: s.Engine.Backend}
+			enc, err := s.Pipeline.LoadEncoders(s.Engine, n, pipeline.TextPart)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d := &drawing{engine: engine.New(seen, dtypes.Float32, nn.Network), pipeline: s.Pipeline, encoders: enc, params: model, plan: plan,
+				options: sample.Options{Steps: 2, Guidance: 3, Seed: seed, First: first, Size: size, Batch: n}}
+			for from := 0; from < len(captionsOfTests); from += n {
+				b := batch{first: from, n: min(n, len(captionsOfTests)-from)}
+				if err := d.encode(captionsOfTests, &b); err != nil {
+					t.Fatal(err)
+				}
+				seen.latents = nil
+				if err := d.denoise(t.Context(), &b); err != nil {
+					t.Fatal(err)
+				}
+				b.latents.Free()
+				if len(seen.latents) != noises {
+					t.Fatalf("batches of %d: %d arrays of noise, not %d", n, len(seen.latents), noises)
+				}
+				for k, v := range seen.latents {
+					each := len(v) / n
+					for i := range b.n {
+						if !slices.Equal(v[i*each:(i+1)*each], want(from+i, k, plan)) {
+							t.Errorf("batches of %d: after %d calls prompt %d has other noise", n, k, from+i)
+						}
+					}
+				}
+			}
+			enc.Free()
+		}
 	}
 }
 
@@ -154,7 +232,12 @@ func TestImagesDoNotDependOnTheBatch(t *testing.T) {
 func TestKeptImages(t *testing.T) {
 	s := random(t)
 	s.Images = t.TempDir()
+	var told []string
+	s.Metric = func(name string) { told = append(told, name) }
 	whole := marshalled(t, evaluated(t, s))
+	if !slices.Equal(told, []string{metric.Score}) {
+		t.Errorf("without real images %q were announced", told)
+	}
 	dir := filepath.Join(s.Images, "full-2step-2-2")
 	files, err := filepath.Glob(filepath.Join(dir, "*.png"))
 	if err != nil || len(files) != len(captionsOfTests) {

@@ -27,7 +27,7 @@ type Judge interface {
 	// Refer takes the real images that distances are measured from.
 	Refer(real []Features) error
 	// Measure returns the values of images, of which image i was made for caption i. Without a reference there are no
-	// distances among them.
+	// distances among them. It is called from one goroutine at a time, beside Features of the next images.
 	Measure(images []Features, captions Captions) ([]Value, error)
 	// Warnings say why numbers of so many images should not be trusted.
 	Warnings(images int) []string
@@ -47,6 +47,9 @@ type Value struct {
 	Value     float64  `json:"value"`
 	Low, High *float64 `json:",omitempty"`
 	Samples   int      `json:"samples"`
+
+	// Influences of samples on the value, by which it is compared with that of another row (see [stats.Difference]).
+	Influences []float32 `json:"influences,omitempty"`
 }
 
 func valueOf(name string, iv stats.Interval) (Value, error) {
@@ -58,6 +61,9 @@ func valueOf(name string, iv stats.Interval) (Value, error) {
 		low, high := min(iv.Low, iv.Value), max(iv.High, iv.Value)
 		v.Low, v.High = &low, &high
 	}
+	for _, x := range iv.Influences {
+		v.Influences = append(v.Influences, float32(x))
+	}
 	return v, nil
 }
 
@@ -66,6 +72,7 @@ type miniJudge struct {
 	net        *metric.Network
 	ruler      *metric.Ruler // nil without a reference
 	resampling stats.Resampling
+	started    func(metric string) // called before each metric is computed; may be nil
 }
 
 func (j *miniJudge) Free()         { j.net.Free() }
@@ -111,7 +118,16 @@ func unitValues(img *image.NRGBA) []float32 {
 	return out
 }
 
-func (j *miniJudge) Captions(captions []string) (Captions, error) { return j.net.Text(captions) }
+// miniCaptions are prompts and their embeddings.
+type miniCaptions struct {
+	prompts  []string
+	embedded [][]float64
+}
+
+func (j *miniJudge) Captions(captions []string) (Captions, error) {
+	embedded, err := j.net.Text(captions)
+	return miniCaptions{captions, embedded}, err
+}
 
 func (j *miniJudge) Refer(real []Features) (err error) {
 	j.ruler, err = metric.NewRuler(miniFeatures(real))
@@ -127,12 +143,16 @@ func miniFeatures(all []Features) []metric.Features {
 }
 
 func (j *miniJudge) Measure(images []Features, captions Captions) ([]Value, error) {
-	features, texts := miniFeatures(images), captions.([][]float64)
-	if len(features) != len(texts) {
-		return nil, fmt.Errorf("%d images and %d captions: each image needs its caption", len(features), len(texts))
+	features, texts := miniFeatures(images), captions.(miniCaptions)
+	if len(features) != len(texts.prompts) {
+		return nil, fmt.Errorf("%d images and %d captions: each image needs its caption", len(features), len(texts.prompts))
 	}
 	var out []Value
-	add := func(name string, iv stats.Interval, err error) error {
+	add := func(name string, measure func() (stats.Interval, error)) error {
+		if j.started != nil {
+			j.started(name)
+		}
+		iv, err := measure()
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
@@ -141,21 +161,23 @@ func (j *miniJudge) Measure(images []Features, captions Captions) ([]Value, erro
 		return err
 	}
 	if j.ruler != nil {
-		whole, err := j.ruler.Whole(features, j.resampling)
-		if err := add(metric.Whole, whole, err); err != nil {
+		if err := add(metric.Whole, func() (stats.Interval, error) { return j.ruler.Whole(features, j.resampling) }); err != nil {
 			return nil, err
 		}
-		patch, err := j.ruler.Patch(features, j.resampling)
-		if err := add(metric.Patch, patch, err); err != nil {
+		if err := add(metric.Patch, func() (stats.Interval, error) { return j.ruler.Patch(features, j.resampling) }); err != nil {
 			return nil, err
+		}
+		if stats.Diverse(texts.prompts) {
+			if err := add(metric.Diversity, func() (stats.Interval, error) { return j.ruler.Diversity(features, texts.prompts, j.resampling) }); err != nil {
+				return nil, err
+			}
 		}
 	}
 	scores := make([]float64, len(features))
 	for i := range features {
-		scores[i] = metric.Similarity(features[i].Whole.Embedding, texts[i])
+		scores[i] = metric.Similarity(features[i].Whole.Embedding, texts.embedded[i])
 	}
-	score, err := meanOf(scores, j.resampling)
-	return out, add(metric.Score, score, err)
+	return out, add(metric.Score, func() (stats.Interval, error) { return meanOf(scores, j.resampling) })
 }
 
 func meanOf(v []float64, opt stats.Resampling) (stats.Interval, error) {
@@ -171,8 +193,9 @@ func meanOf(v []float64, opt stats.Resampling) (stats.Interval, error) {
 
 func (j *miniJudge) Metrics() []report.Metric {
 	const how = "Fréchet distance in features of the pipeline's own CLIP, not FID: the image embedding on its 32 leading principal axes, and the logarithms of the first hidden state's deviations over the patches, less their mean, on 16, each part scaled to a total variance of 1 on the real images. "
-	interval := "No interval."
+	interval, bootstrap := "No interval.", "No interval."
 	if j.resampling.Resamples > 0 {
+		bootstrap = fmt.Sprintf("95 %% interval of the bootstrap over prompts, %d resamples.", j.resampling.Resamples)
 		interval = fmt.Sprintf("95 %% interval of %d random halves of the samples.", j.resampling.Resamples)
 	}
 	score := report.Metric{Name: metric.Score, Convention: metric.Convention, Higher: true, Counterpart: "CLIP score", Note: "Cosine of image and caption in the pipeline's own CLIP × 100, clamped at 0, mean over images. Its text encoder is the one the model was trained with."}
@@ -182,6 +205,7 @@ func (j *miniJudge) Metrics() []report.Metric {
 	return []report.Metric{
 		{Name: metric.Whole, Convention: metric.Convention, Counterpart: "FID-Whole", Note: how + "Whole images. " + interval},
 		{Name: metric.Patch, Convention: metric.Convention, Counterpart: "FID-Patch", Note: how + "The central quarter of each image's area, enlarged twice by repeating pixels. " + interval},
+		{Name: metric.Diversity, Convention: metric.Convention, Higher: true, Note: "Mean distance between images of one prompt, over the prompts that have several, 1 being the distance of two random real images; in the features of FD-Whole. " + bootstrap},
 		score,
 	}
 }

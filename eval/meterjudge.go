@@ -3,6 +3,8 @@ package eval
 import (
 	"fmt"
 	"image"
+	"os"
+	"path/filepath"
 
 	"fewstep/eval/images"
 	"fewstep/eval/metric"
@@ -71,6 +73,30 @@ func (j *meterJudge) referTo(paths []string) error {
 		}
 	}
 	return j.meter.ReferTo(moments[0], moments[1])
+}
+
+// saveStats writes the statistics of the real images, whole.npz and, where there are patches, patch.npz.
+func (s *Spec) saveStats(judge Judge) error {
+	j, ok := judge.(*meterJudge)
+	if !ok {
+		return fmt.Errorf("convention %s has no statistics of real images to save: they are of Inception features", metric.Convention)
+	}
+	whole, patch := j.meter.Moments()
+	if whole == nil {
+		return fmt.Errorf("there are no real images whose statistics could be saved")
+	}
+	if err := os.MkdirAll(s.SaveStats, 0o755); err != nil {
+		return err
+	}
+	for name, m := range map[string]*stats.Moments{"whole.npz": whole, "patch.npz": patch} {
+		if m == nil {
+			continue
+		}
+		if err := stats.WriteNPZ(filepath.Join(s.SaveStats, name), m); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (j *meterJudge) Measure(images []Features, captions Captions) ([]Value, error) {

@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"image"
+	"slices"
 	"strings"
 
 	"fewstep/data"
 	"fewstep/distill"
+	"fewstep/eval/metric"
 	"fewstep/eval/report"
 	"fewstep/eval/sample"
 	"fewstep/model/pipeline"
@@ -144,6 +146,8 @@ func (s *Spec) mini(p *protocol) (reference []Features, err error) {
 	if p.floor, err = p.judge.Measure(real, texts); err != nil {
 		return nil, err
 	}
+	// Rows are drawn more than once, and an image does not differ from itself.
+	p.floor = slices.DeleteFunc(p.floor, func(v Value) bool { return strings.HasPrefix(v.Metric, metric.Diversity) })
 	sum, err := all.Digest()
 	if err != nil {
 		return nil, err
@@ -167,7 +171,7 @@ func (s *Spec) listed(p *protocol) (reference []Features, err error) {
 		return nil, fmt.Errorf("%s has %d captions; measure at least 4 images", s.Captions.Path, len(p.prompts))
 	}
 	p.facts = []report.Fact{
-		{Name: "Protocol", Value: fmt.Sprintf("%s: %s; one image each, the same noise per prompt for every model", s.Captions.Protocol, s.Captions.What)},
+		{Name: "Protocol", Value: fmt.Sprintf("%s: %s; %s, the same noise per prompt for every model", s.Captions.Protocol, s.Captions.What, s.Captions.each())},
 		{Name: "Captions", Value: fmt.Sprintf("%s, sha256 %s", s.Captions.Path, s.Captions.SHA256)},
 	}
 	if len(s.ReferenceStats) > 0 {

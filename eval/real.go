@@ -5,14 +5,16 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"image"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"fewstep/data"
 	"fewstep/eval/images"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // realImages is a list of real images: a folder of pictures in the order of their names, or a captioned parquet file.
@@ -66,14 +68,27 @@ func (s *Spec) real(p *protocol) (features []Features, sum string, err error) {
 		if start == 0 {
 			s.report(Progress{Model: "real images", Total: list.n})
 		}
-		var shown []*image.NRGBA
-		for i := start; i < min(start+chunk, list.n); i++ {
-			img, err := list.show(i, p, h)
+		n := min(chunk, list.n-start)
+		shown, failures := make([]*image.NRGBA, n), make([]error, n)
+		var decoding errgroup.Group
+		decoding.SetLimit(runtime.GOMAXPROCS(0))
+		for k := range n {
+			raw, err := list.read(start + k)
 			if err != nil {
-				bad = append(bad, fmt.Errorf("%s: %w", list.name(i), err))
+				failures[k] = err
 				continue
 			}
-			shown = append(shown, img)
+			h.Write(raw)
+			decoding.Go(func() error {
+				shown[k], failures[k] = show(raw, p)
+				return nil
+			})
+		}
+		_ = decoding.Wait()
+		for k, err := range failures {
+			if err != nil {
+				bad = append(bad, fmt.Errorf("%s: %w", list.name(start+k), err))
+			}
 		}
 		if len(bad) > 0 {
 			continue
@@ -91,13 +106,8 @@ func (s *Spec) real(p *protocol) (features []Features, sum string, err error) {
 	return features, hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// show reads image i as the judge takes it.
-func (r *realImages) show(i int, p *protocol, h hash.Hash) (*image.NRGBA, error) {
-	raw, err := r.read(i)
-	if err != nil {
-		return nil, err
-	}
-	h.Write(raw)
+// show decodes an image as the judge takes it.
+func show(raw []byte, p *protocol) (*image.NRGBA, error) {
 	img, err := images.Decode(raw)
 	if err != nil {
 		return nil, err

@@ -45,7 +45,7 @@ func inventedTable() *Table {
 		}
 		v := 0.1 * float64(i+1)
 		low, high := v-0.01, v+0.01
-		t.add(c, []Value{{metric.Whole, v, &low, &high, 256}, {metric.Score, 80 - v, nil, nil, 256}})
+		t.add(c, []Value{{metric.Whole, v, &low, &high, 256, nil}, {metric.Score, 80 - v, nil, nil, 256, nil}})
 	}
 	return t
 }

@@ -47,8 +47,9 @@ func (r *runner) free() {
 	}
 }
 
-// row measures one entry, or returns what was saved of it.
-func (r *runner) row(ctx context.Context, e Entry) (*saved, error) {
+// row draws an entry's images and looks at them; measure then makes their numbers, beside whatever is drawn next. Of an
+// entry that was measured before it returns what was saved.
+func (r *runner) row(ctx context.Context, e Entry) (measure func() (*saved, error), err error) {
 	p := r.protocol
 	r.at++
 	sum, err := digest(p.digest, e.Model, e.Kind, e.Steps, e.Guidance, e.Prediction, e.Digest, e.Sampler)
@@ -67,7 +68,7 @@ func (r *runner) row(ctx context.Context, e Entry) (*saved, error) {
 			if json.Unmarshal(raw, &s) == nil && s.Digest == sum {
 				note.Saved = true
 				done(note.Total)
-				return &s, nil
+				return func() (*saved, error) { return &s, nil }, nil
 			}
 		}
 	}
@@ -106,17 +107,20 @@ func (r *runner) row(ctx context.Context, e Entry) (*saved, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.Values, err = p.judge.Measure(features, p.captions); err != nil {
-		return nil, err
-	}
-	if r.spec.Save == nil {
-		return s, nil
-	}
-	raw, err := json.Marshal(s)
-	if err != nil {
-		return nil, err
-	}
-	return s, r.spec.Save(name+".json", raw)
+	return func() (*saved, error) {
+		var err error
+		if s.Values, err = p.judge.Measure(features, p.captions); err != nil {
+			return nil, err
+		}
+		if r.spec.Save == nil {
+			return s, nil
+		}
+		raw, err := json.Marshal(s)
+		if err != nil {
+			return nil, err
+		}
+		return s, r.spec.Save(name+".json", raw)
+	}, nil
 }
 
 // drawn draws an entry's images: those that are measured, and those that only stand on the sheet.

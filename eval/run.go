@@ -1,6 +1,7 @@
 package eval
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"regexp"
@@ -14,6 +15,8 @@ import (
 	"fewstep/eval/scheduler"
 	"fewstep/eval/stats"
 	"fewstep/model/pipeline"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Spec is an evaluation: what is measured, by which settings.
@@ -39,6 +42,7 @@ type Spec struct {
 	Convention     string
 	Sources        metric.Sources
 	ReferenceStats []string
+	SaveStats      string // folder for the statistics of the real images, to be such ReferenceStats; "" = they are not saved
 
 	// Images is a folder that keeps every image as a PNG; a stopped row goes on from those that are there. "" = none.
 	Images string
@@ -113,6 +117,12 @@ func Open(s Spec) (*Evaluation, error) {
 		judge.Free()
 		return nil, err
 	}
+	if s.SaveStats != "" {
+		if err := s.saveStats(judge); err != nil {
+			judge.Free()
+			return nil, err
+		}
+	}
 	return &Evaluation{&s, p}, nil
 }
 
@@ -129,14 +139,32 @@ func (v *Evaluation) Table(ctx context.Context, entries []Entry) (*Table, error)
 	entries = append(s.undistilled(), entries...)
 	r := runner{spec: s, protocol: p, rows: len(entries)}
 	defer r.free()
-	for _, e := range entries {
-		if err := ctx.Err(); err != nil {
-			return nil, err
+	// Numbers of thousands of images take minutes of the processor: those of a row are made while the next one is drawn.
+	behind, line := errgroup.WithContext(ctx)
+	behind.SetLimit(1)
+	rows := make([]*saved, len(entries))
+	var failure error
+	for i, e := range entries {
+		named := func(err error) error { return fmt.Errorf("evaluating %s at %d steps: %w", e.Model, e.Steps, err) }
+		if line.Err() != nil {
+			break
 		}
-		row, err := r.row(ctx, e)
+		measure, err := r.row(line, e)
 		if err != nil {
-			return nil, fmt.Errorf("evaluating %s at %d steps: %w", e.Model, e.Steps, err)
+			failure = named(err)
+			break
 		}
+		behind.Go(func() (err error) {
+			if rows[i], err = measure(); err != nil {
+				err = named(err)
+			}
+			return err
+		})
+	}
+	if err := cmp.Or(behind.Wait(), failure, ctx.Err()); err != nil {
+		return nil, err
+	}
+	for _, row := range rows {
 		t.add(row.Column, row.Values)
 	}
 	return t, nil
@@ -162,7 +190,7 @@ func (s *Spec) judge() (Judge, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &miniJudge{net: net, resampling: opt}, nil
+		return &miniJudge{net: net, resampling: opt, started: s.Metric}, nil
 	}
 	standard, err := metric.FindStandard(s.Convention)
 	if err != nil {

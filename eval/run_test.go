@@ -4,14 +4,18 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"image"
 	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"fewstep/data"
 	"fewstep/distill"
 	"fewstep/engine"
+	"fewstep/eval/metric"
 	"fewstep/eval/report"
 	"fewstep/internal/xla"
 	"fewstep/model/nn"
@@ -134,6 +138,25 @@ func TestEvaluationContinues(t *testing.T) {
 	}
 }
 
+// TestDiversityOfModelsAlone: prompts that are drawn more than once have a diversity; the floor, whose rows repeat, has
+// none.
+func TestDiversityOfModelsAlone(t *testing.T) {
+	s := tiny(t)
+	s.Config.Data.Captions = distill.Captions{Coarse: 1}
+	s.Config.Eval.Samples = 40
+	s.Base, s.Entries = nil, s.Entries[:1]
+	table := evaluated(t, s)
+	var of []report.Kind
+	for _, r := range table.Rows {
+		if r.Metric == metric.Diversity {
+			of = append(of, r.Kind)
+		}
+	}
+	if !slices.Equal(of, []report.Kind{report.Full}) {
+		t.Errorf("a diversity of %q", of)
+	}
+}
+
 func TestEvaluationNeedsBothSplits(t *testing.T) {
 	s := tiny(t)
 	records, err := parquet.ReadFile[data.Record](s.Config.Data.Source)
@@ -148,5 +171,64 @@ func TestEvaluationNeedsBothSplits(t *testing.T) {
 	}
 	if _, err := Evaluate(context.Background(), s); err == nil {
 		t.Error("evaluated without held-out rows")
+	}
+}
+
+// slowJudge measures a row only when images of the next one have been looked at.
+type slowJudge struct {
+	Judge
+	looked   chan struct{}
+	features int
+	measured int
+	fails    bool
+}
+
+func (j *slowJudge) Features(images []*image.NRGBA) ([]Features, error) {
+	if j.features += len(images); j.features > len(captionsOfTests) && j.features <= len(captionsOfTests)+len(images) {
+		close(j.looked)
+	}
+	return j.Judge.Features(images)
+}
+
+func (j *slowJudge) Measure(images []Features, captions Captions) ([]Value, error) {
+	if j.measured++; j.measured == 1 {
+		select {
+		case <-j.looked:
+		case <-time.After(20 * time.Second):
+			return nil, errors.New("nothing was drawn beside the measuring")
+		}
+		if j.fails {
+			return nil, errors.New("no number")
+		}
+	}
+	return j.Judge.Measure(images, captions)
+}
+
+// TestMeasuringBehind: a row is measured while the next one is drawn; the table is the same, and an error names the row
+// that could not be measured.
+func TestMeasuringBehind(t *testing.T) {
+	s := random(t)
+	second := s.Entries[0]
+	second.Model, second.Steps = "second", 1
+	s.Entries = append(s.Entries, second)
+	want := marshalled(t, evaluated(t, s))
+	table := func(fails bool) (*Table, error) {
+		v, err := Open(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer v.Close()
+		v.protocol.judge = &slowJudge{Judge: v.protocol.judge, looked: make(chan struct{}), fails: fails}
+		return v.Table(t.Context(), s.Entries)
+	}
+	got, err := table(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(marshalled(t, got), want) {
+		t.Error("measured behind the drawing the table is another")
+	}
+	if _, err := table(true); err == nil || err.Error() != "evaluating 2step at 2 steps: no number" {
+		t.Errorf("error %v", err)
 	}
 }

@@ -16,10 +16,10 @@ import (
 // starting noises.
 const freshNoise = int64(1) << 48
 
-// scheduled draws one latent [s·s·C] per prompt by another scheduler than the students'; a short batch is padded with
-// its last prompt. Sample i starts from noise (seed, first+i), as everywhere, and all fresh noise follows from its
-// number too.
-func (d *drawing) scheduled(ctx context.Context, plan scheduler.Plan, prompts []pipeline.Embedding, first int64) ([][]float32, error) {
+// scheduled draws one latent per prompt by another scheduler than the students'; a short batch is padded with its last
+// prompt. Sample i starts from noise (seed, first+i), as everywhere, and all fresh noise follows from its number too.
+// Only calls after which noise is added wait for the device.
+func (d *drawing) scheduled(ctx context.Context, plan scheduler.Plan, prompts []pipeline.Embedding, first int64) (*sample.Pending, error) {
 	o, e := d.options, d.engine
 	shapes := d.pipeline.UNetInputs(o.Batch, o.Size)
 	number := func(i int) int64 { return first + int64(min(i, len(prompts)-1)) }
@@ -63,15 +63,17 @@ func (d *drawing) scheduled(ctx context.Context, plan scheduler.Plan, prompts []
 		}
 	}
 	f := &program.Functions{UNet: d.pipeline.UNet}
+	current, err := e.Upload(x, shapes[unet.InSample].Dimensions...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { current.Free() }() // nil once it is handed over
 	each := len(x) / o.Batch
-	fresh := make([]float32, each)
 	for k, m := range plan.Moves {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		if in[unet.InSample], err = upload(x, shapes[unet.InSample].Dimensions...); err != nil {
-			return nil, err
-		}
+		in[unet.InSample] = current
 		var columns [3]*engine.Array
 		for i, v := range []float64{float64(m.Index), m.A, m.B} {
 			if columns[i], err = constant(v); err != nil {
@@ -83,21 +85,32 @@ func (d *drawing) scheduled(ctx context.Context, plan scheduler.Plan, prompts []
 		if err != nil {
 			return nil, err
 		}
-		x, err = e.Floats(next)
-		next.Free()
-		if err != nil {
+		current.Free()
+		current = next
+		if m.C == 0 {
+			continue
+		}
+		fresh := make([]float32, len(x)) // drawn while the device is at work
+		for i := range o.Batch {
+			d.freshNoise(fresh[i*each:(i+1)*each], number(i), k)
+		}
+		if x, err = e.Floats(current); err != nil {
 			return nil, err
 		}
-		for i := 0; m.C != 0 && i < o.Batch; i++ {
-			distill.Normal(fresh, o.Seed, distill.EvalNoise, number(i)+int64(k+1)*freshNoise)
-			for j, z := range fresh {
-				x[i*each+j] += float32(m.C) * z
-			}
+		for i, z := range fresh {
+			x[i] += float32(m.C) * z
+		}
+		current.Free()
+		if current, err = e.Upload(x, shapes[unet.InSample].Dimensions...); err != nil {
+			return nil, err
 		}
 	}
-	out := make([][]float32, len(prompts))
-	for i := range out {
-		out[i] = x[i*each : (i+1)*each : (i+1)*each]
-	}
+	out := sample.NewPending(e, current, o.Batch, len(prompts))
+	current = nil
 	return out, nil
+}
+
+// freshNoise draws the noise that is added to a sample after call k.
+func (d *drawing) freshNoise(out []float32, number int64, k int) {
+	distill.Normal(out, d.options.Seed, distill.EvalNoise, number+int64(k+1)*freshNoise)
 }

@@ -10,12 +10,13 @@ import (
 // Each station is a goroutine that takes work in order from a bounded queue, so that the device draws the next batch
 // while the processor is busy with the last, and no more than a few batches are in memory.
 
-// queued is how many pieces of work may wait before a station.
+// queued is how many pieces of work may wait before a station, unless it says otherwise.
 const queued = 2
 
-// source is the first station: it gives what produce yields. yield returns false when the line has stopped.
-func source[T any](ctx context.Context, g *errgroup.Group, produce func(yield func(T) bool) error) <-chan T {
-	out := make(chan T, queued)
+// source is the first station: it gives what produce yields, of which room may wait before the next station. yield
+// returns false when the line has stopped.
+func source[T any](ctx context.Context, g *errgroup.Group, room int, produce func(yield func(T) bool) error) <-chan T {
+	out := make(chan T, room)
 	g.Go(func() error {
 		defer close(out)
 		return produce(func(v T) bool {
@@ -34,8 +35,8 @@ func source[T any](ctx context.Context, g *errgroup.Group, produce func(yield fu
 }
 
 // station applies f to each piece of work, in order.
-func station[A, B any](ctx context.Context, g *errgroup.Group, in <-chan A, f func(A) (B, error)) <-chan B {
-	return source(ctx, g, func(yield func(B) bool) error {
+func station[A, B any](ctx context.Context, g *errgroup.Group, room int, in <-chan A, f func(A) (B, error)) <-chan B {
+	return source(ctx, g, room, func(yield func(B) bool) error {
 		for v := range in {
 			if ctx.Err() != nil {
 				return nil // the error is reported by whoever stopped the line
@@ -57,7 +58,7 @@ func sinks[T any](ctx context.Context, g *errgroup.Group, in <-chan T, ends ...f
 	queues := make([]chan T, len(ends))
 	for i, end := range ends {
 		queues[i] = make(chan T, queued)
-		done := station(ctx, g, queues[i], func(v T) (struct{}, error) { return struct{}{}, end(v) })
+		done := station(ctx, g, queued, queues[i], func(v T) (struct{}, error) { return struct{}{}, end(v) })
 		g.Go(func() error {
 			for range done {
 			}

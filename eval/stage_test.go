@@ -15,7 +15,7 @@ import (
 // line runs n pieces of work through a source, a station and two ends that take the given times each.
 func line(ctx context.Context, n int, make, shape, look, file time.Duration, fail int) (looked, filed []int, err error) {
 	g, ctx := errgroup.WithContext(ctx)
-	made := source(ctx, g, func(yield func(int) bool) error {
+	made := source(ctx, g, queued, func(yield func(int) bool) error {
 		for i := range n {
 			time.Sleep(make)
 			if !yield(i) {
@@ -24,7 +24,7 @@ func line(ctx context.Context, n int, make, shape, look, file time.Duration, fai
 		}
 		return nil
 	})
-	shaped := station(ctx, g, made, func(i int) (int, error) { time.Sleep(shape); return i, nil })
+	shaped := station(ctx, g, queued, made, func(i int) (int, error) { time.Sleep(shape); return i, nil })
 	sinks(ctx, g, shaped,
 		func(i int) error {
 			time.Sleep(look)
@@ -62,7 +62,7 @@ func TestLineIsBounded(t *testing.T) {
 		g, ctx := errgroup.WithContext(context.Background())
 		made, most := 0, 0
 		var done atomic.Int64
-		sinks(ctx, g, source(ctx, g, func(yield func(int) bool) error {
+		sinks(ctx, g, source(ctx, g, queued, func(yield func(int) bool) error {
 			for made < 50 && yield(made) {
 				made++
 				most = max(most, made-int(done.Load()))

@@ -78,7 +78,7 @@ func (t *Table) add(c Column, all []Value) {
 	t.results = append(t.results, result{c, all})
 	for _, v := range all {
 		row := report.Row{Model: c.Model, Steps: c.Steps, Calls: c.Calls, Kind: c.Kind, Metric: v.Metric, Convention: t.convention(v.Metric),
-			Value: v.Value, Low: math.NaN(), High: math.NaN(), Samples: v.Samples}
+			Value: v.Value, Low: math.NaN(), High: math.NaN(), Samples: v.Samples, Influences: v.Influences}
 		if v.Low != nil && v.High != nil {
 			row.Low, row.High = *v.Low, *v.High
 		}

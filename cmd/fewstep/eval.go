@@ -38,6 +38,7 @@ type evalOptions struct {
 	captionFile       string
 	reference         string
 	referenceStats    []string
+	saveStats         string
 	convention        string
 	sources           metric.Sources
 	data, sheet       string
@@ -45,6 +46,7 @@ type evalOptions struct {
 	steps             []int
 	guidance          []float64
 	samples, batch    int
+	each              int
 	resolution        int
 	bootstrap         int
 	seed              uint64
@@ -88,6 +90,7 @@ func newEval(a *app) *cobra.Command {
 	f.StringVar(&o.captionFile, "captions-file", "", "COCO's captions_val2014.json, or a parquet file with a caption column")
 	f.StringVar(&o.reference, "reference", "", "real images for --protocol coco10k and captions: captioned parquet file or folder; none = no distances")
 	f.StringSliceVar(&o.referenceStats, "reference-stats", nil, "statistics in place of the real images: an .npz of pytorch-fid or clean-fid, and another of patches")
+	f.StringVar(&o.saveStats, "save-stats", "", "save statistics of the real images in this folder, whole.npz and patch.npz, for --reference-stats, pytorch-fid and clean-fid")
 	f.StringVar(&o.convention, "convention", metric.Convention, "how images are measured: "+conventionNames())
 	f.StringVar(&o.sources.Inception, "inception", "", "weights of the Inception network, a file or nsfwjs-inception once fetched; for every convention but "+metric.Convention)
 	f.StringVar(&o.sources.CLIP, "clip", "", "folder of the CLIP that the scores are by, for the same; none = no score")
@@ -98,7 +101,8 @@ func newEval(a *app) *cobra.Command {
 	f.StringVar(&o.sheet, "sheet", "", "also write a PNG sheet of the first prompts here")
 	f.IntSliceVarP(&o.steps, "steps", "n", []int{32}, "step counts; a file's own where it says one")
 	f.Float64SliceVarP(&o.guidance, "guidance", "g", []float64{0}, "classifier-free guidance scales, each measured at every step count; 0 = off")
-	f.IntVar(&o.samples, "samples", 256, "images per row; with --captions-file at most so many, if given")
+	f.IntVar(&o.samples, "samples", 256, "images per row; with --captions-file at most so many captions, if given")
+	f.IntVar(&o.each, "per-caption", 1, "images of every caption, for --protocol captions: several give their diversity")
 	f.IntVar(&o.batch, "batch", 32, "images per program call")
 	f.IntVar(&o.resolution, "resolution", 0, "side of the images in pixels; 0 = the model's own")
 	f.IntVar(&o.bootstrap, "bootstrap", 400, "resamples behind an interval; 0 = no intervals")
@@ -153,10 +157,14 @@ func (o evalOptions) check(cmd *cobra.Command) error {
 		return withHint(usageErrorf("--protocol %s needs a file of captions", o.protocol), "give --captions-file")
 	case o.protocol == "mini" && (o.captionFile != "" || o.reference != "" || len(o.referenceStats) > 0):
 		return withHint(usageErrorf("--captions-file, --reference and --reference-stats belong to another protocol than mini"), "give --protocol coco10k or captions")
+	case o.each < 1 || o.each > 1 && o.protocol != "captions":
+		return usageErrorf("--per-caption %d: give 1 or more, and more than one for --protocol captions alone; coco10k is one image of every caption", o.each)
 	case (o.follow != "" || o.rows != "") && given("sampler"):
 		return usageErrorf("--sampler is of the model of the flags: in a rows file it stands in the row, and a run's models have their own")
 	case o.reference != "" && len(o.referenceStats) > 0:
 		return usageErrorf("--reference and --reference-stats exclude each other")
+	case o.saveStats != "" && (o.convention == metric.Convention || len(o.referenceStats) > 0 || o.protocol != "mini" && o.reference == ""):
+		return withHint(usageErrorf("--save-stats saves Inception statistics of the real images"), "give --convention one of the others than %s, and --reference", metric.Convention)
 	case o.convention == metric.Convention && (o.sources != metric.Sources{} || len(o.referenceStats) > 0):
 		return withHint(usageErrorf("convention %s measures by the pipeline's own CLIP, from images", metric.Convention), "give --convention one of %s", conventionNames())
 	case o.convention != metric.Convention && o.sources.Inception == "":
@@ -203,7 +211,7 @@ func (a *app) eval(cmd *cobra.Command, o evalOptions) error {
 		return err
 	}
 	s := eval.Spec{Progress: a.evalProgress(), Warn: func(text string) { a.log.Warn(text) }, Images: o.images,
-		Convention: o.convention, Sources: o.sources}
+		Convention: o.convention, Sources: o.sources, SaveStats: o.saveStats}
 	if !a.quiet {
 		s.Metric = func(name string) { a.log.Info("computing " + name) }
 	}
@@ -236,6 +244,9 @@ func (a *app) eval(cmd *cobra.Command, o evalOptions) error {
 		}
 		if s.Captions, err = eval.ReadCaptions(o.protocol, o.captionFile, limit); err != nil {
 			return err
+		}
+		if o.each > 1 {
+			s.Captions.Repeat(o.each)
 		}
 		s.Reference, s.ReferenceStats = o.reference, o.referenceStats
 		s.Config.Eval.Batch = max(1, min(o.batch, len(s.Captions.Texts)))

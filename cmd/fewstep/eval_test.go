@@ -68,6 +68,17 @@ func TestEval(t *testing.T) {
 	}
 }
 
+// TestEvalHelp: the help says where the networks of the conventions come from, with their hashes.
+func TestEvalHelp(t *testing.T) {
+	stdout, _, code := runCommand(t, "eval", "--help")
+	for _, want := range []string{"6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2", "curl -LO https://github.com/mseitzer/pytorch-fid/",
+		"a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb", "hf download openai/clip-vit-large-patch14", "hf download laion/", "scripts/fetch_nsfwjs.py"} {
+		if !strings.Contains(stdout, want) || code != 0 {
+			t.Errorf("code %d, the help lacks %q", code, want)
+		}
+	}
+}
+
 func TestEvalUsage(t *testing.T) {
 	for want, args := range map[string]string{
 		"leave --unet, --lora":                     "--rows r.yaml --unet x",
@@ -83,6 +94,9 @@ func TestEvalUsage(t *testing.T) {
 		"by the pipeline's own CLIP":               "--inception i",
 		"needs the weights of an Inception":        "--convention lightning",
 		"it must be f32 or bf16":                   "--compute fp8",
+		"coco10k is one image of every caption":    "--protocol coco10k --captions-file c --per-caption 2",
+		"--per-caption 0":                          "--per-caption 0",
+		"saves Inception statistics":               "--save-stats d",
 		"--every wants":                            "--follow run --out x --every 0s",
 		"in a rows file it stands in the row":      "--rows r.yaml --sampler lcm",
 		"--captions wants three":                   "--model ../../assets/mini --captions 1",

@@ -2,7 +2,7 @@
 
     python eval/metric/bench_features.py
 
-Needs torch, torchvision and pytorch-fid beside Go. Both see batches of 16 images of 299 pixels, twice in turn.
+Needs torch, torchvision and pytorch-fid beside Go. Both see batches of 16 images of 299 pixels, four times in turn.
 """
 
 import os
@@ -37,7 +37,7 @@ def fewstep():
     return float(re.search(r"([\d.]+) images/s", out).group(1))
 
 
-for _ in range(2):
+for _ in range(4):
     print(f"PyTorch {torch.__version__}: {pytorch(batch, model.to(memory_format=torch.contiguous_format)):.2f} images/s, "
           f"channels last {pytorch(batch.to(memory_format=torch.channels_last), model.to(memory_format=torch.channels_last)):.2f} images/s; "
           f"fewstep: {fewstep():.2f} images/s", flush=True)

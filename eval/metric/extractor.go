@@ -6,9 +6,6 @@ import (
 	"fewstep/engine"
 	"fewstep/model/inception"
 	"fewstep/model/nn"
-
-	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/shapes"
 )
 
 // Extractor is an Inception network on a device.
@@ -27,7 +24,7 @@ const netInception = "metric_inception"
 // [inception.Resolve]); programs work on batches of the
 // given size.
 func OpenExtractor(e *engine.Engine, path string, batch int) (*Extractor, error) {
-	specs, err := nn.Trace(e.Backend, inception.Network("", inception.Max), shapes.Make(dtypes.Float32, 1, inception.Side, inception.Side, 3))
+	tensors, err := inception.StateDict(e.Backend)
 	if err != nil {
 		return nil, err
 	}
@@ -35,11 +32,15 @@ func OpenExtractor(e *engine.Engine, path string, batch int) (*Extractor, error)
 	if err != nil {
 		return nil, err
 	}
-	w, err := inception.Open(path, specs)
+	w, err := inception.Open(path, tensors)
 	if err != nil {
 		return nil, err
 	}
-	params, err := e.Load(specs, w.Tensors, nil)
+	specs, err := inception.Parameters(e.Backend, w.Release.Last)
+	if err != nil {
+		return nil, err
+	}
+	params, err := e.LoadFunc(specs, func(s nn.Spec) ([]float32, error) { return inception.Fold(w.Tensors, s) }, nil)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}

@@ -1,7 +1,6 @@
 package metric
 
 import (
-	"errors"
 	"fmt"
 	"math"
 
@@ -60,7 +59,7 @@ func (m *Meter) name(k kind) string {
 	case recall:
 		return fmt.Sprintf("Recall(%s)", r.Name)
 	case diversity:
-		return fmt.Sprintf("Diversity(%s)", r.Name)
+		return fmt.Sprintf("%s(%s)", Diversity, r.Name)
 	}
 	if want := m.Standard.Score.SHA256; want != "" && want == m.scorer.SHA256 {
 		return Score
@@ -115,6 +114,9 @@ func (m *Meter) Results(made []Look, prompts []string, captions [][]float64, opt
 	for _, k := range m.kinds() {
 		var iv stats.Interval
 		var err error
+		if k == frechetPatch && !cropped(made) || k == diversity && !stats.Diverse(prompts) {
+			continue
+		}
 		if m.Started != nil {
 			m.Started(m.name(k))
 		}
@@ -122,9 +124,6 @@ func (m *Meter) Results(made []Look, prompts []string, captions [][]float64, opt
 		case frechetWhole:
 			iv, err = stats.FrechetInterval(whole, m.whole.moments, opt)
 		case frechetPatch:
-			if !cropped(made) {
-				continue
-			}
 			iv, err = stats.FrechetInterval(wide(made, patchLook), m.patch.moments, opt)
 		case kernelWhole:
 			iv, err = stats.KernelDistance(whole, m.whole.features, stats.Subsets{}, opt)
@@ -141,9 +140,7 @@ func (m *Meter) Results(made []Look, prompts []string, captions [][]float64, opt
 		case recall:
 			iv = covered
 		case diversity:
-			if iv, err = stats.Diversity(whole, prompts, m.whole.moments, opt); errors.Is(err, stats.ErrNoPairs) {
-				continue
-			}
+			iv, err = stats.Diversity(whole, prompts, m.whole.moments, opt)
 		case score:
 			values := make([]float64, len(made))
 			for i := range made {

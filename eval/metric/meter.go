@@ -30,7 +30,7 @@ type Sources struct {
 	Tokenizer string // folder of the CLIP's tokenizer, "" = the CLIP's own
 }
 
-// Meter measures images by one standard. Its methods are for one goroutine at a time.
+// Meter measures images by one standard. Its methods are for one goroutine at a time, but Results may run beside Look.
 type Meter struct {
 	Standard Standard
 	Started  func(metric string) // called before each metric of Results, which may take a minute; may be nil

@@ -22,7 +22,6 @@ import (
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/shapes"
 	"gonum.org/v1/gonum/mat"
 )
 
@@ -46,7 +45,7 @@ var random = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	specs, err := nn.Trace(rt.Backend, inception.Network("", inception.Max), shapes.Make(dtypes.Float32, 1, 75, 75, 3))
+	specs, err := inception.StateDict(rt.Backend)
 	if err != nil {
 		return "", err
 	}
@@ -272,12 +271,12 @@ func TestMeter(t *testing.T) {
 		if len(results) != len(measures) {
 			t.Fatalf("%d results of %d measures", len(results), len(measures))
 		}
+		if !slices.Equal(started, names(results)) {
+			t.Errorf("announced %q, computed %q", started, names(results))
+		}
 		for i, r := range results {
 			if r.Name != measures[i].Name || r.Samples != 8 || !(r.Low <= r.Value && r.Value <= r.High) || measures[i].Note == "" {
 				t.Errorf("result %+v of %+v", r, measures[i])
-			}
-			if started[i] != r.Name {
-				t.Errorf("%s was announced as %s", r.Name, started[i])
 			}
 			key, _, _ := strings.Cut(r.Name, "(")
 			if _, after, ok := strings.Cut(r.Name, ")"); ok {
@@ -405,9 +404,14 @@ func TestMeterBadInput(t *testing.T) {
 	if err := m.Refer(looks); err != nil {
 		t.Fatal(err)
 	}
+	var started []string
+	m.Started = func(metric string) { started = append(started, metric) }
 	results, err := m.Results(looks, make([]string, 8), nil, stats.Resampling{Resamples: 20})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if !slices.Equal(started, names(results)) {
+		t.Errorf("announced %q, computed %q", started, names(results))
 	}
 	for _, r := range results {
 		if strings.Contains(r.Name, "Patch") {
@@ -430,4 +434,11 @@ func TestLookIsKept(t *testing.T) {
 	if !slices.Equal(got.Whole, want.Whole) || got.Patch != nil || !got.Cropped || !slices.Equal(got.Embedding, want.Embedding) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
+}
+
+func names(results []Result) (out []string) {
+	for _, r := range results {
+		out = append(out, r.Name)
+	}
+	return out
 }

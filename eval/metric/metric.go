@@ -19,9 +19,10 @@ const Convention = "mini-clip"
 
 // Names of the metrics.
 const (
-	Whole = "FD-Whole"
-	Patch = "FD-Patch"
-	Score = "CLIP score"
+	Whole     = "FD-Whole"
+	Patch     = "FD-Patch"
+	Score     = "CLIP score"
+	Diversity = "Diversity" // with the features' name behind it, where they are not mini-clip's
 )
 
 // Network is a pipeline's CLIPModel on a device.

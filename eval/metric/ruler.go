@@ -146,6 +146,15 @@ func (r *Ruler) Patch(images []Features, opt stats.Resampling) (stats.Interval, 
 	return r.patch.distance(views(images, patchOf), opt)
 }
 
+// Diversity is how much images of one prompt differ, in the features of whole images (see [stats.Diversity]).
+func (r *Ruler) Diversity(images []Features, prompts []string, opt stats.Resampling) (stats.Interval, error) {
+	iv, err := stats.Diversity(r.whole.vectors(views(images, wholeOf)), prompts, r.whole.reference, opt)
+	if opt.Resamples == 0 {
+		iv.Low, iv.High = math.NaN(), math.NaN()
+	}
+	return iv, err
+}
+
 func (s *scale) distance(all []View, opt stats.Resampling) (stats.Interval, error) {
 	x := s.vectors(all)
 	if opt.Resamples > 0 {

@@ -21,21 +21,21 @@ const (
 	ClearlyBetter
 )
 
-// Words says a verdict in words; clear means that the intervals do not touch.
+// Words says a verdict in words; clear means that the difference is larger than its uncertainty (see Row.apart).
 func (v Verdict) Words() string {
-	return [...]string{"no rival", "clearly worse", "worse, intervals overlap", "better, intervals overlap", "clearly better"}[v]
+	return [...]string{"no rival", "clearly worse", "worse, within uncertainty", "better, within uncertainty", "clearly better"}[v]
 }
 
 func (v Verdict) class() string  { return [...]string{"", "bad", "mid", "mid", "good"}[v] }
 func (v Verdict) symbol() string { return [...]string{"", "✗", "≈", "≈", "✓"}[v] }
 
-// compare judges a against b. Without intervals on both sides nothing is clear.
+// compare judges a against b. Without intervals nothing is clear.
 func compare(m Metric, a, b Row) Verdict {
 	better := a.Value < b.Value
 	if m.Higher {
 		better = a.Value > b.Value
 	}
-	clear := a.HasInterval() && b.HasInterval() && (a.High < b.Low || b.High < a.Low)
+	clear := a.apart(b)
 	switch {
 	case better && clear:
 		return ClearlyBetter

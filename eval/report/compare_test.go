@@ -1,6 +1,7 @@
 package report
 
 import (
+	"math"
 	"reflect"
 	"strings"
 	"testing"
@@ -31,11 +32,38 @@ func TestCompare(t *testing.T) {
 	}
 }
 
+// TestPairedVerdict: rows made from the same noise are told apart by the interval of their difference, whether or not
+// their own intervals touch.
+func TestPairedVerdict(t *testing.T) {
+	distance := Metric{Name: "FD"}
+	row := func(v, low, high float64, influences ...float32) Row {
+		return Row{Value: v, Low: low, High: high, Samples: 4, Influences: influences}
+	}
+	a := row(1, 0.5, 1.5, 0.5, -0.5, 0.5, -0.5)
+	for _, c := range []struct {
+		b    Row
+		want Verdict
+	}{
+		{row(1.2, 0.7, 1.7, 0.5, -0.4, 0.4, -0.5), ClearlyBetter}, // ± 0.069
+		{row(0.8, 0.3, 1.3, 0.5, -0.4, 0.4, -0.5), ClearlyWorse},
+		{row(1.2, 0.7, 1.7, -0.5, 0.5, -0.5, 0.5), Better}, // ± 0.98: the other way round
+		{row(2.2, 1.7, 2.7), ClearlyBetter},                // not paired
+		{row(1.2, 0.7, 1.7), Better},
+	} {
+		if got := compare(distance, a, c.b); got != c.want {
+			t.Errorf("against %+v: %s, want %s", c.b, got.Words(), c.want.Words())
+		}
+	}
+	if d, ok := a.difference(row(1.2, 0.7, 1.7, 0.5, -0.4, 0.4, -0.5)); !ok || math.Abs(d.Value+0.2) > 1e-12 || math.Abs(d.High-d.Low-2*1.959964*0.0353553) > 1e-4 {
+		t.Errorf("difference %+v", d)
+	}
+}
+
 // At 4 calls the rivals are 4 unguided and 2 guided steps; 4 guided steps are
 // 8 calls and only there for orientation.
 func TestStepTableRivals(t *testing.T) {
 	fd := func(model string, steps, calls int, kind Kind, v float64) Row {
-		return Row{model, steps, calls, kind, "FD", "mini", v, v - 0.1, v + 0.1, 512}
+		return Row{model, steps, calls, kind, "FD", "mini", v, v - 0.1, v + 0.1, 512, nil}
 	}
 	r := &Report{Title: "x", Rows: []Row{
 		fd("real", 0, 0, Real, 0.2), fd("teacher", 32, 64, Teacher, 1),
@@ -57,7 +85,7 @@ func TestStepTableRivals(t *testing.T) {
 	if verdict, _, theirs := tables[0].judge(m); verdict != Better || theirs.Value != 1.1 {
 		t.Errorf("8 calls: %s against %+v", verdict.Words(), theirs)
 	}
-	want := []headlineView{{Metric: "FD [mini]", Parts: []headlinePart{{"good", "✓", "clearly better at 4 calls"}, {"mid", "≈", "better, intervals overlap at 8 calls"}}}}
+	want := []headlineView{{Metric: "FD [mini]", Parts: []headlinePart{{"good", "✓", "clearly better at 4 calls"}, {"mid", "≈", "better, within uncertainty at 8 calls"}}}}
 	if got := r.headline(); !reflect.DeepEqual(got, want) {
 		t.Errorf("headline %q, want %q", got, want)
 	}
@@ -102,7 +130,7 @@ func TestDiscriminatorHealth(t *testing.T) {
 
 func TestWarnings(t *testing.T) {
 	row := func(metric string, samples int) Row {
-		return Row{metric, 8, 8, Full, metric, "mini", 1, nan, nan, samples}
+		return Row{metric, 8, 8, Full, metric, "mini", 1, nan, nan, samples, nil}
 	}
 	for _, c := range []struct {
 		rows []Row
@@ -111,7 +139,7 @@ func TestWarnings(t *testing.T) {
 		{[]Row{row("FD", 2048)}, []string{}},
 		{[]Row{row("FD", 512)}, []string{"Few samples (512) for FD [mini]"}},
 		{[]Row{row("CLIP score", 512)}, []string{}},
-		{[]Row{row("FD", 4096), {"b", 4, 4, Full, "FD", "mini", 1, nan, nan, 8192}}, []string{"Different sample counts for FD [mini] (4096 to 8192)"}},
+		{[]Row{row("FD", 4096), {"b", 4, 4, Full, "FD", "mini", 1, nan, nan, 8192, nil}}, []string{"Different sample counts for FD [mini] (4096 to 8192)"}},
 	} {
 		got := (&Report{Rows: c.rows}).warnings()
 		if len(got) != len(c.want) {

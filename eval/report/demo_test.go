@@ -39,6 +39,11 @@ func demoReport(t *testing.T) *Report {
 		},
 		Published: Lightning(),
 	}
+	const influential = 64
+	own, shared := rand.New(rand.NewPCG(2, 2)), make([]float64, influential) // rows made from the same noise err alike
+	for i := range shared {
+		shared[i] = own.NormFloat64()
+	}
 	add := func(model string, steps, calls int, kind Kind, whole, patch, clip float64) {
 		for i, v := range []float64{whole, patch, clip} {
 			spread := []float64{0.04, 0.03, 0.35}[i] * (0.8 + 0.4*rng.Float64())
@@ -46,7 +51,11 @@ func demoReport(t *testing.T) *Report {
 				spread *= 0.5 + v/2
 			}
 			m := r.Metrics[i]
-			r.Rows = append(r.Rows, Row{model, steps, calls, kind, m.Name, m.Convention, v, v - spread, v + 1.1*spread, 512})
+			influences := make([]float32, influential)
+			for k, s := range shared {
+				influences[k] = float32(spread / 1.96 * math.Sqrt(512) * (0.95*s + 0.3*own.NormFloat64()))
+			}
+			r.Rows = append(r.Rows, Row{model, steps, calls, kind, m.Name, m.Convention, v, v - spread, v + 1.1*spread, 512, influences})
 		}
 		if kind != Real {
 			r.Timings = append(r.Timings, Timing{Model: model, Kind: kind, Steps: steps, Calls: calls, SecondsPerImage: 0.004 * float64(calls), Device: "cpu, 2 cores"})

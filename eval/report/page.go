@@ -59,7 +59,7 @@ type tableView struct {
 	Groups    []groupView
 }
 
-type verdictView struct{ Class, Symbol, Words, Ours, Theirs string }
+type verdictView struct{ Class, Symbol, Words, Ours, Theirs, Difference string }
 
 type groupView struct {
 	Title, Class string
@@ -213,6 +213,9 @@ func (r *Report) viewTable(t stepTable, metrics []Metric) tableView {
 			view.Class, view.Symbol = verdict.class(), verdict.symbol()
 			view.Ours = significant(ours.Value, ours.Low, ours.High) + " " + map[Kind]string{Full: "full", LoRA: "LoRA"}[ours.Kind]
 			view.Theirs = significant(theirs.Value, theirs.Low, theirs.High) + " undistilled, " + plural(theirs.Steps, "step") + guidance(theirs.Steps, theirs.Calls)
+			if d, ok := ours.difference(theirs); ok {
+				view.Difference = "difference " + significant(d.Value, d.Low, d.High) + ", " + significant(d.Low, d.Low, d.High) + " to " + significant(d.High, d.Low, d.High)
+			}
 		}
 		v.Verdicts = append(v.Verdicts, view)
 	}
@@ -256,6 +259,9 @@ func (r *Report) viewTable(t stepTable, metrics []Metric) tableView {
 				}
 				if teacher, ok := r.teacherRow(m); ok && teacher.Value > 0 && e.Kind != Real {
 					cell.Ratio = "×" + strconv.FormatFloat(row.Value/teacher.Value, 'f', 2, 64) + " teacher"
+					if !row.sameModel(teacher) && row.HasInterval() && !row.apart(teacher) {
+						cell.Ratio += ", within uncertainty"
+					}
 				}
 				view.Cells = append(view.Cells, cell)
 			}

@@ -33,7 +33,7 @@ func Lightning() []Published {
 		{"SDXL-Lightning", LoRA, 2, 2, [3]float64{23.39, 40.54, 26.18}},
 	} {
 		for i, metric := range []string{"FID-Whole", "FID-Patch", "CLIP score"} {
-			out = append(out, Published{Row{m.model, m.steps, m.calls, m.kind, metric, convention, m.values[i], math.NaN(), math.NaN(), samples}, source})
+			out = append(out, Published{Row{m.model, m.steps, m.calls, m.kind, metric, convention, m.values[i], math.NaN(), math.NaN(), samples, nil}, source})
 		}
 	}
 	return out

@@ -18,6 +18,8 @@ import (
 	"math"
 	"slices"
 	"strings"
+
+	"fewstep/eval/stats"
 )
 
 // Report is everything the page shows. Only Title and Rows are required.
@@ -86,6 +88,31 @@ type Row struct {
 	Value      float64 //
 	Low, High  float64 // interval around Value; NaN: none
 	Samples    int     // images behind the number
+
+	// Influences of samples on Value, the same samples in all rows, each drawn for the same prompt from the same noise:
+	// how far two rows' difference can be trusted follows from them (see [stats.Difference]). Optional.
+	Influences []float32
+}
+
+// difference is r − o with a 95 % interval of it; ok is false where the rows' influences are not known.
+func (r Row) difference(o Row) (d stats.Interval, ok bool) {
+	of := func(r Row) stats.Interval {
+		iv := stats.Interval{Value: r.Value, Samples: r.Samples}
+		for _, v := range r.Influences {
+			iv.Influences = append(iv.Influences, float64(v))
+		}
+		return iv
+	}
+	return stats.Difference(of(r), of(o), 0.95)
+}
+
+// apart tells whether the difference of two rows is larger than its uncertainty: its interval excludes zero, or, where
+// influences are not known, the rows' own intervals do not touch.
+func (r Row) apart(o Row) bool {
+	if d, ok := r.difference(o); ok {
+		return d.Low > 0 || d.High < 0
+	}
+	return r.HasInterval() && o.HasInterval() && (r.High < o.Low || o.High < r.Low)
 }
 
 // HasInterval tells whether the row has an interval.
@@ -117,7 +144,7 @@ type Timing struct {
 	Steps           int     `json:"steps"`
 	Calls           int     `json:"calls"`
 	SecondsPerImage float64 `json:"seconds_per_image"`
-	Busy            float64 `json:"busy,omitempty"` // share of the evaluation's time in which the model was denoising; 0 = unknown
+	Busy            float64 `json:"busy,omitempty"` // share of the evaluation's time in which images were being drawn; 0 = unknown
 	Device          string  `json:"device,omitempty"`
 }
 

@@ -19,11 +19,11 @@ var nan = math.NaN()
 
 func tinyRows() []Row {
 	return []Row{
-		{"real", 0, 0, Real, "FD(mini-clip)", "mini", 0.15, 0.13, 0.17, 512},
-		{"teacher", 32, 64, Teacher, "FD(mini-clip)", "mini", 0.875, 0.8, 0.95, 512},
-		{"teacher", 4, 4, Undistilled, "FD(mini-clip)", "mini", 1.5, 1.4, 1.6, 512},
-		{"teacher", 2, 4, Undistilled, "FD(mini-clip)", "mini", 1.25, nan, nan, 512},
-		{`4step_lora, "rank 8"`, 4, 4, LoRA, "FD(mini-clip)", "mini", 1.0 / 3, 0.25, 0.5, 512},
+		{"real", 0, 0, Real, "FD(mini-clip)", "mini", 0.15, 0.13, 0.17, 512, nil},
+		{"teacher", 32, 64, Teacher, "FD(mini-clip)", "mini", 0.875, 0.8, 0.95, 512, nil},
+		{"teacher", 4, 4, Undistilled, "FD(mini-clip)", "mini", 1.5, 1.4, 1.6, 512, nil},
+		{"teacher", 2, 4, Undistilled, "FD(mini-clip)", "mini", 1.25, nan, nan, 512, nil},
+		{`4step_lora, "rank 8"`, 4, 4, LoRA, "FD(mini-clip)", "mini", 1.0 / 3, 0.25, 0.5, 512, nil},
 	}
 }
 
@@ -235,8 +235,8 @@ func TestPage(t *testing.T) {
 
 func TestPublishedStandsBeside(t *testing.T) {
 	rows := []Row{
-		{"8step", 8, 8, Full, "FID-Whole", "lightning", 22, 21, 23, 10000},
-		{"teacher", 32, 64, Teacher, "FID-Whole", "lightning", 18, 17, 19, 10000},
+		{"8step", 8, 8, Full, "FID-Whole", "lightning", 22, 21, 23, 10000, nil},
+		{"teacher", 32, 64, Teacher, "FID-Whole", "lightning", 18, 17, 19, 10000, nil},
 	}
 	r := &Report{Title: "x", Rows: rows, Published: Lightning()}
 	raw, err := renderPage(r)
@@ -256,8 +256,8 @@ func TestPublishedStandsBeside(t *testing.T) {
 // Under another convention no published value is shown, only its ratio to its own teacher.
 func TestPublishedRatios(t *testing.T) {
 	r := &Report{Title: "x", Published: Lightning(), Rows: []Row{
-		{"8step", 8, 8, Full, "FD-Whole", "mini-clip", 22, 21, 23, 512},
-		{"teacher", 32, 64, Teacher, "FD-Whole", "mini-clip", 20, 17, 21, 512},
+		{"8step", 8, 8, Full, "FD-Whole", "mini-clip", 22, 21, 23, 512, nil},
+		{"teacher", 32, 64, Teacher, "FD-Whole", "mini-clip", 20, 17, 21, 512, nil},
 	}}
 	page := func() string {
 		raw, err := renderPage(r)
@@ -311,11 +311,11 @@ func TestPageEscapes(t *testing.T) {
 // Degenerate but legal data must not put NaN into a drawing.
 func TestPageOfDegenerateData(t *testing.T) {
 	flat := []Row{
-		{"a", 1, 1, Full, "FD(x)", "mini", 0, 0, 0, 2},
-		{"b", 1, 1, Undistilled, "FD(x)", "mini", 0, nan, nan, 2},
-		{"c", 1, 1, Full, "score", "mini", -3, -3, -3, 2},
-		{"d", 1, 1, LoRA, "score", "mini", -3, nan, nan, 2},
-		{"e", 2, 2, LoRA, "alone", "mini", 1e-300, nan, nan, 2},
+		{"a", 1, 1, Full, "FD(x)", "mini", 0, 0, 0, 2, nil},
+		{"b", 1, 1, Undistilled, "FD(x)", "mini", 0, nan, nan, 2, nil},
+		{"c", 1, 1, Full, "score", "mini", -3, -3, -3, 2, nil},
+		{"d", 1, 1, LoRA, "score", "mini", -3, nan, nan, 2, nil},
+		{"e", 2, 2, LoRA, "alone", "mini", 1e-300, nan, nan, 2, nil},
 	}
 	r := &Report{Title: "flat", Rows: flat, Stages: []Stage{{"s", []Phase{{Name: "p", Curves: []Curve{
 		{LossCurve, []Point{{1, 0}, {2, 0}, {3, nan}}}, {DLossCurve, nil}, {"one", []Point{{5, 1}}}, {"still", []Point{{5, 1}, {5, 2}}},

@@ -140,6 +140,39 @@ func TestLatents(t *testing.T) {
 	other("unguided", plain, 2)
 }
 
+// TestQueue: a batch is drawn without waiting for the device, and is what Latents draws.
+func TestQueue(t *testing.T) {
+	s := open(t)
+	o := sample.Options{Steps: 3, Guidance: 3, Seed: 4, Size: s.p.Native(), Batch: 2}
+	want := s.draw(t, s.text[:2], o)
+	before := s.e.Waits()
+	p, err := sample.Queue(s.e, s.p, s.model, s.text[:2], o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := s.e.Waits() - before; n != 0 {
+		t.Errorf("queueing waited for %d arrays", n)
+	}
+	got, err := p.Latents()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 2 || apart(got[0], want[0]) != 0 || apart(got[1], want[1]) != 0 {
+		t.Error("what was queued is not what Latents draws")
+	}
+	live := s.e.Memory().Live
+	if p, err = sample.Queue(s.e, s.p, s.model, s.text[:1], o); err != nil {
+		t.Fatal(err)
+	}
+	p.Free()
+	if left := s.e.Memory().Live - live; left != 0 {
+		t.Errorf("%d bytes stay on the device", left)
+	}
+	if _, err := sample.Queue(s.e, s.p, s.model, s.text, o); err == nil || !strings.Contains(err.Error(), "3 prompts are more than a batch of 2") {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestLatentsRefuse(t *testing.T) {
 	s := open(t)
 	for _, c := range []struct {

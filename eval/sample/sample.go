@@ -47,19 +47,28 @@ func Noise(p *pipeline.Pipeline, seed uint64, number int64, size pipeline.Size) 
 	return x
 }
 
-// Latents draws one latent [h·w·C] per prompt embedding.
-func Latents(ctx context.Context, e *engine.Engine, p *pipeline.Pipeline, model *engine.Params, prompts []pipeline.Embedding, o Options) ([][]float32, error) {
+// checked are the options for n prompts, defaults filled in.
+func (o Options) checked(p *pipeline.Pipeline, n int) (Options, error) {
 	if o.Steps < 1 || o.Steps > p.Schedule.T() || o.Batch < 1 {
-		return nil, fmt.Errorf("sampling needs 1 to %d steps and a batch of at least one, not %d and %d", p.Schedule.T(), o.Steps, o.Batch)
+		return o, fmt.Errorf("sampling needs 1 to %d steps and a batch of at least one, not %d and %d", p.Schedule.T(), o.Steps, o.Batch)
 	}
-	if o.Noise != nil && len(o.Noise) != len(prompts) {
-		return nil, fmt.Errorf("there is starting noise for %d pictures, and there are %d prompts", len(o.Noise), len(prompts))
+	if o.Noise != nil && len(o.Noise) != n {
+		return o, fmt.Errorf("there is starting noise for %d pictures, and there are %d prompts", len(o.Noise), n)
 	}
 	if o.TimeIDs == nil {
 		o.TimeIDs = pipeline.TimeIDs(o.Size)
 	}
 	if o.NegativeID == nil {
 		o.NegativeID = o.TimeIDs
+	}
+	return o, nil
+}
+
+// Latents draws one latent [h·w·C] per prompt embedding.
+func Latents(ctx context.Context, e *engine.Engine, p *pipeline.Pipeline, model *engine.Params, prompts []pipeline.Embedding, o Options) ([][]float32, error) {
+	o, err := o.checked(p, len(prompts))
+	if err != nil {
+		return nil, err
 	}
 	out := make([][]float32, 0, len(prompts))
 	for start := 0; start < len(prompts); start += o.Batch {
@@ -69,8 +78,12 @@ func Latents(ctx context.Context, e *engine.Engine, p *pipeline.Pipeline, model 
 		end := min(start+o.Batch, len(prompts))
 		d := &drawing{e: e, p: p, model: model, f: &program.Functions{UNet: p.UNet}, o: o, done: start / o.Batch * o.Steps,
 			total: (len(prompts) + o.Batch - 1) / o.Batch * o.Steps}
-		z, err := d.draw(prompts[start:end], start)
+		x, err := d.draw(prompts[start:end], start)
 		d.free()
+		if err != nil {
+			return nil, err
+		}
+		z, err := NewPending(e, x, o.Batch, end-start).Latents()
 		if err != nil {
 			return nil, err
 		}
@@ -78,6 +91,53 @@ func Latents(ctx context.Context, e *engine.Engine, p *pipeline.Pipeline, model 
 	}
 	return out, nil
 }
+
+// Queue begins to draw a single batch, as Latents does, and returns when all of its programs are queued on the device.
+func Queue(e *engine.Engine, p *pipeline.Pipeline, model *engine.Params, prompts []pipeline.Embedding, o Options) (*Pending, error) {
+	o, err := o.checked(p, len(prompts))
+	if err != nil {
+		return nil, err
+	}
+	if len(prompts) > o.Batch {
+		return nil, fmt.Errorf("%d prompts are more than a batch of %d", len(prompts), o.Batch)
+	}
+	d := &drawing{e: e, p: p, model: model, f: &program.Functions{UNet: p.UNet}, o: o, total: o.Steps}
+	defer d.free()
+	x, err := d.draw(prompts, 0)
+	if err != nil {
+		return nil, err
+	}
+	return NewPending(e, x, o.Batch, len(prompts)), nil
+}
+
+// Pending is a batch of latents that the device may still be at work on.
+type Pending struct {
+	e        *engine.Engine
+	x        *engine.Array
+	batch, n int
+}
+
+// NewPending are the first n latents of x [batch, h, w, C], which it takes over.
+func NewPending(e *engine.Engine, x *engine.Array, batch, n int) *Pending {
+	return &Pending{e, x, batch, n}
+}
+
+// Latents waits for the latents [h·w·C] each, and frees the array.
+func (p *Pending) Latents() ([][]float32, error) {
+	defer p.Free()
+	flat, err := p.e.Floats(p.x)
+	if err != nil {
+		return nil, err
+	}
+	size, out := len(flat)/p.batch, make([][]float32, p.n)
+	for i := range out {
+		out[i] = flat[i*size : (i+1)*size : (i+1)*size]
+	}
+	return out, nil
+}
+
+// Free gives the array back without waiting for it.
+func (p *Pending) Free() { p.x.Free() }
 
 // drawing is one batch on its way.
 type drawing struct {
@@ -110,8 +170,8 @@ func (d *drawing) constant(v float64) (*engine.Array, error) {
 	return d.upload(all, d.o.Batch)
 }
 
-// draw samples the prompts from number at on; a short batch is padded with its last prompt.
-func (d *drawing) draw(batch []pipeline.Embedding, at int) ([][]float32, error) {
+// draw queues the drawing of the prompts from number at on; a short batch is padded with its last prompt.
+func (d *drawing) draw(batch []pipeline.Embedding, at int) (*engine.Array, error) {
 	o, shapes := d.o, d.p.UNetInputs(d.o.Batch, d.o.Size)
 	size, scale := shapes[unet.InSample].Size()/o.Batch, float32(o.Sampler.StartScale(d.p.Schedule))
 	x := make([]float32, 0, o.Batch*size)
@@ -158,16 +218,7 @@ func (d *drawing) draw(batch []pipeline.Embedding, at int) ([][]float32, error) 
 			o.Progress(d.done, d.total)
 		}
 	}
-	defer current.Free()
-	flat, err := d.e.Floats(current)
-	if err != nil {
-		return nil, err
-	}
-	out := make([][]float32, len(batch))
-	for i := range batch {
-		out[i] = flat[i*size : (i+1)*size : (i+1)*size]
-	}
-	return out, nil
+	return current, nil
 }
 
 // conditions are the UNet's text, pooled text and micro-conditions. Empty embeddings are zeros.

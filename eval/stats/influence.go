@@ -12,49 +12,33 @@ import (
 // of 2,048 dimensions would take an hour.
 const resampledSize = 300
 
-// influenceIntervals returns the interval of the first set's distance and, given a second set, of the difference first
-// minus second, from the influence that single samples have on a distance (the infinitesimal jackknife, Jaeckel 1972):
-// the variance is the mean of the influences' squares over n, the interval normal, the bias the mean excess of the two
-// halves of one random split.
-func influenceIntervals(sets []*measuredSet, n int, opt Resampling) ([]Interval, error) {
-	whole := make([]int, n)
-	for i := range whole {
-		whole[i] = i
-	}
-	opt.source(0).Shuffle(n, func(i, j int) { whole[i], whole[j] = whole[j], whole[i] })
+// influenceInterval returns the interval of the set's distance from the influence that single samples have on it (the
+// infinitesimal jackknife, Jaeckel 1972): the variance is the mean of the influences' squares over n, the interval
+// normal, the bias the mean excess of the two halves of one random split.
+func (s *measuredSet) influenceInterval(n int, opt Resampling) (Interval, error) {
+	whole := opt.shuffled(n)
 	halves := [2][]int{slices.Sorted(slices.Values(whole[:n/2])), slices.Sorted(slices.Values(whole[n/2:]))}
 	chosen := whole[:min(n, influential)]
-	z := normalQuantile((1 + opt.Level) / 2)
-	out := make([]Interval, len(sets))
-	var before []float64
-	for k, s := range sets {
-		value, influences, err := s.influences(chosen)
-		if err != nil {
-			return nil, err
-		}
-		iv := Interval{Value: value, Samples: n, Method: ByInfluence, Bias: -value}
-		for _, h := range halves {
-			v, err := s.distance(h)
-			if err != nil {
-				return nil, err
-			}
-			iv.Bias += v / 2
-		}
-		if k == 1 {
-			iv.Value, iv.Bias = out[0].Value-iv.Value, out[0].Bias-iv.Bias
-			for i := range influences {
-				influences[i] = before[i] - influences[i]
-			}
-		}
-		var squares float64
-		for _, v := range influences {
-			squares += v * v
-		}
-		deviation := math.Sqrt(squares / float64(len(chosen)) / float64(n))
-		iv.Low, iv.High = iv.Value-z*deviation, iv.Value+z*deviation
-		out[k], before = iv, influences
+	value, influences, err := s.influences(chosen)
+	if err != nil {
+		return Interval{}, err
 	}
-	return out, nil
+	iv := Interval{Value: value, Samples: n, Method: ByInfluence, Bias: -value, Influences: influences}
+	for _, h := range halves {
+		v, err := s.distance(h)
+		if err != nil {
+			return Interval{}, err
+		}
+		iv.Bias += v / 2
+	}
+	var squares float64
+	for _, v := range influences {
+		squares += v * v
+	}
+	deviation := math.Sqrt(squares / float64(len(chosen)) / float64(n))
+	z := normalQuantile((1 + opt.Level) / 2)
+	iv.Low, iv.High = iv.Value-z*deviation, iv.Value+z*deviation
+	return iv, nil
 }
 
 // influential is on how many samples, at most, the spread of influences is measured: enough for 5 % of itself.

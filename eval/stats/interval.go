@@ -32,6 +32,30 @@ type Interval struct {
 	// Bias is by how much Value is expected to exceed what infinitely many
 	// samples would give; 0 for a mean.
 	Bias float64
+	// Influences of samples on Value, less their mean, for [Difference]: of all samples, or of 512 that Seed chooses; nil
+	// where they are not known.
+	Influences []float64
+}
+
+// Difference is a − b with an interval for values of the same metric, number of samples and Seed where sample i of both
+// shares its prompt and noise. Two models made from the same noise err alike, so their difference is known better than
+// either value; an interval that excludes zero tells them apart. It is normal, from the differences of the samples'
+// influences; ok is false where those are not known.
+//
+// Of 200 pairs each of a Gaussian set and a slightly wider copy with noise of its own, nominal 95 % intervals of the
+// difference of their Fréchet distances held the expected one in 93 % (64 samples, 4 dimensions), 96 % (128, 32) and 96 %
+// (48, 64), of means in 94 to 95 %. They told 199 or 200 of the pairs apart, the values' own intervals none.
+func Difference(a, b Interval, level float64) (d Interval, ok bool) {
+	if a.Samples != b.Samples || len(a.Influences) == 0 || len(a.Influences) != len(b.Influences) {
+		return Interval{}, false
+	}
+	var squares float64
+	for i, v := range a.Influences {
+		squares += (v - b.Influences[i]) * (v - b.Influences[i])
+	}
+	half := normalQuantile((1+level)/2) * math.Sqrt(squares/float64(len(a.Influences))/float64(a.Samples))
+	v := a.Value - b.Value
+	return Interval{Value: v, Low: v - half, High: v + half, Samples: a.Samples, Method: ByInfluence, Bias: a.Bias - b.Bias}, true
 }
 
 // Corrected moves value and interval down by the estimated bias: an interval
@@ -74,6 +98,16 @@ func (r Resampling) source(resample int) *rand.Rand {
 	return rand.New(rand.NewChaCha8(key))
 }
 
+// shuffled are n samples in a random order; influences are kept of the first of them.
+func (r Resampling) shuffled(n int) []int {
+	all := make([]int, n)
+	for i := range all {
+		all[i] = i
+	}
+	r.source(0).Shuffle(n, func(i, j int) { all[i], all[j] = all[j], all[i] })
+	return all
+}
+
 // MeanInterval returns the mean of values (a CLIP score over its images) with
 // the percentile interval of the ordinary bootstrap.
 func MeanInterval(values []float64, opt Resampling) (Interval, error) {
@@ -104,6 +138,9 @@ func MeanInterval(values []float64, opt Resampling) (Interval, error) {
 	sort.Float64s(means)
 	iv := Interval{Value: sum / float64(n), Samples: n, Resamples: opt.Resamples, Method: ByBootstrap}
 	iv.Low, iv.High = quantile(means, (1-opt.Level)/2), quantile(means, (1+opt.Level)/2)
+	for _, i := range opt.shuffled(n)[:min(n, influential)] {
+		iv.Influences = append(iv.Influences, values[i]-iv.Value)
+	}
 	return iv.around(), nil
 }
 
@@ -131,83 +168,54 @@ func MeanInterval(values []float64, opt Resampling) (Interval, error) {
 // and only within 40 % when n is about their number.
 //
 // Where samples and dimensions are both more than 300, the interval comes from
-// the samples' influences instead (see influenceIntervals), which cost one
+// the samples' influences instead (see influenceInterval), which cost one
 // distance more. On the same data it held the expected distance in 96 %, 95 %,
 // 99 %, 98 % and 97 % of the sets; [Interval.Method] says which it was.
 func FrechetInterval(features [][]float64, reference *Moments, opt Resampling) (Interval, error) {
-	all, err := frechetHalves(reference, opt, features)
-	if err != nil {
-		return Interval{}, err
-	}
-	return all[0], nil
-}
-
-// FrechetDifference returns d(x, reference) - d(y, reference) with an interval
-// in which x and y are resampled together: sample i of both must share prompt
-// and noise. Two models made from the same noise err alike, so their
-// difference is known better than either distance; an interval that excludes
-// zero tells them apart.
-func FrechetDifference(x, y [][]float64, reference *Moments, opt Resampling) (Interval, error) {
-	if len(x) != len(y) {
-		return Interval{}, fmt.Errorf("a paired difference needs the same samples on both sides, got %d and %d", len(x), len(y))
-	}
-	all, err := frechetHalves(reference, opt, x, y)
-	if err != nil {
-		return Interval{}, err
-	}
-	return all[1], nil
-}
-
-// frechetHalves returns the interval of the first set's distance and, given a
-// second set, of the difference first minus second.
-func frechetHalves(reference *Moments, opt Resampling, sets ...[][]float64) ([]Interval, error) {
 	opt, err := opt.withDefaults()
 	if err != nil {
-		return nil, err
+		return Interval{}, err
 	}
 	if reference.count < 2 && !reference.given {
-		return nil, fmt.Errorf("the reference has %d samples, 2 or more are needed", reference.count)
+		return Interval{}, fmt.Errorf("the reference has %d samples, 2 or more are needed", reference.count)
 	}
-	n := len(sets[0])
+	n := len(features)
 	if n < 4 {
-		return nil, fmt.Errorf("an interval for a Fréchet distance needs at least 4 samples, got %d", n)
+		return Interval{}, fmt.Errorf("an interval for a Fréchet distance needs at least 4 samples, got %d", n)
+	}
+	if len(features[0]) != reference.dims {
+		return Interval{}, fmt.Errorf("features have %d dimensions but the reference has %d", len(features[0]), reference.dims)
+	}
+	if err := checkFeatures(features, reference.dims); err != nil {
+		return Interval{}, err
 	}
 	ruler, err := newFrechetRuler(reference)
 	if err != nil {
-		return nil, err
+		return Interval{}, err
 	}
-	measured := make([]*measuredSet, len(sets))
-	for s, features := range sets {
-		if len(features[0]) != reference.dims {
-			return nil, fmt.Errorf("features have %d dimensions but the reference has %d", len(features[0]), reference.dims)
-		}
-		if err := checkFeatures(features, reference.dims); err != nil {
-			return nil, err
-		}
-		measured[s] = ruler.measure(features)
-	}
+	set := ruler.measure(features)
+	var iv Interval
 	if min(n, reference.dims) > resampledSize {
-		out, err := influenceIntervals(measured, n, opt)
-		if err == nil {
-			out[0].Low = math.Max(out[0].Low, 0)
-		}
-		return out, err
+		iv, err = set.influenceInterval(n, opt)
+	} else {
+		iv, err = set.halvesInterval(n, opt)
 	}
+	iv.Low = math.Max(iv.Low, 0)
+	return iv, err
+}
+
+// halvesInterval is the interval from random halves of the set's n samples.
+func (s *measuredSet) halvesInterval(n int, opt Resampling) (Interval, error) {
 	half := n / 2
 	whole := make([]int, n)
 	for i := range whole {
 		whole[i] = i
 	}
-	point := make([]float64, len(sets)) // then differences
-	for s, m := range measured {
-		if point[s], err = m.distance(whole); err != nil {
-			return nil, err
-		}
+	value, err := s.distance(whole)
+	if err != nil {
+		return Interval{}, err
 	}
-	halves := make([][]float64, len(sets))
-	for s := range halves {
-		halves[s] = make([]float64, opt.Resamples)
-	}
+	halves := make([]float64, opt.Resamples)
 	failures := make([]error, opt.Resamples)
 	var workers sync.WaitGroup
 	next := make(chan int)
@@ -218,13 +226,7 @@ func frechetHalves(reference *Moments, opt Resampling, sets ...[][]float64) ([]I
 				opt.source(r).Shuffle(n, func(i, j int) { chosen[i], chosen[j] = chosen[j], chosen[i] })
 				chosen = chosen[:half]
 				sort.Ints(chosen)
-				for s, m := range measured {
-					v, err := m.distance(chosen)
-					if err != nil {
-						failures[r] = err
-					}
-					halves[s][r] = v
-				}
+				halves[r], failures[r] = s.distance(chosen)
 			}
 		})
 	}
@@ -234,20 +236,13 @@ func frechetHalves(reference *Moments, opt Resampling, sets ...[][]float64) ([]I
 	close(next)
 	workers.Wait()
 	if err := errors.Join(failures...); err != nil {
-		return nil, err
+		return Interval{}, err
 	}
-	if len(sets) == 2 {
-		point[1] = point[0] - point[1]
-		for r := range halves[1] {
-			halves[1][r] = halves[0][r] - halves[1][r]
-		}
+	iv := halfSampleInterval(value, halves, n, half, opt)
+	if _, influences, err := s.influences(opt.shuffled(n)[:min(n, influential)]); err == nil { // a degenerate set has none
+		iv.Influences = influences
 	}
-	out := make([]Interval, len(sets))
-	for s := range out {
-		out[s] = halfSampleInterval(point[s], halves[s], n, half, opt)
-	}
-	out[0].Low = math.Max(out[0].Low, 0)
-	return out, nil
+	return iv, nil
 }
 
 // halfSampleInterval turns values on m of n samples into an interval for the

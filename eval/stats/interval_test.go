@@ -3,6 +3,7 @@ package stats
 import (
 	"math"
 	"math/rand/v2"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -115,13 +116,13 @@ func TestInfluenceIntervalCovers(t *testing.T) {
 		intervals := make([]Interval, sets)
 		for i := range intervals {
 			x := gaussian(rng, c.n, c.mean, decaying(c.dims, c.spread))
-			got, err := influenceIntervals([]*measuredSet{ruler.measure(x)}, c.n, opt)
+			got, err := ruler.measure(x).influenceInterval(c.n, opt)
 			if err != nil {
 				t.Fatal(err)
 			}
-			intervals[i] = got[0]
-			expected += got[0].Value / sets
-			half += (got[0].High - got[0].Low) / 2 / sets
+			intervals[i] = got
+			expected += got.Value / sets
+			half += (got.High - got.Low) / 2 / sets
 		}
 		var held, variance float64
 		for _, iv := range intervals {
@@ -143,7 +144,7 @@ func TestInfluenceIntervalCovers(t *testing.T) {
 func TestIntervalMethods(t *testing.T) {
 	rng := rand.New(rand.NewPCG(8, 8))
 	const dims = resampledSize + 10
-	x, y := gaussian(rng, dims+30, 0.1, decaying(dims, 1.1)), gaussian(rng, dims+30, 0.12, decaying(dims, 1.1))
+	x := gaussian(rng, dims+30, 0.1, decaying(dims, 1.1))
 	reference := diagonalReference(t, decaying(dims, 1))
 	iv, err := FrechetInterval(x, reference, Resampling{Seed: 1})
 	if err != nil {
@@ -156,17 +157,6 @@ func TestIntervalMethods(t *testing.T) {
 	}
 	if iv.Method != ByInfluence || math.Abs(iv.Value-want) > 1e-9*want || !(iv.Low < iv.Value && iv.Value < iv.High) || !(iv.Bias > 0) {
 		t.Errorf("%+v, want the distance %g inside", iv, want)
-	}
-	other, err := FrechetInterval(y, reference, Resampling{Seed: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := FrechetDifference(x, y, reference, Resampling{Seed: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if math.Abs(d.Value-(iv.Value-other.Value)) > 1e-9*want || d.High-d.Low > 2*(iv.High-iv.Low) {
-		t.Errorf("difference %+v of %+v and %+v", d, iv, other)
 	}
 	small, err := FrechetInterval(gaussian(rng, 40, 0.1, decaying(6, 1.1)), diagonalReference(t, decaying(6, 1)), Resampling{Resamples: 40})
 	if err != nil || small.Method != ByParts {
@@ -211,40 +201,77 @@ func TestFrechetIntervalValueAndDeterminism(t *testing.T) {
 		}
 		b, _ := FrechetInterval(x, reference, Resampling{Resamples: 40, Seed: 3})
 		c, _ := FrechetInterval(x, reference, Resampling{Resamples: 40, Seed: 4})
-		if a != b || a == c {
+		if !reflect.DeepEqual(a, b) || reflect.DeepEqual(a, c) {
 			t.Errorf("%d samples: seed 3 twice %+v, %+v; seed 4 %+v", n, a, b, c)
 		}
 	}
 }
 
-// Two models made from the same noise: the paired interval tells apart what
-// the two single intervals cannot.
-func TestFrechetDifferenceIsPaired(t *testing.T) {
-	rng := rand.New(rand.NewPCG(6, 6))
-	reference := diagonalReference(t, decaying(6, 1))
-	x := gaussian(rng, 200, 0.3, decaying(6, 1))
-	y := make([][]float64, len(x))
-	for i, row := range x {
-		y[i] = make([]float64, len(row))
-		for j, v := range row {
-			y[i][j] = v - 0.06
+// Two models made from the same noise: intervals of the difference hold what is expected, are narrower than the values'
+// own, and tell apart what these cannot.
+func TestDifferenceIsPaired(t *testing.T) {
+	for _, c := range []struct {
+		n, dims int
+		scale   float64
+	}{{64, 4, 1.1}, {128, 32, 1.02}, {48, 64, 1.02}} {
+		const sets = 100
+		rng := rand.New(rand.NewPCG(6, uint64(c.n)))
+		reference := diagonalReference(t, decaying(c.dims, 1))
+		var frechet, mean []Interval
+		apart, touching := 0, 0
+		for i := range sets {
+			opt := Resampling{Seed: uint64(i), Resamples: 40}
+			x := gaussian(rng, c.n, 0.3, decaying(c.dims, 1))
+			y, first, second := make([][]float64, c.n), make([]float64, c.n), make([]float64, c.n)
+			noise := gaussian(rng, c.n, 0.01, decaying(c.dims, 0.05))
+			for k, row := range x {
+				for j, v := range row {
+					y[k] = append(y[k], c.scale*v+noise[k][j])
+				}
+				first[k], second[k] = row[0], y[k][0]
+			}
+			a, err := FrechetInterval(x, reference, opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := FrechetInterval(y, reference, opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d, ok := Difference(b, a, 0.95)
+			if !ok || math.Abs(d.Value-(b.Value-a.Value)) > 1e-12 {
+				t.Fatalf("difference %+v of %+v and %+v", d, b, a)
+			}
+			frechet = append(frechet, d)
+			if d.Low > 0 {
+				apart++
+			}
+			if b.Low <= a.High {
+				touching++
+			}
+			a, _ = MeanInterval(first, opt)
+			b, _ = MeanInterval(second, opt)
+			d, _ = Difference(b, a, 0.95)
+			mean = append(mean, d)
+		}
+		for name, all := range map[string][]Interval{"Fréchet distances": frechet, "means": mean} {
+			held, width, scatter := coverage(all)
+			t.Logf("%+v, difference of %s: held %.3f, deviation %.4f, estimated %.4f", c, name, held, scatter, width)
+			if held < 0.9 || width > 1.5*scatter {
+				t.Errorf("%+v: 95 %% intervals of the difference of %s held its expectation in %.1f %% of sets, deviation %.4f, estimated %.4f", c, name, 100*held, scatter, width)
+			}
+		}
+		t.Logf("%+v: told apart in %d of %d sets, single intervals touch in %d", c, apart, sets, touching)
+		if apart < sets*9/10 || touching < sets/2 {
+			t.Errorf("%+v: told apart in %d of %d sets, single intervals touch in %d", c, apart, sets, touching)
 		}
 	}
-	opt := Resampling{Seed: 2}
-	dx, _ := FrechetInterval(x, reference, opt)
-	dy, _ := FrechetInterval(y, reference, opt)
-	if dx.Low > dy.High {
-		t.Fatalf("%+v and %+v are apart already", dx, dy)
+	a, b := Interval{Samples: 3, Influences: []float64{1, 0, -1}}, Interval{Samples: 4, Influences: []float64{1, 0, -1}}
+	if _, ok := Difference(a, b, 0.95); ok {
+		t.Error("unpaired values were compared")
 	}
-	d, err := FrechetDifference(x, y, reference, opt)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if math.Abs(d.Value-(dx.Value-dy.Value)) > 1e-12 || d.Low <= 0 {
-		t.Errorf("difference %+v of %+v and %+v, want an interval above 0", d, dx, dy)
-	}
-	if _, err := FrechetDifference(x, y[:100], reference, opt); err == nil {
-		t.Error("unpaired sets were compared")
+	if _, ok := Difference(Interval{Samples: 3}, Interval{Samples: 3}, 0.95); ok {
+		t.Error("values without influences were compared")
 	}
 }
 

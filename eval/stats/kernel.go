@@ -21,7 +21,10 @@ type Subsets struct {
 // The interval is for other samples x from the same model with y fixed: normal, from the influence
 // 2(mean k(x, X) - mean k(x, Y)) of each sample, averaged over the subsets that it is in, and the scatter of the
 // subsets. On Gaussian data (200 sets each, nominal 95 %) it held the expected distance in 86 % (60 samples, 3
-// dimensions, where the cubed product has heavy tails), 92 % (100, 8, subsets of 40) and 96 % (200, 16) of the sets.
+// dimensions), 92 % (100, 8, subsets of 40), 96 % (200, 16) and 95 % (60, 64) of the sets. In few dimensions, where the
+// cubed product has heavy tails, no interval of so few samples did well: of 400 sets of 60 in 3 dimensions the normal one
+// held in 88 %, one corrected for skewness (Hall 1992) in 89 %, the percentiles of the bootstrap over samples in 91 % and
+// the studentised bootstrap in 92 %, in 64 dimensions in 95, 96, 98 and 94 %; so the simplest stays.
 func KernelDistance(x, y [][]float64, subsets Subsets, opt Resampling) (Interval, error) {
 	opt, err := opt.withDefaults()
 	if err != nil {
@@ -129,8 +132,8 @@ func checkPair(x, y [][]float64, least int) error {
 // Diversity returns the mean over prompts of the mean Euclidean distance between the features of two images of one
 // prompt, prompts[i] being that of features[i], in units of the distance of two random reference images (the root of
 // twice the reference's total variance): about 1 where the images of a prompt differ as much as real images do, 0
-// where a prompt always gives the same image. Prompts with a single image count for nothing; if there are no others
-// the error wraps [ErrNoPairs]. The interval is the bootstrap's over prompts.
+// where a prompt always gives the same image. Prompts with a single image count for nothing;
+// [Diverse] says whether there are enough others. The interval is the bootstrap's over prompts.
 func Diversity(features [][]float64, prompts []string, reference *Moments, opt Resampling) (Interval, error) {
 	if len(features) != len(prompts) {
 		return Interval{}, fmt.Errorf("diversity: %d images and %d prompts", len(features), len(prompts))
@@ -165,13 +168,27 @@ func Diversity(features [][]float64, prompts []string, reference *Moments, opt R
 		}
 		means = append(means, sum/float64(len(of)*(len(of)-1)/2)/unit)
 	}
-	if len(means) < 2 {
-		return Interval{}, fmt.Errorf("diversity: %d prompts with more than one image: %w", len(means), ErrNoPairs)
+	if len(means) < leastPairs {
+		return Interval{}, fmt.Errorf("diversity: %d prompts with more than one image: at least %d must have several", len(means), leastPairs)
 	}
 	iv, err := MeanInterval(means, opt)
 	iv.Samples = samples
+	for i := range iv.Influences { // they are of prompts, whose number decides
+		iv.Influences[i] *= math.Sqrt(float64(samples) / float64(len(means)))
+	}
 	return iv, err
 }
 
-// ErrNoPairs says that too few prompts were drawn more than once for a diversity.
-var ErrNoPairs = errors.New("at least 2 prompts must have several images each")
+// leastPairs is the number of prompts with several images that a diversity takes.
+const leastPairs = 2
+
+// Diverse says whether enough prompts have several images for a [Diversity].
+func Diverse(prompts []string) bool {
+	count, several := map[string]int{}, 0
+	for _, p := range prompts {
+		if count[p]++; count[p] == 2 {
+			several++
+		}
+	}
+	return several >= leastPairs
+}

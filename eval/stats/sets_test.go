@@ -2,11 +2,11 @@ package stats
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -80,7 +80,7 @@ func TestSetIntervalsCover(t *testing.T) {
 		mean, spread float64
 		subset       int
 		kernel       float64 // least coverage of the kernel distance, whose tails are heavy in few dimensions
-	}{{60, 80, 3, 0.4, 1.2, 0, 0.78}, {120, 100, 12, 0.15, 0.9, 60, 0.88}} {
+	}{{60, 80, 3, 0.4, 1.2, 0, 0.78}, {120, 100, 12, 0.15, 0.9, 60, 0.88}, {90, 100, 64, 0.1, 1.1, 0, 0.89}} {
 		const sets = 120
 		rng := rand.New(rand.NewPCG(11, uint64(c.n)))
 		y := gaussian(rng, c.m, 0, decaying(c.dims, 1))
@@ -159,12 +159,16 @@ func TestDiversity(t *testing.T) {
 	if err != nil || full.Value < 0.9 || full.Value > 1.02 || full.Samples != 240 || !(full.Low < full.Value && full.Value < full.High) {
 		t.Errorf("images as different as the reference's: %+v, %v", full, err)
 	}
+	// By its influences it is as uncertain as its interval says.
+	if d, ok := Difference(full, Interval{Samples: full.Samples, Influences: make([]float64, len(full.Influences))}, 0.95); !ok || math.Abs((d.High-d.Low)/(full.High-full.Low)-1) > 0.2 {
+		t.Errorf("difference %+v of %+v", d, full)
+	}
 	// A prompt that was drawn once says nothing.
 	more, err := Diversity(append(random, same[0]), append(prompts, "alone"), reference, Resampling{})
-	if err != nil || more != full {
+	if err != nil || !reflect.DeepEqual(more, full) {
 		t.Errorf("with a lone image: %+v, %v, want %+v", more, err, full)
 	}
-	if _, err := Diversity(same[:2], []string{"a", "b"}, reference, Resampling{}); !errors.Is(err, ErrNoPairs) {
+	if _, err := Diversity(same[:2], []string{"a", "b"}, reference, Resampling{}); err == nil || Diverse([]string{"a", "b", "a"}) || !Diverse(prompts) {
 		t.Errorf("error %v", err)
 	}
 }

@@ -18,14 +18,14 @@ import (
 func TestInception(t *testing.T) {
 	rt := backend(t)
 	want := golden(t, "inception")
-	specs, err := nn.Trace(rt.Backend, inception.Network("net", inception.Max), shapes.Make(dtypes.Float32, 1, inception.Side, inception.Side, 3))
+	stateDict, err := inception.StateDict(rt.Backend)
 	if err != nil {
 		t.Fatal(err)
 	}
 	classifier := []nn.Spec{{Name: "fc.weight", Dims: []int{1008, 2048}}, {Name: "fc.bias", Dims: []int{1008}}}
-	comparison{folder: "inception"}.sameParameters(t, append(specs, classifier...))
+	comparison{folder: "inception"}.sameParameters(t, append(stateDict, classifier...))
 	tensors := engine.Tensors{}
-	for _, s := range specs {
+	for _, s := range stateDict {
 		tensors[s.Name] = drawn.Inception(s.Name, s.Dims)
 	}
 	for _, c := range []struct {
@@ -44,7 +44,11 @@ func TestInception(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%s %s", c.name, c.compute), func(t *testing.T) {
 			e := engine.New(rt.Backend, c.compute, c.granularity)
-			params, err := e.Load(specs, tensors, nil)
+			specs, err := inception.Parameters(rt.Backend, c.last)
+			if err != nil {
+				t.Fatal(err)
+			}
+			params, err := e.LoadFunc(specs, func(s nn.Spec) ([]float32, error) { return inception.Fold(tensors, s) }, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -5,7 +5,8 @@
 // and the last module takes the maximum where every other one takes the average. The same structure with the average
 // there too is Keras's InceptionV3 ([Average]).
 //
-// Batch norms are folded into the convolutions' weights while the program runs, so that files and programs share names.
+// Batch norms are folded into the convolutions' weights when they are loaded, and 1×1 convolutions of the same image are
+// one product ([Fold]).
 //
 // On the same random weights the features at all four depths agree with pytorch-fid's module to 1e-4 of the largest, at
 // 299×299 and at odd sizes, whole and module by module (package golden).
@@ -57,7 +58,7 @@ const (
 // auxiliary classifier, and the final pooling that FID uses.
 var Depths = [...]int{64, 192, 768, 2048}
 
-// Network maps images [B, H, W, 3] in [−1, 1] to the spatial means of the features at every depth, [B, depth] f32 in
+// Network maps, with parameters by [Fold], images [B, H, W, 3] in [−1, 1] to the spatial means of the features at every depth, [B, depth] f32 in
 // the order of [Depths]. H and W are [Side], or at least 75.
 func Network(name string, last LastPool) nn.Block {
 	return nn.Block{
@@ -87,7 +88,7 @@ func stages(last LastPool) [len(Depths)][]nn.Block {
 			return maxPool(x, 2, valid)
 		})},
 		{module("stem2", "", func(s *nn.Scope, x *graph.Node) *graph.Node {
-			x = conv(s, "Conv2d_3b_1x1", x, 80, kernel{1, 1}, 1, valid)
+			x = relu(pointwise(s, x, branch{"Conv2d_3b_1x1", 80})[0])
 			x = conv(s, "Conv2d_4a_3x3", x, 192, kernel{3, 3}, 1, valid)
 			return maxPool(x, 2, valid)
 		})},

@@ -88,7 +88,7 @@ type Weights struct {
 }
 
 // Open reads a state dict: the published .pth file, or a .safetensors file with the same names. Specs are those of
-// [Network].
+// [StateDict].
 //
 // A .pth file is known by its own hash. A .safetensors file is known by the hash of its content, or if its metadata has
 // that hash and the one of a known file that it was converted from, as scripts/convert_inception.py writes them: a

@@ -16,7 +16,7 @@ type SamplingTime struct {
 	Steps           int     `json:"steps"`
 	Calls           int     `json:"calls"` // network calls per image
 	SecondsPerImage float64 `json:"seconds_per_image"`
-	Busy            float64 `json:"busy,omitempty"` // share of the time in which it was denoising, while images were measured and filed beside it
+	Busy            float64 `json:"busy,omitempty"` // share of the time in which it was drawing, while images were measured and filed beside it
 	Device          string  `json:"device,omitempty"`
 }
 

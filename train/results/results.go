@@ -162,7 +162,8 @@ func (m *Maker) Report(ctx context.Context, r *train.Run) (worked bool, err erro
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
-	s := eval.Spec{Engine: m.forInference(r), Pipeline: r.Pipeline, Config: r.Config, Base: r.Base, Progress: m.progress()}
+	s := eval.Spec{Engine: m.forInference(r), Pipeline: r.Pipeline, Config: r.Config, Base: r.Base, Progress: m.progress(),
+		Metric: func(name string) { m.Log.Info("computing " + name) }}
 	s.Keep(r.Dir)
 	for _, step := range r.Ladder.Steps() {
 		if !step.Final || export.IsLoRA(step) && step.Stage == 0 {
