@@ -30,11 +30,19 @@ func (e *Engine) applyApart(o *Optimizer, step Step, outputs []*Array) (*Result,
 		hyper = clipped
 	}
 	single := o.unclipped()
+	state := &ferry{e: e, o: o}
+	defer func() { _ = state.finish() }()
 	for k, name := range o.names {
-		args := []*Array{o.params.Get(name), o.acc[k]}
-		for _, list := range o.ordered() {
-			args = append(args, list[k])
+		if k+1 < len(o.names) {
+			if err := state.fetch([]int{k + 1}); err != nil {
+				return nil, err
+			}
 		}
+		taken, err := state.take([]int{k})
+		if err != nil {
+			return nil, err
+		}
+		args := append([]*Array{o.params.Get(name), o.acc[k]}, taken...)
 		p, err := e.blockUpdate(single, 1, shapesOf(args))
 		if err != nil {
 			return nil, err
@@ -53,11 +61,14 @@ func (e *Engine) applyApart(o *Optimizer, step Step, outputs []*Array) (*Result,
 		}
 		out[0].Free()
 		o.params.arrays[name] = out[1]
-		for l, list := range o.ordered() {
-			list[k] = out[2+l]
+		if err := state.put([]int{k}, out[2:]); err != nil {
+			return nil, err
 		}
 	}
 	o.acc = nil
+	if err := state.finish(); err != nil {
+		return nil, err
+	}
 	v, err := e.Floats(norm2)
 	if err != nil {
 		return nil, err

@@ -37,7 +37,7 @@ func (e *Engine) finishTape(t *tape, f Function, visits map[string]int, outputs 
 		Free(o.acc...)
 		o.acc = make([]*Array, len(o.names))
 	}
-	w := &walker{tape: t, step: step, immediate: immediate, left: map[string]int{}, index: map[string]int{}}
+	w := &walker{tape: t, step: step, immediate: immediate, left: map[string]int{}, index: map[string]int{}, ferry: ferry{e: e, o: o}}
 	for i, name := range o.names {
 		w.index[name] = i
 	}
@@ -54,6 +54,7 @@ func (e *Engine) finishTape(t *tape, f Function, visits map[string]int, outputs 
 		defer w.hyper.Free()
 	}
 	if err := w.back(); err != nil {
+		_ = w.ferry.finish()
 		return nil, err
 	}
 	results := arraysOf(outputs)
@@ -108,16 +109,40 @@ type walker struct {
 	index     map[string]int      // optimizer's index of a parameter
 	norm2     *Array              // squared norm of the gradients applied so far; not finite = apply no more
 	pending   map[string][]*Array // gradients of blocks that are visited more than once
+	ferry     ferry
 }
 
 func (w *walker) back() error {
 	for i := len(w.entries) - 1; i >= 0; i-- {
+		if i > 0 {
+			if err := w.expect(&w.entries[i-1]); err != nil {
+				return err
+			}
+		}
 		if err := w.visit(&w.entries[i]); err != nil {
 			return err
 		}
 		w.entries[i] = entry{}
 	}
-	return nil
+	return w.ferry.finish()
+}
+
+// expect fetches the state of a block that will be updated next, to be there when its gradient is.
+func (w *walker) expect(rec *entry) error {
+	if !w.immediate || len(rec.trained) == 0 || w.left[rec.call.site()] != 1 {
+		return nil
+	}
+	return w.ferry.fetch(w.indices(rec))
+}
+
+// indices are the optimizer's of a block's trained parameters.
+func (w *walker) indices(rec *entry) []int {
+	out := make([]int, len(rec.trained))
+	for i, name := range rec.trained {
+		_, rest := split(nn.Join(rec.call.prefix, name))
+		out[i] = w.index[rest]
+	}
+	return out
 }
 
 func (w *walker) visit(rec *entry) error {
@@ -185,12 +210,7 @@ func (w *walker) gradients(rec *entry, grads []*Array) error {
 	if len(rec.trained) == 0 {
 		return nil
 	}
-	e, o, prefix, site := w.e, w.o, rec.call.prefix, rec.call.site()
-	indices := make([]int, len(rec.trained))
-	for i, name := range rec.trained {
-		_, rest := split(nn.Join(prefix, name))
-		indices[i] = w.index[rest]
-	}
+	e, o, site, indices := w.e, w.o, rec.call.site(), w.indices(rec)
 	if !w.immediate {
 		for i, k := range indices {
 			if o.acc[k] == nil {
@@ -234,12 +254,12 @@ func (w *walker) update(indices []int, grads []*Array) error {
 		args = append(args, o.params.Get(o.names[k]))
 	}
 	args = append(args, grads...)
-	n, lists := len(indices), o.ordered()
-	for _, list := range lists {
-		for _, k := range indices {
-			args = append(args, list[k])
-		}
+	n := len(indices)
+	state, err := w.ferry.take(indices)
+	if err != nil {
+		return err
 	}
+	args = append(args, state...)
 	p, err := e.blockUpdate(o, n, shapesOf(args))
 	if err != nil {
 		return err
@@ -261,12 +281,7 @@ func (w *walker) update(indices []int, grads []*Array) error {
 	for i, k := range indices {
 		o.params.arrays[o.names[k]] = out[i]
 	}
-	for l, list := range lists {
-		for i, k := range indices {
-			list[k] = out[(l+1)*n+i]
-		}
-	}
-	return nil
+	return w.ferry.put(indices, out[n:])
 }
 
 // blockUpdate is the program of one optimizer step for n parameters: parameters, gradients, state, hyper-parameters and

@@ -2,7 +2,6 @@ package xla
 
 import (
 	"errors"
-	"os"
 	"testing"
 
 	"github.com/gomlx/compute"
@@ -11,28 +10,24 @@ import (
 	"github.com/gomlx/gomlx/core/graph"
 )
 
-// BackendEnv names the backend of tests that make sense on a GPU as well: cpu (the default) or cuda.
-const backendEnv = "FEWSTEP_TEST_BACKEND"
-
-// pluginOrSkip is cpuOrSkip on the backend of that variable.
-func pluginOrSkip(t *testing.T, opt Options) *Runtime {
+// pluginOrSkip opens the best plugin there is: CUDA's where there is a GPU.
+func pluginOrSkip(t *testing.T) *Runtime {
 	t.Helper()
-	kind := os.Getenv(backendEnv)
-	if kind == "" || kind == CPU {
-		return cpuOrSkip(t, opt)
-	}
-	rt, err := Open(kind, opt)
+	rt, err := Open(Auto, Options{Programs: "off"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(rt.Close)
+	if rt.Kind == Go {
+		t.Skip(rt.Notes)
+	}
 	return rt
 }
 
 // What goes to the host's memory and back, through a program that takes its input's memory, has the same bits, whoever
 // frees what at once; copies are queued behind the programs that make what they copy.
 func TestHostMemory(t *testing.T) {
-	rt := pluginOrSkip(t, Options{Programs: "off"})
+	rt := pluginOrSkip(t)
 	const n = 1 << 18
 	v := make([]float32, n)
 	for i := range v {
