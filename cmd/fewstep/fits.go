@@ -64,7 +64,11 @@ func tooLarge(memory, limit int64, fits []cost.Change) error {
 		return withHint(err, "not even its LoRA phases with micro-batches of 1 fit; lower data.resolution, or use a larger device")
 	}
 	fit := fits[0]
-	hint := fmt.Sprintf("it fits with %s (%s)", fit.Effect, bytesText(fit.Memory))
+	size := bytesText(fit.Memory)
+	if fit.Host > 0 {
+		size += ", and " + bytesText(fit.Host) + " of the host's memory"
+	}
+	hint := fmt.Sprintf("it fits with %s (%s)", fit.Effect, size)
 	for _, s := range fit.Set {
 		hint += " --set " + s
 	}
