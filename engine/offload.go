@@ -14,8 +14,8 @@ import (
 
 // The optimizer's state in the host's memory.
 //
-// With Engine.Offload the moments, and the averaged weights, of large tensors lie in page-locked memory of the host.
-// An update takes them to the device, runs the very program that it runs without, and takes the new state back; so the
+// With Engine.Offload the moments, the averaged weights and the gradients that are added up over micro-batches lie in
+// page-locked memory of the host, those of large tensors. An update takes them to the device, runs the very program that it runs without, and takes the new state back; so the
 // results have the same bits. Copies are queued like programs and go on beside them: a block's state is fetched while
 // the block after it, in the network's order, is walked back through. At most window blocks' states are on the device
 // at one time: before the next is fetched the host waits for the oldest to have gone back.
@@ -23,7 +23,8 @@ import (
 // What it costs is the way over the bus. Full adversarial training of SDXL (adv-full: 2,567 M and 1,378 M trained weights,
 // one moment each) moves 15.8 GB of f32 state each way in a step, half as much with moments in bf16: 0.6 s each way at
 // 25 GB/s, as PCIe 4.0 ×16 gives it, 0.3 s at 50 GB/s, PCIe 5.0; the two ways go on at the same time, beside the walks
-// back, and not while the teacher or the student's forward pass is computed. Vectors and other small tensors stay on the
+// back, and not while the teacher or the student's forward pass is computed. Where gradients are added up, they go both
+// ways with each micro-batch, in f32, and once more for the update. Vectors and other small tensors stay on the
 // device: they are 0.1 % of the state and most of the copies.
 
 // OffloadFrom is the number of elements from which on a tensor's state is worth a copy; for Engine.Offload.
@@ -127,23 +128,24 @@ func (e *Engine) toDevice(a *Array) (*Array, error) {
 	return e.array(b, a.shape), nil
 }
 
-// ferry brings the state of an optimizer's parameters to the device and takes it back, where it lies in the host's memory;
-// other state it passes on.
+// ferry brings arrays of an optimizer's parameters to the device and takes them back, where they lie in the host's memory;
+// others it passes on.
 type ferry struct {
 	e     *Engine
 	o     *Optimizer
-	trips []*trip // what is on the device, the oldest first
+	lists [][]*Array // of arrays by parameter: the state, gradients added up
+	trips []*trip    // what is on the device, the oldest first
 }
 
-// trip is one block's state on its way.
+// trip is one block's arrays on their way.
 type trip struct {
 	first  int      // the first of its parameters' indices, by which it is known
 	copies []*Array // on the device, in the order of lists and indices; those that the device keeps are nil
 	done   []*xla.Transfer
-	over   bool // an update has taken it
+	over   bool // they were taken and put
 }
 
-// fetch queues copies of some parameters' state to the device, unless they are there.
+// fetch queues copies of some parameters' arrays to the device, unless they are there.
 func (f *ferry) fetch(indices []int) error {
 	if f.e.Offload == 0 || f.find(indices) != nil {
 		return nil
@@ -155,19 +157,27 @@ func (f *ferry) fetch(indices []int) error {
 	}
 	t := &trip{first: indices[0]}
 	f.trips = append(f.trips, t)
-	for _, list := range f.o.ordered() {
+	for _, list := range f.lists {
 		for _, k := range indices {
 			var a *Array
-			if list[k].host {
+			if list[k] != nil && list[k].host {
 				var err error
 				if a, err = f.e.toDevice(list[k]); err != nil {
-					return fmt.Errorf("optimizer state of %s: %w", f.o.names[k], err)
+					return fmt.Errorf("state of %s: %w", f.o.names[k], err)
 				}
 			}
 			t.copies = append(t.copies, a)
 		}
 	}
 	return nil
+}
+
+// expect is fetch for one parameter, where there is one of that index.
+func (f *ferry) expect(k int) error {
+	if k >= len(f.o.names) {
+		return nil
+	}
+	return f.fetch([]int{k})
 }
 
 func (f *ferry) find(indices []int) *trip {
@@ -179,7 +189,7 @@ func (f *ferry) find(indices []int) *trip {
 	return nil
 }
 
-// land ends the oldest trip. State that no update took, because no gradient came, is where it was.
+// land ends the oldest trip. What was fetched and not taken, because no gradient came, is where it was.
 func (f *ferry) land() (err error) {
 	t := f.trips[0]
 	f.trips = f.trips[1:]
@@ -190,17 +200,18 @@ func (f *ferry) land() (err error) {
 	return err
 }
 
-// take gives some parameters' state on the device, in the order of lists and indices, to be donated to an update.
+// take gives some parameters' arrays on the device, in the order of lists and indices. They may be donated to a program;
+// put must follow.
 func (f *ferry) take(indices []int) ([]*Array, error) {
 	if err := f.fetch(indices); err != nil {
 		return nil, err
 	}
 	t := f.find(indices)
 	var out []*Array
-	for _, list := range f.o.ordered() {
+	for _, list := range f.lists {
 		for _, k := range indices {
 			a := list[k]
-			if t != nil && a.host {
+			if a != nil && a.host {
 				a = t.copies[len(out)]
 			}
 			out = append(out, a)
@@ -209,17 +220,26 @@ func (f *ferry) take(indices []int) ([]*Array, error) {
 	return out, nil
 }
 
-// put installs the new state of the parameters of the last take.
-func (f *ferry) put(indices []int, state []*Array) error {
+// put installs new arrays for the parameters of the last take, in its order, nil for none. Where nil comes in place of
+// all, the lists stay as they were.
+func (f *ferry) put(indices []int, arrays []*Array) error {
 	t := f.find(indices)
+	if t != nil {
+		t.over = true
+	}
+	if arrays == nil {
+		return nil
+	}
 	i := 0
-	for _, list := range f.o.ordered() {
+	for _, list := range f.lists {
 		for _, k := range indices {
-			a := state[i]
-			if old := list[k]; old.host {
+			a, old := arrays[i], list[k]
+			if a == nil {
+				old.Free()
+			} else if f.e.offloads(a.shape) {
 				host, done, err := f.e.toHost(a)
 				if err != nil {
-					return fmt.Errorf("optimizer state of %s: %w", f.o.names[k], err)
+					return fmt.Errorf("state of %s: %w", f.o.names[k], err)
 				}
 				old.Free()
 				t.done, t.copies[i] = append(t.done, done), a
@@ -228,9 +248,6 @@ func (f *ferry) put(indices []int, state []*Array) error {
 			list[k] = a
 			i++
 		}
-	}
-	if t != nil {
-		t.over = true
 	}
 	return nil
 }

@@ -37,7 +37,10 @@ func (e *Engine) finishTape(t *tape, f Function, visits map[string]int, outputs 
 		Free(o.acc...)
 		o.acc = make([]*Array, len(o.names))
 	}
-	w := &walker{tape: t, step: step, immediate: immediate, left: map[string]int{}, index: map[string]int{}, ferry: ferry{e: e, o: o}}
+	w := &walker{tape: t, step: step, immediate: immediate, left: map[string]int{}, index: map[string]int{}, ferry: ferry{e: e, o: o, lists: o.ordered()}}
+	if !immediate {
+		w.ferry.lists = [][]*Array{o.acc}
+	}
 	for i, name := range o.names {
 		w.index[name] = i
 	}
@@ -74,7 +77,7 @@ func (e *Engine) finishTape(t *tape, f Function, visits map[string]int, outputs 
 			continue
 		}
 		var zero []*Array // a parameter that the function does not use
-		if err := e.zeros(&zero, o.params.Get(o.names[k]), dtypes.Float32); err != nil {
+		if err := e.zeroState(&zero, o.params.Get(o.names[k]), dtypes.Float32); err != nil {
 			return nil, err
 		}
 		o.acc[k] = zero[0]
@@ -127,9 +130,9 @@ func (w *walker) back() error {
 	return w.ferry.finish()
 }
 
-// expect fetches the state of a block that will be updated next, to be there when its gradient is.
+// expect fetches what a block's gradients will be put to next, to be there when they are.
 func (w *walker) expect(rec *entry) error {
-	if !w.immediate || len(rec.trained) == 0 || w.left[rec.call.site()] != 1 {
+	if len(rec.trained) == 0 || w.immediate && w.left[rec.call.site()] != 1 {
 		return nil
 	}
 	return w.ferry.fetch(w.indices(rec))
@@ -210,20 +213,21 @@ func (w *walker) gradients(rec *entry, grads []*Array) error {
 	if len(rec.trained) == 0 {
 		return nil
 	}
-	e, o, site, indices := w.e, w.o, rec.call.site(), w.indices(rec)
+	e, site, indices := w.e, rec.call.site(), w.indices(rec)
 	if !w.immediate {
-		for i, k := range indices {
-			if o.acc[k] == nil {
-				o.acc[k] = grads[i]
+		sums, err := w.ferry.take(indices)
+		if err != nil {
+			return err
+		}
+		for i, sum := range sums {
+			if sum == nil {
 				continue
 			}
-			sum, err := e.add(o.acc[k], grads[i])
-			if err != nil {
+			if grads[i], err = e.add(sum, grads[i]); err != nil {
 				return err
 			}
-			o.acc[k] = sum
 		}
-		return nil
+		return w.ferry.put(indices, grads)
 	}
 	w.left[site]--
 	if w.pending == nil {

@@ -26,9 +26,14 @@ func (a *app) fits(c *distill.Config, load func(overrides ...string) (*distill.C
 	if err != nil {
 		return withCode(exitUsage, err)
 	}
-	var most, arrays int64
+	var most, arrays, host int64
 	for _, p := range phases {
-		most, arrays = max(most, p.Memory.Total), max(arrays, p.Memory.Arrays)
+		most, arrays, host = max(most, p.Memory.Total), max(arrays, p.Memory.Arrays), max(host, p.Memory.Host)
+	}
+	if total, available, err := xla.HostMemory(); err == nil {
+		if err := a.fitsHost(host, total, available); err != nil {
+			return err
+		}
 	}
 	switch {
 	case most <= limit:
@@ -42,6 +47,18 @@ func (a *app) fits(c *distill.Config, load func(overrides ...string) (*distill.C
 		return err
 	}
 	return tooLarge(most, limit, fits)
+}
+
+// fitsHost refuses offloaded state that is larger than the host's memory, which is page-locked and so not to be swapped out.
+func (a *app) fitsHost(bytes, total, available int64) error {
+	switch {
+	case bytes > total:
+		return withHint(withCode(exitRefused, fmt.Errorf("the recipe keeps %s of optimizer state in the host's memory, and there are %s", bytesText(bytes), bytesText(total))),
+			"train.moments=bf16 and train.accumulate=1 make it smaller, train.offload=none leaves it on the device")
+	case bytes > available:
+		a.log.Warn("the host's memory may not be enough", "planned for offloaded state", bytesText(bytes), "free are", bytesText(available))
+	}
+	return nil
 }
 
 // fitsDevice is fits for the device that a run is about to use; devices that do not tell their memory fit everything.
