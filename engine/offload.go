@@ -15,17 +15,19 @@ import (
 // The optimizer's state in the host's memory.
 //
 // With Engine.Offload the moments, the averaged weights and the gradients that are added up over micro-batches lie in
-// page-locked memory of the host, those of large tensors. An update takes them to the device, runs the very program that it runs without, and takes the new state back; so the
-// results have the same bits. Copies are queued like programs and go on beside them: a block's state is fetched while
-// the block after it, in the network's order, is walked back through. At most window blocks' states are on the device
-// at one time: before the next is fetched the host waits for the oldest to have gone back.
+// page-locked memory of the host, those of large tensors. An update takes them to the device, runs the very program that
+// it runs without, and takes the new state back; so the results have the same bits. Copies are queued like programs and go
+// on beside them: a block's state is fetched while the block that is walked back through before it is computed. At most
+// window blocks' states are on the device at one time: before another is fetched the host waits for the oldest to have
+// gone back.
 //
-// What it costs is the way over the bus. Full adversarial training of SDXL (adv-full: 2,567 M and 1,378 M trained weights,
-// one moment each) moves 15.8 GB of f32 state each way in a step, half as much with moments in bf16: 0.6 s each way at
-// 25 GB/s, as PCIe 4.0 ×16 gives it, 0.3 s at 50 GB/s, PCIe 5.0; the two ways go on at the same time, beside the walks
-// back, and not while the teacher or the student's forward pass is computed. Where gradients are added up, they go both
-// ways with each micro-batch, in f32, and once more for the update. Vectors and other small tensors stay on the
-// device: they are 0.1 % of the state and most of the copies.
+// What it costs is the way over the bus. An update of full adversarial training of SDXL (adv-full: 2,567 M and 1,378 M
+// trained weights, one moment each) moves 15.8 GB of f32 state each way, half as much with moments in bf16: 0.6 s at the
+// 25 GB/s of PCIe 4.0 ×16, 0.3 s at the 50 of PCIe 5.0, for each of the two ways, which the device may go at the same time
+// (estimated, not measured). It moves beside the walks back, and not while the teacher, or the student forwards, is
+// computed. Gradients that are added up are 15.8 GB more, each way with every micro-batch, and twice to the device for an
+// update: for their norm, and to be applied. Vectors and other small tensors stay on the device: they are half of the
+// tensors, and less than 0.1 % of the state.
 
 // OffloadFrom is the number of elements from which on a tensor's state is worth a copy; for Engine.Offload.
 const OffloadFrom = 1 << 14

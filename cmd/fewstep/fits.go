@@ -49,6 +49,30 @@ func (a *app) fits(c *distill.Config, load func(overrides ...string) (*distill.C
 	return tooLarge(most, limit, fits)
 }
 
+// offloaded is how much of the host's memory a recipe's phases take for state at most.
+func offloaded(c *distill.Config) (bytes int64, err error) {
+	if c.Train.Offload == distill.OffloadNone {
+		return 0, nil
+	}
+	m, _, err := planModel(c)
+	if err != nil {
+		return 0, nil // opening the model tells better what it is
+	}
+	rt, err := xla.Open(xla.Go, xla.Options{}) // builds graphs only
+	if err != nil {
+		return 0, err
+	}
+	defer rt.Close()
+	phases, err := cost.Plan(rt.Backend, c, m, cost.Device{})
+	if err != nil {
+		return 0, withCode(exitUsage, err)
+	}
+	for _, p := range phases {
+		bytes = max(bytes, p.Memory.Host)
+	}
+	return bytes, nil
+}
+
 // fitsHost refuses offloaded state that is larger than the host's memory, which is page-locked and so not to be swapped out.
 func (a *app) fitsHost(bytes, total, available int64) error {
 	switch {

@@ -9,6 +9,7 @@ import "C"
 import (
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"unsafe"
 
@@ -23,6 +24,18 @@ import (
 // ErrNoHostMemory is wrapped by the errors of UploadToHost, ToHost and ToDevice where buffers cannot lie in the host's
 // memory: on the pure-Go backend, without the layer over the plugin's table, and with plugins that know one memory only.
 var ErrNoHostMemory = errors.New("this backend cannot keep arrays in the host's memory: it takes a PJRT plugin with memory of kind pinned_host, and " + PlainEnv + " not set")
+
+// hostLimitEnv is read by XLA's CUDA client: the most page-locked memory that it takes, in GiB. Its own limit is 64.
+const hostLimitEnv = "XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB"
+
+// limitHostMemory tells the plugin how much page-locked memory will be needed, unless the user did: it takes memory in
+// pieces each twice as large as the one before, up to its limit, and what is taken so nobody else gets. A quarter and
+// 1 GiB are added for the gaps between buffers.
+func limitHostMemory(bytes int64) {
+	if bytes > 0 && os.Getenv(hostLimitEnv) == "" {
+		os.Setenv(hostLimitEnv, fmt.Sprint((bytes+bytes/4)>>30+2))
+	}
+}
 
 // Transfer is a copy under way.
 type Transfer struct {

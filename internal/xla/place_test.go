@@ -2,6 +2,7 @@ package xla
 
 import (
 	"errors"
+	"os"
 	"testing"
 
 	"github.com/gomlx/compute"
@@ -105,6 +106,19 @@ func TestNoHostMemory(t *testing.T) {
 		}
 		if got := read(t, b, 2); got[1] != 4 {
 			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+func TestLimitHostMemory(t *testing.T) {
+	for _, c := range []struct {
+		user, want string
+		bytes      int64
+	}{{"", "", 0}, {"", "7", 4 << 30}, {"", "26", 20_644_823_040}, {"30", "30", 4 << 30}} {
+		t.Setenv(hostLimitEnv, c.user)
+		limitHostMemory(c.bytes)
+		if got := os.Getenv(hostLimitEnv); got != c.want {
+			t.Errorf("%d bytes, user's %q: %q, want %q", c.bytes, c.user, got, c.want)
 		}
 	}
 }

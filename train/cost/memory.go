@@ -33,7 +33,7 @@ type Memory struct {
 
 // MemoryCounts says how Memory is made and what it leaves out.
 const MemoryCounts = "one update walked through with arrays that have no content; the programs' scratch space is estimated from their graphs, which is rough at granularity network; " +
-	"not counted: the programs' code, text encoders and VAE before training, fragmentation"
+	"not counted: the programs' code, text encoders and VAE before training, fragmentation; of the host's memory only offloaded state is counted"
 
 // rehearsal is a phase on a dry engine. It goes the way of package train, which tests that it does.
 type rehearsal struct {
