@@ -123,7 +123,7 @@ func (e *Engine) toDevice(a *Array) (*Array, error) {
 	if e.dry {
 		return e.Blank(a.shape), nil
 	}
-	b, _, err := xla.ToDevice(a.buffer, e.Device)
+	b, err := xla.ToDevice(a.buffer, e.Device)
 	if err != nil {
 		return nil, err
 	}

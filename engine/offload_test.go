@@ -139,6 +139,44 @@ func TestOffloadChangesNoBit(t *testing.T) {
 	}
 }
 
+// The same for a forward pass that is recorded first and continued after something else was trained, as adversarial steps
+// have it.
+func TestOffloadOfRecordedPass(t *testing.T) {
+	loss := nn.Block{Kind: "mean_square", Build: func(_ *nn.Scope, in []*graph.Node) []*graph.Node {
+		return []*graph.Node{graph.ReduceAllMean(graph.Square(graph.Sub(in[0], in[1])))}
+	}}
+	layers := func(r nn.Runner, x nn.Value, first, last int) nn.Value {
+		for i := first; i < last; i++ {
+			x = nn.One(r, linear(fmt.Sprintf("net.l%d", i), wide), x)
+		}
+		return x
+	}
+	lower := engine.Function{Key: "lower", Body: func(r nn.Runner, in []nn.Value) []nn.Value { return []nn.Value{layers(r, in[0], 0, deep/2)} }}
+	upper := engine.Function{Key: "upper", Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+		return r.Run(loss, layers(r, in[0], deep/2, deep), in[1])
+	}}
+	run := func(e *engine.Engine) engine.Tensors {
+		adam := engine.Adam{Beta1: 0.9, Beta2: 0.99, Moments: dtypes.BFloat16, Seed: 9}
+		o := must[*engine.Optimizer](t)(e.NewOptimizer(adam, towerParams(t, e)))
+		other := must[*engine.Optimizer](t)(e.NewOptimizer(adam, towerParams(t, e)))
+		bind := engine.Bind{"net": o.Params()}
+		for i := range 3 {
+			x, y := upload(t, e, noise(10*i, 4*wide, 1), 4, wide), upload(t, e, noise(10*i+1, 4*wide, 1), 4, wide)
+			pass := must[*engine.Pass](t)(e.Record(lower, bind, "net", o, x))
+			climb(t, e, other, i, 1, 1)
+			r := must[*engine.Result](t)(e.Continue(pass, upper, 0.01, y))
+			engine.Free(r.Outputs...)
+			pass.Free()
+		}
+		out := snapshot(t, e, o)
+		for name, v := range snapshot(t, e, other) {
+			out["other."+name] = v
+		}
+		return out
+	}
+	sameBits(t, run(offloading(t, engine.OffloadFrom)), run(newEngine("tape", dtypes.Float32)))
+}
+
 // A gradient that is not finite changes no state in the host's memory either.
 func TestOffloadKeepsStateFromNaN(t *testing.T) {
 	e := offloading(t, 1)

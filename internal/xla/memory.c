@@ -107,6 +107,9 @@ void* fewstep_copy(const fewstep_table* real, void* args) {
 		return error;
 	}
 	a->result = c.result;
+	if (place.where != FEWSTEP_PINNED_HOST) {
+		return NULL; // whoever needs it on the device is queued behind it
+	}
 	get_args ready = {.struct_size = sizeof ready, .of = c.result};
 	error = real->functions[FEWSTEP_BUFFER_READY_EVENT](&ready);
 	drop(real, error); // without an event nobody waits, and whoever reads the copy is told

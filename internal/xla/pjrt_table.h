@@ -116,8 +116,8 @@ enum { FEWSTEP_AS_ASKED = 0, FEWSTEP_ON_DEVICE = 1, FEWSTEP_PINNED_HOST = 2 };
 // Says where this thread's next upload or copy to a device is to lie (memory.c). 0 = as the caller asks.
 void fewstep_place(int where);
 
-// Says whether that was done since, and hands over the event of the last copy's completion, with the table that it
-// belongs to; NULL when there is none.
+// Says whether that was done since, and hands over the event of the completion of a copy to the host's memory, with
+// the table that it belongs to; NULL when there is none.
 bool fewstep_placed(const fewstep_table** real, void** ready);
 
 // Waits for an event and destroys it. Returns NULL, or a message that the caller frees.

@@ -72,8 +72,9 @@ func ToHost(b compute.Buffer, device compute.DeviceNum) (compute.Buffer, *Transf
 }
 
 // ToDevice queues a copy of a buffer to the device's own memory. The buffer may be freed at once.
-func ToDevice(b compute.Buffer, device compute.DeviceNum) (compute.Buffer, *Transfer, error) {
-	return placed(C.FEWSTEP_ON_DEVICE, func() (compute.Buffer, error) { return b.CopyToDevice(device) })
+func ToDevice(b compute.Buffer, device compute.DeviceNum) (compute.Buffer, error) {
+	on, _, err := placed(C.FEWSTEP_ON_DEVICE, func() (compute.Buffer, error) { return b.CopyToDevice(device) })
+	return on, err
 }
 
 // placed makes a buffer by a call of go-xla, which runs on this thread, in a memory of the device.
@@ -81,10 +82,10 @@ func placed(where C.int, make func() (compute.Buffer, error)) (compute.Buffer, *
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	C.fewstep_place(where)
+	defer C.fewstep_place(C.FEWSTEP_AS_ASKED)
 	b, err := make()
 	t := &Transfer{}
 	done := bool(C.fewstep_placed(&t.real, &t.event))
-	C.fewstep_place(C.FEWSTEP_AS_ASKED)
 	switch {
 	case done && err == nil:
 		return b, t, nil

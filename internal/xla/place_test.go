@@ -40,7 +40,7 @@ func TestHostMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 6 {
-		in, _, err := ToDevice(host, 0)
+		in, err := ToDevice(host, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
