@@ -82,7 +82,7 @@ func Open(c *distill.Config, opt Options) (*Run, error) {
 	r := &Run{Config: c, opt: opt, Engine: NewEngine(opt.Backend, c.Train, opt.Split)}
 	err := r.Engine.CheckOffload()
 	if err != nil {
-		return nil, fmt.Errorf("train.offload: %w", err)
+		return nil, fmt.Errorf("train.offload: %w; set it to none, or use another --backend", err)
 	}
 	if r.Pipeline, err = pipeline.Open(c.ModelPath()); err != nil {
 		return nil, err

@@ -23,7 +23,7 @@ import (
 
 // ErrNoHostMemory is wrapped by the errors of UploadToHost, ToHost and ToDevice where buffers cannot lie in the host's
 // memory: on the pure-Go backend, without the layer over the plugin's table, and with plugins that know one memory only.
-var ErrNoHostMemory = errors.New("this backend cannot keep arrays in the host's memory: it takes a PJRT plugin with memory of kind pinned_host, and " + PlainEnv + " not set")
+var ErrNoHostMemory = errors.New("this backend cannot keep arrays in the host's memory: it takes a PJRT plugin with memory of kind pinned_host, used through the layer over its table (not as it is: " + PlainEnv + ")")
 
 // hostLimitEnv is read by XLA's CUDA client: the most page-locked memory that it takes, in GiB. Its own limit is 64.
 const hostLimitEnv = "XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB"
