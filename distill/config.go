@@ -43,6 +43,7 @@ type Train struct {
 	Calls             string  `yaml:"calls"`              // the same for calls without gradients, at least as coarse; left out = as granularity
 	Frozen            string  `yaml:"frozen"`             // how weights that a phase does not train are kept: f32, or bf16 below granularity network
 	Moments           string  `yaml:"moments"`            // how Adam's moments are kept: f32, or bf16 with stochastic rounding
+	Offload           string  `yaml:"offload"`            // what is kept in the host's memory in place of the device's: none, or optimizer = its state, below granularity network
 	CheckpointMinutes float64 `yaml:"checkpoint_minutes"` // save after this long; 0 = not by time
 	CheckpointSamples int64   `yaml:"checkpoint_samples"` // save after this many samples; 0 = not by samples
 	KeepCheckpoints   int     `yaml:"keep_checkpoints"`   // complete checkpoints kept, at least 2
@@ -85,8 +86,8 @@ type Eval struct {
 	Bootstrap    int      `yaml:"bootstrap"`     // resamples behind an interval; 0 = no intervals
 }
 
-// Values of Stage.Loss, Phase.Kind, Phase.Target, Phase.Form, Phase.Teacher
-// and Phase.Decay.
+// Values of Stage.Loss, Phase.Kind, Phase.Target, Phase.Form, Phase.Teacher,
+// Train.Offload and Phase.Decay.
 const (
 	LossMSE         = "mse"         // (16)
 	LossAdversarial = "adversarial" // (20), (21)
@@ -104,6 +105,9 @@ const (
 
 	TeacherStage = "stage" // the stage's teacher
 	TeacherSkip  = "skip"  // the stage's skip-level teacher
+
+	OffloadNone      = "none"
+	OffloadOptimizer = "optimizer" // the trained weights' moments and average are kept in the host's memory
 
 	DecayConstant = "constant"
 	DecayLinear   = "linear" // to zero at the end of the phase

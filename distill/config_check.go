@@ -16,6 +16,7 @@ var (
 	decays   = []string{DecayConstant, DecayLinear}
 	losses   = []string{LossMSE, LossAdversarial}
 	computes = []string{"f32", "bf16"}
+	offloads = []string{OffloadNone, OffloadOptimizer}
 	granular = []string{"network", "stage", "layer"} // from coarse to fine
 )
 
@@ -106,6 +107,9 @@ func (t *Train) check(v *checker) {
 	v.require("train.frozen", t.Frozen != "bf16" || t.Granularity != "network",
 		"is bf16, which saves memory that only large networks are short of; with it train.granularity must be stage or layer")
 	v.oneOf("train.moments", t.Moments, computes)
+	v.oneOf("train.offload", t.Offload, offloads)
+	v.require("train.offload", t.Offload != OffloadOptimizer || t.Granularity != "network",
+		"is optimizer, and at train.granularity network an update takes all state at once; with it train.granularity must be stage or layer")
 	v.require("train.checkpoint_minutes", t.CheckpointMinutes >= 0, "must not be negative, and is %g; 0 saves by samples only", t.CheckpointMinutes)
 	v.require("train.checkpoint_samples", t.CheckpointSamples >= 0, "must not be negative, and is %d; 0 saves by time only", t.CheckpointSamples)
 	v.require("train.keep_checkpoints", t.KeepCheckpoints >= 2, "must be at least 2, and is %d; with fewer, a crash while saving could leave none", t.KeepCheckpoints)

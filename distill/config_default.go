@@ -19,6 +19,7 @@ func Default() *Config {
 			Granularity:       "layer",
 			Frozen:            "f32",
 			Moments:           "f32",
+			Offload:           OffloadNone,
 			CheckpointMinutes: 30,
 			KeepCheckpoints:   2,
 			LogEvery:          512,

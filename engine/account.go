@@ -13,6 +13,9 @@ type Memory struct {
 	Live int64 // arrays now
 	Peak int64 // most at any time since the last ResetPeak: arrays, and the running program's outputs and scratch space
 	Held int64 // the same without scratch space
+
+	Host     int64 // of arrays in the host's memory now (offload.go)
+	HostPeak int64 // most of it at any time since the last ResetPeak
 }
 
 type account struct {
@@ -29,6 +32,14 @@ func (a *account) add(live, outputs, scratch int64) {
 	a.counts.Unlock()
 }
 
+// addHost changes what lies in the host's memory.
+func (a *account) addHost(bytes int64) {
+	a.counts.Lock()
+	a.memory.Host += bytes
+	a.memory.HostPeak = max(a.memory.HostPeak, a.memory.Host)
+	a.counts.Unlock()
+}
+
 // Memory reports the account.
 func (e *Engine) Memory() Memory {
 	e.counts.Lock()
@@ -39,7 +50,7 @@ func (e *Engine) Memory() Memory {
 // ResetPeak begins a new peak at what is live now.
 func (e *Engine) ResetPeak() {
 	e.counts.Lock()
-	e.memory.Peak, e.memory.Held = e.memory.Live, e.memory.Live
+	e.memory.Peak, e.memory.Held, e.memory.HostPeak = e.memory.Live, e.memory.Live, e.memory.Host
 	e.counts.Unlock()
 }
 

@@ -11,7 +11,7 @@ import (
 // finite nothing changes; that is found on the device.
 func (e *Engine) applyApart(o *Optimizer, step Step, outputs []*Array) (*Result, error) {
 	scale := 1 / float64(max(step.Of, 1))
-	norm2, err := e.norm2(o.acc)
+	norm2, err := e.norm2OfSums(o)
 	if err != nil {
 		return nil, err
 	}
@@ -30,11 +30,17 @@ func (e *Engine) applyApart(o *Optimizer, step Step, outputs []*Array) (*Result,
 		hyper = clipped
 	}
 	single := o.unclipped()
+	state := &ferry{e: e, o: o, lists: append([][]*Array{o.acc}, o.ordered()...)}
+	defer func() { _ = state.finish() }()
 	for k, name := range o.names {
-		args := []*Array{o.params.Get(name), o.acc[k]}
-		for _, list := range o.ordered() {
-			args = append(args, list[k])
+		if err := state.expect(k + 1); err != nil {
+			return nil, err
 		}
+		taken, err := state.take([]int{k})
+		if err != nil {
+			return nil, err
+		}
+		args := append([]*Array{o.params.Get(name)}, taken...)
 		p, err := e.blockUpdate(single, 1, shapesOf(args))
 		if err != nil {
 			return nil, err
@@ -53,11 +59,14 @@ func (e *Engine) applyApart(o *Optimizer, step Step, outputs []*Array) (*Result,
 		}
 		out[0].Free()
 		o.params.arrays[name] = out[1]
-		for l, list := range o.ordered() {
-			list[k] = out[2+l]
+		if err := state.put([]int{k}, append([]*Array{nil}, out[2:]...)); err != nil {
+			return nil, err
 		}
 	}
 	o.acc = nil
+	if err := state.finish(); err != nil {
+		return nil, err
+	}
 	v, err := e.Floats(norm2)
 	if err != nil {
 		return nil, err
@@ -65,6 +74,32 @@ func (e *Engine) applyApart(o *Optimizer, step Step, outputs []*Array) (*Result,
 	total := float64(v[0]) * scale * scale
 	o.count(total)
 	return &Result{Outputs: outputs, Norm2: total, Updated: true}, nil
+}
+
+// norm2OfSums is the squared norm of o.acc, on the device.
+func (e *Engine) norm2OfSums(o *Optimizer) (*Array, error) {
+	total, err := e.Upload([]float32{0})
+	if err != nil {
+		return nil, err
+	}
+	sums := &ferry{e: e, o: o, lists: [][]*Array{o.acc}}
+	defer func() { _ = sums.finish() }()
+	for k := range o.names {
+		if err := sums.expect(k + 1); err != nil {
+			return nil, err
+		}
+		a, err := sums.take([]int{k})
+		if err != nil {
+			return nil, err
+		}
+		if total, err = e.addNorm2(total, a[0]); err != nil {
+			return nil, err
+		}
+		if err := sums.put([]int{k}, nil); err != nil {
+			return nil, err
+		}
+	}
+	return total, nil
 }
 
 // unclipped is an optimizer of the same settings for updates whose gradients were clipped before.

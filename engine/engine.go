@@ -33,6 +33,7 @@ type Engine struct {
 	Split       bool         // network granularity only: update tensor by tensor after the gradient (see split.go)
 	Frozen      dtypes.DType // dtype in which matrices and kernels that nothing trains are kept: BFloat16, else Float32
 	Calls       nn.Level     // granularity of calls without gradients, if it is coarser than Granularity
+	Offload     int          // elements from which on a trained tensor's optimizer state lies in the host's memory (see offload.go); 0 = none does
 
 	Flash bool // of a dry engine: the device computes attention without keeping its scores
 
@@ -94,12 +95,13 @@ type Array struct {
 	shape  shapes.Shape
 	turned bool // see frozen.go
 	of     *account
+	host   bool // it lies in the host's memory, and programs cannot take it (see offload.go)
 }
 
 // Shape implements nn.Value.
 func (a *Array) Shape() shapes.Shape { return a.shape }
 
-// Free gives the device memory back now. The array must not be used again.
+// Free gives the memory back now. The array must not be used again.
 func (a *Array) Free() {
 	if a != nil && a.buffer != nil {
 		_ = a.buffer.Finalize()
@@ -110,6 +112,10 @@ func (a *Array) Free() {
 // gone forgets a buffer that was freed or donated.
 func (a *Array) gone() {
 	a.buffer = nil
+	if a.host {
+		a.of.addHost(-bytesOf(a.shape))
+		return
+	}
 	a.of.add(-bytesOf(a.shape), 0, 0)
 }
 
@@ -260,6 +266,9 @@ func (e *Engine) execute(p *program, in []*Array, donate []bool) ([]*Array, erro
 	for i, a := range in {
 		if a.buffer == nil {
 			return nil, fmt.Errorf("program input %d of shape %v was already freed", i, a.shape)
+		}
+		if a.host {
+			return nil, fmt.Errorf("program input %d of shape %v lies in the host's memory", i, a.shape)
 		}
 		buffers[i] = a.buffer
 	}

@@ -44,18 +44,21 @@ func (e *Engine) NewOptimizer(settings Adam, params *Params) (*Optimizer, error)
 	if len(o.names) == 0 {
 		return nil, fmt.Errorf("nothing to train: no parameter is marked as trained")
 	}
+	if err := e.CheckOffload(); err != nil {
+		return nil, err
+	}
 	for _, name := range o.names {
 		a := params.Get(name)
 		if o.Beta1 != 0 {
-			if err := e.zeros(&o.m, a, o.momentType()); err != nil {
+			if err := e.zeroState(&o.m, a, o.momentType()); err != nil {
 				return nil, err
 			}
 		}
-		if err := e.zeros(&o.v, a, o.momentType()); err != nil {
+		if err := e.zeroState(&o.v, a, o.momentType()); err != nil {
 			return nil, err
 		}
 		if o.EMA != 0 {
-			c, err := e.copy(a)
+			c, err := e.copyState(a)
 			if err != nil {
 				return nil, err
 			}
@@ -300,7 +303,7 @@ func (e *Engine) RestoreOptimizer(o *Optimizer, value func(nn.Spec) ([]float32, 
 			if len(v) != old.shape.Size() {
 				return fmt.Errorf("optimizer state %q has the wrong size", name)
 			}
-			a, err := e.uploadAs(old.shape.DType, v, old.shape.Dimensions)
+			a, err := e.uploadState(old.shape.DType, v, old.shape.Dimensions)
 			if err != nil {
 				return err
 			}

@@ -309,22 +309,29 @@ func (e *Engine) norm2(arrays []*Array) (total *Array, err error) {
 		return nil, err
 	}
 	for _, a := range arrays {
-		in := []*Array{total, a}
-		p, err := e.get(e.key("norm2", "", in), func(g *graph.Graph, p *program) []*graph.Node {
-			p.aliases = map[int]int{0: 0}
-			n := nodes(inputNodes(g, shapesOf(in)))
-			return []*graph.Node{graph.Add(n[0], graph.ReduceAllSum(graph.Square(graph.ConvertDType(n[1], dtypes.Float32))))}
-		})
-		if err != nil {
+		if total, err = e.addNorm2(total, a); err != nil {
 			return nil, err
 		}
-		out, err := e.execute(p, in, []bool{true, false})
-		if err != nil {
-			return nil, err
-		}
-		total = out[0]
 	}
 	return total, nil
+}
+
+// addNorm2 adds an array's squared norm to a sum, which it takes.
+func (e *Engine) addNorm2(total, a *Array) (*Array, error) {
+	in := []*Array{total, a}
+	p, err := e.get(e.key("norm2", "", in), func(g *graph.Graph, p *program) []*graph.Node {
+		p.aliases = map[int]int{0: 0}
+		n := nodes(inputNodes(g, shapesOf(in)))
+		return []*graph.Node{graph.Add(n[0], graph.ReduceAllSum(graph.Square(graph.ConvertDType(n[1], dtypes.Float32))))}
+	})
+	if err != nil {
+		return nil, err
+	}
+	out, err := e.execute(p, in, []bool{true, false})
+	if err != nil {
+		return nil, err
+	}
+	return out[0], nil
 }
 
 // clipped is hyper with a gradient scale at which gradients of a squared norm are no longer than ClipNorm.

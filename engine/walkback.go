@@ -37,7 +37,10 @@ func (e *Engine) finishTape(t *tape, f Function, visits map[string]int, outputs 
 		Free(o.acc...)
 		o.acc = make([]*Array, len(o.names))
 	}
-	w := &walker{tape: t, step: step, immediate: immediate, left: map[string]int{}, index: map[string]int{}}
+	w := &walker{tape: t, step: step, immediate: immediate, left: map[string]int{}, index: map[string]int{}, ferry: ferry{e: e, o: o, lists: o.ordered()}}
+	if !immediate {
+		w.ferry.lists = [][]*Array{o.acc}
+	}
 	for i, name := range o.names {
 		w.index[name] = i
 	}
@@ -54,6 +57,7 @@ func (e *Engine) finishTape(t *tape, f Function, visits map[string]int, outputs 
 		defer w.hyper.Free()
 	}
 	if err := w.back(); err != nil {
+		_ = w.ferry.finish()
 		return nil, err
 	}
 	results := arraysOf(outputs)
@@ -73,7 +77,7 @@ func (e *Engine) finishTape(t *tape, f Function, visits map[string]int, outputs 
 			continue
 		}
 		var zero []*Array // a parameter that the function does not use
-		if err := e.zeros(&zero, o.params.Get(o.names[k]), dtypes.Float32); err != nil {
+		if err := e.zeroState(&zero, o.params.Get(o.names[k]), dtypes.Float32); err != nil {
 			return nil, err
 		}
 		o.acc[k] = zero[0]
@@ -108,16 +112,40 @@ type walker struct {
 	index     map[string]int      // optimizer's index of a parameter
 	norm2     *Array              // squared norm of the gradients applied so far; not finite = apply no more
 	pending   map[string][]*Array // gradients of blocks that are visited more than once
+	ferry     ferry
 }
 
 func (w *walker) back() error {
 	for i := len(w.entries) - 1; i >= 0; i-- {
+		if i > 0 {
+			if err := w.expect(&w.entries[i-1]); err != nil {
+				return err
+			}
+		}
 		if err := w.visit(&w.entries[i]); err != nil {
 			return err
 		}
 		w.entries[i] = entry{}
 	}
-	return nil
+	return w.ferry.finish()
+}
+
+// expect fetches what a block's gradients will be put to next, to be there when they are.
+func (w *walker) expect(rec *entry) error {
+	if len(rec.trained) == 0 || w.immediate && w.left[rec.call.site()] != 1 {
+		return nil
+	}
+	return w.ferry.fetch(w.indices(rec))
+}
+
+// indices are the optimizer's of a block's trained parameters.
+func (w *walker) indices(rec *entry) []int {
+	out := make([]int, len(rec.trained))
+	for i, name := range rec.trained {
+		_, rest := split(nn.Join(rec.call.prefix, name))
+		out[i] = w.index[rest]
+	}
+	return out
 }
 
 func (w *walker) visit(rec *entry) error {
@@ -185,25 +213,21 @@ func (w *walker) gradients(rec *entry, grads []*Array) error {
 	if len(rec.trained) == 0 {
 		return nil
 	}
-	e, o, prefix, site := w.e, w.o, rec.call.prefix, rec.call.site()
-	indices := make([]int, len(rec.trained))
-	for i, name := range rec.trained {
-		_, rest := split(nn.Join(prefix, name))
-		indices[i] = w.index[rest]
-	}
+	e, site, indices := w.e, rec.call.site(), w.indices(rec)
 	if !w.immediate {
-		for i, k := range indices {
-			if o.acc[k] == nil {
-				o.acc[k] = grads[i]
+		sums, err := w.ferry.take(indices)
+		if err != nil {
+			return err
+		}
+		for i, sum := range sums {
+			if sum == nil {
 				continue
 			}
-			sum, err := e.add(o.acc[k], grads[i])
-			if err != nil {
+			if grads[i], err = e.add(sum, grads[i]); err != nil {
 				return err
 			}
-			o.acc[k] = sum
 		}
-		return nil
+		return w.ferry.put(indices, grads)
 	}
 	w.left[site]--
 	if w.pending == nil {
@@ -234,12 +258,12 @@ func (w *walker) update(indices []int, grads []*Array) error {
 		args = append(args, o.params.Get(o.names[k]))
 	}
 	args = append(args, grads...)
-	n, lists := len(indices), o.ordered()
-	for _, list := range lists {
-		for _, k := range indices {
-			args = append(args, list[k])
-		}
+	n := len(indices)
+	state, err := w.ferry.take(indices)
+	if err != nil {
+		return err
 	}
+	args = append(args, state...)
 	p, err := e.blockUpdate(o, n, shapesOf(args))
 	if err != nil {
 		return err
@@ -261,12 +285,7 @@ func (w *walker) update(indices []int, grads []*Array) error {
 	for i, k := range indices {
 		o.params.arrays[o.names[k]] = out[i]
 	}
-	for l, list := range lists {
-		for i, k := range indices {
-			list[k] = out[(l+1)*n+i]
-		}
-	}
-	return nil
+	return w.ferry.put(indices, out[n:])
 }
 
 // blockUpdate is the program of one optimizer step for n parameters: parameters, gradients, state, hyper-parameters and

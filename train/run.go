@@ -79,8 +79,11 @@ type Device interface {
 
 // Open opens the model, the data and the run directory. Nothing is computed yet.
 func Open(c *distill.Config, opt Options) (*Run, error) {
-	r := &Run{Config: c, opt: opt}
-	var err error
+	r := &Run{Config: c, opt: opt, Engine: NewEngine(opt.Backend, c.Train, opt.Split)}
+	err := r.Engine.CheckOffload()
+	if err != nil {
+		return nil, fmt.Errorf("train.offload: %w; set it to none, or use another --backend", err)
+	}
 	if r.Pipeline, err = pipeline.Open(c.ModelPath()); err != nil {
 		return nil, err
 	}
@@ -112,14 +115,13 @@ func Open(c *distill.Config, opt Options) (*Run, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.Dir, err = rundir.Open(opt.Dir, recipe(c, opt.Dir), lineage, "train.log_every", "train.checkpoint_minutes", "train.checkpoint_samples", "train.keep_checkpoints"); err != nil {
+	if r.Dir, err = rundir.Open(opt.Dir, recipe(c, opt.Dir), lineage, "train.log_every", "train.checkpoint_minutes", "train.checkpoint_samples", "train.keep_checkpoints", "train.offload"); err != nil {
 		return nil, err
 	}
 	for _, note := range r.Dir.Notes() {
 		opt.Log.Warn(note)
 	}
 	r.Dir.Keep = c.Train.KeepCheckpoints
-	r.Engine = NewEngine(opt.Backend, c.Train, opt.Split)
 	r.models = &models{run: r}
 	return r, nil
 }
@@ -138,6 +140,7 @@ func recipe(c *distill.Config, dir string) []byte {
 	now := c.Train
 	before.Train.LogEvery, before.Train.KeepCheckpoints = now.LogEvery, now.KeepCheckpoints
 	before.Train.CheckpointMinutes, before.Train.CheckpointSamples = now.CheckpointMinutes, now.CheckpointSamples
+	before.Train.Offload = now.Offload
 	if len(distill.Diff(before, c)) > 0 {
 		return c.Resolved()
 	}
@@ -148,6 +151,7 @@ func recipe(c *distill.Config, dir string) []byte {
 func NewEngine(backend compute.Backend, c distill.Train, split bool) *engine.Engine {
 	e := engine.New(backend, cost.ComputeTypes[c.Compute], cost.Levels[c.Granularity])
 	e.Calls, e.Frozen, e.Split = cost.Levels[c.CallGranularity()], cost.ComputeTypes[c.Frozen], split && e.Granularity == nn.Network
+	e.Offload = cost.Offload(c)
 	return e
 }
 

@@ -21,6 +21,8 @@ import (
 	"fewstep/train/cost"
 	"fewstep/train/monitor"
 	"fewstep/train/tinypipeline"
+
+	"github.com/gomlx/compute"
 )
 
 // Compiling is nearly all of these tests' time, and the numbers do not depend on how hard the compiler tries.
@@ -61,21 +63,31 @@ func walk(t *testing.T, kind, recipe, dir, until string, opt xla.Options, interr
 	}
 	defer rt.Close()
 	for _, after := range append(interrupt, 0) {
-		ctx, stop := context.WithCancel(t.Context())
-		r, err := train.Open(c, train.Options{Dir: dir, Until: until, Split: true, Backend: rt.Backend, Log: slog.New(slog.DiscardHandler),
-			Progress: &stopAt{after, stop}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, walked := r.Walk(ctx)
-		stop()
-		if err := r.Close(); err != nil { // before the backend
-			t.Fatal(err)
-		}
-		if walked != nil != (after > 0) {
-			t.Fatalf("to be interrupted after %d updates: %v", after, walked)
-		}
+		walkOn(t, rt.Backend, c, dir, until, after)
 	}
+}
+
+// walkOn goes on with a run, for so many updates; 0 = to its end. It returns the most that lay in the host's memory.
+func walkOn(t *testing.T, backend compute.Backend, c *distill.Config, dir, until string, after int) (host int64) {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	r, err := train.Open(c, train.Options{Dir: dir, Until: until, Split: true, Backend: backend, Log: slog.New(slog.DiscardHandler),
+		Progress: &stopAt{after, stop}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Engine.Offload > 0 {
+		r.Engine.Offload = 64 // the tiny networks' tensors are small
+	}
+	_, walked := r.Walk(ctx)
+	stop()
+	if err := r.Close(); err != nil { // before the backend
+		t.Fatal(err)
+	}
+	if walked != nil != (after > 0) {
+		t.Fatalf("to be interrupted after %d updates: %v", after, walked)
+	}
+	return r.Engine.Memory().HostPeak
 }
 
 // made lists a run's results and statistics, with their digests.
@@ -344,7 +356,7 @@ func TestRunOfAnEarlierVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := string(raw)
-	for _, key := range []string{"  vae_tile: 0\n", "  moments: f32\n", "  target: full\n"} { // with the meaning that runs without them have
+	for _, key := range []string{"  vae_tile: 0\n", "  moments: f32\n", "  offload: none\n", "  target: full\n"} { // with the meaning that runs without them have
 		if strings.Count(before, key) != 1 {
 			t.Fatalf("the recipe does not have %q once: its default may not change, or runs without the key change their meaning", key)
 		}

@@ -3,9 +3,11 @@ package train_test
 import (
 	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"fewstep/distill"
 	"fewstep/engine"
 	"fewstep/internal/xla"
 	"fewstep/model/weights"
@@ -71,6 +73,43 @@ func TestOnlyAdapters(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A ladder whose optimizers' state and added up gradients lie in the host's memory ends with the same bytes as one without,
+// and may be interrupted and go on either way.
+func TestOffloadOnLadder(t *testing.T) {
+	if testing.Short() {
+		t.Skip("walks a ladder three times")
+	}
+	recipe := with(t, tiny(t), `
+  - {name: "8", teacher_steps: 16, phases: [{name: lora-cond, samples: 4, lr: 1e-3}, {name: merge}, {name: full-uncond, samples: 8, lr: 1e-3}]}
+`)
+	set := []string{"train.granularity=layer", "train.calls=layer", "train.moments=bf16", "train.ema=0.9", "train.batch=1", "train.accumulate=2"}
+	rt, err := xla.Open(xla.CPU, xla.Options{})
+	if err != nil {
+		t.Skip(err)
+	}
+	defer rt.Close()
+	load := func(more ...string) *distill.Config {
+		c, err := distill.Load(recipe, append(slices.Clone(set), more...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	none, offload := load(), load("train.offload=optimizer")
+	device, host, both := t.TempDir(), t.TempDir(), t.TempDir()
+	if bytes := walkOn(t, rt.Backend, none, device, "8", 0); bytes != 0 {
+		t.Errorf("without offload %d bytes are in the host's memory", bytes)
+	}
+	if bytes := walkOn(t, rt.Backend, offload, host, "8", 0); bytes == 0 {
+		t.Error("with offload nothing is in the host's memory")
+	}
+	same(t, made(t, device), made(t, host))
+	walkOn(t, rt.Backend, offload, both, "8", 3)
+	walkOn(t, rt.Backend, none, both, "8", 2)
+	walkOn(t, rt.Backend, offload, both, "8", 0)
+	same(t, made(t, device), made(t, both))
 }
 
 // With moments in bf16 a phase goes the way that it goes with f32's: as far, to the same place but for noise.

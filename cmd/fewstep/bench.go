@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"fewstep/distill"
 	"fewstep/engine"
 	"fewstep/internal/xla"
 	"fewstep/model/nn"
@@ -19,7 +20,7 @@ func init() { register(newBench) }
 
 func newBench(a *app) *cobra.Command {
 	var o bench.Options
-	var granularity, calls, compute, frozen, moments string
+	var granularity, calls, compute, frozen, moments, offload string
 	var split, plain bool
 	var memory float64
 	c := &cobra.Command{
@@ -57,6 +58,12 @@ func newBench(a *app) *cobra.Command {
 			if o.Batch < 1 || o.Rank < 1 || o.Iters < 1 || o.Side < 0 {
 				return usageErrorf("--batch, --rank and --iters must be at least 1, and --side not negative")
 			}
+			if offload != distill.OffloadNone && offload != distill.OffloadOptimizer {
+				return withHint(usageErrorf("unknown offload %q", offload), "choose none or optimizer")
+			}
+			if offload == distill.OffloadOptimizer && level == nn.Network {
+				return withHint(usageErrorf("--offload optimizer needs updates block by block"), "choose --granularity stage or layer")
+			}
 			o.Summary = a.stderr
 			var r *bench.Result
 			err := interruptible(cmd.Context(), nil, func() error {
@@ -70,6 +77,7 @@ func newBench(a *app) *cobra.Command {
 					split = rt.Kind != xla.CUDA
 				}
 				e.Calls, e.Frozen, e.Split = callLevel, kept, split && level == nn.Network
+				e.Offload = cost.Offload(distill.Train{Offload: offload})
 				r, err = bench.Run(rt, e, o)
 				return err
 			})
@@ -94,6 +102,7 @@ func newBench(a *app) *cobra.Command {
 	f.StringVar(&compute, "compute", "f32", "arithmetic: f32 or bf16")
 	f.StringVar(&frozen, "frozen", "f32", "how weights that nothing trains are kept: f32 or bf16")
 	f.StringVar(&moments, "moments", "f32", "how Adam's moments are kept: f32, or bf16 with stochastic rounding")
+	f.StringVar(&offload, "offload", "none", "what is kept in the host's memory: none, or optimizer = its state, at granularity stage or layer")
 	f.StringVar(&o.Critic, "critic", "full", "what is trained of the discriminator's backbone: full, or lora = adapters over the teacher's weights")
 	f.BoolVar(&split, "split", false, "at granularity network: updates apart from the gradient, adapters folded into their weights; left out = as runs have it, on CPUs only")
 	f.BoolVar(&plain, "plain", false, "wait for every program, copy what is updated, keep no compiled programs: go-xla as it is")

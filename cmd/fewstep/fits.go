@@ -26,9 +26,14 @@ func (a *app) fits(c *distill.Config, load func(overrides ...string) (*distill.C
 	if err != nil {
 		return withCode(exitUsage, err)
 	}
-	var most, arrays int64
+	var most, arrays, host int64
 	for _, p := range phases {
-		most, arrays = max(most, p.Memory.Total), max(arrays, p.Memory.Arrays)
+		most, arrays, host = max(most, p.Memory.Total), max(arrays, p.Memory.Arrays), max(host, p.Memory.Host)
+	}
+	if total, available, err := xla.HostMemory(); err == nil {
+		if err := a.fitsHost(host, total, available); err != nil {
+			return err
+		}
 	}
 	switch {
 	case most <= limit:
@@ -42,6 +47,42 @@ func (a *app) fits(c *distill.Config, load func(overrides ...string) (*distill.C
 		return err
 	}
 	return tooLarge(most, limit, fits)
+}
+
+// offloaded is how much of the host's memory a recipe's phases take for state at most.
+func offloaded(c *distill.Config) (bytes int64, err error) {
+	if c.Train.Offload == distill.OffloadNone {
+		return 0, nil
+	}
+	m, _, err := planModel(c)
+	if err != nil {
+		return 0, nil // opening the model tells better what it is
+	}
+	rt, err := xla.Open(xla.Go, xla.Options{}) // builds graphs only
+	if err != nil {
+		return 0, err
+	}
+	defer rt.Close()
+	phases, err := cost.Plan(rt.Backend, c, m, cost.Device{})
+	if err != nil {
+		return 0, withCode(exitUsage, err)
+	}
+	for _, p := range phases {
+		bytes = max(bytes, p.Memory.Host)
+	}
+	return bytes, nil
+}
+
+// fitsHost refuses offloaded state that is larger than the host's memory, which is page-locked and so not to be swapped out.
+func (a *app) fitsHost(bytes, total, available int64) error {
+	switch {
+	case bytes > total:
+		return withHint(withCode(exitRefused, fmt.Errorf("the recipe keeps %s of optimizer state in the host's memory, and there are %s", bytesText(bytes), bytesText(total))),
+			"train.moments=bf16 and train.accumulate=1 make it smaller, train.offload=none leaves it on the device")
+	case bytes > available:
+		a.log.Warn("the host's memory may not be enough", "planned for offloaded state", bytesText(bytes), "free are", bytesText(available))
+	}
+	return nil
 }
 
 // fitsDevice is fits for the device that a run is about to use; devices that do not tell their memory fit everything.
@@ -64,7 +105,11 @@ func tooLarge(memory, limit int64, fits []cost.Change) error {
 		return withHint(err, "not even its LoRA phases with micro-batches of 1 fit; lower data.resolution, or use a larger device")
 	}
 	fit := fits[0]
-	hint := fmt.Sprintf("it fits with %s (%s)", fit.Effect, bytesText(fit.Memory))
+	size := bytesText(fit.Memory)
+	if fit.Host > 0 {
+		size += ", and " + bytesText(fit.Host) + " of the host's memory"
+	}
+	hint := fmt.Sprintf("it fits with %s (%s)", fit.Effect, size)
 	for _, s := range fit.Set {
 		hint += " --set " + s
 	}

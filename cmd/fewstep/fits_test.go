@@ -36,8 +36,22 @@ func TestRunFitsDevice(t *testing.T) {
 			continue
 		}
 		var e *exitError
-		if !strings.Contains(err.Error(), "10.5 GiB of device memory, and there are 10.0 GiB") || !errors.As(err, &e) || e.code != exitRefused || !strings.Contains(e.hint, "train.accumulate=1") {
-			t.Errorf("refused with %v, %+v", err, e)
+		if !strings.Contains(err.Error(), "10.5 GiB of device memory, and there are 10.0 GiB") || !errors.As(err, &e) || e.code != exitRefused || !strings.Contains(e.hint, "and 1.8 GiB of the host's memory) --set train.offload=optimizer") {
+			t.Errorf("refused with %v, hint %q", err, e.hint)
+		}
+	}
+}
+
+func TestOffloadFitsHost(t *testing.T) {
+	for _, want := range []struct {
+		bytes           int64
+		refused, warned bool
+	}{{20e9, false, false}, {40e9, false, true}, {80e9, true, false}} {
+		var log bytes.Buffer
+		a := &app{log: slog.New(slog.NewTextHandler(&log, nil))}
+		err := a.fitsHost(want.bytes, 64e9, 30e9)
+		if refused := err != nil; refused != want.refused || strings.Contains(log.String(), "may not be enough") != want.warned {
+			t.Errorf("%d GB: error %v, log %q", want.bytes/1e9, err, &log)
 		}
 	}
 }

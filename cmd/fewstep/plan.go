@@ -70,6 +70,7 @@ type planned struct {
 	Samples    int64        `json:"samples"`
 	FLOPs      float64      `json:"flops"`
 	Memory     int64        `json:"memory_bytes"` // of the largest phase
+	Host       int64        `json:"host_bytes"`   // of the host's memory, for offloaded state
 	Disk       int64        `json:"disk_bytes"`
 	Seconds    float64      `json:"seconds,omitempty"`
 
@@ -138,7 +139,7 @@ func (p *planned) add(keep int, speed float64) {
 	for _, ph := range p.Phases {
 		p.Samples += ph.Samples
 		p.FLOPs += ph.FLOPs
-		p.Memory = max(p.Memory, ph.Memory.Total)
+		p.Memory, p.Host = max(p.Memory, ph.Memory.Total), max(p.Host, ph.Memory.Host)
 		p.Disk += ph.Result
 		checkpoint = max(checkpoint, ph.Checkpoint)
 	}
@@ -236,7 +237,11 @@ func (a *app) printPlan(p planned, speed float64) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.stdout, "\n%d samples, %s operations, at most %s of device memory, %s on disk", p.Samples, count(p.FLOPs), bytesText(p.Memory), bytesText(p.Disk))
+	fmt.Fprintf(a.stdout, "\n%d samples, %s operations, at most %s of device memory", p.Samples, count(p.FLOPs), bytesText(p.Memory))
+	if p.Host > 0 {
+		fmt.Fprintf(a.stdout, ", %s of the host's memory for offloaded state", bytesText(p.Host))
+	}
+	fmt.Fprintf(a.stdout, ", %s on disk", bytesText(p.Disk))
 	if speed > 0 {
 		fmt.Fprintf(a.stdout, ", %s at %g samples/s (%s operations/s)", duration(p.Seconds), speed, count(p.FLOPs/p.Seconds))
 	}

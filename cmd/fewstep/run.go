@@ -63,7 +63,11 @@ func (a *app) run(cmd *cobra.Command, path string, o runOptions) error {
 
 // walk is run's work, with a recipe whose model is here. It gives the run to opened.
 func (a *app) walk(ctx context.Context, config *distill.Config, path string, o runOptions, opened *atomic.Pointer[train.Run]) error {
-	rt, err := a.openBackend(xla.Options{})
+	host, err := offloaded(config)
+	if err != nil {
+		return err
+	}
+	rt, err := a.openBackend(xla.Options{HostMemory: host})
 	if err != nil {
 		return err
 	}

@@ -158,8 +158,14 @@ static void* from_host_in_slot(int slot, void* args) {
 	if (n <= SMALL_ELEMENTS) {
 		a->host_buffer_semantics = IMMUTABLE_ONLY_DURING_CALL;
 	}
+	void* memory = fewstep_destination(real_table[slot], a->device);
+	if (memory != NULL) {
+		a->memory = memory;
+	}
 	return real_table[slot]->functions[FEWSTEP_BUFFER_FROM_HOST](a);
 }
+
+static void* copy_in_slot(int slot, void* args) { return fewstep_copy(real_table[slot], args); }
 
 static void* await_in_slot(int slot, void* args) {
 	return ((object_args*)args)->object == &dispatched ? NULL : real_table[slot]->functions[FEWSTEP_EVENT_AWAIT](args);
@@ -207,6 +213,7 @@ static void* opaque_pointer_in_slot(int slot, void* args) {
 	static void* compile_##n(void* args) { return compile_in_slot(n, args); } \
 	static void* execute_##n(void* args) { return execute_in_slot(n, args); } \
 	static void* from_host_##n(void* args) { return from_host_in_slot(n, args); } \
+	static void* copy_##n(void* args) { return copy_in_slot(n, args); } \
 	static void* await_##n(void* args) { return await_in_slot(n, args); } \
 	static void* destroy_##n(void* args) { return destroy_in_slot(n, args); } \
 	static void* unsafe_pointer_##n(void* args) { return unsafe_pointer_in_slot(n, args); } \
@@ -218,6 +225,7 @@ static const fewstep_pjrt_fn create_of_slot[SLOTS] = ALL(create_);
 static const fewstep_pjrt_fn compile_of_slot[SLOTS] = ALL(compile_);
 static const fewstep_pjrt_fn execute_of_slot[SLOTS] = ALL(execute_);
 static const fewstep_pjrt_fn from_host_of_slot[SLOTS] = ALL(from_host_);
+static const fewstep_pjrt_fn copy_of_slot[SLOTS] = ALL(copy_);
 static const fewstep_pjrt_fn await_of_slot[SLOTS] = ALL(await_);
 static const fewstep_pjrt_fn destroy_of_slot[SLOTS] = ALL(destroy_);
 static const fewstep_pjrt_fn unsafe_pointer_of_slot[SLOTS] = ALL(unsafe_pointer_);
@@ -242,6 +250,7 @@ fewstep_table* fewstep_table_copy(const void* api, bool layered) {
 		copy->functions[FEWSTEP_CLIENT_COMPILE] = compile_of_slot[slot];
 		copy->functions[FEWSTEP_LOADED_EXECUTE] = execute_of_slot[slot];
 		copy->functions[FEWSTEP_BUFFER_FROM_HOST] = from_host_of_slot[slot];
+		copy->functions[FEWSTEP_BUFFER_COPY_TO_DEVICE] = copy_of_slot[slot];
 		copy->functions[FEWSTEP_EVENT_AWAIT] = await_of_slot[slot];
 		copy->functions[FEWSTEP_EVENT_DESTROY] = destroy_of_slot[slot];
 		copy->functions[FEWSTEP_BUFFER_UNSAFE_POINTER] = unsafe_pointer_of_slot[slot];
@@ -256,7 +265,7 @@ void* fewstep_take_created_client(void) {
 	return client;
 }
 
-static char* take_message(const fewstep_table* table, void* error) {
+char* fewstep_take_message(const fewstep_table* table, void* error) {
 	text_args m = {.struct_size = sizeof m, .of = error};
 	table->functions[FEWSTEP_ERROR_MESSAGE](&m);
 	char* text = calloc(1, m.size + 1);
@@ -272,7 +281,7 @@ char* fewstep_device_memory(const fewstep_table* table, void* client, size_t dev
 	addressable_devices_args a = {.struct_size = sizeof a, .client = client};
 	void* error = table->functions[FEWSTEP_CLIENT_ADDRESSABLE_DEVICES](&a);
 	if (error != NULL) {
-		return take_message(table, error);
+		return fewstep_take_message(table, error);
 	}
 	if (device >= a.count) {
 		return strdup("no such device");
@@ -282,7 +291,7 @@ char* fewstep_device_memory(const fewstep_table* table, void* client, size_t dev
 	stats->struct_size = offsetof(fewstep_memory_stats, peak_pool_bytes_is_set) + sizeof(bool);
 	stats->device = a.devices[device];
 	error = table->functions[FEWSTEP_DEVICE_MEMORY_STATS](stats);
-	return error == NULL ? NULL : take_message(table, error);
+	return error == NULL ? NULL : fewstep_take_message(table, error);
 }
 
 void* fewstep_compile_code(const fewstep_table* real, fewstep_compile_args* args, const char* code, size_t size) {
@@ -298,7 +307,7 @@ void* fewstep_compile_code(const fewstep_table* real, fewstep_compile_args* args
 
 static void drop(const fewstep_table* real, void* error) {
 	if (error != NULL) {
-		free(take_message(real, error));
+		free(fewstep_take_message(real, error));
 	}
 }
 
@@ -306,13 +315,13 @@ char* fewstep_serialize(const fewstep_table* real, void* loaded, char** bytes, s
 	get_args g = {.struct_size = sizeof g, .of = loaded};
 	void* error = real->functions[FEWSTEP_LOADED_GET_EXECUTABLE](&g);
 	if (error != NULL) {
-		return take_message(real, error);
+		return fewstep_take_message(real, error);
 	}
 	serialize_args s = {.struct_size = sizeof s, .executable = g.got};
 	error = real->functions[FEWSTEP_EXECUTABLE_SERIALIZE](&s);
 	char* message = NULL;
 	if (error != NULL) {
-		message = take_message(real, error);
+		message = fewstep_take_message(real, error);
 	} else {
 		*bytes = malloc(s.size > 0 ? s.size : 1);
 		if (*bytes == NULL) {
@@ -350,7 +359,7 @@ char* fewstep_deserialize(const fewstep_table* real, void* client, const char* b
 	deserialize_args d = {.struct_size = sizeof d, .client = client, .bytes = bytes, .size = size};
 	void* error = real->functions[FEWSTEP_DESERIALIZE_AND_LOAD](&d);
 	if (error != NULL) {
-		return take_message(real, error);
+		return fewstep_take_message(real, error);
 	}
 	*loaded = d.loaded;
 	return NULL;

@@ -23,15 +23,20 @@ enum {
 	FEWSTEP_BUFFER_FROM_HOST = 22,
 	FEWSTEP_DESCRIPTION_KIND = 26,
 	FEWSTEP_DEVICE_DESCRIPTION = 29,
+	FEWSTEP_DEVICE_MEMORIES = 32,
+	FEWSTEP_DEVICE_DEFAULT_MEMORY = 33,
 	FEWSTEP_DEVICE_MEMORY_STATS = 34,
+	FEWSTEP_MEMORY_KIND = 36,
 	FEWSTEP_EXECUTABLE_DESTROY = 40,
 	FEWSTEP_EXECUTABLE_SERIALIZE = 49,
 	FEWSTEP_LOADED_GET_EXECUTABLE = 51,
 	FEWSTEP_LOADED_EXECUTE = 55,
 	FEWSTEP_DESERIALIZE_AND_LOAD = 56,
+	FEWSTEP_BUFFER_COPY_TO_DEVICE = 69,
 	FEWSTEP_BUFFER_READY_EVENT = 72,
 	FEWSTEP_BUFFER_UNSAFE_POINTER = 73,
 	FEWSTEP_BUFFER_OPAQUE_POINTER = 76,
+	FEWSTEP_BUFFER_COPY_TO_MEMORY = 92,
 	FEWSTEP_EXECUTABLE_MEMORY_STATS = 96,
 	FEWSTEP_TABLE_NEEDED = 97,
 };
@@ -104,6 +109,28 @@ fewstep_table* fewstep_table_copy(const void* api, bool layered);
 
 // The client created last by any copied table, once; NULL when there is none. Calls are serialised by the caller.
 void* fewstep_take_created_client(void);
+
+// Memories of a device in which a buffer may lie.
+enum { FEWSTEP_AS_ASKED = 0, FEWSTEP_ON_DEVICE = 1, FEWSTEP_PINNED_HOST = 2 };
+
+// Says where this thread's next upload or copy to a device is to lie (memory.c). 0 = as the caller asks.
+void fewstep_place(int where);
+
+// Says whether that was done since, and hands over the event of the completion of a copy to the host's memory, with
+// the table that it belongs to; NULL when there is none.
+bool fewstep_placed(const fewstep_table** real, void** ready);
+
+// Waits for an event and destroys it. Returns NULL, or a message that the caller frees.
+char* fewstep_await(const fewstep_table* real, void* event);
+
+// Copies a buffer to a device: to the memory that this thread's next copy is to lie in, if one was named.
+void* fewstep_copy(const fewstep_table* real, void* args);
+
+// The memory of a device in which this thread's next buffer is to lie. NULL = as asked, or there is no such memory.
+void* fewstep_destination(const fewstep_table* real, void* device);
+
+// The text of an error, which is destroyed with it; the caller frees it.
+char* fewstep_take_message(const fewstep_table* table, void* error);
 
 // Fills stats for one addressable device of a client. Returns NULL, or a message that the caller frees.
 char* fewstep_device_memory(const fewstep_table* table, void* client, size_t device, fewstep_memory_stats* stats);

@@ -52,6 +52,7 @@ type Options struct {
 	MemoryFraction float64 // upper limit of the device memory taken, as a fraction (kind cuda only); 0 = plugin's default (0.75)
 	Preallocate    bool    // take that memory at once instead of as it is needed (kind cuda only)
 	VisibleDevices []int   // CUDA device numbers to use; nil = all
+	HostMemory     int64   // bytes of the host's memory that buffers will take (kind cuda only; see place.go); 0 = not known
 	Search         *Search // where to look for plugins; nil = DefaultSearch()
 	Plain          bool    // use the plugin's table as it is: no asynchronous execution, aliasing or cache of programs
 	Programs       string  // folder of compiled programs, "off" = none; "" = FEWSTEP_PROGRAM_CACHE, else in the user's cache folder
@@ -64,6 +65,9 @@ const PlainEnv = "FEWSTEP_PLAIN_PJRT"
 func (o Options) Validate() error {
 	if o.Devices < 0 || o.Devices > 1024 {
 		return fmt.Errorf("xla: %d virtual CPU devices asked for: choose between 1 and 1024", o.Devices)
+	}
+	if o.HostMemory < 0 {
+		return fmt.Errorf("xla: %d bytes of the host's memory", o.HostMemory)
 	}
 	if o.MemoryFraction < 0 || o.MemoryFraction > 1 {
 		return fmt.Errorf("xla: memory fraction %g: choose a value above 0 and at most 1", o.MemoryFraction)
@@ -201,6 +205,7 @@ func openCandidate(c Candidate, opt Options) (rt *Runtime, err error) {
 		programs = defaultCacheDir()
 	}
 	if c.Kind == CUDA {
+		limitHostMemory(opt.HostMemory)
 		notes = prepareCUDA(c, programs)
 	}
 	plain := opt.Plain || os.Getenv(PlainEnv) != ""

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"fewstep/distill"
 	"fewstep/engine"
 	"fewstep/internal/xla"
 	"fewstep/train/cost"
@@ -44,6 +45,7 @@ type Result struct {
 	Frozen      string   `json:"frozen"`
 	Critic      string   `json:"critic"`
 	Moments     string   `json:"moments"`
+	Offload     string   `json:"offload"` // what is in the host's memory: none, or optimizer
 	Granularity int      `json:"granularity"`
 	Calls       int      `json:"calls"`
 	Split       bool     `json:"split"`
@@ -54,8 +56,10 @@ type Result struct {
 	PeakGB      *float64 `json:"peak_gb"`    // of the device, in units of 1e9 bytes; null where it keeps no figures
 	ArraysGB    float64  `json:"arrays_gb"`  // the engine's own account: arrays, and a program's scratch space
 	PlannedGB   float64  `json:"planned_gb"` // the same as a dry engine foresees it
-	SetupS      float64  `json:"setup_s"`    // weights and inputs
-	CompileS    float64  `json:"compile_s"`  // in which at least one program was being compiled
+	HostGB      float64  `json:"host_gb"`    // most of the host's memory that offloaded state took
+	PlannedHost float64  `json:"planned_host_gb"`
+	SetupS      float64  `json:"setup_s"`   // weights and inputs
+	CompileS    float64  `json:"compile_s"` // in which at least one program was being compiled
 	Programs    int      `json:"programs"`
 	Cached      int      `json:"cached"` // programs that came from the folder of compiled programs
 	Runs        int      `json:"runs"`   // programs run in a step
@@ -81,6 +85,9 @@ func Run(rt *xla.Runtime, e *engine.Engine, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := e.CheckOffload(); err != nil {
+		return nil, err
+	}
 	planned, err := plan(e, p, o, rt.Kind == xla.CUDA)
 	if err != nil {
 		return nil, err
@@ -91,8 +98,11 @@ func Run(rt *xla.Runtime, e *engine.Engine, o Options) (*Result, error) {
 		return nil, err
 	}
 	r := &Result{What: "fewstep", Device: rt.DeviceName(), Preset: o.Preset, Step: o.Step, Batch: o.Batch,
-		Compute: e.Compute.String(), Frozen: e.FrozenDType().String(), Critic: o.Critic, Moments: o.Moments.String(), Granularity: int(e.Granularity), Calls: int(max(e.Granularity, e.Calls)), Split: e.Split,
+		Compute: e.Compute.String(), Frozen: e.FrozenDType().String(), Critic: o.Critic, Moments: o.Moments.String(), Offload: distill.OffloadNone, Granularity: int(e.Granularity), Calls: int(max(e.Granularity, e.Calls)), Split: e.Split,
 		SetupS: seconds(time.Since(start)), FLOPs: cost.ModelCount, XLAFlags: os.Getenv("XLA_FLAGS")}
+	if e.Offload > 0 {
+		r.Offload = distill.OffloadOptimizer
+	}
 	before := e.Compiled()
 	var times []time.Duration
 	for i := range 3 + o.Iters { // one that compiles, two that warm up
@@ -117,7 +127,8 @@ func Run(rt *xla.Runtime, e *engine.Engine, o Options) (*Result, error) {
 		r.PeakGB = &gb
 	}
 	stats := e.Compiled()
-	r.ArraysGB, r.PlannedGB = float64(e.Memory().Peak)/1e9, float64(planned)/1e9
+	r.ArraysGB, r.PlannedGB = float64(e.Memory().Peak)/1e9, float64(planned.Peak)/1e9
+	r.HostGB, r.PlannedHost = float64(e.Memory().HostPeak)/1e9, float64(planned.HostPeak)/1e9
 	r.CompileS, r.Programs, r.Cached = seconds(stats.Wall-before.Wall), stats.Programs, stats.Cached
 	r.Parameters = s.parameters
 	r.TFLOP, r.TFLOPs = flop/1e12, flop/1e12/median
@@ -139,24 +150,25 @@ func Run(rt *xla.Runtime, e *engine.Engine, o Options) (*Result, error) {
 }
 
 // plan is the memory that the step would take, without taking it.
-func plan(e *engine.Engine, p Preset, o Options, flash bool) (bytes int64, err error) {
+func plan(e *engine.Engine, p Preset, o Options, flash bool) (m engine.Memory, err error) {
 	rt, err := xla.Open(xla.Go, xla.Options{}) // builds graphs only
 	if err != nil {
-		return 0, err
+		return m, err
 	}
 	defer rt.Close()
 	d := engine.Dry(rt.Backend, e.Compute, e.Granularity)
 	d.Split, d.Frozen, d.Calls, d.Flash = e.Split, e.Frozen, e.Calls, flash
+	d.Offload = e.Offload
 	s, err := newSetup(d, p, o)
 	if err != nil {
-		return 0, err
+		return m, err
 	}
 	for range 2 {
 		if err := s.step(); err != nil {
-			return 0, err
+			return m, err
 		}
 	}
-	return d.Memory().Peak, nil
+	return d.Memory(), nil
 }
 
 func seconds(d time.Duration) float64 { return round(d.Seconds()) }

@@ -14,6 +14,7 @@ type Change struct {
 	Set    []string `json:"set"`    // as overrides
 	Effect string   `json:"effect"` // in words
 	Memory int64    `json:"memory_bytes"`
+	Host   int64    `json:"host_bytes,omitempty"` // of the host's memory, for offloaded state
 
 	LoRAOnly bool `json:"lora_only,omitempty"` // and phases whose target is full, and merges, are left out
 }
@@ -34,7 +35,7 @@ func Fit(b compute.Backend, load func(overrides ...string) (*distill.Config, err
 			change.Effect = join("only the phases whose target is lora, with teacher and student over one base", change.Effect)
 			changed = onlyLoRA(changed)
 		}
-		if change.Memory, err = atMost(b, changed, m, d, limit); err != nil || change.Memory > limit {
+		if change.Memory, change.Host, err = atMost(b, changed, m, d, limit); err != nil || change.Memory > limit {
 			return nil, err
 		}
 		return []Change{change}, nil
@@ -90,6 +91,9 @@ func keepingLess(c *distill.Config) (all []Change) {
 	if c.Train.Moments != "bf16" {
 		all = append(all, Change{Effect: "Adam's moments in bf16", Set: []string{"train.moments=bf16"}})
 	}
+	if c.Train.Offload == distill.OffloadNone {
+		all = append(all, Change{Effect: "the optimizer's state in the host's memory", Set: []string{"train.offload=optimizer"}})
+	}
 	adversarial := slices.ContainsFunc(c.Stages, func(s distill.Stage) bool { return s.Loss == distill.LossAdversarial })
 	if adversarial && c.Discriminator.Target != distill.TargetLoRA {
 		all = append(all, Change{Effect: "a discriminator of adapters over the frozen base", Set: []string{"discriminator.target=lora"}})
@@ -117,11 +121,11 @@ func join(a, b string) string {
 	return a + ", " + b
 }
 
-// atMost is the memory of a recipe's largest phase, or of the first that takes more than limit.
-func atMost(b compute.Backend, c *distill.Config, m Model, d Device, limit int64) (bytes int64, err error) {
+// atMost is the memory of a recipe's largest phase, or of the first that takes more than limit, and the host's.
+func atMost(b compute.Backend, c *distill.Config, m Model, d Device, limit int64) (bytes, host int64, err error) {
 	steps, err := distill.Plan(c)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	weight := func(s distill.Step) (w int) { // the likely largest first
 		if s.Target == distill.TargetFull {
@@ -144,11 +148,12 @@ func atMost(b compute.Backend, c *distill.Config, m Model, d Device, limit int64
 		seen[alike(c, s)] = true
 		one, err := memory(b, c, m, s, d, limit)
 		if err != nil {
-			return 0, fmt.Errorf("stage %s, phase %s: %w", s.StageName, s.PhaseName, err)
+			return 0, 0, fmt.Errorf("stage %s, phase %s: %w", s.StageName, s.PhaseName, err)
 		}
+		host = max(host, one.Host)
 		if bytes = max(bytes, one.Total); bytes > limit {
 			break
 		}
 	}
-	return bytes, nil
+	return bytes, host, nil
 }

@@ -1,6 +1,7 @@
 package cost_test
 
 import (
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -57,6 +58,41 @@ func TestLoRALadderFitsSmallCard(t *testing.T) {
 	}
 }
 
+// The recipe that trains whole networks on a card of 24 GiB fits it, as its comment says, and not without offload.
+func TestFullLadderFitsSmallCard(t *testing.T) {
+	load := func(set ...string) *distill.Config {
+		c, err := distill.Load("../../configs/sdxl/full-24gb.yaml", set...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	for _, c := range []struct {
+		set               []string
+		least, most, host float64 // GB
+	}{
+		{nil, 23.2, 23.4, 20.64},
+		{[]string{"train.moments=f32"}, 23.2, 23.4, 30.91},
+		{[]string{"train.batch=2"}, 24, 24.2, 20.64},
+		{[]string{"train.offload=none"}, 40, 41, 0},
+	} {
+		phases, err := cost.Plan(backend(t).Backend, load(c.set...), sdxlModel(), gpu)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var device, host int64
+		for _, p := range phases {
+			device, host = max(device, p.Memory.Total), max(host, p.Memory.Host)
+		}
+		if gb := float64(device) / 1e9; gb < c.least || gb > c.most {
+			t.Errorf("%v: %.2f GB, want %g to %g", c.set, gb, c.least, c.most)
+		}
+		if gb := float64(host) / 1e9; math.Abs(gb-c.host) > 0.01 {
+			t.Errorf("%v: %.2f GB of the host's, want %g", c.set, gb, c.host)
+		}
+	}
+}
+
 // Advice names the settings in order of gentleness, holds what it promises and does not make its reader wait.
 func TestFit(t *testing.T) {
 	load := func(more ...string) (*distill.Config, error) {
@@ -69,8 +105,9 @@ func TestFit(t *testing.T) {
 	}{
 		{53e9, []string{"train.batch=4", "train.accumulate=128"}, false},
 		{45e9, []string{"train.moments=bf16", "train.batch=4", "train.accumulate=128"}, false},
-		{40e9, []string{"train.moments=bf16", "discriminator.target=lora", "train.batch=2", "train.accumulate=256"}, false},
-		{12e9, []string{"train.moments=bf16", "discriminator.target=lora", "train.batch=1", "train.accumulate=512"}, true},
+		{40e9, []string{"train.moments=bf16", "train.offload=optimizer"}, false},
+		{24e9, []string{"train.moments=bf16", "train.offload=optimizer", "train.batch=1", "train.accumulate=512"}, false},
+		{12e9, []string{"train.moments=bf16", "train.offload=optimizer", "discriminator.target=lora", "train.batch=2", "train.accumulate=256"}, true},
 		{6e9, nil, false},
 	} {
 		start := time.Now()
@@ -87,7 +124,7 @@ func TestFit(t *testing.T) {
 			}
 			continue
 		}
-		if len(fits) == 0 || !slices.Equal(fits[0].Set, c.want) || fits[0].Memory > c.limit || strings.HasPrefix(fits[0].Effect, "only the phases whose target is lora") != c.lora {
+		if len(fits) == 0 || !slices.Equal(fits[0].Set, c.want) || fits[0].Memory > c.limit || fits[0].Host > 0 != slices.Contains(c.want, "train.offload=optimizer") || strings.HasPrefix(fits[0].Effect, "only the phases whose target is lora") != c.lora {
 			t.Errorf("%d GB: %+v, want %v", c.limit/1e9, fits, c.want)
 			continue
 		}

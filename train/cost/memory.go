@@ -27,11 +27,13 @@ type Memory struct {
 	Step      int64 `json:"step"`      // what an update adds at its peak: samples, block inputs, gradients, scratch space
 	Total     int64 `json:"total"`
 	Arrays    int64 `json:"arrays"` // of Total, without the compiled programs' scratch space, which is estimated
+
+	Host int64 `json:"host"` // of the host's memory, page-locked, beside the device's: offloaded state
 }
 
 // MemoryCounts says how Memory is made and what it leaves out.
 const MemoryCounts = "one update walked through with arrays that have no content; the programs' scratch space is estimated from their graphs, which is rough at granularity network; " +
-	"not counted: the programs' code, text encoders and VAE before training, fragmentation"
+	"not counted: the programs' code, text encoders and VAE before training, fragmentation; of the host's memory only offloaded state is counted"
 
 // rehearsal is a phase on a dry engine. It goes the way of package train, which tests that it does.
 type rehearsal struct {
@@ -59,6 +61,7 @@ func alike(c *distill.Config, s distill.Step) string {
 func memory(b compute.Backend, c *distill.Config, m Model, s distill.Step, d Device, limit int64) (out Memory, err error) {
 	e := engine.Dry(b, ComputeTypes[c.Train.Compute], Levels[c.Train.Granularity])
 	e.Calls, e.Frozen = Levels[c.Train.CallGranularity()], ComputeTypes[c.Train.Frozen]
+	e.Offload = Offload(c.Train)
 	e.Split, e.Flash = d.Split && e.Granularity == nn.Network, d.Flash
 	r := &rehearsal{e: e, c: c, step: s, in: m.inputs(c, c.Train.Batch), adapters: &nn.LoRA{Rank: c.LoRA.Rank, Scale: c.LoRA.Scale()}}
 	if err = r.networks(b, m); err != nil {
@@ -68,14 +71,14 @@ func memory(b compute.Backend, c *distill.Config, m Model, s distill.Step, d Dev
 	if err = r.optimizers(); err != nil {
 		return out, err
 	}
-	out.Optimizer = e.Memory().Live - out.Weights
+	out.Optimizer, out.Host = e.Memory().Live-out.Weights, e.Memory().Host
 	if out.Total = e.Memory().Live; limit > 0 && out.Total > limit {
 		return out, nil
 	}
 	if err = r.update(); err != nil {
 		return out, err
 	}
-	out.Total, out.Arrays = e.Memory().Peak, e.Memory().Held
+	out.Total, out.Arrays, out.Host = e.Memory().Peak, e.Memory().Held, e.Memory().HostPeak
 	out.Step = out.Total - out.Weights - out.Optimizer
 	return out, nil
 }

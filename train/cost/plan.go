@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"fewstep/distill"
+	"fewstep/engine"
 	"fewstep/model/discriminator"
 	"fewstep/model/nn"
 	"fewstep/model/unet"
@@ -109,6 +110,14 @@ var Levels = map[string]nn.Level{"network": nn.Network, "stage": nn.Stage, "laye
 
 // ComputeTypes are the compute types by their names in a recipe.
 var ComputeTypes = map[string]dtypes.DType{"f32": dtypes.Float32, "bf16": dtypes.BFloat16}
+
+// Offload is a recipe's engine.Engine.Offload.
+func Offload(t distill.Train) int {
+	if t.Offload == distill.OffloadOptimizer {
+		return engine.OffloadFrom
+	}
+	return 0
+}
 
 func measure(b compute.Backend, c *distill.Config, m Model) (n networks, err error) {
 	side := c.Data.Resolution / m.Factor
