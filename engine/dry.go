@@ -84,7 +84,13 @@ func scratch(g *graph.Graph, outputs map[*graph.Node]bool, flash bool) int64 {
 				maps.Copy(from, made[j])
 			}
 		}
-		if kept[i] = k.keeps(i, len(from)); !kept[i] {
+		large := 0 // a small one, such as a vector for each sample, makes nothing worth keeping
+		for j := range from {
+			if 64*k.nodes[j].Shape().Size() >= n.Shape().Size() {
+				large++
+			}
+		}
+		if kept[i] = k.keeps(i, large); !kept[i] {
 			made[i] = from
 		}
 		if kept[i] || outputs[n] {

@@ -23,7 +23,8 @@ func TestPlannedMemoryIsWhatWasMeasured(t *testing.T) {
 		step  string
 		batch int
 		gb    float64
-	}{{"forward", 1, 5.280}, {"forward", 4, 5.635}, {"mse-lora", 1, 8.165}, {"adv-lora", 1, 19.449}, {"adv-full", 1, 38.415}} {
+	}{{"forward", 1, 5.280}, {"forward", 4, 5.635}, {"mse-lora", 1, 8.165}, {"mse-lora", 4, 10.260}, {"adv-lora", 1, 19.449},
+		{"adv-lora", 4, 23.036}, {"adv-full", 1, 38.415}} {
 		t.Run(fmt.Sprintf("%s-%d", c.step, c.batch), func(t *testing.T) {
 			t.Parallel()
 			e := engine.New(rt.Backend, dtypes.BFloat16, nn.Layer)
