@@ -15,9 +15,12 @@ import (
 // for GPUs, kernels of convolutions in bf16 are kept as cuDNN reads them: [out, height, width, in] in place of PyTorch's
 // [out, in, height, width]. Programs see them in PyTorch's order, and XLA drops the two turns that cancel.
 
-// keeps is the form in which a parameter is kept.
+// keeps is the form in which a parameter is kept: vectors and adapters in f32 always.
 func (e *Engine) keeps(s nn.Spec, trained bool) (shape shapes.Shape, turned bool) {
-	dtype := e.kept(s, trained)
+	dtype := e.FrozenDType()
+	if trained || len(s.Dims) < 2 || IsLoRA(s.Name) {
+		dtype = dtypes.Float32
+	}
 	turned = dtype == dtypes.BFloat16 && e.Granularity < nn.Network && len(s.Dims) == 4 && s.Dims[2]*s.Dims[3] > 1
 	if turned {
 		return shapes.Make(dtype, s.Dims[0], s.Dims[2], s.Dims[3], s.Dims[1]), true

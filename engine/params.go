@@ -133,14 +133,6 @@ func (e *Engine) upload(s nn.Spec, value func(nn.Spec) ([]float32, error), train
 	return a, nil
 }
 
-// kept is the dtype in which a parameter is kept: vectors and adapters in f32 always.
-func (e *Engine) kept(s nn.Spec, trained bool) dtypes.DType {
-	if trained || len(s.Dims) < 2 || IsLoRA(s.Name) {
-		return dtypes.Float32
-	}
-	return e.FrozenDType()
-}
-
 // Share makes a set of frozen parameters that refers to the same arrays as p.
 func (p *Params) Share() *Params {
 	q := NewParams(p.Specs)

@@ -17,15 +17,11 @@ func (a *app) fits(c *distill.Config, load func(overrides ...string) (*distill.C
 	if err != nil {
 		return nil // opening the model tells better what it is
 	}
-	rt, err := xla.Open(xla.Go, xla.Options{}) // builds graphs only
+	rt, phases, err := planPhases(c, m, d)
 	if err != nil {
 		return err
 	}
 	defer rt.Close()
-	phases, err := cost.Plan(rt.Backend, c, m, d)
-	if err != nil {
-		return withCode(exitUsage, err)
-	}
 	var most, arrays, host int64
 	for _, p := range phases {
 		most, arrays, host = max(most, p.Memory.Total), max(arrays, p.Memory.Arrays), max(host, p.Memory.Host)
@@ -58,15 +54,11 @@ func offloaded(c *distill.Config) (bytes int64, err error) {
 	if err != nil {
 		return 0, nil // opening the model tells better what it is
 	}
-	rt, err := xla.Open(xla.Go, xla.Options{}) // builds graphs only
+	rt, phases, err := planPhases(c, m, cost.Device{})
 	if err != nil {
 		return 0, err
 	}
 	defer rt.Close()
-	phases, err := cost.Plan(rt.Backend, c, m, cost.Device{})
-	if err != nil {
-		return 0, withCode(exitUsage, err)
-	}
 	for _, p := range phases {
 		bytes = max(bytes, p.Memory.Host)
 	}

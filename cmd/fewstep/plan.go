@@ -89,17 +89,13 @@ func (a *app) plan(path string, set []string, speed float64, brief bool, limit i
 	if err := c.CheckSchedule(m.Schedule); err != nil {
 		return withCode(exitUsage, err)
 	}
-	rt, err := xla.Open(xla.Go, xla.Options{}) // builds graphs only
+	cuda := a.forGPU(c)
+	device := cost.Device{Split: !cuda, Flash: cuda && c.Train.Compute == "bf16"}
+	rt, phases, err := planPhases(c, m, device)
 	if err != nil {
 		return err
 	}
 	defer rt.Close()
-	cuda := a.forGPU(c)
-	device := cost.Device{Split: !cuda, Flash: cuda && c.Train.Compute == "bf16"}
-	phases, err := cost.Plan(rt.Backend, c, m, device)
-	if err != nil {
-		return withCode(exitUsage, err)
-	}
 	p := planned{Config: string(c.Resolved()), ConfigHash: c.Hash(), Notes: notes, Phases: phases}
 	p.add(c.Train.KeepCheckpoints, speed)
 	tooMuch := limit > 0 && p.Memory > limit
@@ -147,6 +143,20 @@ func (p *planned) add(keep int, speed float64) {
 	if speed > 0 {
 		p.Seconds = float64(p.Samples) / speed
 	}
+}
+
+// planPhases plans a recipe's phases, on a backend that only builds graphs; whoever calls it closes that.
+func planPhases(c *distill.Config, m cost.Model, d cost.Device) (*xla.Runtime, []cost.Phase, error) {
+	rt, err := xla.Open(xla.Go, xla.Options{})
+	if err != nil {
+		return nil, nil, err
+	}
+	phases, err := cost.Plan(rt.Backend, c, m, d)
+	if err != nil {
+		rt.Close()
+		return nil, nil, withCode(exitUsage, err)
+	}
+	return rt, phases, nil
 }
 
 // planModel reads the architecture from the model directory's config files; of one that is missing and named after

@@ -15,13 +15,6 @@ typedef struct {
 } device_memories_args;
 
 typedef struct {
-	size_t struct_size;
-	void*  extension_start;
-	void*  of;
-	void*  got; // out
-} get_args;
-
-typedef struct {
 	size_t      struct_size;
 	void*       extension_start;
 	void*       memory;
@@ -64,21 +57,15 @@ bool fewstep_placed(const fewstep_table** real, void** ready) {
 	return place.done;
 }
 
-static void drop(const fewstep_table* real, void* error) {
-	if (error != NULL) {
-		free(fewstep_take_message(real, error));
-	}
-}
-
 static const char pinned[] = "pinned_host";
 
 void* fewstep_destination(const fewstep_table* real, void* device) {
 	void* found = NULL;
 	if (place.where == FEWSTEP_ON_DEVICE) {
-		get_args a = {.struct_size = sizeof a, .of = device};
+		fewstep_get_args a = {.struct_size = sizeof a, .of = device};
 		void* error = real->functions[FEWSTEP_DEVICE_DEFAULT_MEMORY](&a);
 		found = error == NULL ? a.got : NULL;
-		drop(real, error);
+		fewstep_drop(real, error);
 	} else if (place.where == FEWSTEP_PINNED_HOST) {
 		device_memories_args a = {.struct_size = sizeof a, .device = device};
 		void* error = real->functions[FEWSTEP_DEVICE_MEMORIES](&a);
@@ -89,7 +76,7 @@ void* fewstep_destination(const fewstep_table* real, void* device) {
 				found = a.memories[i];
 			}
 		}
-		drop(real, error);
+		fewstep_drop(real, error);
 	}
 	place.done = found != NULL;
 	return found;
@@ -110,9 +97,9 @@ void* fewstep_copy(const fewstep_table* real, void* args) {
 	if (place.where != FEWSTEP_PINNED_HOST) {
 		return NULL; // whoever needs it on the device is queued behind it
 	}
-	get_args ready = {.struct_size = sizeof ready, .of = c.result};
+	fewstep_get_args ready = {.struct_size = sizeof ready, .of = c.result};
 	error = real->functions[FEWSTEP_BUFFER_READY_EVENT](&ready);
-	drop(real, error); // without an event nobody waits, and whoever reads the copy is told
+	fewstep_drop(real, error); // without an event nobody waits, and whoever reads the copy is told
 	place.real = real;
 	place.ready = error == NULL ? ready.got : NULL;
 	return NULL;
@@ -122,6 +109,6 @@ char* fewstep_await(const fewstep_table* real, void* event) {
 	event_args e = {.struct_size = sizeof e, .event = event};
 	void* error = real->functions[FEWSTEP_EVENT_AWAIT](&e);
 	char* message = error == NULL ? NULL : fewstep_take_message(real, error);
-	drop(real, real->functions[FEWSTEP_EVENT_DESTROY](&e));
+	fewstep_drop(real, real->functions[FEWSTEP_EVENT_DESTROY](&e));
 	return message;
 }

@@ -39,13 +39,6 @@ typedef struct {
 } object_args;
 
 typedef struct {
-	size_t struct_size;
-	void*  extension_start;
-	void*  of;
-	void*  got; // out
-} get_args;
-
-typedef struct {
 	size_t        struct_size;
 	void*         extension_start;
 	void*         executable;
@@ -182,7 +175,7 @@ typedef struct {
 	void*  event; // out
 } ready_event_args;
 
-static void drop(const fewstep_table* real, void* error);
+void fewstep_drop(const fewstep_table* real, void* error);
 
 // wait_for returns when a buffer holds what was queued for it, with the error of that work.
 static void* wait_for(const fewstep_table* real, void* buffer) {
@@ -193,7 +186,7 @@ static void* wait_for(const fewstep_table* real, void* buffer) {
 	}
 	object_args event = {sizeof event, NULL, ready.event};
 	error = real->functions[FEWSTEP_EVENT_AWAIT](&event);
-	drop(real, real->functions[FEWSTEP_EVENT_DESTROY](&event));
+	fewstep_drop(real, real->functions[FEWSTEP_EVENT_DESTROY](&event));
 	return error;
 }
 
@@ -305,14 +298,14 @@ void* fewstep_compile_code(const fewstep_table* real, fewstep_compile_args* args
 	return error;
 }
 
-static void drop(const fewstep_table* real, void* error) {
+void fewstep_drop(const fewstep_table* real, void* error) {
 	if (error != NULL) {
 		free(fewstep_take_message(real, error));
 	}
 }
 
 char* fewstep_serialize(const fewstep_table* real, void* loaded, char** bytes, size_t* size) {
-	get_args g = {.struct_size = sizeof g, .of = loaded};
+	fewstep_get_args g = {.struct_size = sizeof g, .of = loaded};
 	void* error = real->functions[FEWSTEP_LOADED_GET_EXECUTABLE](&g);
 	if (error != NULL) {
 		return fewstep_take_message(real, error);
@@ -335,23 +328,23 @@ char* fewstep_serialize(const fewstep_table* real, void* loaded, char** bytes, s
 		}
 	}
 	object_args d = {.struct_size = sizeof d, .object = g.got};
-	drop(real, real->functions[FEWSTEP_EXECUTABLE_DESTROY](&d));
+	fewstep_drop(real, real->functions[FEWSTEP_EXECUTABLE_DESTROY](&d));
 	return message;
 }
 
 int64_t fewstep_scratch_bytes(const fewstep_table* real, void* loaded) {
-	get_args g = {.struct_size = sizeof g, .of = loaded};
+	fewstep_get_args g = {.struct_size = sizeof g, .of = loaded};
 	void* error = real->functions[FEWSTEP_LOADED_GET_EXECUTABLE](&g);
 	if (error != NULL) {
-		drop(real, error);
+		fewstep_drop(real, error);
 		return -1;
 	}
 	executable_memory_args m = {.struct_size = sizeof m, .executable = g.got};
 	error = real->functions[FEWSTEP_EXECUTABLE_MEMORY_STATS](&m);
 	int64_t bytes = error == NULL ? m.device[4] : -1;
-	drop(real, error);
+	fewstep_drop(real, error);
 	object_args d = {.struct_size = sizeof d, .object = g.got};
-	drop(real, real->functions[FEWSTEP_EXECUTABLE_DESTROY](&d));
+	fewstep_drop(real, real->functions[FEWSTEP_EXECUTABLE_DESTROY](&d));
 	return bytes;
 }
 
@@ -372,7 +365,7 @@ char* fewstep_identity(const fewstep_table* real, void* client) {
 	if (error == NULL) {
 		error = real->functions[FEWSTEP_CLIENT_ADDRESSABLE_DEVICES](&a);
 	}
-	get_args description = {.struct_size = sizeof description};
+	fewstep_get_args description = {.struct_size = sizeof description};
 	if (error == NULL && a.count > 0) {
 		description.of = a.devices[0];
 		error = real->functions[FEWSTEP_DEVICE_DESCRIPTION](&description);
@@ -382,7 +375,7 @@ char* fewstep_identity(const fewstep_table* real, void* client) {
 		error = real->functions[FEWSTEP_DESCRIPTION_KIND](&kind);
 	}
 	if (error != NULL) {
-		drop(real, error);
+		fewstep_drop(real, error);
 		return NULL;
 	}
 	size_t room = version.size + kind.size + 64;

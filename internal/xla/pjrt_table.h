@@ -132,6 +132,17 @@ void* fewstep_destination(const fewstep_table* real, void* device);
 // The text of an error, which is destroyed with it; the caller frees it.
 char* fewstep_take_message(const fewstep_table* table, void* error);
 
+// Destroys an error, if it is one.
+void fewstep_drop(const fewstep_table* real, void* error);
+
+// Arguments of the functions that give one object of another, such as a device's default memory.
+typedef struct {
+	size_t struct_size;
+	void*  extension_start;
+	void*  of;
+	void*  got; // out
+} fewstep_get_args;
+
 // Fills stats for one addressable device of a client. Returns NULL, or a message that the caller frees.
 char* fewstep_device_memory(const fewstep_table* table, void* client, size_t device, fewstep_memory_stats* stats);
 
