@@ -35,6 +35,11 @@ type Engine struct {
 	Calls       nn.Level     // granularity of calls without gradients, if it is coarser than Granularity
 	Offload     int          // elements from which on a trained tensor's optimizer state lies in the host's memory (see offload.go); 0 = none does
 
+	// Sites gives every place of a network programs of its own, where places of one shape would share them. XLA records a
+	// program's kernels as CUDA graphs, which hold addresses and are rewritten whenever these differ: a place with a program
+	// of its own finds them as they were. The copies are loaded from the folder of compiled programs, so it takes one.
+	Sites bool
+
 	Flash bool // of a dry engine: the device computes attention without keeping its scores
 
 	// Watch, if not nil, is told of every program's execution: with the layer of internal/xla, when it was queued and how

@@ -20,6 +20,18 @@ func (e *Engine) Shapes(specs []nn.Spec, trained func(name string) bool) *Params
 	return p
 }
 
+// Drop gives back every compiled program and plan. What is run next is compiled again, or loaded from the folder of
+// compiled programs. Nothing may be running on the engine.
+func (e *Engine) Drop() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, p := range e.programs {
+		p.graph.Finalize()
+	}
+	clear(e.programs)
+	clear(e.plans)
+}
+
 // Input is an array without content, for the same purpose.
 func Input(s shapes.Shape) *Array { return &Array{shape: s} }
 

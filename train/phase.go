@@ -134,6 +134,9 @@ func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
 		perUpdate := int64(r.Config.Train.GlobalBatch())
 		r.watch = &monitor.Watcher{Window: int(max(c.CollapseWindow/perUpdate, 1)), SaturatedLoss: c.CollapseLoss, SaturatedAcc: c.CollapseAccuracy}
 	}
+	if r.Engine.Sites {
+		r.Engine.Drop() // one phase's thousand programs take device memory that the next one's need
+	}
 	r.Engine.ResetPeak()
 	if checkpoint == nil {
 		return p.report.Update(p.record(monitor.KindPhase, nil, 0))

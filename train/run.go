@@ -38,6 +38,7 @@ type Options struct {
 	Until    string // stop after this stage; "" = the whole ladder
 	Version  string // of fewstep, for the lineage
 	Split    bool   // update tensor by tensor: see engine.Engine.Split
+	Sites    bool   // programs of its own for every place: see engine.Engine.Sites
 	Backend  compute.Backend
 	Device   Device // to tell its memory and the share of its speed that is reached; may be nil
 	Log      *slog.Logger
@@ -80,6 +81,7 @@ type Device interface {
 // Open opens the model, the data and the run directory. Nothing is computed yet.
 func Open(c *distill.Config, opt Options) (*Run, error) {
 	r := &Run{Config: c, opt: opt, Engine: NewEngine(opt.Backend, c.Train, opt.Split)}
+	r.Engine.Sites = opt.Sites
 	err := r.Engine.CheckOffload()
 	if err != nil {
 		return nil, fmt.Errorf("train.offload: %w; set it to none, or use another --backend", err)

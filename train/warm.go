@@ -19,6 +19,7 @@ import (
 // warmer collects the programs that the rest of a ladder will need, in the order in which it needs them.
 type warmer struct {
 	*Run
+	engine    *engine.Engine
 	in        []*engine.Array // the UNet's inputs
 	column, x *engine.Array
 	jobs      []func() error
@@ -26,12 +27,17 @@ type warmer struct {
 }
 
 // warm compiles in the background, on all cores, the programs that the rest of the ladder will need: by the time a
-// phase starts its programs are there. Whatever fails here fails again, with its place, when it is used.
+// phase starts its programs are there, or in the folder of compiled programs. Whatever fails here fails again, with its place, when it is used.
 func (r *Run) warm(from distill.State) {
 	if r.models.load() != nil {
 		return
 	}
-	w := &warmer{Run: r, seen: map[string]bool{}, column: engine.Input(shapes.Make(dtypes.Float32, r.Config.Train.Batch))}
+	e := r.Engine
+	if e.Sites { // one program of each kind will do: what is its copy is loaded by the phase
+		e = NewEngine(r.opt.Backend, r.Config.Train, r.opt.Split)
+		defer e.Drop()
+	}
+	w := &warmer{Run: r, engine: e, seen: map[string]bool{}, column: engine.Input(shapes.Make(dtypes.Float32, r.Config.Train.Batch))}
 	for _, s := range r.Pipeline.UNetInputs(r.Config.Train.Batch, pipeline.Square(r.Config.Data.Resolution)) {
 		w.in = append(w.in, engine.Input(s))
 	}
@@ -75,31 +81,31 @@ func (w *warmer) with(more ...*engine.Array) []*engine.Array {
 // step adds a phase's programs: the teacher's and the student's calls, and what is trained.
 func (w *warmer) step(step distill.Step) {
 	plain := &program.Functions{UNet: w.Pipeline.UNet, Disc: w.critics()}
-	f, student, target := plain, w.Engine.Shapes(w.models.full, everything), "full"
-	if step.Target == distill.TargetLoRA && !w.Engine.Split { // split training materialises adapters
+	f, student, target := plain, w.engine.Shapes(w.models.full, everything), "full"
+	if step.Target == distill.TargetLoRA && !w.engine.Split { // split training materialises adapters
 		f = &program.Functions{UNet: plain.UNet, Disc: plain.Disc, LoRA: w.models.adapters()}
-		student, target = w.Engine.Shapes(w.models.lora, engine.IsLoRA), "lora"
+		student, target = w.engine.Shapes(w.models.lora, engine.IsLoRA), "lora"
 	}
 	move := func(name string, guided bool, f *program.Functions, params *engine.Params) {
-		w.add(fmt.Sprint(name, guided), func() error { return f.WarmMove(w.Engine, params, guided, w.in, w.column) })
+		w.add(fmt.Sprint(name, guided), func() error { return f.WarmMove(w.engine, params, guided, w.in, w.column) })
 	}
 	guided := step.Guidance > 1
-	move("teacher full", guided, plain, w.Engine.Shapes(w.models.full, nil))
+	move("teacher full", guided, plain, w.engine.Shapes(w.models.full, nil))
 	if w.models.besideBase(step.Teacher) {
 		beside := &program.Functions{UNet: plain.UNet, LoRA: w.models.adapters()}
-		move("teacher lora", guided, beside, w.Engine.Shapes(w.models.lora, nil))
+		move("teacher lora", guided, beside, w.engine.Shapes(w.models.lora, nil))
 	}
 	adam, ofStudent := w.adam(step), w.adam(step)
 	ofStudent.EMA = w.Config.Train.EMA
 	micro := w.Config.Train.Accumulate
 	train := func(name string, f engine.Function, bind engine.Bind, network string, adam engine.Adam, in []*engine.Array) {
-		w.add(name, func() error { return w.Engine.WarmTrain(f, bind, network, adam, micro, in...) })
+		w.add(name, func() error { return w.engine.WarmTrain(f, bind, network, adam, micro, in...) })
 	}
 	if step.Kind != distill.KindAdversarial {
 		train("mse "+target, f.MSE(), engine.Bind{program.NetUNet: student}, program.NetUNet, ofStudent, w.with(w.column, w.column, w.x))
 		return
 	}
-	shared := program.SharesForward(w.Engine, micro)
+	shared := program.SharesForward(w.engine, micro)
 	if !shared {
 		move("student "+target, false, f, student)
 	}
@@ -108,10 +114,10 @@ func (w *warmer) step(step distill.Step) {
 	if err != nil {
 		return
 	}
-	bind := engine.Bind{program.NetUNet: student, program.NetDisc: w.Engine.Shapes(specs, plain.Disc.Trains)}
+	bind := engine.Bind{program.NetUNet: student, program.NetDisc: w.engine.Shapes(specs, plain.Disc.Trains)}
 	if shared {
 		w.add("step "+target, func() error {
-			return w.Engine.WarmRecord(f.Step(), bind, program.NetUNet, ofStudent, w.with(w.column, w.column)...)
+			return w.engine.WarmRecord(f.Step(), bind, program.NetUNet, ofStudent, w.with(w.column, w.column)...)
 		})
 	}
 	train("critic "+step.Form, f.Discriminator(form), bind, program.NetDisc, adam, w.with(w.x, w.x, w.column, w.x, w.column, w.column))
@@ -121,6 +127,6 @@ func (w *warmer) step(step distill.Step) {
 	}
 	w.add("critique "+target+" "+step.Form, func() error {
 		in := append([]*engine.Array{w.x}, w.with(w.column, w.x, w.column, w.column)...)
-		return w.Engine.WarmContinue(f.Critique(form), bind, program.NetUNet, ofStudent, in...)
+		return w.engine.WarmContinue(f.Critique(form), bind, program.NetUNet, ofStudent, in...)
 	})
 }

@@ -21,7 +21,7 @@ func init() { register(newBench) }
 func newBench(a *app) *cobra.Command {
 	var o bench.Options
 	var granularity, calls, compute, frozen, moments, offload string
-	var split, plain bool
+	var split, plain, sites bool
 	var memory float64
 	c := &cobra.Command{
 		Use:   "bench",
@@ -77,6 +77,10 @@ func newBench(a *app) *cobra.Command {
 					split = rt.Kind != xla.CUDA
 				}
 				e.Calls, e.Frozen, e.Split = callLevel, kept, split && level == nn.Network
+				if !cmd.Flags().Changed("sites") {
+					sites = rt.Sites()
+				}
+				e.Sites = sites
 				e.Offload = cost.Offload(distill.Train{Offload: offload})
 				r, err = bench.Run(rt, e, o)
 				return err
@@ -105,6 +109,7 @@ func newBench(a *app) *cobra.Command {
 	f.StringVar(&offload, "offload", "none", "what is kept in the host's memory: none, or optimizer = its state, at granularity stage or layer")
 	f.StringVar(&o.Critic, "critic", "full", "what is trained of the discriminator's backbone: full, or lora = adapters over the teacher's weights")
 	f.BoolVar(&split, "split", false, "at granularity network: updates apart from the gradient, adapters folded into their weights; left out = as runs have it, on CPUs only")
+	f.BoolVar(&sites, "sites", false, "programs of its own for every place of a network, which spares rewriting CUDA graphs; left out = as runs have it, on CUDA where programs are kept")
 	f.BoolVar(&plain, "plain", false, "wait for every program, copy what is updated, keep no compiled programs: go-xla as it is")
 	f.Float64Var(&memory, "memory-fraction", 0.92, "the share of the device's memory that may be used (CUDA)")
 	f.StringVar(&o.Profile, "profile", "", "write a recording of one more step to this file: .json for Perfetto, .pb for TensorBoard; sums it up on stderr")

@@ -76,7 +76,7 @@ func (a *app) walk(ctx context.Context, config *distill.Config, path string, o r
 		return err
 	}
 	maker := &results.Maker{Log: a.log}
-	opt := train.Options{Dir: o.dir, Until: o.until, Version: readVersion().Version, Backend: rt.Backend, Split: rt.Kind != xla.CUDA, Device: rt, Log: a.log, Finished: maker.Phase}
+	opt := train.Options{Dir: o.dir, Until: o.until, Version: readVersion().Version, Backend: rt.Backend, Split: rt.Kind != xla.CUDA, Sites: rt.Sites(), Device: rt, Log: a.log, Finished: maker.Phase}
 	if !a.quiet {
 		style := monitor.StyleAuto
 		if a.json {

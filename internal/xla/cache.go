@@ -39,6 +39,8 @@ const (
 type programCache struct {
 	dir string
 
+	busy sync.Map // *sync.Mutex by key: see only
+
 	mu          sync.Mutex
 	hits, saves int
 	broken      string // why the plugin cannot serialise or load; empty when it can
@@ -147,6 +149,14 @@ var processor = sync.OnceValue(func() string {
 	}
 	return strings.Join(out, "")
 })
+
+// only lets one compilation of a key go on at a time, so that what asks for the same program meanwhile finds it in the
+// folder. It returns what ends that.
+func (c *programCache) only(key string) (end func()) {
+	m, _ := c.busy.LoadOrStore(key, &sync.Mutex{})
+	m.(*sync.Mutex).Lock()
+	return m.(*sync.Mutex).Unlock
+}
 
 func (c *programCache) path(key string) string { return filepath.Join(c.dir, key+".xla") }
 

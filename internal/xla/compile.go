@@ -78,6 +78,11 @@ func fewstepCompile(real *C.fewstep_table, args *C.fewstep_compile_args, handle 
 			r.info.Cached = true
 			return nil
 		}
+		defer cache.only(key)()
+		if cache.load(real, args.client, key, &args.executable) { // by another goroutine meanwhile
+			r.info.Cached = true
+			return nil
+		}
 	}
 	ccode := C.CString(code)
 	defer C.free(unsafe.Pointer(ccode))

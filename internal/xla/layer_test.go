@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/gomlx/compute"
@@ -189,6 +190,25 @@ func TestProgramCache(t *testing.T) {
 	}
 	if again := run(alias); again.Hits != 1 {
 		t.Errorf("after the repair: %+v", again)
+	}
+}
+
+// Of goroutines that compile one program at once, one compiles and the others take what it kept.
+func TestProgramCacheCompilesOnce(t *testing.T) {
+	cpuOrSkip(t, Options{Programs: "off"}).Close() // forgets what was counted
+	rt := cpuOrSkip(t, Options{Programs: t.TempDir()})
+	const n = 4
+	var wait sync.WaitGroup
+	for range n {
+		wait.Go(func() { compiled(t, rt, nil, 2, 3, swap) })
+	}
+	wait.Wait()
+	s := rt.CacheStats()
+	if s.Off != "" {
+		t.Skip(s.Off)
+	}
+	if s.Saves != 1 || s.Hits != n-1 {
+		t.Errorf("%+v", s)
 	}
 }
 

@@ -95,6 +95,10 @@ func (r *Runtime) Close() {
 	r.client = nil
 }
 
+// Sites says whether programs of their own for every place of a network pay (see engine.Engine.Sites): where kernels are
+// recorded as CUDA graphs, and the copies of a program are loaded and not compiled.
+func (r *Runtime) Sites() bool { return r.Kind == CUDA && r.CacheStats().Off == "" }
+
 // NumDevices is the number of devices that this process drives.
 func (r *Runtime) NumDevices() int { return r.Backend.NumDevices() }
 

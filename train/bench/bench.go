@@ -49,6 +49,7 @@ type Result struct {
 	Granularity int      `json:"granularity"`
 	Calls       int      `json:"calls"`
 	Split       bool     `json:"split"`
+	Sites       bool     `json:"sites"`
 	FirstS      float64  `json:"first_s"`
 	MedianMS    float64  `json:"median_ms"`
 	MinMS       float64  `json:"min_ms"`
@@ -98,7 +99,7 @@ func Run(rt *xla.Runtime, e *engine.Engine, o Options) (*Result, error) {
 		return nil, err
 	}
 	r := &Result{What: "fewstep", Device: rt.DeviceName(), Preset: o.Preset, Step: o.Step, Batch: o.Batch,
-		Compute: e.Compute.String(), Frozen: e.FrozenDType().String(), Critic: o.Critic, Moments: o.Moments.String(), Offload: distill.OffloadNone, Granularity: int(e.Granularity), Calls: int(max(e.Granularity, e.Calls)), Split: e.Split,
+		Compute: e.Compute.String(), Frozen: e.FrozenDType().String(), Critic: o.Critic, Moments: o.Moments.String(), Offload: distill.OffloadNone, Granularity: int(e.Granularity), Calls: int(max(e.Granularity, e.Calls)), Split: e.Split, Sites: e.Sites,
 		SetupS: seconds(time.Since(start)), FLOPs: cost.ModelCount, XLAFlags: os.Getenv("XLA_FLAGS")}
 	if e.Offload > 0 {
 		r.Offload = distill.OffloadOptimizer
