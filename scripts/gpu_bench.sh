@@ -7,7 +7,7 @@
 #   scripts/gpu_bench.sh ours:adv-full:1 torch:adv-full:1 "torch:mse-lora:4:--ckpt 1"
 #
 # A measurement is WHO:STEP:BATCH[:MORE ARGUMENTS]. WHO is doctor, torch, ours, or ours with a variant of the compiler's
-# settings after an @ (see variant below). LIMIT is the seconds for each (240), YARDSTICK the PyTorch script.
+# settings after an @ (see variant below), or blocks: PyTorch with the network's blocks compiled one by one. LIMIT is the seconds for each (240), YARDSTICK the PyTorch script.
 set -u
 LIMIT=${LIMIT:-240}
 YARDSTICK=${YARDSTICK:-shared/bench/torch_baseline.py}
@@ -28,8 +28,6 @@ variant() {
 	nographs) echo --xla_gpu_enable_command_buffer= ;;
 	# Products of one input merged into one whose result is cut apart, as XLA has it.
 	merged) echo --xla_gpu_dot_merger_threshold_mb=32 ;;
-	# Command buffers that keep their addresses, as far as the plugin can.
-	remapped) echo --xla_gpu_enable_command_buffer_va_remapping=true ;;
 	# XLA's own way of trying out kernels, and without what comes with the binary.
 	level4) echo "--xla_gpu_autotune_level=4 --xla_gpu_load_autotune_results_from= --xla_gpu_per_fusion_autotune_cache_dir=" ;;
 	smallgraphs) echo --xla_gpu_graph_min_graph_size=2 ;;
@@ -42,7 +40,7 @@ if [ $# -eq 0 ]; then
 	set -- doctor \
 		ours:forward:1 ours@nographs:forward:1 "ours:forward:1:--calls network" "ours:forward:1:--calls stage" \
 		ours@untuned:forward:1 ours@notriton:forward:1 ours@level4:forward:1 ours@sidebyside:forward:1 \
-		ours@smallgraphs:forward:1 ours@merged:forward:1 ours@merged:adv-full:1 ours@remapped:forward:1 torch:forward:1 "torch:forward:1:--compile 1" \
+		ours@smallgraphs:forward:1 ours@merged:forward:1 ours@merged:adv-full:1 torch:forward:1 "torch:forward:1:--compile 1" \
 		ours:adv-full:1 ours@nographs:adv-full:1 torch:adv-full:1 "torch:adv-full:1:--ckpt 1" \
 		ours:adv-lora:1 torch:adv-lora:1 ours:mse-lora:1 torch:mse-lora:1 \
 		ours:forward:4 "ours:forward:4:--calls network" torch:forward:4 "torch:forward:4:--compile 1" \
@@ -64,7 +62,9 @@ for m in "$@"; do
 	ours) XLA_FLAGS="${XLA_FLAGS:-} $flags" timeout "$LIMIT" bin/fewstep bench -q --backend cuda $OURS --step "$step" --batch "$batch" $more ;;
 	# shellcheck disable=SC2086
 	torch) timeout "$LIMIT" python3 "$YARDSTICK" --preset sdxl --step "$step" --batch "$batch" $more ;;
-	*) echo "gpu_bench: what is '$m'? WHO is doctor, ours, ours@VARIANT or torch" >&2; exit 2 ;;
+	# shellcheck disable=SC2086
+	blocks) timeout "$LIMIT" python3 scripts/torch_blocks.py "$YARDSTICK" --preset sdxl --step "$step" --batch "$batch" $more ;;
+	*) echo "gpu_bench: what is '$m'? WHO is doctor, ours, ours@VARIANT, torch or blocks" >&2; exit 2 ;;
 	esac
 	echo "gpu_bench: $m: status $?, $(($(date +%s) - start)) s" >&2
 done

@@ -20,16 +20,21 @@ func TestPlannedMemoryIsWhatWasMeasured(t *testing.T) {
 	}
 	defer rt.Close()
 	for _, c := range []struct {
-		step  string
-		batch int
-		gb    float64
-	}{{"forward", 1, 5.280}, {"forward", 4, 5.635}, {"mse-lora", 1, 8.165}, {"mse-lora", 4, 10.260}, {"adv-lora", 1, 19.449},
-		{"adv-lora", 4, 23.036}, {"adv-full", 1, 38.415}} {
-		t.Run(fmt.Sprintf("%s-%d", c.step, c.batch), func(t *testing.T) {
+		step    string
+		batch   int
+		gb      float64
+		critic  string
+		moments dtypes.DType
+		offload int
+	}{{"forward", 1, 5.280, "", dtypes.Float32, 0}, {"forward", 4, 5.635, "", dtypes.Float32, 0},
+		{"mse-lora", 1, 8.165, "", dtypes.Float32, 0}, {"mse-lora", 4, 10.260, "", dtypes.Float32, 0}, {"mse-lora", 8, 13.015, "", dtypes.Float32, 0},
+		{"adv-lora", 1, 19.450, "", dtypes.Float32, 0}, {"adv-lora", 4, 23.036, "", dtypes.Float32, 0}, {"adv-lora", 1, 9.402, "lora", dtypes.BFloat16, 0},
+		{"adv-full", 1, 38.415, "", dtypes.Float32, 0}, {"adv-full", 1, 23.182, "", dtypes.Float32, engine.OffloadFrom}} {
+		t.Run(fmt.Sprintf("%s-%d%s-%d", c.step, c.batch, c.critic, c.offload), func(t *testing.T) {
 			t.Parallel()
 			e := engine.New(rt.Backend, dtypes.BFloat16, nn.Layer)
-			e.Frozen = dtypes.BFloat16
-			m, err := plan(e, Presets["sdxl"], Options{Preset: "sdxl", Step: c.step, Batch: c.batch, Rank: 64}, true)
+			e.Frozen, e.Offload = dtypes.BFloat16, c.offload
+			m, err := plan(e, Presets["sdxl"], Options{Preset: "sdxl", Step: c.step, Batch: c.batch, Rank: 64, Critic: c.critic, Moments: c.moments}, true)
 			if err != nil {
 				t.Fatal(err)
 			}
