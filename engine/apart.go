@@ -53,7 +53,7 @@ func (e *Engine) applyApart(o *Optimizer, step Step, outputs []*Array) (*Result,
 		for i := range args {
 			donate[i] = true
 		}
-		out, err := e.execute(p, append(append(args, hyper, norm2), numbers...), donate)
+		out, err := e.executeUpdate(p, append(append(args, hyper, norm2), numbers...), donate, taken[0])
 		if err != nil {
 			return nil, err
 		}

@@ -54,6 +54,7 @@ type Engine struct {
 	compiled CompileStats
 	busy     int       // compilations that are going on
 	since    time.Time // when the first of them began
+	updates  stopwatch
 	runs     atomic.Int64
 	waits    atomic.Int64
 	account

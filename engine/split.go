@@ -110,7 +110,7 @@ func (e *Engine) trainSplit(f Function, bind Bind, network string, o *Optimizer,
 		return nil, err
 	}
 	n := p.info.(trained).outputs
-	outputs, grads := out[:n], out[n:]
+	outputs, grads := out[:n:n], out[n:]
 	if step.Of > 1 {
 		if step.Micro == 0 {
 			Free(o.acc...)
@@ -233,7 +233,7 @@ func (e *Engine) updateUnit(o *Optimizer, name string, units []string, index map
 	for i := first; i < last; i++ {
 		donate[i] = true
 	}
-	out, err := e.execute(p, args, donate)
+	out, err := e.executeUpdate(p, args, donate, grad)
 	if err != nil {
 		return nil, err
 	}

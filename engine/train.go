@@ -138,7 +138,7 @@ func (e *Engine) trainFused(f Function, bind Bind, network string, o *Optimizer,
 		return nil, err
 	}
 	n := p.info.(trained).outputs
-	return e.finish(o, out[:n], out[n:])
+	return e.finish(o, out[:n:n], out[n:])
 }
 
 // count counts an update, unless its gradient was not finite and so nothing changed.
@@ -215,10 +215,10 @@ func (e *Engine) trainAccumulated(f Function, bind Bind, network string, o *Opti
 	}
 	n := p.info.(trained).outputs
 	o.acc = out[n:]
-	if step.Micro+1 < step.Of {
-		return &Result{Outputs: out[:n], Norm2: -1}, nil
+	if step.Micro+1 < step.Of { // outputs are the caller's to append to
+		return &Result{Outputs: out[:n:n], Norm2: -1}, nil
 	}
-	return e.applyAccumulated(o, step, out[:n])
+	return e.applyAccumulated(o, step, out[:n:n])
 }
 
 func (e *Engine) zeroAccumulators(o *Optimizer) error {
@@ -275,7 +275,7 @@ func (e *Engine) applyAccumulated(o *Optimizer, step Step, outputs []*Array) (*R
 		donate[i] = true
 	}
 	args = append(append(args, hyper), numbers...)
-	out, err := e.execute(p, args, donate)
+	out, err := e.executeUpdate(p, args, donate, o.acc...)
 	if err != nil {
 		return nil, err
 	}

@@ -276,7 +276,7 @@ func (w *walker) update(indices []int, grads []*Array) error {
 	if err != nil {
 		return err
 	}
-	out, err := e.execute(p, append(append(args, w.hyper, w.norm2), numbers...), append(donate, make([]bool, len(numbers))...))
+	out, err := e.executeUpdate(p, append(append(args, w.hyper, w.norm2), numbers...), append(donate, make([]bool, len(numbers))...), grads...)
 	if err != nil {
 		return err
 	}

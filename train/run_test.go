@@ -236,7 +236,7 @@ func wallClockApart(t *testing.T, dir string) {
 		raw[i] = string(b)
 	}
 	for _, name := range []string{monitor.TFLOPs, monitor.MemoryLive, monitor.MemoryPeak, monitor.DataSeconds, monitor.TeacherSeconds,
-		monitor.DiscriminatorSeconds, monitor.StudentSeconds} {
+		monitor.DiscriminatorSeconds, monitor.StudentSeconds, monitor.UpdateSeconds} {
 		if !strings.Contains(raw[0], `"`+name+`":`) {
 			t.Errorf("timing.jsonl does not tell %s", name)
 		}
@@ -257,7 +257,7 @@ func wallClockApart(t *testing.T, dir string) {
 			continue
 		}
 		measured++
-		parts := row.Wall[monitor.DataSeconds] + row.Wall[monitor.TeacherSeconds] + row.Wall[monitor.DiscriminatorSeconds] + row.Wall[monitor.StudentSeconds]
+		parts := row.Wall[monitor.DataSeconds] + row.Wall[monitor.TeacherSeconds] + row.Wall[monitor.DiscriminatorSeconds] + row.Wall[monitor.StudentSeconds] + row.Wall[monitor.UpdateSeconds]
 		if parts > row.Seconds+1e-6 || parts < 0.8*row.Seconds-0.05 {
 			t.Errorf("the parts of a step are %g s together, the step %g s", parts, row.Seconds)
 		}

@@ -30,10 +30,12 @@ func (r *Run) operations() (map[string]float64, error) {
 }
 
 func (p *phase) newWall() *wall {
-	return &wall{values: monitor.Values{}, parts: p.updates%monitor.WallEvery == 0, last: time.Now()}
+	w := &wall{values: monitor.Values{}, parts: p.updates%monitor.WallEvery == 0, last: time.Now()}
+	p.Engine.TimeUpdates(w.parts)
+	return w
 }
 
-// part ends a part of the update. What is still queued on the device belongs to it: with wait, an array of its result, it
+// part ends a part of the step, whose updates are a part of their own where they are seen. What is still queued on the device belongs to it: with wait, an array of its result, it
 // waits for that.
 func (w *wall) part(e *engine.Engine, name string, wait *engine.Array) error {
 	if !w.parts {
@@ -45,7 +47,11 @@ func (w *wall) part(e *engine.Engine, name string, wait *engine.Array) error {
 		}
 	}
 	now := time.Now()
-	w.values[name] += now.Sub(w.last).Seconds()
+	updates := e.UpdateTime()
+	if updates > 0 {
+		w.values[monitor.UpdateSeconds] += updates.Seconds()
+	}
+	w.values[name] += (now.Sub(w.last) - updates).Seconds()
 	w.last = now
 	return nil
 }

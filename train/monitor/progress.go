@@ -244,10 +244,9 @@ func line(r Record, rate float64) string {
 	return b.String()
 }
 
-// parts is " data 1% teacher 30% disc 40% student 29%" of a step in which they were measured, else "". The networks'
-// parts have their updates in them, which are made block by block within the gradient.
+// parts is " data 1% teacher 30% disc 40% student 23% update 6%" of a step in which they were measured, else "".
 func parts(wall Values) string {
-	names := []struct{ key, short string }{{DataSeconds, "data"}, {TeacherSeconds, "teacher"}, {DiscriminatorSeconds, "disc"}, {StudentSeconds, "student"}}
+	names := []struct{ key, short string }{{DataSeconds, "data"}, {TeacherSeconds, "teacher"}, {DiscriminatorSeconds, "disc"}, {StudentSeconds, "student"}, {UpdateSeconds, "update"}}
 	total := 0.0
 	for _, n := range names {
 		total += wall[n.key]

@@ -62,7 +62,7 @@ func TestProgressShowsSpeed(t *testing.T) {
 	p := NewProgress(&out, StyleLines, time.Nanosecond)
 	now := time.Unix(1700000000, 0)
 	p.now = func() time.Time { now = now.Add(time.Second); return now }
-	measured := Values{TFLOPs: 210, MFU: 0.212, MemoryPeak: 38e9, DataSeconds: 0.01, TeacherSeconds: 0.1, DiscriminatorSeconds: 0.15, StudentSeconds: 0.24}
+	measured := Values{TFLOPs: 210, MFU: 0.212, MemoryPeak: 38e9, DataSeconds: 0.01, TeacherSeconds: 0.1, DiscriminatorSeconds: 0.15, StudentSeconds: 0.19, UpdateSeconds: 0.05}
 	for i, r := range []Record{
 		{Phase: "b", Samples: 1, Wall: measured},
 		{Phase: "b", Samples: 2, Wall: Values{TFLOPs: 220, MemoryPeak: 39e9}},
@@ -73,7 +73,7 @@ func TestProgressShowsSpeed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	const split = " data 2% teacher 20% disc 30% student 48%\n"
+	const split = " data 2% teacher 20% disc 30% student 38% update 10%\n"
 	want := []string{"a b 1/10 10% 210 TFLOP/s mfu 21% mem 38 GB" + split, " 220 TFLOP/s mem 39 GB" + split, "a c 1/10 10%\n"}
 	lines := strings.SplitAfter(out.String(), "\n")
 	if len(lines) != 4 || lines[0] != want[0] || !strings.HasSuffix(lines[1], want[1]) || lines[2] != want[2] {

@@ -41,11 +41,12 @@ const (
 	MemoryLive = "memory_bytes"      // on the device now
 	MemoryPeak = "memory_peak_bytes" // most since the phase began, or since the process began where only the device knows
 	// The parts of a step, in seconds. Measured on every WallEvery-th step of a phase: knowing when the teacher is done
-	// takes waiting for it.
+	// takes waiting for it, and so does each update.
 	DataSeconds          = "data_seconds"          // noise, captions, and their way to the device
 	TeacherSeconds       = "teacher_seconds"       // its calls
-	DiscriminatorSeconds = "discriminator_seconds" // its gradient and update
-	StudentSeconds       = "student_seconds"       // its sample for the discriminator, its gradient and update
+	DiscriminatorSeconds = "discriminator_seconds" // its gradient
+	StudentSeconds       = "student_seconds"       // its sample for the discriminator, its gradient
+	UpdateSeconds        = "update_seconds"        // of both; missing where an update is one program with its gradient, and counted there
 )
 
 // WallEvery is the number of steps from one measurement of a step's parts to the next.
