@@ -43,7 +43,7 @@ func (e *Engine) newCall(b nn.Block, bind Bind, prefix string, lora *nn.LoRA, in
 	for _, s := range in {
 		fmt.Fprintf(&k, "|%s", s)
 	}
-	if e.Sites && !e.dry {
+	if e.Sites {
 		fmt.Fprintf(&k, "|@%s", prefix)
 	}
 	return blockCall{block: b, prefix: prefix, lora: lora, key: k.String()}

@@ -7,7 +7,8 @@
 #   scripts/gpu_bench.sh ours:adv-full:1 torch:adv-full:1 "torch:mse-lora:4:--ckpt 1"
 #
 # A measurement is WHO:STEP:BATCH[:MORE ARGUMENTS]. WHO is doctor, torch, ours, or ours with a variant of the compiler's
-# settings after an @ (see variant below), or blocks: PyTorch with the network's blocks compiled one by one. LIMIT is the seconds for each (240), YARDSTICK the PyTorch script.
+# settings after an @ (see variant below), or blocks: PyTorch with the network's blocks compiled one by one. LIMIT is the
+# seconds for each (240), YARDSTICK the PyTorch script.
 set -u
 LIMIT=${LIMIT:-240}
 YARDSTICK=${YARDSTICK:-shared/bench/torch_baseline.py}

@@ -35,8 +35,8 @@ func (p *phase) newWall() *wall {
 	return w
 }
 
-// part ends a part of the step, whose updates are a part of their own where they are seen. What is still queued on the device belongs to it: with wait, an array of its result, it
-// waits for that.
+// part ends a part of the step, whose updates are a part of their own where they are seen. What is still queued on the
+// device belongs to it: with wait, an array of its result, it waits for that.
 func (w *wall) part(e *engine.Engine, name string, wait *engine.Array) error {
 	if !w.parts {
 		return nil

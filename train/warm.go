@@ -19,7 +19,7 @@ import (
 // warmer collects the programs that the rest of a ladder will need, in the order in which it needs them.
 type warmer struct {
 	*Run
-	engine    *engine.Engine
+	engine    *engine.Engine  // the run's, or one for the folder of compiled programs
 	in        []*engine.Array // the UNet's inputs
 	column, x *engine.Array
 	jobs      []func() error
@@ -27,7 +27,8 @@ type warmer struct {
 }
 
 // warm compiles in the background, on all cores, the programs that the rest of the ladder will need: by the time a
-// phase starts its programs are there, or in the folder of compiled programs. Whatever fails here fails again, with its place, when it is used.
+// phase starts its programs are there, or in the folder of compiled programs. Whatever fails here fails again, with its
+// place, when it is used.
 func (r *Run) warm(from distill.State) {
 	if r.models.load() != nil {
 		return

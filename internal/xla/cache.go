@@ -39,7 +39,7 @@ const (
 type programCache struct {
 	dir string
 
-	busy sync.Map // *sync.Mutex by key: see only
+	turns sync.Map // *turn by key
 
 	mu          sync.Mutex
 	hits, saves int
@@ -150,12 +150,15 @@ var processor = sync.OnceValue(func() string {
 	return strings.Join(out, "")
 })
 
-// only lets one compilation of a key go on at a time, so that what asks for the same program meanwhile finds it in the
-// folder. It returns what ends that.
-func (c *programCache) only(key string) (end func()) {
-	m, _ := c.busy.LoadOrStore(key, &sync.Mutex{})
-	m.(*sync.Mutex).Lock()
-	return m.(*sync.Mutex).Unlock
+// turn is held while a key's program is compiled, so that who asks for it meanwhile takes what was kept.
+type turn struct {
+	sync.Mutex
+	kept bool // by this process, in the folder
+}
+
+func (c *programCache) turn(key string) *turn {
+	t, _ := c.turns.LoadOrStore(key, &turn{})
+	return t.(*turn)
 }
 
 func (c *programCache) path(key string) string { return filepath.Join(c.dir, key+".xla") }
@@ -189,27 +192,28 @@ func (c *programCache) load(real *C.fewstep_table, client unsafe.Pointer, key st
 	return true
 }
 
-// store keeps an executable. A plugin that cannot serialise is asked once.
-func (c *programCache) store(real *C.fewstep_table, loaded unsafe.Pointer, key string) {
+// store keeps an executable, and says whether it did. A plugin that cannot serialise is asked once.
+func (c *programCache) store(real *C.fewstep_table, loaded unsafe.Pointer, key string) bool {
 	if c.isBroken() {
-		return
+		return false
 	}
 	var data *C.char
 	var size C.size_t
 	if message := C.fewstep_serialize(real, loaded, &data, &size); message != nil {
 		c.giveUp("the plugin does not serialise programs: " + takeString(message))
-		return
+		return false
 	}
 	defer C.free(unsafe.Pointer(data))
 	body := unsafe.Slice((*byte)(unsafe.Pointer(data)), int(size))
 	if err := atomicfile.WriteBytes(c.path(key), sealEntry(body)); err != nil {
 		slog.Warn("compiled programs are not kept", "reason", err)
 		c.giveUp(err.Error())
-		return
+		return false
 	}
 	c.mu.Lock()
 	c.saves++
 	c.mu.Unlock()
+	return true
 }
 
 func (c *programCache) isBroken() bool {

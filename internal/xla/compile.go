@@ -71,6 +71,7 @@ func fewstepCompile(real *C.fewstep_table, args *C.fewstep_compile_args, handle 
 	}()
 	cache := cacheOf(real)
 	var key string
+	var compiling *turn
 	if cache != nil {
 		options := C.GoBytes(unsafe.Pointer(args.compile_options), C.int(args.compile_options_size))
 		key = cache.key(real, args.client, code, options)
@@ -78,8 +79,10 @@ func fewstepCompile(real *C.fewstep_table, args *C.fewstep_compile_args, handle 
 			r.info.Cached = true
 			return nil
 		}
-		defer cache.only(key)()
-		if cache.load(real, args.client, key, &args.executable) { // by another goroutine meanwhile
+		compiling = cache.turn(key)
+		compiling.Lock()
+		defer compiling.Unlock()
+		if compiling.kept && cache.load(real, args.client, key, &args.executable) {
 			r.info.Cached = true
 			return nil
 		}
@@ -90,7 +93,7 @@ func fewstepCompile(real *C.fewstep_table, args *C.fewstep_compile_args, handle 
 		return err
 	}
 	if cache != nil {
-		cache.store(real, args.executable, key)
+		compiling.kept = cache.store(real, args.executable, key)
 	}
 	return nil
 }

@@ -1,6 +1,8 @@
 package xla
 
 import (
+	"bytes"
+	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
@@ -185,8 +187,16 @@ func TestProgramCache(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if damaged := run(alias); damaged.Saves != 1 || damaged.Hits != 0 {
+	var told bytes.Buffer
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&told, nil)))
+	damaged := run(alias)
+	slog.SetDefault(before)
+	if damaged.Saves != 1 || damaged.Hits != 0 {
 		t.Errorf("damaged: %+v", damaged)
+	}
+	if n := strings.Count(told.String(), "is damaged"); n != 1 {
+		t.Errorf("told %d times of one damaged program:\n%s", n, &told)
 	}
 	if again := run(alias); again.Hits != 1 {
 		t.Errorf("after the repair: %+v", again)
