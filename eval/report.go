@@ -32,7 +32,11 @@ func (s *Spec) Keep(d *rundir.Dir) {
 		return d.SaveArtifact(rundir.Report, rundir.Bytes(rowsName+"/"+name, raw))
 	}
 	s.Load = func(name string) ([]byte, bool) {
-		raw, err := os.ReadFile(d.ArtifactPath(rundir.Report, rowsName+"/"+name))
+		name = rowsName + "/" + name
+		if have, err := d.HasArtifact(rundir.Report, name); err != nil || !have {
+			return nil, false
+		}
+		raw, err := os.ReadFile(d.ArtifactPath(rundir.Report, name))
 		return raw, err == nil
 	}
 	s.Timed = func(t report.Timing) error { return monitor.AppendSampling(d.TimingPath(), samplingTime(t)) }

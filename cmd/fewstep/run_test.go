@@ -155,6 +155,20 @@ func TestKilledRunEndsTheSame(t *testing.T) {
 	}
 	sameFiles(t, before, files(t, broken, func(path string) bool { return path == "lock" }))
 
+	// Killed between a file and the list that names it: the file is made again and listed.
+	for _, folder := range []string{"exports", "sheets", "report"} {
+		if err := os.Remove(filepath.Join(broken, folder, "manifest.json")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	owing, owingOut := fewstep(t, again...)
+	if err := owing.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended(t, owing, owingOut, exitOK)
+	sameFiles(t, want, files(t, broken, wallClock))
+	before = files(t, broken, func(path string) bool { return path == "lock" })
+
 	// Another config is refused by the names of the keys that differ.
 	_, errs, code := runCommand(t, append(again, "--set", "stages.8.phases.lora-cond.lr=2e-3", "--set", "seed=12")...)
 	if code != exitRefused || !strings.Contains(errs, "stages.8.phases.lora-cond.lr: 0.001 → 0.002") || !strings.Contains(errs, "seed: 11 → 12") {

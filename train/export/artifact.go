@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"fewstep/distill"
 	"fewstep/model/bundle"
@@ -93,14 +94,8 @@ func Missing(d *rundir.Dir, steps []distill.Step) (owed []distill.Step, err erro
 	if err != nil {
 		return nil, err
 	}
-	listed := map[string]bool{}
-	for _, name := range have {
-		if _, err := os.Stat(d.ArtifactPath(rundir.Exports, name)); err == nil {
-			listed[name] = true
-		}
-	}
 	for _, s := range steps {
-		if !s.Final || listed[Name(s)] && listed[workflowName(s)] {
+		if !s.Final || slices.Contains(have, Name(s)) && slices.Contains(have, workflowName(s)) {
 			continue
 		}
 		if _, err := os.Stat(filepath.Join(d.PhasePath(s.StageName, s.PhaseName), "result", "manifest.json")); err == nil {

@@ -5,12 +5,9 @@ package results
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"image"
-	"io/fs"
 	"log/slog"
-	"os"
 	"strings"
 	"time"
 
@@ -82,8 +79,8 @@ func (m *Maker) sheet(ctx context.Context, r *train.Run, step distill.Step) erro
 	if c.SheetSamples == 0 && len(c.SheetPrompts) == 0 {
 		return nil
 	}
-	if _, err := os.Stat(r.Dir.ArtifactPath(rundir.Sheets, name)); err == nil {
-		return nil
+	if have, err := r.Dir.HasArtifact(rundir.Sheets, name); err != nil || have {
+		return err
 	}
 	prompts := sheetPrompts(r)
 	e := m.forInference(r)
@@ -157,9 +154,7 @@ func (m *Maker) Report(ctx context.Context, r *train.Run) (worked bool, err erro
 	if Unmeasured(r) != "" {
 		return false, nil
 	}
-	if _, err := os.Stat(r.Dir.ArtifactPath(rundir.Report, "index.html")); err == nil {
-		return false, nil
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	if have, err := r.Dir.HasArtifact(rundir.Report, "index.html"); err != nil || have {
 		return false, err
 	}
 	s := eval.Spec{Engine: m.forInference(r), Pipeline: r.Pipeline, Config: r.Config, Base: r.Base, Progress: m.progress(),

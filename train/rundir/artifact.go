@@ -89,7 +89,8 @@ func (d *Dir) writeArtifactManifest(root string, m *manifest) error {
 }
 
 // Artifacts lists the names of the files below exports, sheets or report that
-// were saved completely.
+// were saved completely and are still there. A file that is there and not listed
+// is of a save that was cut short, and to be saved again.
 func (d *Dir) Artifacts(folder string) ([]string, error) {
 	m, err := readManifest(d.Path(folder))
 	if err != nil {
@@ -100,9 +101,20 @@ func (d *Dir) Artifacts(folder string) ([]string, error) {
 	}
 	var names []string
 	for _, e := range m.Files {
-		names = append(names, e.Name)
+		switch _, err := os.Stat(d.ArtifactPath(folder, e.Name)); {
+		case err == nil:
+			names = append(names, e.Name)
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, err
+		}
 	}
 	return names, nil
+}
+
+// HasArtifact says whether one of the Artifacts has this name.
+func (d *Dir) HasArtifact(folder, name string) (bool, error) {
+	names, err := d.Artifacts(folder)
+	return slices.Contains(names, name), err
 }
 
 // ArtifactPath is where an artifact lies.

@@ -59,6 +59,10 @@ func TestArtifacts(t *testing.T) {
 		if cerr != nil || slices.ContainsFunc(problems, func(p Problem) bool { return !p.Harmless }) {
 			t.Errorf("killed at %d: %v, %v", kill, problems, cerr)
 		}
+		// What was not saved to the end is not there for its reader, also where the file lies in place already.
+		if have, herr := d.HasArtifact(Exports, "5step/unet/w"); herr != nil || have != (kill == 0 || err == nil) {
+			t.Errorf("killed at %d: listed %v, %v", kill, have, herr)
+		}
 		if err == nil {
 			break
 		}
@@ -79,6 +83,15 @@ func TestArtifacts(t *testing.T) {
 		if err := d.SaveArtifact(bad[0], Bytes(bad[1], nil)); err == nil {
 			t.Errorf("%q must be refused", bad)
 		}
+	}
+	if err := os.Remove(d.ArtifactPath(Exports, "1step/unet/w")); err != nil {
+		t.Fatal(err)
+	}
+	if have, err := d.HasArtifact(Exports, "1step/unet/w"); err != nil || have {
+		t.Errorf("a deleted file is still there: %v", err)
+	}
+	if err := d.SaveArtifact(Exports, Bytes("1step/unet/w", nil)); err != nil {
+		t.Fatal(err)
 	}
 	if err := os.WriteFile(d.ArtifactPath(Exports, "0step/unet/w"), []byte("x"), 0o666); err != nil {
 		t.Fatal(err)
