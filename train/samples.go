@@ -54,11 +54,7 @@ const encoded = 64
 
 func (s *samples) encodeImages(e *engine.Engine, train *data.Set) error {
 	c := s.run.Config.Data
-	side := c.Resolution
-	if c.VAETile > 0 {
-		side = min(side, c.VAETile)
-	}
-	enc, err := s.run.Pipeline.LoadEncoders(e, min(together(side), train.Len()), pipeline.VAEPart)
+	enc, err := s.run.Pipeline.LoadEncoders(e, min(32, train.Len()), pipeline.VAEPart)
 	if err != nil {
 		return err
 	}
@@ -83,10 +79,6 @@ func (s *samples) encodeImages(e *engine.Engine, train *data.Set) error {
 	}
 	return nil
 }
-
-// together is how many pictures of a side are encoded at once: as many as have two million pixels, 32 at most. (What one
-// of 1024 pixels takes is told at [vae.Tiling].)
-func together(side int) int { return min(32, max(1, 2<<20/(side*side))) }
 
 func (s *samples) encodeCaptions(e *engine.Engine, train *data.Set) error {
 	enc, err := s.run.Pipeline.LoadEncoders(e, min(32, train.Len()), pipeline.TextPart)

@@ -22,7 +22,7 @@ type Encoders struct {
 	p    *Pipeline
 	e    *engine.Engine
 	bind engine.Bind
-	n    int // batch of the compiled programs
+	n    int // prompts or pictures per program call; fewer pictures where they are large
 }
 
 // Names under which the encoders' parameters are bound.
@@ -49,7 +49,15 @@ const (
 	VAEPart  = "vae"
 )
 
-// LoadEncoders puts the named parts on the engine's device; programs work on batches of n.
+// pixelsTogether is how many pixels the VAE works on in one call, if a picture does not have more: it holds gigabytes of
+// activations for a single picture of 1024 pixels (see [vae.Tiling]), which is enough work for any device.
+const pixelsTogether = 1 << 20
+
+// together is how many pictures of so many pixels go through the VAE in one call.
+func (c *Encoders) together(pixels int) int { return min(c.n, max(1, pixelsTogether/pixels)) }
+
+// LoadEncoders puts the named parts on the engine's device; programs work on batches of n, the VAE's on fewer where
+// pictures are large.
 func (p *Pipeline) LoadEncoders(e *engine.Engine, n int, parts ...string) (*Encoders, error) {
 	c := &Encoders{p: p, e: e, bind: engine.Bind{}, n: n}
 	load := func(net, component string, specs []nn.Spec) error {
@@ -165,7 +173,7 @@ func (c *Encoders) Latents(images [][]float32, size Size) ([][]float32, error) {
 		return r.Run(c.p.VAE.Encoder(netVAE), in[0])[:1]
 	}}
 	mean, scale := c.p.VAE.LatentScale()
-	z, err := c.tiled(f, images, size.Height, size.Width, 3, c.p.VAE.EncodeTiles)
+	z, err := c.tiled(f, images, size.Height, size.Width, 3, 1, c.p.VAE.EncodeTiles)
 	for _, v := range z {
 		for i := range v {
 			k := i % len(mean)
@@ -189,20 +197,22 @@ func (c *Encoders) Images(latents [][]float32, size Size) ([][]float32, error) {
 			raw[i][j] = float32(float64(z[j])/scale[k] + mean[k])
 		}
 	}
-	return c.tiled(f, raw, size.Height/c.p.Factor(), size.Width/c.p.Factor(), c.p.VAE.LatentChannels, c.p.VAE.DecodeTiles)
+	factor := c.p.Factor()
+	return c.tiled(f, raw, size.Height/factor, size.Width/factor, c.p.VAE.LatentChannels, factor, c.p.VAE.DecodeTiles)
 }
 
-// tiled runs f over maps [height, width, channels], in tiles if they are wanted and the maps are larger than one.
-func (c *Encoders) tiled(f engine.Function, in [][]float32, height, width, channels int, tiles func(side int) (vae.Tiling, error)) ([][]float32, error) {
+// tiled runs f over maps [height, width, channels], in tiles if they are wanted and the maps are larger than one. A picture
+// is scale times as high and as wide as its map.
+func (c *Encoders) tiled(f engine.Function, in [][]float32, height, width, channels, scale int, tiles func(side int) (vae.Tiling, error)) ([][]float32, error) {
 	if c.Tile == 0 {
-		return c.maps(f, in, height, width, channels)
+		return c.maps(f, in, height, width, channels, c.together(height*width*scale*scale))
 	}
 	t, err := tiles(c.Tile)
 	if err != nil {
 		return nil, err
 	}
 	if !t.Applies(height, width) {
-		return c.maps(f, in, height, width, channels)
+		return c.maps(f, in, height, width, channels, c.together(height*width*scale*scale))
 	}
 	return t.Run(in, height, width, func(cut []vae.Tile) ([]vae.Tile, error) {
 		values := make([][]float32, len(cut))
@@ -210,7 +220,7 @@ func (c *Encoders) tiled(f engine.Function, in [][]float32, height, width, chann
 			values[i] = v.Values
 		}
 		h, w := cut[0].Height, cut[0].Width
-		out, err := c.maps(f, values, h, w, channels)
+		out, err := c.maps(f, values, h, w, channels, c.together(h*w*scale*scale))
 		if err != nil {
 			return nil, err
 		}
@@ -223,19 +233,19 @@ func (c *Encoders) tiled(f engine.Function, in [][]float32, height, width, chann
 }
 
 // maps runs f over batches of n, the last one padded.
-func (c *Encoders) maps(f engine.Function, in [][]float32, height, width, channels int) ([][]float32, error) {
+func (c *Encoders) maps(f engine.Function, in [][]float32, height, width, channels, n int) ([][]float32, error) {
 	size := height * width * channels
 	out := make([][]float32, 0, len(in))
-	for start := 0; start < len(in); start += c.n {
-		batch := in[start:min(start+c.n, len(in))]
-		flat := make([]float32, c.n*size)
+	for start := 0; start < len(in); start += n {
+		batch := in[start:min(start+n, len(in))]
+		flat := make([]float32, n*size)
 		for i, v := range batch {
 			if len(v) != size {
 				return nil, fmt.Errorf("image %d has %d values, want %d×%d×%d", start+i, len(v), height, width, channels)
 			}
 			copy(flat[i*size:], v)
 		}
-		a, err := c.e.Upload(flat, c.n, height, width, channels)
+		a, err := c.e.Upload(flat, n, height, width, channels)
 		if err != nil {
 			return nil, err
 		}
@@ -243,9 +253,9 @@ func (c *Encoders) maps(f engine.Function, in [][]float32, height, width, channe
 		if err != nil {
 			return nil, err
 		}
-		n := len(res[0]) / c.n
+		made := len(res[0]) / n
 		for i := range batch {
-			out = append(out, res[0][i*n:(i+1)*n:(i+1)*n])
+			out = append(out, res[0][i*made:(i+1)*made:(i+1)*made])
 		}
 	}
 	return out, nil

@@ -27,9 +27,9 @@ import (
 
 // Maker makes the results of one run.
 type Maker struct {
-	Log     *slog.Logger
-	teacher []image.Image // the sheets' left column, drawn once per process
-	engine  *engine.Engine
+	Log        *slog.Logger
+	embeddings []pipeline.Embedding // of the sheets' prompts, encoded once per process
+	teacher    []image.Image        // the sheets' left column, drawn once per process
 }
 
 // Phase exports what a finished phase made and draws its sample sheet.
@@ -47,15 +47,13 @@ func (m *Maker) Phase(ctx context.Context, r *train.Run, step distill.Step) erro
 	return m.sheet(ctx, r, step)
 }
 
-// forInference is the run's own engine where it is fit to share its programs, else one of its own.
-func (m *Maker) forInference(r *train.Run) *engine.Engine {
+// meter is the engine that measures, in f32: the run's own where that is such a one, else one beside it. Networks that draw
+// run on the run's own, in the arithmetic and in the blocks that its recipe has found to fit the device.
+func (m *Maker) meter(r *train.Run) *engine.Engine {
 	if r.Engine.Granularity == nn.Network && r.Engine.Compute == dtypes.Float32 {
 		return r.Engine
 	}
-	if m.engine == nil {
-		m.engine = engine.New(r.Engine.Backend, dtypes.Float32, nn.Network)
-	}
-	return m.engine
+	return engine.New(r.Engine.Backend, dtypes.Float32, nn.Network)
 }
 
 // sheetPrompts are the recipe's, or captions spread over the data set.
@@ -72,7 +70,8 @@ func sheetPrompts(r *train.Run) []string {
 	return out
 }
 
-// sheet draws the step's model from fixed noise, the teacher beside.
+// sheet draws the step's model from fixed noise, the teacher beside. Where that fails, for want of memory say, the run goes
+// on without: a picture is not worth the days of training behind and before it, and the next start tries again.
 func (m *Maker) sheet(ctx context.Context, r *train.Run, step distill.Step) error {
 	c := r.Config.Eval
 	name := strings.ReplaceAll(string(step.Produces), "@", "-") + "step.png"
@@ -82,55 +81,80 @@ func (m *Maker) sheet(ctx context.Context, r *train.Run, step distill.Step) erro
 	if have, err := r.Dir.HasArtifact(rundir.Sheets, name); err != nil || have {
 		return err
 	}
-	prompts := sheetPrompts(r)
-	e := m.forInference(r)
-	enc, err := r.Pipeline.LoadEncoders(e, c.Batch, pipeline.TextPart, pipeline.VAEPart)
-	if err != nil {
-		return err
+	png, err := m.compose(ctx, r, step)
+	switch {
+	case ctx.Err() != nil:
+		return train.ErrInterrupted
+	case err != nil:
+		m.Log.Warn("no sample sheet was drawn, training goes on", "sheet", name, "why", err, "again", "when the same command is started the next time")
+		return nil
 	}
-	defer enc.Free()
-	embeddings, err := enc.Text(prompts)
-	if err != nil {
-		return err
-	}
-	draw := func(load func() (*engine.Params, func(), error), o sample.Options) (out []image.Image, err error) {
-		model, free, err := load()
-		if err != nil {
+	return r.Dir.SaveArtifact(rundir.Sheets, rundir.Bytes(name, png))
+}
+
+// compose draws a sheet as a PNG.
+func (m *Maker) compose(ctx context.Context, r *train.Run, step distill.Step) ([]byte, error) {
+	c, prompts := r.Config.Eval, sheetPrompts(r)
+	var err error
+	if m.embeddings == nil {
+		if m.embeddings, err = encode(r, prompts); err != nil {
 			return nil, err
 		}
-		defer free()
-		o.Seed, o.Size, o.Batch = c.Seed, pipeline.Square(r.Config.Data.Resolution), c.Batch
-		z, err := sample.Latents(ctx, e, r.Pipeline, model, embeddings, o)
-		if err != nil {
-			return nil, err
-		}
-		pictures, err := enc.Images(z, o.Size)
-		if err != nil {
-			return nil, err
-		}
-		for _, v := range pictures {
-			out = append(out, sample.Image(v, o.Size))
-		}
-		return out, nil
 	}
 	if m.teacher == nil {
-		if m.teacher, err = draw(r.Base, sample.Options{Steps: c.TeacherSteps, Guidance: c.Guidance, Prediction: r.Pipeline.Prediction}); err != nil {
-			return err
+		if m.teacher, err = m.draw(ctx, r, r.Base, sample.Options{Steps: c.TeacherSteps, Guidance: c.Guidance, Prediction: r.Pipeline.Prediction}); err != nil {
+			return nil, err
 		}
 	}
-	own, err := draw(func() (*engine.Params, func(), error) { return r.Model(step) }, sample.Options{Steps: step.StudentSteps, Prediction: step.Prediction})
+	own, err := m.draw(ctx, r, func() (*engine.Params, func(), error) { return r.Model(step) }, sample.Options{Steps: step.StudentSteps, Prediction: step.Prediction})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	rows := make([][]image.Image, len(prompts))
 	for i := range rows {
 		rows[i] = []image.Image{m.teacher[i], own[i]}
 	}
-	png, err := report.ComposeSheet(rows, prompts, []string{fmt.Sprintf("teacher, %d guided steps", c.TeacherSteps), string(step.Produces)})
+	return report.ComposeSheet(rows, prompts, []string{fmt.Sprintf("teacher, %d guided steps", c.TeacherSteps), string(step.Produces)})
+}
+
+// Text encoders, UNet and VAE are on the device one after the other, so that a sheet takes less of it than training does.
+
+func encode(r *train.Run, prompts []string) ([]pipeline.Embedding, error) {
+	enc, err := r.Pipeline.LoadEncoders(r.Engine, r.Config.Eval.Batch, pipeline.TextPart)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return r.Dir.SaveArtifact(rundir.Sheets, rundir.Bytes(name, png))
+	defer enc.Free()
+	return enc.Text(prompts)
+}
+
+// draw draws one picture per prompt of the sheets.
+func (m *Maker) draw(ctx context.Context, r *train.Run, load eval.Loader, o sample.Options) ([]image.Image, error) {
+	c := r.Config.Eval
+	o.Seed, o.Size, o.Batch = c.Seed, pipeline.Square(r.Config.Data.Resolution), c.Batch
+	model, free, err := load()
+	if err != nil {
+		return nil, err
+	}
+	latents, err := sample.Latents(ctx, r.Engine, r.Pipeline, model, m.embeddings, o)
+	free()
+	if err != nil {
+		return nil, err
+	}
+	enc, err := r.Pipeline.LoadEncoders(r.Engine, o.Batch, pipeline.VAEPart)
+	if err != nil {
+		return nil, err
+	}
+	defer enc.Free()
+	values, err := enc.Images(latents, o.Size)
+	if err != nil {
+		return nil, err
+	}
+	var out []image.Image
+	for _, v := range values {
+		out = append(out, sample.Image(v, o.Size))
+	}
+	return out, nil
 }
 
 // Unmeasured says why a run can have no metrics of its own, and so no report; "" where it can.
@@ -157,7 +181,7 @@ func (m *Maker) Report(ctx context.Context, r *train.Run) (worked bool, err erro
 	if have, err := r.Dir.HasArtifact(rundir.Report, "index.html"); err != nil || have {
 		return false, err
 	}
-	s := eval.Spec{Engine: m.forInference(r), Pipeline: r.Pipeline, Config: r.Config, Base: r.Base, Progress: m.progress(),
+	s := eval.Spec{Engine: m.meter(r), Drawer: r.Engine, Pipeline: r.Pipeline, Config: r.Config, Base: r.Base, Progress: m.progress(),
 		Metric: func(name string) { m.Log.Info("computing " + name) }}
 	s.Keep(r.Dir)
 	for _, step := range r.Ladder.Steps() {

@@ -1,0 +1,56 @@
+package pipeline
+
+import (
+	"testing"
+
+	"fewstep/engine"
+	"fewstep/internal/xla"
+	"fewstep/model/nn"
+	"fewstep/model/vae"
+
+	"github.com/gomlx/compute/dtypes"
+)
+
+// However many pictures are asked for at once, SDXL's VAE takes no more of the device than for one of its own size; small
+// ones go through it together.
+func TestLargePicturesTakeTurns(t *testing.T) {
+	config, err := vae.LoadConfig("../golden/testdata/sdxl/vae/config.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rt, err := xla.Open(xla.Go, xla.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rt.Close()
+	p := &Pipeline{VAE: config}
+	peak := func(n, side int) float64 {
+		e := engine.Dry(rt.Backend, dtypes.BFloat16, nn.Layer)
+		e.Frozen, e.Flash = dtypes.BFloat16, true
+		specs, err := p.VAESpecs(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &Encoders{p: p, e: e, bind: engine.Bind{netVAE: e.BlankParams(specs, nil)}, n: n}
+		latents := make([][]float32, n)
+		for i := range latents {
+			latents[i] = make([]float32, side/8*side/8*4)
+		}
+		images, err := c.Images(latents, Square(side))
+		if err != nil || len(images) != n || len(images[n-1]) != side*side*3 {
+			t.Fatalf("%d images, %v", len(images), err)
+		}
+		if _, err := c.Latents(images, Square(side)); err != nil {
+			t.Fatal(err)
+		}
+		return float64(e.Memory().Peak) / 1e9
+	}
+	one, many, small := peak(1, 1024), peak(8, 1024), peak(8, 256)
+	t.Logf("one of 1024 pixels %.2f GB, eight %.2f GB, eight of 256 %.2f GB", one, many, small)
+	if many > 1.01*one {
+		t.Errorf("eight pictures take %.2f GB, one takes %.2f", many, one)
+	}
+	if one > 4 || small < 0.3*one || small > one {
+		t.Errorf("one takes %.2f GB, eight of a sixteenth %.2f", one, small)
+	}
+}
