@@ -31,6 +31,14 @@ func (a *app) fits(c *distill.Config, load func(overrides ...string) (*distill.C
 			return err
 		}
 	}
+	sheets, err := cost.Drawing(rt.Backend, c, m, d)
+	if err != nil {
+		return err
+	}
+	if sheets > limit {
+		a.log.Warn("device memory may not be enough for sample sheets, which training would go on without", "planned", bytesText(sheets), "there are", bytesText(limit),
+			"smaller", "eval.batch=1", "none", "eval.sheet_samples=0")
+	}
 	switch {
 	case most <= limit:
 		return nil

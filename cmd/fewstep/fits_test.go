@@ -45,6 +45,27 @@ func TestRunFitsDevice(t *testing.T) {
 	}
 }
 
+// Sheets that need more than training does are warned of before the run, not found out after its first phase.
+func TestRunWarnsOfSheets(t *testing.T) {
+	load := func(set ...string) (*distill.Config, error) {
+		return distill.Load(filepath.Join("..", "..", "configs", "sdxl", "lora-16gb.yaml"), append(set, "eval.batch=16")...)
+	}
+	c, err := load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, limit := range []int64{20e9, 12e9} {
+		var log bytes.Buffer
+		a := &app{log: slog.New(slog.NewTextHandler(&log, nil))}
+		if err := a.fits(c, load, cost.Device{Flash: true}, limit); err != nil {
+			t.Fatal(err)
+		}
+		if warned := strings.Contains(log.String(), "sample sheets") && strings.Contains(log.String(), "eval.batch=1"); warned != (limit < 15e9) {
+			t.Errorf("%d GB: log %q", limit/1e9, &log)
+		}
+	}
+}
+
 func TestOffloadFitsHost(t *testing.T) {
 	for _, want := range []struct {
 		bytes           int64

@@ -71,6 +71,7 @@ type planned struct {
 	FLOPs      float64      `json:"flops"`
 	Memory     int64        `json:"memory_bytes"` // of the largest phase
 	Host       int64        `json:"host_bytes"`   // of the host's memory, for offloaded state
+	Sheets     int64        `json:"sheets_bytes"` // of device memory while sample sheets are drawn, between phases
 	Disk       int64        `json:"disk_bytes"`
 	Seconds    float64      `json:"seconds,omitempty"`
 
@@ -97,6 +98,9 @@ func (a *app) plan(path string, set []string, speed float64, brief bool, limit i
 	}
 	defer rt.Close()
 	p := planned{Config: string(c.Resolved()), ConfigHash: c.Hash(), Notes: notes, Phases: phases}
+	if p.Sheets, err = cost.Drawing(rt.Backend, c, m, device); err != nil {
+		return err
+	}
 	p.add(c.Train.KeepCheckpoints, speed)
 	tooMuch := limit > 0 && p.Memory > limit
 	if tooMuch {
@@ -250,6 +254,9 @@ func (a *app) printPlan(p planned, speed float64) error {
 	fmt.Fprintf(a.stdout, "\n%d samples, %s operations, at most %s of device memory", p.Samples, count(p.FLOPs), bytesText(p.Memory))
 	if p.Host > 0 {
 		fmt.Fprintf(a.stdout, ", %s of the host's memory for offloaded state", bytesText(p.Host))
+	}
+	if p.Sheets > 0 {
+		fmt.Fprintf(a.stdout, ", %s of device memory for sample sheets between phases", bytesText(p.Sheets))
 	}
 	fmt.Fprintf(a.stdout, ", %s on disk", bytesText(p.Disk))
 	if speed > 0 {

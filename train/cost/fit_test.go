@@ -93,6 +93,37 @@ func TestFullLadderFitsSmallCard(t *testing.T) {
 	}
 }
 
+// Sample sheets are drawn where training fits: base and model lie beside each other in bf16, and pictures by eval.batch.
+func TestDrawingFitsSmallCards(t *testing.T) {
+	for _, c := range []struct {
+		recipe      string
+		set         []string
+		least, most float64 // GB
+	}{
+		{"lora-16gb", nil, 10.3, 11.1},
+		{"full-24gb", nil, 10.3, 11.1},
+		{"lora-16gb", []string{"eval.batch=8"}, 11.5, 14},
+		{"lora-16gb", []string{"train.frozen=f32"}, 20.5, 21.5},
+		{"lora-16gb", []string{"eval.sheet_samples=0"}, 0, 0},
+		{"lightning", nil, 13, 17},
+	} {
+		config, err := distill.Load("../../configs/sdxl/"+c.recipe+".yaml", c.set...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bytes, err := cost.Drawing(backend(t).Backend, config, sdxlModel(), gpu)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if gb := float64(bytes) / 1e9; gb < c.least || gb > c.most {
+			t.Errorf("%s %v: %.2f GB, want %g to %g", c.recipe, c.set, gb, c.least, c.most)
+		}
+		if plain := c.set == nil; plain && bytes > largest(t, config) {
+			t.Errorf("%s: sheets take %d bytes, more than training", c.recipe, bytes)
+		}
+	}
+}
+
 // Advice names the settings in order of gentleness, holds what it promises and does not make its reader wait.
 func TestFit(t *testing.T) {
 	load := func(more ...string) (*distill.Config, error) {

@@ -33,7 +33,7 @@ type Memory struct {
 
 // MemoryCounts says how Memory is made and what it leaves out.
 const MemoryCounts = "one update walked through with arrays that have no content; the programs' scratch space is estimated from their graphs, which is rough at granularity network; " +
-	"not counted: the programs' code, text encoders and VAE before training, fragmentation; of the host's memory only offloaded state is counted"
+	"not counted: the programs' code, text encoders and VAE, which take their turns before and after training, fragmentation; of the host's memory only offloaded state is counted"
 
 // rehearsal is a phase on a dry engine. It goes the way of package train, which tests that it does.
 type rehearsal struct {
@@ -56,13 +56,19 @@ func alike(c *distill.Config, s distill.Step) string {
 		s.TeacherSteps > s.StudentSteps, p.Beta1 > 0, p.WeightDecay > 0)
 }
 
-// memory rehearses an update of a phase. A phase whose weights and optimizers alone take more than a limit, if it is not
-// 0, is not walked through: that they do is then all that Total tells.
-func memory(b compute.Backend, c *distill.Config, m Model, s distill.Step, d Device, limit int64) (out Memory, err error) {
+// dry is an engine with a recipe's settings that runs nothing.
+func dry(b compute.Backend, c *distill.Config, d Device) *engine.Engine {
 	e := engine.Dry(b, ComputeTypes[c.Train.Compute], Levels[c.Train.Granularity])
 	e.Calls, e.Frozen = Levels[c.Train.CallGranularity()], ComputeTypes[c.Train.Frozen]
 	e.Offload = Offload(c.Train)
 	e.Split, e.Flash = d.Split && e.Granularity == nn.Network, d.Flash
+	return e
+}
+
+// memory rehearses an update of a phase. A phase whose weights and optimizers alone take more than a limit, if it is not
+// 0, is not walked through: that they do is then all that Total tells.
+func memory(b compute.Backend, c *distill.Config, m Model, s distill.Step, d Device, limit int64) (out Memory, err error) {
+	e := dry(b, c, d)
 	r := &rehearsal{e: e, c: c, step: s, in: m.inputs(c, c.Train.Batch), adapters: &nn.LoRA{Rank: c.LoRA.Rank, Scale: c.LoRA.Scale()}}
 	if err = r.networks(b, m); err != nil {
 		return out, err
@@ -171,6 +177,28 @@ func (r *rehearsal) optimizers() (err error) {
 	adam.EMA = t.EMA
 	r.optS, err = r.e.NewOptimizer(adam, r.student)
 	return err
+}
+
+// Drawing is the device memory that a run's sample sheets take between phases: the base, a phase's model beside it, and a
+// guided step of eval.batch pictures. 0 where the recipe wants no sheets.
+func Drawing(b compute.Backend, c *distill.Config, m Model, d Device) (int64, error) {
+	if c.Eval.SheetSamples == 0 && len(c.Eval.SheetPrompts) == 0 {
+		return 0, nil
+	}
+	specs, err := trace(b, m.UNet.Network("", nil), nil, m.inputs(c, 1))
+	if err != nil {
+		return 0, err
+	}
+	e := dry(b, c, d)
+	e.BlankParams(specs, nil) // the base
+	r := &rehearsal{e: e, ofTeacher: &program.Functions{UNet: m.UNet}, teacher: e.BlankParams(specs, nil)}
+	r.step.Guidance = c.Eval.Guidance
+	var in []*engine.Array
+	for _, s := range m.inputs(c, c.Eval.Batch) {
+		in = append(in, e.Blank(s))
+	}
+	_, err = r.target(in, func() *engine.Array { return e.Blank(in[1].Shape()) })
+	return e.Memory().Peak, err
 }
 
 // update is one optimizer step. Of its micro-batches the first and the last are walked through, and all are there.
