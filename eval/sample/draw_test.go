@@ -141,6 +141,26 @@ func TestLatents(t *testing.T) {
 }
 
 // TestQueue: a batch is drawn without waiting for the device, and is what Latents draws.
+// Block by block, where a guided step is one call of twice the batch, pictures are those of whole networks; with a negative
+// prompt of zeros it is two calls, to the same end.
+func TestLatentsInBlocks(t *testing.T) {
+	s := open(t)
+	whole := s.draw(t, s.text, sample.Options{Guidance: 3, Seed: 4})
+	s.e = engine.New(s.e.Backend, dtypes.Float32, nn.Layer)
+	zeros := pipeline.Embedding{Text: make([]float32, len(s.text[0].Text)), Pooled: make([]float32, len(s.text[0].Pooled))}
+	together := s.draw(t, s.text, sample.Options{Guidance: 3, Seed: 4})
+	runs := s.e.Runs()
+	apiece := s.draw(t, s.text, sample.Options{Guidance: 3, Seed: 4, Negative: zeros})
+	if two := s.e.Runs() - runs; two < 3*runs/2 {
+		t.Errorf("%d programs were run for guided steps of one call, %d for those of two", runs, two)
+	}
+	for k := range whole {
+		if d := max(apart(whole[k], together[k]), apart(whole[k], apiece[k])); !(d < 1e-4) {
+			t.Errorf("picture %d is %g apart", k, d)
+		}
+	}
+}
+
 func TestQueue(t *testing.T) {
 	s := open(t)
 	o := sample.Options{Steps: 3, Guidance: 3, Seed: 4, Size: s.p.Native(), Batch: 2}

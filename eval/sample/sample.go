@@ -5,6 +5,7 @@ package sample
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"fewstep/distill"
 	"fewstep/distill/program"
@@ -196,11 +197,13 @@ func (d *drawing) draw(batch []pipeline.Embedding, at int) (*engine.Array, error
 	var negative []*engine.Array
 	var guidance *engine.Array
 	if o.guided() {
-		if negative, err = d.conditions(without, o.NegativeID); err != nil {
-			return nil, err
-		}
 		if guidance, err = d.constant(o.Guidance); err != nil {
 			return nil, err
+		}
+		if len(o.Negative.Text) > 0 || !slices.Equal(o.NegativeID, o.TimeIDs) {
+			if negative, err = d.conditions(without, o.NegativeID); err != nil {
+				return nil, err
+			}
 		}
 	}
 	current, err := d.e.Upload(x, shapes[unet.InSample].Dimensions...)
@@ -247,7 +250,7 @@ func (d *drawing) conditions(all []pipeline.Embedding, timeIDs []float32) ([]*en
 	return out, nil
 }
 
-// step is one deterministic move (5); guidance may be nil.
+// step is one deterministic move (5); guidance may be nil, and negative is where it leads away from SDXL's empty prompt.
 func (d *drawing) step(x *engine.Array, s Step, condition, negative []*engine.Array, guidance *engine.Array) (*engine.Array, error) {
 	a, b := d.p.Schedule.MoveCoefficients(d.o.Prediction, s.At, s.To)
 	var columns [3]*engine.Array
@@ -257,6 +260,12 @@ func (d *drawing) step(x *engine.Array, s Step, condition, negative []*engine.Ar
 			return nil, err
 		}
 	}
+	in := func(condition []*engine.Array) []*engine.Array {
+		return append([]*engine.Array{x, columns[0]}, condition...)
+	}
+	if negative == nil {
+		return d.f.Move(d.e, d.model, in(condition), columns[1], columns[2], guidance)
+	}
 	bind := engine.Bind{program.NetUNet: d.model}
 	call := func(f engine.Function, in ...*engine.Array) (*engine.Array, error) {
 		out, err := d.e.Call(f, bind, in...)
@@ -265,23 +274,20 @@ func (d *drawing) step(x *engine.Array, s Step, condition, negative []*engine.Ar
 		}
 		return out[0], nil
 	}
-	u, err := call(d.f.Predict(), append([]*engine.Array{x, columns[0]}, condition...)...)
+	u, err := call(d.f.Predict(), in(condition)...)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { u.Free() }()
-	if guidance != nil {
-		away, err := call(d.f.Predict(), append([]*engine.Array{x, columns[0]}, negative...)...)
-		if err != nil {
-			return nil, err
-		}
-		defer away.Free()
-		guided, err := call(program.Guide(), u, away, guidance)
-		if err != nil {
-			return nil, err
-		}
-		u.Free()
-		u = guided
+	defer u.Free()
+	away, err := call(d.f.Predict(), in(negative)...)
+	if err != nil {
+		return nil, err
 	}
-	return call(program.Blend(), x, columns[1], u, columns[2])
+	defer away.Free()
+	guided, err := call(program.Guide(), u, away, guidance)
+	if err != nil {
+		return nil, err
+	}
+	defer guided.Free()
+	return call(program.Blend(), x, columns[1], guided, columns[2])
 }
