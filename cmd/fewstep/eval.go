@@ -82,7 +82,7 @@ func newEval(a *app) *cobra.Command {
 	f.StringVar(&o.unet, "unet", "", "UNet state dict in place of the directory's, as in a run's exports folder")
 	f.StringVar(&o.lora, "lora", "", "LoRA file to merge into the UNet")
 	f.StringVar(&o.sampler, "sampler", "trained", "how the model is sampled: trained, euler, euler-leading, euler-ancestral, ddim, ddim-leading or lcm")
-	f.StringVar(&o.compute, "compute", "f32", "arithmetic of the networks that draw: f32 or bf16; those that measure compute in f32")
+	f.StringVar(&o.compute, "compute", "auto", "arithmetic of the networks that draw: "+computeUsage+"; those that measure compute in f32")
 	f.StringVar(&o.rows, "rows", "", "YAML file that names the models to measure, instead of --unet and --lora")
 	f.StringVar(&o.follow, "follow", "", "measure what this run exports, as it appears, by the run's own settings")
 	f.DurationVar(&o.every, "every", 30*time.Second, "how often to look for new models with --follow")
@@ -169,12 +169,10 @@ func (o evalOptions) check(cmd *cobra.Command) error {
 		return withHint(usageErrorf("convention %s measures by the pipeline's own CLIP, from images", metric.Convention), "give --convention one of %s", conventionNames())
 	case o.convention != metric.Convention && o.sources.Inception == "":
 		return withHint(usageErrorf("convention %s needs the weights of an Inception network", o.convention), "give --inception; 'fewstep eval --help' says where they come from")
-	case o.compute != "f32" && o.compute != "bf16":
-		return usageErrorf("--compute is %q; it must be f32 or bf16", o.compute)
 	case o.every <= 0:
 		return usageErrorf("--every wants a positive time, not %v", o.every)
 	}
-	return nil
+	return checkCompute(o.compute)
 }
 
 func (o evalOptions) config(p *pipeline.Pipeline) (*distill.Config, error) {
@@ -268,22 +266,24 @@ func (a *app) eval(cmd *cobra.Command, o evalOptions) error {
 	}
 	defer rt.Close()
 	s.Engine = engine.New(rt.Backend, dtypes.Float32, nn.Network)
-	if o.compute == "bf16" {
-		s.Drawer = engine.New(rt.Backend, dtypes.BFloat16, nn.Network)
-	}
 	if o.out != "" {
 		s.KeepIn(o.out)
 	}
 	switch {
 	case followed != nil:
-		return a.follow(cmd, s, followed, o)
 	case o.rows != "":
 		s.Entries, err = s.Rows(specs)
 	default:
 		s.Entries, err = o.entries(cmd, &s)
 	}
+	if err == nil {
+		s.Drawer, err = drawerOf(rt, o.compute, &s)
+	}
 	if err != nil {
 		return err
+	}
+	if followed != nil {
+		return a.follow(cmd, s, followed, o)
 	}
 	t, err := eval.Evaluate(cmd.Context(), s)
 	if err != nil {

@@ -93,7 +93,7 @@ func TestEvalUsage(t *testing.T) {
 		"exclude each other":                       "--protocol captions --captions-file c --convention mini --inception i --reference a --reference-stats b",
 		"by the pipeline's own CLIP":               "--inception i",
 		"needs the weights of an Inception":        "--convention lightning",
-		"it must be f32 or bf16":                   "--compute fp8",
+		"it must be auto, f32 or bf16":             "--compute fp8",
 		"coco10k is one image of every caption":    "--protocol coco10k --captions-file c --per-caption 2",
 		"--per-caption 0":                          "--per-caption 0",
 		"saves Inception statistics":               "--save-stats d",

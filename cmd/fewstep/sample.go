@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gomlx/compute/dtypes"
 	"github.com/spf13/cobra"
 
 	"fewstep/engine"
@@ -82,7 +81,7 @@ func newSample(a *app) *cobra.Command {
 	f.IntVar(&o.height, "height", 0, "in pixels; 0 = the model's own")
 	f.IntVar(&o.batch, "batch", 16, "pictures per program call")
 	f.IntVar(&o.tile, "tile", 0, "decode in overlapping tiles of this side in pixels, as 512, where memory is short; 0 = whole")
-	f.StringVar(&o.compute, "compute", "f32", "arithmetic of the networks: f32 or bf16 (norms and softmax stay f32)")
+	f.StringVar(&o.compute, "compute", "auto", "arithmetic of the networks: "+computeUsage)
 	o.conditions.register(c)
 	return c
 }
@@ -95,9 +94,8 @@ func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 	if err != nil {
 		return usageErrorf("%v", err)
 	}
-	compute, ok := map[string]dtypes.DType{"f32": dtypes.Float32, "bf16": dtypes.BFloat16}[o.compute]
-	if !ok {
-		return usageErrorf("--compute is %q; it must be f32 or bf16", o.compute)
+	if err := checkCompute(o.compute); err != nil {
+		return err
 	}
 	if err := a.localAll(cmd.Context(), &o.model, &o.unet, &o.lora); err != nil {
 		return err
@@ -130,11 +128,11 @@ func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 		return err
 	}
 	defer rt.Close()
-	e := engine.New(rt.Backend, compute, nn.Network)
 	specs, err := p.UNetSpecs(rt.Backend, nil)
 	if err != nil {
 		return err
 	}
+	e := drawer(rt, o.compute, specs)
 	w, err := p.LoadUNet(specs, o.unet, o.lora)
 	if err != nil {
 		return err

@@ -161,6 +161,33 @@ func TestLatentsInBlocks(t *testing.T) {
 	}
 }
 
+// In bf16, weights may be kept in bf16: the pictures are the same to the bit, at every granularity.
+func TestLatentsFromNarrowWeights(t *testing.T) {
+	s := open(t)
+	values, err := pipeline.Read(s.p.Dir, "unet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	specs := s.model.Specs
+	for _, level := range []nn.Level{nn.Network, nn.Layer} {
+		var drawn [2][][]float32
+		for i, kept := range []dtypes.DType{dtypes.Float32, dtypes.BFloat16} {
+			s.e = engine.New(s.e.Backend, dtypes.BFloat16, level)
+			s.e.Frozen = kept
+			if s.model, err = s.e.Load(specs, values, nil); err != nil {
+				t.Fatal(err)
+			}
+			drawn[i] = s.draw(t, s.text, sample.Options{Guidance: 3, Seed: 4})
+			s.model.FreeAll()
+		}
+		for k := range drawn[0] {
+			if d := apart(drawn[0][k], drawn[1][k]); d != 0 {
+				t.Errorf("level %v: picture %d is %g apart", level, k, d)
+			}
+		}
+	}
+}
+
 func TestQueue(t *testing.T) {
 	s := open(t)
 	o := sample.Options{Steps: 3, Guidance: 3, Seed: 4, Size: s.p.Native(), Batch: 2}
