@@ -359,7 +359,7 @@ func TestPanicBecomesError(t *testing.T) {
 		return r.Run(linear("net.one", 3), in[0])
 	}}
 	for _, mode := range modes {
-		e := sharedEngine(mode, dtypes.Float32)
+		e := newEngine(mode, dtypes.Float32)
 		in := batch(t, e, 0.5)
 		p := perceptronParams(t, e)
 		o := must[*engine.Optimizer](t)(e.NewOptimizer(engine.Adam{Beta2: 0.99}, p))

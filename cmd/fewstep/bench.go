@@ -22,7 +22,6 @@ func newBench(a *app) *cobra.Command {
 	var o bench.Options
 	var granularity, calls, compute, frozen, moments, offload string
 	var split, plain, sites bool
-	var memory float64
 	c := &cobra.Command{
 		Use:   "bench",
 		Short: "Time one kind of training step on random weights and inputs.",
@@ -67,7 +66,7 @@ func newBench(a *app) *cobra.Command {
 			o.Summary = a.stderr
 			var r *bench.Result
 			err := interruptible(cmd.Context(), nil, func() error {
-				rt, err := a.openBackend(xla.Options{MemoryFraction: memory, Plain: plain})
+				rt, err := a.openBackend(xla.Options{Plain: plain})
 				if err != nil {
 					return err
 				}
@@ -111,7 +110,6 @@ func newBench(a *app) *cobra.Command {
 	f.BoolVar(&split, "split", false, "at granularity network: updates apart from the gradient, adapters folded into their weights; left out = as runs have it, on CPUs only")
 	f.BoolVar(&sites, "sites", false, "programs of its own for every place of a network, which spares rewriting CUDA graphs; left out = as runs have it, on CUDA where programs are kept")
 	f.BoolVar(&plain, "plain", false, "wait for every program, copy what is updated, keep no compiled programs: go-xla as it is")
-	f.Float64Var(&memory, "memory-fraction", 0.92, "the share of the device's memory that may be used (CUDA)")
 	f.StringVar(&o.Profile, "profile", "", "write a recording of one more step to this file: .json for Perfetto, .pb for TensorBoard; sums it up on stderr")
 	f.Float64Var(&o.PeakTFLOPs, "peak-tflops", 0, "the device's peak, to tell the share of it that was reached; 0 = known for some devices")
 	return c

@@ -10,9 +10,12 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/gomlx/compute/dtypes"
 	"github.com/spf13/cobra"
 
+	"fewstep/engine"
 	"fewstep/internal/xla"
+	"fewstep/model/nn"
 )
 
 func init() { register(newDoctor) }
@@ -53,7 +56,9 @@ type chosenBackend struct {
 	Plugin       string       `json:"plugin,omitempty"`
 	Version      string       `json:"version"`
 	Devices      []xla.Device `json:"devices"`
-	CheckSeconds float64      `json:"check_seconds"` // compiling and running a small program
+	CheckSeconds float64      `json:"check_seconds"`        // compiling and running a small program
+	Offload      bool         `json:"offload"`              // train.offload is possible
+	NoOffload    string       `json:"no_offload,omitempty"` // why not
 }
 
 type missingPart struct {
@@ -71,7 +76,7 @@ func newDoctor(a *app) *cobra.Command {
 		Example: "  fewstep doctor\n  fewstep doctor --backend cuda --json",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			d, err := examine(a.backend)
+			d, err := examine(a.backend, a.memory)
 			if a.json {
 				if werr := a.writeJSON(d); werr != nil {
 					return werr
@@ -85,7 +90,7 @@ func newDoctor(a *app) *cobra.Command {
 }
 
 // examine fills a diagnosis; the error is that of opening or checking the backend.
-func examine(backend string) (*diagnosis, error) {
+func examine(backend string, memory float64) (*diagnosis, error) {
 	v := readVersion()
 	search := xla.DefaultSearch()
 	d := &diagnosis{
@@ -108,12 +113,19 @@ func examine(backend string) (*diagnosis, error) {
 		}
 	}
 
-	rt, err := xla.Open(backend, xla.Options{Search: search})
+	rt, err := xla.Open(backend, xla.Options{Search: search, MemoryFraction: memory})
 	if err == nil {
 		defer rt.Close()
 		start := time.Now()
 		if err = rt.Check(); err == nil {
-			d.Chosen = &chosenBackend{rt.Kind, rt.Plugin, rt.Version, rt.Devices(), time.Since(start).Seconds()}
+			d.Chosen = &chosenBackend{Kind: rt.Kind, Plugin: rt.Plugin, Version: rt.Version, Devices: rt.Devices(), CheckSeconds: time.Since(start).Seconds()}
+			e := engine.New(rt.Backend, dtypes.Float32, nn.Layer)
+			e.Offload = 1
+			if off := e.CheckOffload(); off != nil {
+				d.Chosen.NoOffload = off.Error()
+			} else {
+				d.Chosen.Offload = true
+			}
 		}
 		for _, note := range rt.Notes {
 			d.Reasons = append(d.Reasons, strings.TrimPrefix(note, "warning: "))
@@ -176,6 +188,11 @@ func (d *diagnosis) print(w io.Writer) error {
 			row("", "device %d: %s%s", dev.Number, dev.Description, memory)
 		}
 		row("check", "a small program computes right (compiled and run in %.2f s)", d.Chosen.CheckSeconds)
+		if d.Chosen.Offload {
+			row("offload", "possible: train.offload keeps optimizer state in the host's memory, of which %s are free", bytesText(d.Memory.AvailableBytes))
+		} else {
+			row("offload", "not possible: %s", d.Chosen.NoOffload)
+		}
 	}
 	for i, reason := range d.Reasons {
 		name := ""

@@ -24,6 +24,7 @@ type app struct {
 	json    bool         // --json: data as JSON
 	quiet   bool         // --quiet: errors only on stderr
 	backend string       // --backend: one of xla.Choices()
+	memory  float64      // --memory-fraction: of a GPU's memory
 
 	started bool // a command's own code was reached: errors are no longer about the command line
 }
@@ -67,6 +68,9 @@ func (a *app) root() *cobra.Command {
 			if !slices.Contains(xla.Choices(), a.backend) {
 				return withHint(usageErrorf("unknown backend %q", a.backend), "choose one of %s", strings.Join(xla.Choices(), ", "))
 			}
+			if !(a.memory > 0 && a.memory <= 1) {
+				return usageErrorf("--memory-fraction is %g; it must be above 0 and at most 1", a.memory)
+			}
 			a.log = a.newLogger()
 			a.started = true
 			return nil
@@ -79,6 +83,7 @@ func (a *app) root() *cobra.Command {
 	flags.BoolVar(&a.json, "json", false, "write data as JSON")
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "write nothing but errors to stderr")
 	flags.StringVar(&a.backend, "backend", xla.Auto, "where to compute: "+strings.Join(xla.Choices(), "|"))
+	flags.Float64Var(&a.memory, "memory-fraction", 0.92, "the share of a GPU's memory that may be used")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return withHint(withCode(exitUsage, err), "run '%s --help'", cmd.CommandPath())
 	})
@@ -129,9 +134,7 @@ func isTerminal(w io.Writer) bool {
 // openBackend opens what --backend asks for and logs why that was taken: warnings as such, the rest as
 // information. The caller closes the runtime.
 func (a *app) openBackend(opt xla.Options) (*xla.Runtime, error) {
-	if opt.MemoryFraction == 0 {
-		opt.MemoryFraction = 0.92 // of a GPU's memory; the plugin's own three quarters would leave 12 GB of a card of 16
-	}
+	opt.MemoryFraction = a.memory // the plugin's own three quarters would leave 12 GB of a card of 16
 	rt, err := xla.Open(a.backend, opt)
 	if err != nil {
 		return nil, withHint(err, "'fewstep doctor' shows what was found and how to get the rest")
