@@ -51,6 +51,7 @@ type BadImage struct {
 
 // Set is an opened source. It is safe for concurrent use.
 type Set struct {
+	path      string
 	rows      []Row
 	encoded   [][]byte
 	cached    [][]uint8 // [side, side, 3] each, where CacheSize asked for it
@@ -89,19 +90,16 @@ func Open(path string, opt Options) (*Set, error) {
 		}
 	}
 	if opt.Split != "" {
-		n := 0
-		for i, r := range rows {
-			if r.Split == opt.Split {
-				rows[n], encoded[n] = r, encoded[i]
-				n++
-			}
+		kept := ofSplit(rows, opt.Split)
+		if len(kept) == 0 {
+			return nil, noSplit(path, len(rows), opt.Split)
 		}
-		if n == 0 {
-			return nil, fmt.Errorf("data: %s: none of its %d rows is of split %q", path, len(rows), opt.Split)
+		for n, i := range kept {
+			rows[n], encoded[n] = rows[i], encoded[i]
 		}
-		rows, encoded = rows[:n:n], encoded[:n:n]
+		rows, encoded = rows[:len(kept):len(kept)], encoded[:len(kept):len(kept)]
 	}
-	s := &Set{cacheSize: opt.CacheSize}
+	s := &Set{path: path, cacheSize: opt.CacheSize}
 	if err := s.decodeAll(path, rows, encoded, opt); err != nil {
 		return nil, err
 	}
@@ -145,6 +143,36 @@ func (s *Set) decodeAll(path string, rows []Row, encoded [][]byte, opt Options) 
 		return fmt.Errorf("data: %s: no image can be decoded", path)
 	}
 	return nil
+}
+
+// ofSplit lists the rows of a split.
+func ofSplit(rows []Row, split string) (kept []int) {
+	for i, r := range rows {
+		if r.Split == split {
+			kept = append(kept, i)
+		}
+	}
+	return kept
+}
+
+func noSplit(path string, rows int, split string) error {
+	return fmt.Errorf("data: %s: none of its %d rows is of split %q", path, rows, split)
+}
+
+// Only returns the rows of a split as a set of their own, which shares the images.
+func (s *Set) Only(split string) (*Set, error) {
+	kept := ofSplit(s.rows, split)
+	if len(kept) == 0 {
+		return nil, noSplit(s.path, len(s.rows), split)
+	}
+	out := &Set{path: s.path, cacheSize: s.cacheSize}
+	for _, i := range kept {
+		out.rows, out.encoded = append(out.rows, s.rows[i]), append(out.encoded, s.encoded[i])
+		if s.cached != nil {
+			out.cached = append(out.cached, s.cached[i])
+		}
+	}
+	return out, nil
 }
 
 // Len returns the number of rows.

@@ -109,6 +109,32 @@ func TestOpenParquet(t *testing.T) {
 
 // TestOpenOtherColumns reads the layout of Hugging Face image data sets: a group
 // of bytes and path, and "text".
+// The rows of a split are those that Open finds of it, with their images.
+func TestOnly(t *testing.T) {
+	for _, size := range []int{0, 2} {
+		all, err := Open(writeRecords(t, testRecords(t)), Options{CacheSize: size})
+		if err != nil {
+			t.Fatal(err)
+		}
+		eval, err := all.Only("eval")
+		if err != nil || eval.Len() != 1 || eval.Row(0).Key != "c" || !bytes.Equal(eval.Encoded(0), all.Encoded(2)) {
+			t.Fatalf("%d rows, %v", eval.Len(), err)
+		}
+		train, err := all.Only("train")
+		if err != nil || train.Len() != 2 || train.Row(1).Key != "b" || len(train.Captions()) != 5 || all.Len() != 3 {
+			t.Fatalf("%d rows, %v", train.Len(), err)
+		}
+		a, err := train.Image(1, 2)
+		b, err2 := all.Image(1, 2)
+		if err != nil || err2 != nil || !slices.Equal(a, b) {
+			t.Errorf("images %v and %v, %v, %v", a, b, err, err2)
+		}
+		if _, err := all.Only("test"); err == nil || !strings.Contains(err.Error(), `"test"`) || !strings.Contains(err.Error(), "images.parquet") {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
 func TestOpenOtherColumns(t *testing.T) {
 	type picture struct {
 		Bytes []byte `parquet:"bytes"`

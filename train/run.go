@@ -103,7 +103,7 @@ func Open(c *distill.Config, opt Options) (*Run, error) {
 	if opt.Until != "" && c.Stage(opt.Until) == nil {
 		return nil, fmt.Errorf("there is no stage %q to run until", opt.Until)
 	}
-	r.Data, err = data.Open(c.SourcePath(), data.Options{MaxBad: c.Data.MaxBad, CacheSize: c.Data.Resolution})
+	r.Data, err = data.Open(c.SourcePath(), data.Options{MaxBad: c.Data.MaxBad})
 	if err != nil {
 		return nil, err
 	}
@@ -164,7 +164,7 @@ func (r *Run) Unsaved() bool { return r.unsaved.Load() }
 // Close releases the run directory.
 func (r *Run) Close() error {
 	r.warming.Wait()
-	return errors.Join(r.models.close(), r.Dir.Close())
+	return errors.Join(r.samples.close(), r.models.close(), r.Dir.Close())
 }
 
 // components are the folders of the base model whose weights a run depends on.

@@ -1,8 +1,10 @@
 package train
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,95 +19,108 @@ import (
 	"github.com/gomlx/compute/dtypes"
 )
 
-// samples gives the training samples: latents and text embeddings of the data set, encoded once per process.
+// samples gives the training samples: latents and text embeddings of the data set, encoded once per run.
 type samples struct {
 	run        *Run
+	set        *data.Set // the rows that are trained on
 	order      *data.Order
-	latents    [][]float32
-	embeddings []pipeline.Embedding
+	latents    *encoded // of each row
+	embeddings *encoded // of each caption: text, then pooled
 	caption    map[string]int
 }
 
-// newSamples encodes the rows that can be drawn and every caption.
-func (r *Run) newSamples() (*samples, error) {
+// newSamples encodes the rows that can be drawn and every caption, unless an earlier process of the run did.
+func (r *Run) newSamples() (_ *samples, err error) {
 	c := r.Config.Data
-	s := &samples{run: r, caption: map[string]int{}}
-	train, err := data.Open(r.Config.SourcePath(), data.Options{Split: trainSplit(r.Data), MaxBad: c.MaxBad, CacheSize: c.Resolution})
+	s := &samples{run: r, set: r.Data, caption: map[string]int{}}
+	if split := trainSplit(r.Data); split != "" {
+		if s.set, err = r.Data.Only(split); err != nil {
+			return nil, err
+		}
+	}
+	s.order, err = s.set.Order(data.OrderOptions{Seed: r.Config.Seed, Fine: c.Captions.Fine, Kind: c.Captions.Kind, Coarse: c.Captions.Coarse})
 	if err != nil {
 		return nil, err
 	}
-	s.order, err = train.Order(data.OrderOptions{Seed: r.Config.Seed, Fine: c.Captions.Fine, Kind: c.Captions.Kind, Coarse: c.Captions.Coarse})
-	if err != nil {
-		return nil, err
-	}
-	r.opt.Log.Info("encoding the data set", "images", train.Len(), "captions", len(train.Captions()))
-	for i, text := range train.Captions() {
+	captions := s.set.Captions()
+	for i, text := range captions {
 		s.caption[text] = i
 	}
-	e := engine.New(r.opt.Backend, dtypes.Float32, nn.Network)
-	if err := s.encodeImages(e, train); err != nil {
-		return nil, err
+	shapes := r.Pipeline.UNetInputs(1, pipeline.Square(c.Resolution))
+	if s.latents, err = r.encoded("latents.f32", s.set.Len(), shapes[unet.InSample].Size(), s.encodeImages()); err != nil {
+		return nil, fmt.Errorf("encoding the images: %w", err)
 	}
-	return s, s.encodeCaptions(e, train)
+	if s.embeddings, err = r.encoded("captions.f32", len(captions), shapes[unet.InText].Size()+shapes[unet.InPooled].Size(), s.encodeCaptions(captions)); err != nil {
+		return nil, errors.Join(fmt.Errorf("encoding the captions: %w", err), s.close())
+	}
+	return s, nil
 }
 
-// encoded is how many images or captions are encoded between two looks at the clock.
-const encoded = 64
-
-func (s *samples) encodeImages(e *engine.Engine, train *data.Set) error {
-	c := s.run.Config.Data
-	enc, err := s.run.Pipeline.LoadEncoders(e, min(32, train.Len()), pipeline.VAEPart)
-	if err != nil {
-		return err
+func (s *samples) close() error {
+	if s == nil {
+		return nil
 	}
-	defer enc.Free()
-	enc.Tile = c.VAETile
-	told := s.run.tellEncoding("images", train.Len())
-	for start := 0; start < train.Len(); start += encoded {
+	return errors.Join(s.latents.close(), s.embeddings.close())
+}
+
+// encodeImages encodes rows of the data set.
+func (s *samples) encodeImages() func(first, end int) ([][]float32, error) {
+	c := s.run.Config.Data
+	return s.encoding("images", pipeline.VAEPart, s.set.Len(), func(enc *pipeline.Encoders, first, end int) ([][]float32, error) {
+		enc.Tile = c.VAETile
 		var images [][]float32
-		for i := start; i < min(start+encoded, train.Len()); i++ {
-			v, err := train.Image(i, c.Resolution)
+		for i := first; i < end; i++ {
+			v, err := s.set.Image(i, c.Resolution)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			images = append(images, v)
 		}
-		z, err := enc.Latents(images, pipeline.Square(c.Resolution))
-		if err != nil {
-			return fmt.Errorf("encoding images %d to %d: %w", start, start+len(images)-1, err)
-		}
-		s.latents = append(s.latents, z...)
-		told(len(s.latents))
-	}
-	return nil
+		return enc.Latents(images, pipeline.Square(c.Resolution))
+	})
 }
 
-func (s *samples) encodeCaptions(e *engine.Engine, train *data.Set) error {
-	enc, err := s.run.Pipeline.LoadEncoders(e, min(32, train.Len()), pipeline.TextPart)
-	if err != nil {
-		return err
-	}
-	defer enc.Free()
-	captions := train.Captions()
-	told := s.run.tellEncoding("captions", len(captions))
-	for start := 0; start < len(captions); start += encoded {
-		z, err := enc.Text(captions[start:min(start+encoded, len(captions))])
-		if err != nil {
-			return err
+func (s *samples) encodeCaptions(captions []string) func(first, end int) ([][]float32, error) {
+	return s.encoding("captions", pipeline.TextPart, len(captions), func(enc *pipeline.Encoders, first, end int) (out [][]float32, err error) {
+		embeddings, err := enc.Text(captions[first:end])
+		for _, v := range embeddings {
+			out = append(out, slices.Concat(v.Text, v.Pooled))
 		}
-		s.embeddings = append(s.embeddings, z...)
-		told(len(s.embeddings))
-	}
-	return nil
+		return out, err
+	})
 }
 
-// tellEncoding logs how far the encoding of something is, every five seconds.
-func (r *Run) tellEncoding(what string, of int) func(n int) {
+// encoding loads encoders for a chunk of n records, and frees them after the last one; it tells how far it is.
+func (s *samples) encoding(what, part string, n int, encode func(enc *pipeline.Encoders, first, end int) ([][]float32, error)) func(first, end int) ([][]float32, error) {
+	var enc *pipeline.Encoders
+	var told func(n int)
+	return func(first, end int) (out [][]float32, err error) {
+		if enc == nil {
+			s.run.opt.Log.Info("encoding the data set", what, n, "done before", first)
+			told = s.run.tellEncoding(what, first, n)
+			e := engine.New(s.run.opt.Backend, dtypes.Float32, nn.Network)
+			if enc, err = s.run.Pipeline.LoadEncoders(e, min(32, n), part); err != nil {
+				return nil, err
+			}
+		}
+		if out, err = encode(enc, first, end); err != nil {
+			err = fmt.Errorf("%s %d to %d: %w", what, first, end-1, err)
+		}
+		told(end)
+		if err != nil || end == n {
+			enc.Free()
+		}
+		return out, err
+	}
+}
+
+// tellEncoding logs how far the encoding of something is that had come to first, every five seconds.
+func (r *Run) tellEncoding(what string, first, of int) func(n int) {
 	began, last := time.Now(), time.Now()
 	return func(n int) {
 		if n < of && time.Since(last) >= 5*time.Second {
 			last = time.Now()
-			r.opt.Log.Info("encoding", what, n, "of", of, "eta", (time.Since(began) / time.Duration(n) * time.Duration(of-n)).Round(time.Second))
+			r.opt.Log.Info("encoding", what, n, "of", of, "eta", (time.Since(began) / time.Duration(n-first) * time.Duration(of-n)).Round(time.Second))
 		}
 	}
 }
@@ -124,7 +139,7 @@ func trainSplit(set *data.Set) string {
 func (s *samples) keys(first int64, n int) (numbers []int64, keys []string) {
 	for i := range n {
 		numbers = append(numbers, first+int64(i))
-		keys = append(keys, s.run.Data.Row(s.order.Row(first+int64(i))).Key)
+		keys = append(keys, s.set.Row(s.order.Row(first+int64(i))).Key)
 	}
 	return numbers, keys
 }
@@ -179,23 +194,32 @@ func (s *samples) batch(sampler *distill.Sampler, first int64, n int) (*inputs, 
 	shapes := p.UNetInputs(n, pixels)
 	size := shapes[unet.InSample].Size() / n
 	x := make([]float32, n*size)
+	words := shapes[unet.InText].Size() / n
 	var text, pooled, ids []float32
 	for i := range n {
-		k := first + int64(i)
-		if z := s.latents[s.order.Row(k)]; len(z) != size {
-			return nil, fmt.Errorf("sample %d: its latent has %d values, the UNet takes %d", k, len(z), size)
+		v, err := s.embeddings.read(s.caption[s.order.Caption(first+int64(i))])
+		if err != nil {
+			return nil, err
 		}
-		emb := s.embeddings[s.caption[s.order.Caption(k)]]
-		text, pooled, ids = append(text, emb.Text...), append(pooled, emb.Pooled...), append(ids, pipeline.TimeIDs(pixels)...)
+		text, pooled, ids = append(text, v[:words]...), append(pooled, v[words:]...), append(ids, pipeline.TimeIDs(pixels)...)
 	}
+	failed := make([]error, n)
 	each(n, func(i int) {
 		k, to := first+int64(i), x[i*size:(i+1)*size]
+		z, err := s.latents.read(s.order.Row(k))
+		if err != nil {
+			failed[i] = err
+			return
+		}
 		distill.Normal(to, c.Seed, distill.Noise, k)
 		a, e := float32(b.InputA[i]), float32(b.InputB[i])
-		for j, z := range s.latents[s.order.Row(k)] {
-			to[j] = a*z + e*to[j]
+		for j := range z {
+			to[j] = a*z[j] + e*to[j]
 		}
 	})
+	if err := errors.Join(failed...); err != nil {
+		return nil, err
+	}
 	if in.x, err = in.upload(x, shapes[unet.InSample].Dimensions...); err != nil {
 		return nil, err
 	}

@@ -73,6 +73,8 @@ type planned struct {
 	Host       int64        `json:"host_bytes"`   // of the host's memory, for offloaded state
 	Sheets     int64        `json:"sheets_bytes"` // of device memory while sample sheets are drawn, between phases
 	Disk       int64        `json:"disk_bytes"`
+	Image      int64        `json:"encoded_image_bytes"`   // on disk beside these, for every image of the data set
+	Caption    int64        `json:"encoded_caption_bytes"` // and for every caption
 	Seconds    float64      `json:"seconds,omitempty"`
 
 	Fits []cost.Change `json:"fits,omitempty"` // where the recipe takes more than --memory
@@ -101,6 +103,7 @@ func (a *app) plan(path string, set []string, speed float64, brief bool, limit i
 	if p.Sheets, err = cost.Drawing(rt.Backend, c, m, device); err != nil {
 		return err
 	}
+	p.Image, p.Caption = m.Encoded(c)
 	p.add(c.Train.KeepCheckpoints, speed)
 	tooMuch := limit > 0 && p.Memory > limit
 	if tooMuch {
@@ -134,7 +137,8 @@ func (a *app) forGPU(c *distill.Config) bool {
 
 // add sums the phases up.
 func (p *planned) add(keep int, speed float64) {
-	p.Notes = append(p.Notes, "operations: "+cost.FLOPsCount, "memory: "+cost.MemoryCounts)
+	p.Notes = append(p.Notes, "operations: "+cost.FLOPsCount, "memory: "+cost.MemoryCounts,
+		fmt.Sprintf("disk: checkpoints and results; the encoded data set comes to them, %s an image and %s a caption", bytesText(p.Image), bytesText(p.Caption)))
 	var checkpoint int64
 	for _, ph := range p.Phases {
 		p.Samples += ph.Samples

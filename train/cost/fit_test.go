@@ -124,6 +124,17 @@ func TestDrawingFitsSmallCards(t *testing.T) {
 	}
 }
 
+// What a run keeps of an image and of a caption: 128×128×4 latents, 77 tokens of 2,048 and a pooled text of 1,280, f32.
+func TestEncodedSizes(t *testing.T) {
+	c, err := distill.Load("../../configs/sdxl/lightning.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if image, caption := sdxlModel().Encoded(c); image != 4*128*128*4 || caption != 4*(77*2048+1280) {
+		t.Errorf("%d and %d bytes", image, caption)
+	}
+}
+
 // Advice names the settings in order of gentleness, holds what it promises and does not make its reader wait.
 func TestFit(t *testing.T) {
 	load := func(more ...string) (*distill.Config, error) {

@@ -96,6 +96,13 @@ func (m Model) inputs(c *distill.Config, batch int) []shapes.Shape {
 		f(batch, m.UNet.PooledDim()), f(batch, unet.TimeIDs)}
 }
 
+// Encoded is what an encoded image and an encoded caption of the data set take of the run directory, in bytes.
+func (m Model) Encoded(c *distill.Config) (image, caption int64) {
+	in := m.inputs(c, 1)
+	size := func(i int) int64 { return 4 * int64(in[i].Size()) }
+	return size(unet.InSample), size(unet.InText) + size(unet.InPooled)
+}
+
 // discriminator is the recipe's.
 func (m Model) discriminator(c *distill.Config) *discriminator.Config {
 	d := &discriminator.Config{UNet: m.UNet, Channels: c.Discriminator.HeadChannels, Groups: c.Discriminator.HeadGroups}

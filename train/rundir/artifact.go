@@ -18,11 +18,12 @@ const (
 	Exports = "exports" // weight files for other programs
 	Sheets  = "sheets"  // sample sheets
 	Report  = "report"  // index.html and metrics.csv
+	Encoded = "encoded" // what text encoders and VAE made of the data set
 )
 
-var artifactFolders = []string{Exports, Sheets, Report}
+var artifactFolders = []string{Exports, Sheets, Report, Encoded}
 
-// SaveArtifact writes or replaces one file below exports, sheets or report and
+// SaveArtifact writes or replaces one file below one of these folders and
 // lists it in that folder's manifest. f.Name is slash-separated and may have
 // folders of its own ("4step/unet/config.json"). It also works on a run opened
 // by View, and while the run trains in another process.
@@ -88,7 +89,7 @@ func (d *Dir) writeArtifactManifest(root string, m *manifest) error {
 	return nil
 }
 
-// Artifacts lists the names of the files below exports, sheets or report that
+// Artifacts lists the names of the files below one of these folders that
 // were saved completely and are still there. A file that is there and not listed
 // is of a save that was cut short, and to be saved again.
 func (d *Dir) Artifacts(folder string) ([]string, error) {
@@ -127,7 +128,7 @@ func (d *Dir) ArtifactPath(folder, name string) string {
 func (d *Dir) cleanTemp() error {
 	var failed error
 	folders := []string{d.root, d.EventsPath()}
-	for _, below := range []string{"stages", Exports, Sheets, Report} {
+	for _, below := range append([]string{"stages"}, artifactFolders...) {
 		filepath.WalkDir(d.Path(below), func(p string, e fs.DirEntry, err error) error {
 			if err == nil && e.IsDir() {
 				folders = append(folders, p)

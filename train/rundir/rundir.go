@@ -10,7 +10,7 @@
 //	events/          TensorBoard event files, one per start or continuation
 //	stages/STAGE/PHASE/checkpoints/POSITION/   resumable state, the newest few
 //	stages/STAGE/PHASE/result/                 final weights, kept for ever
-//	exports/ sheets/ report/                   artifacts, each folder with a manifest
+//	exports/ sheets/ report/ encoded/          artifacts, each folder with a manifest
 //
 // Checkpoints and results are snapshots: folders whose manifest.json (names,
 // sizes, SHA-256, metadata) is written last, so a folder without one was never
@@ -148,7 +148,7 @@ func (d *Dir) open(config []byte, lineage Lineage, mayDiffer []string) error {
 		if err := writeJSON(d.Path(lineageName), d.lineage); err != nil {
 			return err
 		}
-		for _, sub := range []string{"events", "stages", "exports", "sheets", "report"} {
+		for _, sub := range append([]string{"events", "stages"}, artifactFolders...) {
 			if err := os.MkdirAll(d.Path(sub), 0o777); err != nil {
 				return fmt.Errorf("create run directory: %w", err)
 			}

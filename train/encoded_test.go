@@ -1,0 +1,106 @@
+package train
+
+import (
+	"errors"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"fewstep/train/rundir"
+)
+
+// Encoding that is killed anywhere goes on where it can be sure of what is there, and ends in the same bytes; a later
+// process makes nothing again.
+func TestEncodedGoesOn(t *testing.T) {
+	const n, size = 3*chunk + 5, 3
+	record := func(i int) []float32 { return []float32{float32(i), -float32(i) / 3, float32(math.Inf(1))} }
+	var made []int
+	fill := func(first, end int) (out [][]float32, err error) {
+		for i := first; i < end; i++ {
+			made, out = append(made, i), append(out, record(i))
+		}
+		return out, nil
+	}
+	dir := t.TempDir()
+	whole := filepath.Join(dir, "whole")
+	if err := encode(whole, n, size, fill); err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile(whole)
+	if err != nil || len(want) != 4*n*size {
+		t.Fatalf("%d bytes, %v", len(want), err)
+	}
+	for _, c := range []struct{ bytes, again int }{ // what a killed process left, and the record it is made again from
+		{0, 0}, {5, 0}, {12 * chunk, 0}, {12*chunk + 1, 0}, {12 * 2 * chunk, chunk}, {12*3*chunk - 1, chunk}, {12 * 3 * chunk, 2 * chunk},
+		{len(want) - 1, 2 * chunk}, {len(want), 2 * chunk}, {len(want) + 100, 2 * chunk},
+	} {
+		path := filepath.Join(dir, "broken")
+		left := append(slices.Clone(want), make([]byte, 200)...)[:c.bytes]
+		for i := max(12*c.again, 0); i < len(left); i++ {
+			left[i] = 0xee // torn
+		}
+		if err := os.WriteFile(path, left, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		made = nil
+		if err := encode(path, n, size, fill); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(path); err != nil || !slices.Equal(got, want) {
+			t.Errorf("after %d bytes: %d bytes that differ, %v", c.bytes, len(got), err)
+		}
+		if made[0] != c.again {
+			t.Errorf("after %d bytes, records are made again from %d on", c.bytes, made[0])
+		}
+	}
+
+	d, err := rundir.Open(filepath.Join(dir, "run"), []byte("a: 1\n"), rundir.Lineage{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	r := &Run{Dir: d}
+	full := errors.New("the disk is full")
+	if _, err := r.encoded("x.f32", n, size, func(first, end int) ([][]float32, error) {
+		if first >= 2*chunk {
+			return nil, full
+		}
+		return fill(first, end)
+	}); !errors.Is(err, full) {
+		t.Fatal(err)
+	}
+	made = nil
+	for range 2 { // the second time nothing is made
+		x, err := r.encoded("x.f32", n, size, fill)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range []int{0, 1, chunk, n - 1} {
+			if v, err := x.read(i); err != nil || !slices.Equal(v, record(i)) {
+				t.Errorf("record %d is %v, %v", i, v, err)
+			}
+		}
+		if _, err := x.read(n); err == nil {
+			t.Error("a record that is not there was read")
+		}
+		if err := x.close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(made) != n-chunk || made[0] != chunk {
+		t.Errorf("%d records were made, from %d on", len(made), made[0])
+	}
+	if problems, err := rundir.Check(d.Path()); err != nil || len(problems) != 0 {
+		t.Errorf("%v, %v", problems, err)
+	}
+	// Another number of records is not read as if it were this one, and records of a wrong size are refused.
+	if _, err := r.encoded("x.f32", n+1, size, fill); err == nil || !strings.Contains(err.Error(), "delete it") {
+		t.Errorf("%v", err)
+	}
+	if _, err := r.encoded("y.f32", n, size+1, fill); err == nil || !strings.Contains(err.Error(), "record 0 has 3 values") {
+		t.Errorf("%v", err)
+	}
+}
