@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"fewstep/data"
 	"fewstep/train/tinypipeline"
 )
 
@@ -208,6 +209,17 @@ func TestRunNotFinite(t *testing.T) {
 	_, errs, code := runCommand(t, "run", recipe, "--backend", "go", "--dir", dir, "--quiet", "--set", "stages.16.phases.mse-lora.lr=1e30")
 	if code != exitNonFinite || !strings.Contains(errs, "stage 16, phase mse-lora") || !strings.Contains(errs, "step 2") || !strings.Contains(errs, "image-") {
 		t.Errorf("code %d, %s", code, errs)
+	}
+	train, err := data.Open(filepath.Join(filepath.Dir(recipe), "images.parquet"), data.Options{Split: "train"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	order, err := train.Order(data.OrderOptions{Seed: 11, Fine: 0.5, Kind: 0.25, Coarse: 0.25})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("samples [%s %s]", train.Row(order.Row(2)).Key, train.Row(order.Row(3)).Key); !strings.Contains(errs, want) {
+		t.Errorf("the second update was made of %s: %s", want, errs)
 	}
 	for name := range files(t, dir, nil) {
 		if strings.Contains(name, "/result/") || strings.HasPrefix(name, "exports/") {
