@@ -26,7 +26,7 @@ func init() { register(newPlan) }
 
 func newPlan(a *app) *cobra.Command {
 	var set []string
-	var speed float64
+	var speed planSpeed
 	var brief bool
 	var memory string
 	c := &cobra.Command{
@@ -37,11 +37,11 @@ func newPlan(a *app) *cobra.Command {
 			"memory and sizes on disk.\n\n" +
 			"Weights need not be there; of the model directory only the config files are read. A directory that is missing and\n" +
 			"named after SDXL is taken for SDXL base.",
-		Example: "  fewstep plan configs/mini/demo.yaml\n  fewstep plan configs/sdxl/lightning.yaml --set train.batch=4 --samples-per-second 2.5 --memory 80GB",
+		Example: "  fewstep plan configs/mini/demo.yaml\n  fewstep plan configs/sdxl/lightning.yaml --set train.batch=4 --tflops 200 --memory 80GB",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			if speed < 0 || math.IsInf(speed, 0) || math.IsNaN(speed) {
-				return usageErrorf("--samples-per-second %g is not a speed", speed)
+			if err := speed.check(); err != nil {
+				return err
 			}
 			var limit int64
 			if memory != "" {
@@ -55,7 +55,8 @@ func newPlan(a *app) *cobra.Command {
 		},
 	}
 	c.Flags().StringArrayVar(&set, "set", nil, "change a value of the recipe, key=value; repeatable")
-	c.Flags().Float64Var(&speed, "samples-per-second", 0, "also estimate times at this training speed")
+	c.Flags().Float64Var(&speed.samples, "samples-per-second", 0, "also estimate times at this training speed, the same for all phases")
+	c.Flags().Float64Var(&speed.tflops, "tflops", 0, "also estimate times at the TFLOP/s that training tells, and roughly 'fewstep bench': phases differ by their operations")
 	c.Flags().StringVar(&memory, "memory", "", "the device's memory, such as 24GB: a recipe that takes more is refused, naming what would fit")
 	c.Flags().BoolVar(&brief, "brief", false, "leave out the resolved recipe")
 	return c
@@ -80,7 +81,7 @@ type planned struct {
 	Fits []cost.Change `json:"fits,omitempty"` // where the recipe takes more than --memory
 }
 
-func (a *app) plan(path string, set []string, speed float64, brief bool, limit int64) error {
+func (a *app) plan(path string, set []string, speed planSpeed, brief bool, limit int64) error {
 	c, err := distill.Load(path, set...)
 	if err != nil {
 		return withCode(exitUsage, err)
@@ -118,10 +119,10 @@ func (a *app) plan(path string, set []string, speed float64, brief bool, limit i
 	case a.json:
 		err = a.writeJSON(p)
 	case brief:
-		err = a.printPlan(p, speed)
+		err = a.printPlan(p)
 	default:
 		fmt.Fprintln(a.stdout, p.Config)
-		err = a.printPlan(p, speed)
+		err = a.printPlan(p)
 	}
 	if err != nil || !tooMuch {
 		return err
@@ -135,12 +136,40 @@ func (a *app) forGPU(c *distill.Config) bool {
 	return a.backend == xla.CUDA || a.backend == xla.Auto && (c.Train.Compute == "bf16" || xla.DefaultSearch().HasGPU)
 }
 
+// planSpeed is one of two ways to tell a speed; 0 = not told.
+type planSpeed struct{ samples, tflops float64 }
+
+func (s planSpeed) check() error {
+	for name, v := range map[string]float64{"samples-per-second": s.samples, "tflops": s.tflops} {
+		if v < 0 || math.IsInf(v, 0) || math.IsNaN(v) {
+			return usageErrorf("--%s %g is not a speed", name, v)
+		}
+	}
+	if s.samples > 0 && s.tflops > 0 {
+		return usageErrorf("--samples-per-second and --tflops exclude each other")
+	}
+	return nil
+}
+
+// seconds of a phase; 0 where no speed was told.
+func (s planSpeed) seconds(p cost.Phase) float64 {
+	switch {
+	case s.samples > 0:
+		return float64(p.Samples) / s.samples
+	case s.tflops > 0:
+		return float64(p.Samples) * p.Model / (s.tflops * 1e12)
+	}
+	return 0
+}
+
 // add sums the phases up.
-func (p *planned) add(keep int, speed float64) {
+func (p *planned) add(keep int, speed planSpeed) {
 	p.Notes = append(p.Notes, "operations: "+cost.FLOPsCount, "memory: "+cost.MemoryCounts,
 		fmt.Sprintf("disk: checkpoints and results; the encoded data set comes to them, %s an image and %s a caption", bytesText(p.Image), bytesText(p.Caption)))
 	var checkpoint int64
-	for _, ph := range p.Phases {
+	for i, ph := range p.Phases {
+		p.Phases[i].Seconds = speed.seconds(ph)
+		p.Seconds += p.Phases[i].Seconds
 		p.Samples += ph.Samples
 		p.FLOPs += ph.FLOPs
 		p.Memory, p.Host = max(p.Memory, ph.Memory.Total), max(p.Host, ph.Memory.Host)
@@ -148,8 +177,8 @@ func (p *planned) add(keep int, speed float64) {
 		checkpoint = max(checkpoint, ph.Checkpoint)
 	}
 	p.Disk += int64(max(keep, 2)) * checkpoint
-	if speed > 0 {
-		p.Seconds = float64(p.Samples) / speed
+	if speed.tflops > 0 {
+		p.Notes = append(p.Notes, "times: "+cost.ModelCount)
 	}
 }
 
@@ -221,10 +250,10 @@ func planModel(c *distill.Config) (cost.Model, []string, error) {
 	return m, nil, nil
 }
 
-func (a *app) printPlan(p planned, speed float64) error {
+func (a *app) printPlan(p planned) error {
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 	head := "phase\tteacher\tstart\tproduces\ttrained\tcritic\tsamples\tupdates\tcalls\tops/sample\tops\tmemory\tcheckpoint\tresult"
-	if speed > 0 {
+	if p.Seconds > 0 {
 		head += "\ttime"
 	}
 	fmt.Fprintln(w, head)
@@ -247,8 +276,8 @@ func (a *app) printPlan(p planned, speed float64) error {
 		fmt.Fprintf(w, "%s/%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s", ph.Stage, ph.Phase, teacher, ph.Start, ph.Produces,
 			count(float64(ph.Trained)), critic, ph.Samples, ph.Updates, ph.TeacherCalls, count(ph.FLOPsPerSample), count(ph.FLOPs),
 			bytesText(ph.Memory.Total), bytesText(ph.Checkpoint), bytesText(ph.Result))
-		if speed > 0 {
-			fmt.Fprintf(w, "\t%s", duration(float64(ph.Samples)/speed))
+		if p.Seconds > 0 {
+			fmt.Fprintf(w, "\t%s", duration(ph.Seconds))
 		}
 		fmt.Fprintln(w)
 	}
@@ -263,8 +292,8 @@ func (a *app) printPlan(p planned, speed float64) error {
 		fmt.Fprintf(a.stdout, ", %s of device memory for sample sheets between phases", bytesText(p.Sheets))
 	}
 	fmt.Fprintf(a.stdout, ", %s on disk", bytesText(p.Disk))
-	if speed > 0 {
-		fmt.Fprintf(a.stdout, ", %s at %g samples/s (%s operations/s)", duration(p.Seconds), speed, count(p.FLOPs/p.Seconds))
+	if p.Seconds > 0 {
+		fmt.Fprintf(a.stdout, ", %s at %.3g samples/s (%s operations/s)", duration(p.Seconds), float64(p.Samples)/p.Seconds, count(p.FLOPs/p.Seconds))
 	}
 	fmt.Fprintln(a.stdout)
 	for _, note := range p.Notes {

@@ -41,8 +41,10 @@ type Phase struct {
 	TeacherCalls   int     `json:"teacher_calls"` // network calls per sample, guidance counted twice
 	FLOPsPerSample float64 `json:"flops_per_sample"`
 	FLOPs          float64 `json:"flops"`
-	Checkpoint     int64   `json:"checkpoint_bytes"` // resumable state on disk
-	Result         int64   `json:"result_bytes"`     // the student, kept for ever
+	Model          float64 `json:"model_flops_per_sample"` // as ModelCount says
+	Seconds        float64 `json:"seconds,omitempty"`      // at the speed that a plan was asked for
+	Checkpoint     int64   `json:"checkpoint_bytes"`       // resumable state on disk
+	Result         int64   `json:"result_bytes"`           // the student, kept for ever
 	Memory         Memory  `json:"memory"`
 }
 
@@ -193,6 +195,7 @@ func (n *networks) phase(c *distill.Config, m Model, s distill.Step) (Phase, err
 	}
 	p.FLOPsPerSample = n.flops(c, s, p.TeacherCalls, student, head)
 	p.FLOPs = p.FLOPsPerSample * float64(s.Samples)
+	p.Model = n.model(s, p.TeacherCalls)
 
 	moments := int64(ComputeTypes[c.Train.Moments].Size())
 	if phase.Beta1 > 0 {
@@ -226,7 +229,7 @@ func ModelFLOPs(b compute.Backend, c *distill.Config, m Model) (map[string]float
 		if err != nil {
 			return nil, err
 		}
-		out[s.StageName+"/"+s.PhaseName] = n.model(s, p.TeacherCalls)
+		out[s.StageName+"/"+s.PhaseName] = p.Model
 	}
 	return out, nil
 }
