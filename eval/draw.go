@@ -9,7 +9,6 @@ import (
 
 	"fewstep/engine"
 	"fewstep/eval/sample"
-	"fewstep/eval/scheduler"
 	"fewstep/model/pipeline"
 
 	"golang.org/x/sync/errgroup"
@@ -21,11 +20,10 @@ type drawing struct {
 	pipeline *pipeline.Pipeline
 	encoders *pipeline.Encoders
 	params   *engine.Params
-	open     func() error    // sets encoders and params; called when the first image has to be drawn
-	options  sample.Options  // First is the number of the first prompt's noise
-	plan     *scheduler.Plan // nil: the students' own way
-	side     int             // of the images in pixels
-	kept     *kept           // may be nil
+	open     func() error   // sets encoders and params; called when the first image has to be drawn
+	options  sample.Options // First is the number of the first prompt's noise
+	side     int            // of the images in pixels
+	kept     *kept          // may be nil
 
 	clock stopwatch
 }
@@ -117,11 +115,7 @@ func (d *drawing) encode(prompts []string, b *batch) error {
 func (d *drawing) denoise(ctx context.Context, b *batch) (err error) {
 	o := d.options
 	o.First += int64(b.first)
-	if d.plan != nil {
-		b.latents, err = d.scheduled(ctx, *d.plan, b.embeddings, o.First)
-	} else {
-		b.latents, err = sample.Queue(d.engine, d.pipeline, d.params, b.embeddings, o)
-	}
+	b.latents, err = sample.Queue(ctx, d.engine, d.pipeline, d.params, b.embeddings, o)
 	b.embeddings = nil
 	return err
 }

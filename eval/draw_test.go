@@ -103,8 +103,8 @@ func TestImagesDoNotDependOnTheBatch(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer enc.Free()
-		d := &drawing{engine: s.Engine, pipeline: s.Pipeline, encoders: enc, params: model, plan: plan, side: tinypipeline.Resolution,
-			options: sample.Options{Steps: 2, Guidance: 3, Seed: 5, Size: pipeline.Square(tinypipeline.Resolution), Batch: n}}
+		d := &drawing{engine: s.Engine, pipeline: s.Pipeline, encoders: enc, params: model, side: tinypipeline.Resolution,
+			options: sample.Options{Steps: 2, Guidance: 3, Plan: plan, Seed: 5, Size: pipeline.Square(tinypipeline.Resolution), Batch: n}}
 		err = d.draw(context.Background(), captionsOfTests, func(b batch) error {
 			if b.first != len(out) || b.n != len(b.images) {
 				return fmt.Errorf("images %d to %d after %d", b.first, b.first+b.n, len(out))
@@ -198,8 +198,8 @@ func TestNoisePerPrompt(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			d := &drawing{engine: engine.New(seen, dtypes.Float32, nn.Network), pipeline: s.Pipeline, encoders: enc, params: model, plan: plan,
-				options: sample.Options{Steps: 2, Guidance: 3, Seed: seed, First: first, Size: size, Batch: n}}
+			d := &drawing{engine: engine.New(seen, dtypes.Float32, nn.Network), pipeline: s.Pipeline, encoders: enc, params: model,
+				options: sample.Options{Steps: 2, Guidance: 3, Plan: plan, Seed: seed, First: first, Size: size, Batch: n}}
 			for from := 0; from < len(captionsOfTests); from += n {
 				b := batch{first: from, n: min(n, len(captionsOfTests)-from)}
 				if err := d.encode(captionsOfTests, &b); err != nil {

@@ -11,7 +11,6 @@ import (
 	"fewstep/engine"
 	"fewstep/eval/report"
 	"fewstep/eval/sample"
-	"fewstep/eval/scheduler"
 	"fewstep/model/pipeline"
 )
 
@@ -149,16 +148,10 @@ func (r *runner) drawn(ctx context.Context, e Entry, name, sum string, look, sho
 		return err
 	}
 	d.options = sample.Options{Steps: e.Steps, Guidance: e.Guidance, Prediction: e.Prediction, Seed: p.settings.Seed, Size: pipeline.Square(p.resolution), Batch: p.settings.Batch}
-	if e.Sampler != "" && e.Sampler != scheduler.Trained {
-		settings, err := scheduler.ReadSettings(d.pipeline.Dir)
-		if err != nil {
+	if e.Sampler != "" {
+		if d.options.Plan, err = e.Sampler.PlanBy(d.pipeline.Scheduler, d.pipeline.Schedule, e.Prediction, e.Steps); err != nil {
 			return err
 		}
-		plan, err := e.Sampler.Plan(d.pipeline.Schedule, e.Prediction, settings, e.Steps)
-		if err != nil {
-			return err
-		}
-		d.plan = &plan
 	}
 	if err := d.draw(ctx, p.prompts, look); err != nil {
 		return err

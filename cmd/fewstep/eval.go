@@ -81,7 +81,7 @@ func newEval(a *app) *cobra.Command {
 	f.StringVar(&o.model, "model", "assets/mini", "diffusers directory, single file or hf:OWNER/NAME; for mini-clip with a clip folder")
 	f.StringVar(&o.unet, "unet", "", "UNet state dict in place of the directory's, as in a run's exports folder")
 	f.StringVar(&o.lora, "lora", "", "LoRA file to merge into the UNet")
-	f.StringVar(&o.sampler, "sampler", "trained", "how the model is sampled: trained, euler, euler-leading, euler-ancestral, ddim, ddim-leading or lcm")
+	f.StringVar(&o.sampler, "sampler", "trained", "how the model is sampled: "+scheduler.Names())
 	f.StringVar(&o.compute, "compute", "auto", "arithmetic of the networks that draw: "+computeUsage+"; those that measure compute in f32")
 	f.StringVar(&o.rows, "rows", "", "YAML file that names the models to measure, instead of --unet and --lora")
 	f.StringVar(&o.follow, "follow", "", "measure what this run exports, as it appears, by the run's own settings")

@@ -17,6 +17,7 @@ import (
 	"fewstep/engine"
 	"fewstep/eval/report"
 	"fewstep/eval/sample"
+	"fewstep/eval/scheduler"
 	"fewstep/internal/atomicfile"
 	"fewstep/internal/xla"
 	"fewstep/model/nn"
@@ -73,7 +74,7 @@ func newSample(a *app) *cobra.Command {
 	f.BoolVar(&o.each, "each", false, "also write every picture by itself, numbered, beside the sheet")
 	f.IntVarP(&o.steps, "steps", "n", 32, "network calls per picture, twice that with guidance; a file's own where it says them")
 	f.Float64VarP(&o.guidance, "guidance", "g", 0, "classifier-free guidance scale; 0 or 1 = off")
-	f.StringVar(&o.sampler, "sampler", sample.Euler.String(), "euler, trained or ddim")
+	f.StringVar(&o.sampler, "sampler", string(scheduler.Euler), "how the model is sampled: "+scheduler.Names())
 	f.Uint64Var(&o.seed, "seed", 1, "seed of the starting noise")
 	f.StringVar(&o.noise, "latents", "", "safetensors file with the starting noise: latents [N, C, h, w], as diffusers' pipelines take it")
 	f.StringVar(&o.saveNoise, "save-latents", "", "write the starting noise to such a file")
@@ -90,7 +91,7 @@ func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 	if err := o.readPrompts(); err != nil {
 		return err
 	}
-	sampler, err := sample.ParseSampler(o.sampler)
+	sampler, err := scheduler.Parse(o.sampler)
 	if err != nil {
 		return usageErrorf("%v", err)
 	}
@@ -113,7 +114,7 @@ func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 			return usageErrorf("--tile: %v", err)
 		}
 	}
-	s := sample.Options{Steps: o.steps, Guidance: o.guidance, Sampler: sampler, Seed: o.seed, Size: size,
+	s := sample.Options{Steps: o.steps, Guidance: o.guidance, Seed: o.seed, Size: size,
 		Batch: max(1, min(o.batch, len(o.prompts)))}
 	if s.TimeIDs, s.NegativeID, err = o.conditions.timeIDs(size); err != nil {
 		return err
@@ -144,6 +145,9 @@ func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 	a.samplerOf(cmd, w, &s)
 	if s.Steps < 1 || s.Steps > p.Schedule.T() {
 		return usageErrorf("--steps is %d; it must be 1 to %d", s.Steps, p.Schedule.T())
+	}
+	if s.Plan, err = sampler.PlanBy(p.Scheduler, p.Schedule, s.Prediction, s.Steps); err != nil {
+		return withCode(exitUsage, err)
 	}
 	if !a.quiet {
 		show := monitor.NewProgress(a.stderr, monitor.StyleAuto, 2*time.Second)

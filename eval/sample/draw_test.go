@@ -10,6 +10,7 @@ import (
 
 	"fewstep/engine"
 	"fewstep/eval/sample"
+	"fewstep/eval/scheduler"
 	"fewstep/internal/xla"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
@@ -130,7 +131,11 @@ func TestLatents(t *testing.T) {
 	same("own size told", s.draw(t, last, with(func(o *sample.Options) { o.Noise, o.TimeIDs = noise, pipeline.TimeIDs(s.p.Native()) }))[0], 2)
 	other("another negative", s.draw(t, last, with(func(o *sample.Options) { o.Noise, o.Negative = noise, s.text[0] }))[0], 2)
 	other("another size told", s.draw(t, last, with(func(o *sample.Options) { o.Noise, o.TimeIDs = noise, pipeline.TimeIDs(pipeline.Square(99)) }))[0], 2)
-	other("another sampler", s.draw(t, last, with(func(o *sample.Options) { o.Noise, o.Sampler = noise, sample.Euler }))[0], 2)
+	euler, err := scheduler.Euler.PlanBy(s.p.Scheduler, s.p.Schedule, s.p.Prediction, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other("another sampler", s.draw(t, last, with(func(o *sample.Options) { o.Noise, o.Plan = noise, euler }))[0], 2)
 	other("another number", s.draw(t, last, base)[0], 2)
 	// Guided by itself, or by nothing, a picture is the unguided one.
 	plain := s.draw(t, last, sample.Options{Noise: noise})[0]
@@ -193,7 +198,7 @@ func TestQueue(t *testing.T) {
 	o := sample.Options{Steps: 3, Guidance: 3, Seed: 4, Size: s.p.Native(), Batch: 2}
 	want := s.draw(t, s.text[:2], o)
 	before := s.e.Waits()
-	p, err := sample.Queue(s.e, s.p, s.model, s.text[:2], o)
+	p, err := sample.Queue(t.Context(), s.e, s.p, s.model, s.text[:2], o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,14 +213,14 @@ func TestQueue(t *testing.T) {
 		t.Error("what was queued is not what Latents draws")
 	}
 	live := s.e.Memory().Live
-	if p, err = sample.Queue(s.e, s.p, s.model, s.text[:1], o); err != nil {
+	if p, err = sample.Queue(t.Context(), s.e, s.p, s.model, s.text[:1], o); err != nil {
 		t.Fatal(err)
 	}
 	p.Free()
 	if left := s.e.Memory().Live - live; left != 0 {
 		t.Errorf("%d bytes stay on the device", left)
 	}
-	if _, err := sample.Queue(s.e, s.p, s.model, s.text, o); err == nil || !strings.Contains(err.Error(), "3 prompts are more than a batch of 2") {
+	if _, err := sample.Queue(t.Context(), s.e, s.p, s.model, s.text, o); err == nil || !strings.Contains(err.Error(), "3 prompts are more than a batch of 2") {
 		t.Errorf("error %v", err)
 	}
 }

@@ -1,5 +1,5 @@
-// Package sample draws images: deterministic steps on the trailing grid, with or without classifier-free guidance, from
-// noise that depends on the prompt's number alone.
+// Package sample draws images: the calls of a scheduler, with or without classifier-free guidance, from noise that depends
+// on the prompt's number alone.
 package sample
 
 import (
@@ -10,6 +10,7 @@ import (
 	"fewstep/distill"
 	"fewstep/distill/program"
 	"fewstep/engine"
+	"fewstep/eval/scheduler"
 	"fewstep/model/pipeline"
 	"fewstep/model/unet"
 )
@@ -20,7 +21,7 @@ type Options struct {
 	Guidance   float64            // classifier-free guidance scale; 0 or 1 = off
 	Negative   pipeline.Embedding // what guidance leads away from; empty = zero embeddings, SDXL's empty prompt
 	Prediction distill.Prediction // what the network predicts
-	Sampler    Sampler
+	Plan       *scheduler.Plan    // the calls; nil = scheduler.Trained's
 	Seed       uint64
 	First      int64                 // number of the first prompt: sample i starts from noise (Seed, First+i)
 	Noise      [][]float32           // starting noise [h·w·C] per prompt; nil = drawn from Seed
@@ -29,6 +30,7 @@ type Options struct {
 	NegativeID []float32             // micro-conditions beside Negative; nil = TimeIDs
 	Batch      int                   // images per program call
 	Progress   func(done, total int) // called after every step of every batch; may be nil
+
 }
 
 // Calls is the number of network evaluations per image.
@@ -62,6 +64,13 @@ func (o Options) checked(p *pipeline.Pipeline, n int) (Options, error) {
 	if o.NegativeID == nil {
 		o.NegativeID = o.TimeIDs
 	}
+	if o.Plan == nil {
+		plan, err := scheduler.Trained.Plan(p.Schedule, o.Prediction, scheduler.Settings{}, o.Steps)
+		if err != nil {
+			return o, err
+		}
+		o.Plan = &plan
+	}
 	return o, nil
 }
 
@@ -73,13 +82,10 @@ func Latents(ctx context.Context, e *engine.Engine, p *pipeline.Pipeline, model 
 	}
 	out := make([][]float32, 0, len(prompts))
 	for start := 0; start < len(prompts); start += o.Batch {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
 		end := min(start+o.Batch, len(prompts))
 		d := &drawing{e: e, p: p, model: model, f: &program.Functions{UNet: p.UNet}, o: o, done: start / o.Batch * o.Steps,
 			total: (len(prompts) + o.Batch - 1) / o.Batch * o.Steps}
-		x, err := d.draw(prompts[start:end], start)
+		x, err := d.draw(ctx, prompts[start:end], start)
 		d.free()
 		if err != nil {
 			return nil, err
@@ -93,8 +99,9 @@ func Latents(ctx context.Context, e *engine.Engine, p *pipeline.Pipeline, model 
 	return out, nil
 }
 
-// Queue begins to draw a single batch, as Latents does, and returns when all of its programs are queued on the device.
-func Queue(e *engine.Engine, p *pipeline.Pipeline, model *engine.Params, prompts []pipeline.Embedding, o Options) (*Pending, error) {
+// Queue begins to draw a single batch, as Latents does, and returns when all of its programs are queued on the device. It
+// waits for the device where a sampler adds noise.
+func Queue(ctx context.Context, e *engine.Engine, p *pipeline.Pipeline, model *engine.Params, prompts []pipeline.Embedding, o Options) (*Pending, error) {
 	o, err := o.checked(p, len(prompts))
 	if err != nil {
 		return nil, err
@@ -104,7 +111,7 @@ func Queue(e *engine.Engine, p *pipeline.Pipeline, model *engine.Params, prompts
 	}
 	d := &drawing{e: e, p: p, model: model, f: &program.Functions{UNet: p.UNet}, o: o, total: o.Steps}
 	defer d.free()
-	x, err := d.draw(prompts, 0)
+	x, err := d.draw(ctx, prompts, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -172,16 +179,17 @@ func (d *drawing) constant(v float64) (*engine.Array, error) {
 }
 
 // draw queues the drawing of the prompts from number at on; a short batch is padded with its last prompt.
-func (d *drawing) draw(batch []pipeline.Embedding, at int) (*engine.Array, error) {
+func (d *drawing) draw(ctx context.Context, batch []pipeline.Embedding, at int) (*engine.Array, error) {
 	o, shapes := d.o, d.p.UNetInputs(d.o.Batch, d.o.Size)
-	size, scale := shapes[unet.InSample].Size()/o.Batch, float32(o.Sampler.StartScale(d.p.Schedule))
+	size, scale := shapes[unet.InSample].Size()/o.Batch, float32(o.Plan.Start)
+	number := func(i int) int64 { return o.First + int64(at+min(i, len(batch)-1)) }
 	x := make([]float32, 0, o.Batch*size)
 	with, without := make([]pipeline.Embedding, o.Batch), make([]pipeline.Embedding, o.Batch)
 	for i := range o.Batch {
 		k := min(i, len(batch)-1)
 		var noise []float32
 		if o.Noise == nil {
-			noise = Noise(d.p, o.Seed, o.First+int64(at+k), o.Size)
+			noise = Noise(d.p, o.Seed, number(i), o.Size)
 		} else if noise = o.Noise[at+k]; len(noise) != size {
 			return nil, fmt.Errorf("starting noise %d has %d values, a picture of %v needs %d", at+k, len(noise), o.Size, size)
 		}
@@ -210,9 +218,16 @@ func (d *drawing) draw(batch []pipeline.Embedding, at int) (*engine.Array, error
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range o.Sampler.Steps(d.p.Schedule, o.Steps, d.p.DDIMEnd) {
-		next, err := d.step(current, s, condition, negative, guidance)
+	for k, m := range o.Plan.Moves {
+		if err := ctx.Err(); err != nil {
+			current.Free()
+			return nil, err
+		}
+		next, err := d.step(current, m, condition, negative, guidance)
 		current.Free()
+		if err == nil && m.C != 0 {
+			next, err = d.noised(next, m, func(i int) int64 { return number(i) + int64(k+1)*freshNoise })
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -250,11 +265,35 @@ func (d *drawing) conditions(all []pipeline.Embedding, timeIDs []float32) ([]*en
 	return out, nil
 }
 
-// step is one deterministic move (5); guidance may be nil, and negative is where it leads away from SDXL's empty prompt.
-func (d *drawing) step(x *engine.Array, s Step, condition, negative []*engine.Array, guidance *engine.Array) (*engine.Array, error) {
-	a, b := d.p.Schedule.MoveCoefficients(d.o.Prediction, s.At, s.To)
+// freshNoise numbers the noise that a sampler adds after call k: that of sample i is i + (k+1)·freshNoise, beyond all
+// starting noises.
+const freshNoise = int64(1) << 48
+
+// noised adds C times fresh noise to what a move gave, which it takes over. It waits for the device, and draws the noise
+// meanwhile.
+func (d *drawing) noised(x *engine.Array, m scheduler.Move, number func(i int) int64) (*engine.Array, error) {
+	defer x.Free()
+	dims := x.Shape().Dimensions
+	fresh := make([]float32, x.Shape().Size())
+	each := len(fresh) / d.o.Batch
+	for i := range d.o.Batch {
+		distill.Normal(fresh[i*each:(i+1)*each], d.o.Seed, distill.EvalNoise, number(i))
+	}
+	v, err := d.e.Floats(x)
+	if err != nil {
+		return nil, err
+	}
+	for i, z := range fresh {
+		v[i] += float32(m.C) * z
+	}
+	return d.e.Upload(v, dims...)
+}
+
+// step is the deterministic part of a move, A·x + B·u; guidance may be nil, and negative is where it leads away from SDXL's
+// empty prompt.
+func (d *drawing) step(x *engine.Array, m scheduler.Move, condition, negative []*engine.Array, guidance *engine.Array) (*engine.Array, error) {
 	var columns [3]*engine.Array
-	for i, v := range []float64{float64(d.p.Schedule.NetworkIndex(s.At)), a, b} {
+	for i, v := range []float64{float64(m.Index), m.A, m.B} {
 		var err error
 		if columns[i], err = d.constant(v); err != nil {
 			return nil, err

@@ -13,8 +13,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -37,17 +35,22 @@ const (
 
 var names = []Name{Trained, Euler, EulerLeading, EulerAncestral, DDIM, DDIMLeading, LCM}
 
+// Names lists them for people.
+func Names() string {
+	var all []string
+	for _, n := range names {
+		all = append(all, string(n))
+	}
+	return strings.Join(all, ", ")
+}
+
 // Parse reads a name; "" is Trained.
 func Parse(name string) (Name, error) {
 	if name == "" {
 		return Trained, nil
 	}
 	if !slices.Contains(names, Name(name)) {
-		var all []string
-		for _, n := range names {
-			all = append(all, string(n))
-		}
-		return "", fmt.Errorf("unknown sampler %q; there are %s", name, strings.Join(all, ", "))
+		return "", fmt.Errorf("unknown sampler %q; there are %s", name, Names())
 	}
 	return Name(name), nil
 }
@@ -59,19 +62,11 @@ type Settings struct {
 	OriginalSteps int  `json:"original_inference_steps"` // that a consistency model was distilled at
 }
 
-// ReadSettings reads the scheduler's config of a diffusers directory; a single file has SDXL's.
-func ReadSettings(dir string) (Settings, error) {
-	if info, err := os.Stat(dir); err == nil && !info.IsDir() {
-		return Settings{StepsOffset: 1, OriginalSteps: 50}, nil
-	}
+// ParseSettings reads a scheduler_config.json; what it lacks is diffusers' default.
+func ParseSettings(raw []byte) (Settings, error) {
 	s := Settings{AlphaToOne: true, OriginalSteps: 50}
-	path := filepath.Join(dir, "scheduler", "scheduler_config.json")
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return s, err
-	}
 	if err := json.Unmarshal(raw, &s); err != nil {
-		return s, fmt.Errorf("%s: %w", path, err)
+		return s, fmt.Errorf("scheduler_config.json: %w", err)
 	}
 	return s, nil
 }
@@ -88,6 +83,16 @@ type Plan struct {
 	Moves []Move
 }
 
+// PlanBy is Plan with the settings of a scheduler_config.json.
+func (n Name) PlanBy(config []byte, schedule *distill.Schedule, prediction distill.Prediction, steps int) (*Plan, error) {
+	settings, err := ParseSettings(config)
+	if err != nil {
+		return nil, err
+	}
+	p, err := n.Plan(schedule, prediction, settings, steps)
+	return &p, err
+}
+
 // Plan lays out n network calls for a network of the given prediction type.
 func (n Name) Plan(schedule *distill.Schedule, prediction distill.Prediction, settings Settings, steps int) (Plan, error) {
 	T := schedule.T()
@@ -100,7 +105,7 @@ func (n Name) Plan(schedule *distill.Schedule, prediction distill.Prediction, se
 	for i := range leading {
 		leading[i] = (steps-1-i)*(T/steps) + settings.StepsOffset + 1
 	}
-	if leading[0] > T {
+	if leading[0] > T && (n == EulerLeading || n == DDIMLeading) {
 		return Plan{}, fmt.Errorf("sampler %s: %d steps with an offset of %d begin beyond the last timestep", n, steps, settings.StepsOffset)
 	}
 	switch n {

@@ -125,6 +125,12 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s with %d steps: %d moves", c.name, c.steps, len(p.Moves))
 		}
 	}
+	if p, err := Euler.PlanBy([]byte(`{"steps_offset": 1}`), s, distill.Epsilon, 1000); err != nil || len(p.Moves) != 1000 {
+		t.Errorf("the offset of leading grids keeps a trailing one from all its steps: %v", err)
+	}
+	if _, err := Euler.PlanBy([]byte("{"), s, distill.Epsilon, 4); err == nil {
+		t.Error("a broken config gave a plan")
+	}
 	for _, name := range names {
 		for _, n := range []int{1, 7, 50} {
 			p, err := name.Plan(s, distill.Epsilon, Settings{StepsOffset: 1, OriginalSteps: 50}, n)
@@ -140,33 +146,18 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-func TestReadSettings(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.MkdirAll(filepath.Join(dir, "scheduler"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "scheduler", "scheduler_config.json")
-	if _, err := ReadSettings(dir); err == nil || !strings.Contains(err.Error(), path) {
-		t.Errorf("no config: %v", err)
-	}
+func TestParseSettings(t *testing.T) {
 	for content, want := range map[string]Settings{
 		`{"steps_offset": 1, "set_alpha_to_one": false}`: {StepsOffset: 1, OriginalSteps: 50},
 		`{"original_inference_steps": 25}`:               {AlphaToOne: true, OriginalSteps: 25},
 	} {
-		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if got, err := ReadSettings(dir); err != nil || got != want {
+		if got, err := ParseSettings([]byte(content)); err != nil || got != want {
 			t.Errorf("%s: %+v, %v", content, got, err)
 		}
 	}
-	if got, err := ReadSettings(path); err != nil || got != (Settings{StepsOffset: 1, OriginalSteps: 50}) {
-		t.Errorf("a single file: %+v, %v", got, err)
-	}
-	if err := os.WriteFile(path, []byte("{"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := ReadSettings(dir); err == nil || !strings.Contains(err.Error(), path) {
-		t.Errorf("a broken config: %v", err)
+	for _, content := range []string{"{", "", `{"steps_offset": "x"}`} {
+		if _, err := ParseSettings([]byte(content)); err == nil || !strings.Contains(err.Error(), "scheduler_config.json") {
+			t.Errorf("%q: %v", content, err)
+		}
 	}
 }

@@ -43,8 +43,8 @@ type Pipeline struct {
 	Vision     *clip.VisionConfig // nil when the directory has no clip folder
 	Schedule   *distill.Schedule
 	Prediction distill.Prediction
-	DDIMEnd    int  // timestep whose ā ends DDIM sampling: 0, or 1 where the scheduler has set_alpha_to_one false
-	ZeroEmpty  bool // a missing negative prompt is zero embeddings, not the encoded empty text
+	Scheduler  []byte // scheduler_config.json, of which samplers read more than Schedule and Prediction
+	ZeroEmpty  bool   // a missing negative prompt is zero embeddings, not the encoded empty text
 }
 
 // Open reads every config of a model directory or of a single file.
@@ -86,15 +86,7 @@ func OpenWith(dir, folder string) (*Pipeline, error) {
 	if p.Schedule, p.Prediction, err = distill.ParseScheduler(raw); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	ddim := struct {
-		AlphaToOne bool `json:"set_alpha_to_one"`
-	}{true}
-	if err := json.Unmarshal(raw, &ddim); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	if !ddim.AlphaToOne {
-		p.DDIMEnd = 1
-	}
+	p.Scheduler = raw
 	if _, err := os.Stat(filepath.Join(dir, "clip", "config.json")); err == nil {
 		if p.Vision, err = clip.LoadVisionConfig(filepath.Join(dir, "clip", "config.json")); err != nil {
 			return nil, err

@@ -1,4 +1,4 @@
-package sample
+package scheduler
 
 import (
 	"encoding/json"
@@ -33,37 +33,29 @@ func TestSamplersAgainstDiffusers(t *testing.T) {
 	schedule := distill.SDXLSchedule()
 	for _, c := range golden.Cases {
 		t.Run(fmt.Sprintf("%s %s %d %t", c.Sampler, c.Prediction, c.Steps, c.AlphaToOne), func(t *testing.T) {
-			sampler, err := ParseSampler(c.Sampler)
-			if err != nil {
-				t.Fatal(err)
-			}
 			prediction, err := distill.ParsePrediction(c.Prediction)
 			if err != nil {
 				t.Fatal(err)
 			}
-			end := 1
-			if c.AlphaToOne {
-				end = 0
+			p, err := Name(c.Sampler).Plan(schedule, prediction, Settings{AlphaToOne: c.AlphaToOne}, c.Steps)
+			if err != nil {
+				t.Fatal(err)
 			}
-			steps := sampler.Steps(schedule, c.Steps, end)
-			if len(steps) != len(c.Timesteps) {
-				t.Fatalf("%d steps, want %d", len(steps), len(c.Timesteps))
+			if len(p.Moves) != len(c.Timesteps) {
+				t.Fatalf("%d steps, want %d", len(p.Moves), len(c.Timesteps))
 			}
 			x := make([]float64, len(golden.Noise))
 			for i, v := range golden.Noise {
-				x[i] = v * sampler.StartScale(schedule)
+				x[i] = v * p.Start
 			}
-			for k, s := range steps {
-				index := schedule.NetworkIndex(s.At)
-				if index != c.Timesteps[k] {
-					t.Fatalf("step %d is at timestep %d, want %d", k, index, c.Timesteps[k])
+			for k, m := range p.Moves {
+				if m.Index != c.Timesteps[k] {
+					t.Fatalf("step %d is at timestep %d, want %d", k, m.Index, c.Timesteps[k])
 				}
 				near(t, fmt.Sprintf("input of step %d", k), x, c.Inputs[k])
-				u := make([]float64, len(x))
 				for i := range x {
-					u[i] = 0.3*x[i] + math.Sin(float64(index)/100+float64(i))
+					x[i] = m.A*x[i] + m.B*(0.3*x[i]+math.Sin(float64(m.Index)/100+float64(i)))
 				}
-				x = schedule.Move(prediction, x, u, s.At, s.To)
 			}
 			near(t, "end", x, c.End)
 		})

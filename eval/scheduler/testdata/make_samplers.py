@@ -1,7 +1,7 @@
 """Writes samplers.json: what diffusers' schedulers with trailing spacing do, step by step, around a network that is a
 formula: u[i] = 0.3·x[i] + sin(timestep/100 + i), for the x that the network is given.
 
-Made with the versions of interop/requirements.txt:  python eval/sample/testdata/make_samplers.py
+Made with the versions of interop/requirements.txt:  python eval/scheduler/testdata/make_samplers.py
 """
 import json
 import os
