@@ -23,7 +23,11 @@ func (s *Set) Digest() (string, error) {
 		if err := binary.Write(h, binary.LittleEndian, r.Weight); err != nil {
 			return "", err
 		}
-		write(s.encoded[i])
+		content, err := s.files[i].read()
+		if err != nil {
+			return "", err
+		}
+		write(content)
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil
 }

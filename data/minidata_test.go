@@ -197,7 +197,7 @@ func TestRepositoryImages(t *testing.T) {
 		if !strings.HasSuffix(r.Caption, ", "+r.Style+" style") {
 			t.Errorf("%s: caption %q does not name its style", r.Key, r.Caption)
 		}
-		img, err := decodeImage(set.encoded[i])
+		img, err := decodeImage(set.files[i].content)
 		if err != nil || img.Bounds().Dx() != 64 || img.Bounds().Dy() != 64 {
 			t.Errorf("%s: %v, %v", r.Key, img.Bounds(), err)
 		}

@@ -112,7 +112,7 @@ func schemaKinds(schema *parquet.Schema) []parquet.Kind {
 
 // readParquet reads every row of a captioned parquet file. A damaged file gives
 // an error that names it; it never panics.
-func readParquet(path string) (rows []Row, images [][]byte, err error) {
+func readParquet(path string) (rows []Row, images []file, err error) {
 	defer func() {
 		if p := recover(); p != nil { // parquet-go panics on some damaged pages
 			rows, images, err = nil, nil, fmt.Errorf("%s: damaged parquet file: %v; make or fetch it again", path, p)
@@ -143,7 +143,7 @@ func readParquet(path string) (rows []Row, images [][]byte, err error) {
 			for _, r := range buf[:n] {
 				row, image := columns.row(r, len(rows))
 				rows = append(rows, row)
-				images = append(images, image)
+				images = append(images, file{content: image})
 			}
 			if errors.Is(err, io.EOF) {
 				break

@@ -43,6 +43,19 @@ type Options struct {
 	CacheSize int    // keep decoded images of this side in memory (3·side² bytes each); 0 = decode on each call
 }
 
+// file is an encoded image: what a parquet file holds of it, or where it lies in a folder, which need not fit the memory.
+type file struct {
+	content []byte
+	path    string
+}
+
+func (f file) read() ([]byte, error) {
+	if f.path == "" {
+		return f.content, nil
+	}
+	return os.ReadFile(f.path)
+}
+
 // BadImage names an image that could not be decoded and was left out.
 type BadImage struct {
 	Key string
@@ -53,7 +66,7 @@ type BadImage struct {
 type Set struct {
 	path      string
 	rows      []Row
-	encoded   [][]byte
+	files     []file
 	cached    [][]uint8 // [side, side, 3] each, where CacheSize asked for it
 	cacheSize int
 	bad       []BadImage
@@ -69,11 +82,11 @@ func Open(path string, opt Options) (*Set, error) {
 		return nil, fmt.Errorf("data: %w", err)
 	}
 	var rows []Row
-	var encoded [][]byte
+	var files []file
 	if info.IsDir() {
-		rows, encoded, err = readFolder(path)
+		rows, files, err = readFolder(path)
 	} else {
-		rows, encoded, err = readParquet(path)
+		rows, files, err = readParquet(path)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("data: %w", err)
@@ -95,27 +108,32 @@ func Open(path string, opt Options) (*Set, error) {
 			return nil, noSplit(path, len(rows), opt.Split)
 		}
 		for n, i := range kept {
-			rows[n], encoded[n] = rows[i], encoded[i]
+			rows[n], files[n] = rows[i], files[i]
 		}
-		rows, encoded = rows[:len(kept):len(kept)], encoded[:len(kept):len(kept)]
+		rows, files = rows[:len(kept):len(kept)], files[:len(kept):len(kept)]
 	}
 	s := &Set{path: path, cacheSize: opt.CacheSize}
-	if err := s.decodeAll(path, rows, encoded, opt); err != nil {
+	if err := s.decodeAll(path, rows, files, opt); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// decodeAll decodes every image on all cores and keeps the rows that decode.
-func (s *Set) decodeAll(path string, rows []Row, encoded [][]byte, opt Options) error {
-	failed := make([]error, len(rows))
+// decodeAll decodes every image on all cores and keeps the rows that decode. A file that cannot be read is an error.
+func (s *Set) decodeAll(path string, rows []Row, files []file, opt Options) error {
+	failed, unread := make([]error, len(rows)), make([]error, len(rows))
 	decoded := make([][]uint8, len(rows))
 	var wait sync.WaitGroup
 	workers := runtime.GOMAXPROCS(0)
 	for w := range workers {
 		wait.Go(func() {
 			for i := w; i < len(rows); i += workers {
-				img, err := decodeImage(encoded[i])
+				content, err := files[i].read()
+				if err != nil {
+					unread[i] = err
+					continue
+				}
+				img, err := decodeImage(content)
 				if err == nil && opt.CacheSize > 0 {
 					decoded[i] = squarePixels(img, opt.CacheSize)
 				}
@@ -124,13 +142,16 @@ func (s *Set) decodeAll(path string, rows []Row, encoded [][]byte, opt Options) 
 		})
 	}
 	wait.Wait()
+	if err := errors.Join(unread...); err != nil {
+		return fmt.Errorf("data: %w", err)
+	}
 	for i, r := range rows {
 		if failed[i] != nil {
 			s.bad = append(s.bad, BadImage{r.Key, failed[i]})
 			continue
 		}
 		s.rows = append(s.rows, r)
-		s.encoded = append(s.encoded, encoded[i])
+		s.files = append(s.files, files[i])
 		if opt.CacheSize > 0 {
 			s.cached = append(s.cached, decoded[i])
 		}
@@ -167,7 +188,7 @@ func (s *Set) Only(split string) (*Set, error) {
 	}
 	out := &Set{path: s.path, cacheSize: s.cacheSize}
 	for _, i := range kept {
-		out.rows, out.encoded = append(out.rows, s.rows[i]), append(out.encoded, s.encoded[i])
+		out.rows, out.files = append(out.rows, s.rows[i]), append(out.files, s.files[i])
 		if s.cached != nil {
 			out.cached = append(out.cached, s.cached[i])
 		}
@@ -208,17 +229,21 @@ func (s *Set) Image(i, size int) ([]float32, error) {
 	if size == s.cacheSize {
 		return scalePixels(s.cached[i]), nil
 	}
-	img, err := decodeImage(s.encoded[i])
+	content, err := s.files[i].read()
+	if err != nil {
+		return nil, fmt.Errorf("data: %w", err)
+	}
+	img, err := decodeImage(content)
 	if err != nil {
 		return nil, fmt.Errorf("data: %s: %w", s.rows[i].Key, err)
 	}
 	return scalePixels(squarePixels(img, size)), nil
 }
 
-// readFolder reads every PNG, JPEG and WebP file below dir in lexical order with
+// readFolder finds every PNG, JPEG and WebP file below dir in lexical order with
 // the caption in the .txt file beside it. The key is the relative path without
 // its extension.
-func readFolder(dir string) (rows []Row, encoded [][]byte, err error) {
+func readFolder(dir string) (rows []Row, files []file, err error) {
 	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -239,20 +264,16 @@ func readFolder(dir string) (rows []Row, encoded [][]byte, err error) {
 		} else if err != nil {
 			return err
 		}
-		image, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
 		key, err := filepath.Rel(dir, stem)
 		if err != nil {
 			return err
 		}
 		rows = append(rows, Row{Key: filepath.ToSlash(key), Caption: strings.TrimSpace(string(caption)), Weight: 1})
-		encoded = append(encoded, image)
+		files = append(files, file{path: path})
 		return nil
 	})
-	return rows, encoded, err
+	return rows, files, err
 }
 
 // Encoded returns the file of image i as the source holds it: PNG, JPEG or WebP. It panics outside [0, Len).
-func (s *Set) Encoded(i int) []byte { return s.encoded[i] }
+func (s *Set) Encoded(i int) ([]byte, error) { return s.files[i].read() }

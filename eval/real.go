@@ -38,7 +38,7 @@ func openReal(path string, named []string) (*realImages, error) {
 		if bad := set.Bad(); len(bad) > 0 {
 			return nil, fmt.Errorf("%s: %d images cannot be decoded, the first is %s: %w", path, len(bad), bad[0].Key, bad[0].Err)
 		}
-		return &realImages{set.Len(), func(i int) string { return set.Row(i).Key }, func(i int) ([]byte, error) { return set.Encoded(i), nil }}, nil
+		return &realImages{set.Len(), func(i int) string { return set.Row(i).Key }, set.Encoded}, nil
 	}
 	var paths []string
 	for _, name := range named {
