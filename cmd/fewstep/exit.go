@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"fewstep/internal/xla"
 )
 
 // Exit codes. They are part of the command line's contract; `fewstep --help` lists them.
@@ -61,6 +63,16 @@ func withHint(err error, format string, args ...any) error {
 		return nil
 	}
 	return &exitError{exitCode(err), err, fmt.Sprintf(format, args...)}
+}
+
+// hintAtMemory says what helps where a device's memory was not enough and nothing better is known.
+func hintAtMemory(err error) error {
+	var e *exitError
+	if !xla.OutOfMemory(err) || errors.As(err, &e) && e.hint != "" {
+		return err
+	}
+	return withHint(err, "the device's memory is not enough, or other programs use it: 'fewstep plan --memory' names what makes a recipe smaller; "+
+		"drawing takes less with a smaller --batch, with --compute bf16 and --tile 512")
 }
 
 // usageErrorf is a mistake on the command line or in a configuration.

@@ -20,7 +20,7 @@ func mainCode(args []string, stdout, stderr io.Writer) int {
 	context.AfterFunc(ctx, stop)
 
 	a := &app{stdout: stdout, stderr: stderr}
-	err := a.execute(ctx, args)
+	err := hintAtMemory(a.execute(ctx, args))
 	if err != nil {
 		printError(stderr, err)
 	}

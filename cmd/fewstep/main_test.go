@@ -98,6 +98,16 @@ func TestExitErrors(t *testing.T) {
 	if want := "fewstep: run: boom\nfewstep: hint: do that\n"; out.String() != want {
 		t.Errorf("printed %q, want %q", out.String(), want)
 	}
+	full := fmt.Errorf("running step: %w", errors.New("PJRT error (code=8): Out of memory allocating 4398046511104 bytes."))
+	if err := hintAtMemory(full); exitCode(err) != exitFailure || !errors.As(err, new(*exitError)) || !errors.Is(err, full) {
+		t.Errorf("%v", err)
+	}
+	if err := hintAtMemory(withHint(full, "better")); err.(*exitError).hint != "better" {
+		t.Errorf("a hint was replaced: %v", err)
+	}
+	if err := hintAtMemory(base); err != base || hintAtMemory(nil) != nil {
+		t.Errorf("%v", err)
+	}
 	if exitCode(withHint(withCode(exitNonFinite, base), "x")) != exitNonFinite {
 		t.Error("a hint lost the exit code")
 	}

@@ -9,6 +9,7 @@ import "C"
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"unsafe"
 )
 
@@ -29,6 +30,12 @@ type DeviceMemory struct {
 // ErrNoMemoryFigures is wrapped by the errors of [Runtime.DeviceMemory] where the plugin keeps no figures,
 // as those of CPUs and the pure-Go backend do.
 var ErrNoMemoryFigures = errors.New("this backend keeps no device memory figures")
+
+// OutOfMemory says whether an error came of a device whose memory was not enough. The plugins' errors reach us as text:
+// PJRT's code for it is 8, XLA's name of it RESOURCE_EXHAUSTED.
+func OutOfMemory(err error) bool {
+	return err != nil && (strings.Contains(err.Error(), "PJRT error (code=8)") || strings.Contains(err.Error(), "RESOURCE_EXHAUSTED"))
+}
 
 // DeviceMemory asks the plugin for the memory figures of one device.
 func (r *Runtime) DeviceMemory(device int) (DeviceMemory, error) {

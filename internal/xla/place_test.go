@@ -90,6 +90,24 @@ func TestHostMemoryOfFailedWork(t *testing.T) {
 	}
 }
 
+// Work that the device's memory is not enough for is told from other failures.
+func TestOutOfMemory(t *testing.T) {
+	rt := cpuOrSkip(t, Options{Programs: "off"})
+	huge := compiled(t, rt, nil, 1, 1, func(in []*graph.Node) []*graph.Node {
+		return []*graph.Node{graph.BroadcastToDims(in[0], 1<<42)}
+	})
+	out, err := huge.Execute([]compute.Buffer{vector(t, rt, 1)}, nil, 0)
+	if err == nil {
+		err = out[0].ToFlatData(make([]float32, 1))
+	}
+	if !OutOfMemory(err) {
+		t.Errorf("error %v", err)
+	}
+	if OutOfMemory(nil) || OutOfMemory(errors.New("code=80 of something")) {
+		t.Error("other errors are taken for it")
+	}
+}
+
 // Where there is no such memory, the error says what it takes; later uploads lie where they always did.
 func TestNoHostMemory(t *testing.T) {
 	pure, err := Open(Go, Options{})
