@@ -142,8 +142,8 @@ func (s *Set) decodeAll(path string, rows []Row, files []file, opt Options) erro
 		})
 	}
 	wait.Wait()
-	if err := errors.Join(unread...); err != nil {
-		return fmt.Errorf("data: %w", err)
+	if i := slices.IndexFunc(unread, func(err error) bool { return err != nil }); i >= 0 {
+		return fmt.Errorf("data: %w", unread[i])
 	}
 	for i, r := range rows {
 		if failed[i] != nil {

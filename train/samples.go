@@ -68,13 +68,10 @@ func (s *samples) encodeImages() func(first, end int) ([][]float32, error) {
 	c := s.run.Config.Data
 	return s.encoding("images", pipeline.VAEPart, s.set.Len(), func(enc *pipeline.Encoders, first, end int) ([][]float32, error) {
 		enc.Tile = c.VAETile
-		var images [][]float32
-		for i := first; i < end; i++ {
-			v, err := s.set.Image(i, c.Resolution)
-			if err != nil {
-				return nil, err
-			}
-			images = append(images, v)
+		images, failed := make([][]float32, end-first), make([]error, end-first)
+		each(end-first, func(i int) { images[i], failed[i] = s.set.Image(first+i, c.Resolution) })
+		if err := errors.Join(failed...); err != nil {
+			return nil, err
 		}
 		return enc.Latents(images, pipeline.Square(c.Resolution))
 	})

@@ -30,7 +30,6 @@ type Options struct {
 	NegativeID []float32             // micro-conditions beside Negative; nil = TimeIDs
 	Batch      int                   // images per program call
 	Progress   func(done, total int) // called after every step of every batch; may be nil
-
 }
 
 // Calls is the number of network evaluations per image.

@@ -83,13 +83,13 @@ func (m *Maker) sheet(ctx context.Context, r *train.Run, step distill.Step) erro
 	}
 	png, err := m.compose(ctx, r, step)
 	switch {
+	case err == nil:
+		return r.Dir.SaveArtifact(rundir.Sheets, rundir.Bytes(name, png))
 	case ctx.Err() != nil:
 		return train.ErrInterrupted
-	case err != nil:
-		m.Log.Warn("no sample sheet was drawn, training goes on", "sheet", name, "why", err, "again", "when the same command is started the next time")
-		return nil
 	}
-	return r.Dir.SaveArtifact(rundir.Sheets, rundir.Bytes(name, png))
+	m.Log.Warn("no sample sheet was drawn, training goes on", "sheet", name, "why", err, "again", "when the same command is started the next time")
+	return nil
 }
 
 // compose draws a sheet as a PNG.
