@@ -9,6 +9,9 @@ import (
 // Digest is a SHA-256 over every row's key, captions, split, weight and encoded image, in order: what a run's lineage
 // remembers of its data.
 func (s *Set) Digest() (string, error) {
+	if s.digest != "" {
+		return s.digest, nil
+	}
 	h := sha256.New()
 	write := func(b []byte) {
 		var n [8]byte

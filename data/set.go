@@ -21,6 +21,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // Row describes one image of a Set.
@@ -38,9 +39,11 @@ type Row struct {
 // Options says how a source is opened. The zero value reads everything and
 // tolerates no undecodable image.
 type Options struct {
-	Split     string // keep only rows of this split; "" = all
-	MaxBad    int    // undecodable images that are left out before Open fails
-	CacheSize int    // keep decoded images of this side in memory (3·side² bytes each); 0 = decode on each call
+	Split     string                // keep only rows of this split; "" = all
+	MaxBad    int                   // undecodable images that are left out before Open fails
+	CacheSize int                   // keep decoded images of this side in memory (3·side² bytes each); 0 = decode on each call
+	Seen      *Seen                 // what an earlier Open found out; taken if it holds still, and neither Split nor CacheSize is set
+	Checked   func(done, total int) // told of images that were decoded, by several goroutines; may be nil
 }
 
 // file is an encoded image: what a parquet file holds of it, or where it lies in a folder, which need not fit the memory.
@@ -60,11 +63,14 @@ func (f file) read() ([]byte, error) {
 type BadImage struct {
 	Key string
 	Err error
+	row int // of the source, or of its split
 }
 
 // Set is an opened source. It is safe for concurrent use.
 type Set struct {
 	path      string
+	state     string // of the source, where all of it is in the set
+	digest    string // if it is known
 	rows      []Row
 	files     []file
 	cached    [][]uint8 // [side, side, 3] each, where CacheSize asked for it
@@ -113,18 +119,31 @@ func Open(path string, opt Options) (*Set, error) {
 		rows, files = rows[:len(kept):len(kept)], files[:len(kept):len(kept)]
 	}
 	s := &Set{path: path, cacheSize: opt.CacheSize}
+	if opt.Split == "" {
+		if s.state, err = state(path, rows, files); err != nil {
+			return nil, fmt.Errorf("data: %w", err)
+		}
+	}
 	if err := s.decodeAll(path, rows, files, opt); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// decodeAll decodes every image on all cores and keeps the rows that decode. A file that cannot be read is an error.
+// decodeAll decodes every image on all cores, unless that was done before, and keeps the rows that decode. A file that
+// cannot be read is an error.
 func (s *Set) decodeAll(path string, rows []Row, files []file, opt Options) error {
 	failed, unread := make([]error, len(rows)), make([]error, len(rows))
 	decoded := make([][]uint8, len(rows))
 	var wait sync.WaitGroup
+	var done atomic.Int64
 	workers := runtime.GOMAXPROCS(0)
+	if seen := opt.Seen; opt.CacheSize == 0 && seen.holds(s.state, len(rows)) {
+		workers, s.digest = 0, seen.Digest
+		for _, b := range seen.Bad {
+			failed[b.Row] = errors.New(b.Why)
+		}
+	}
 	for w := range workers {
 		wait.Go(func() {
 			for i := w; i < len(rows); i += workers {
@@ -138,6 +157,9 @@ func (s *Set) decodeAll(path string, rows []Row, files []file, opt Options) erro
 					decoded[i] = squarePixels(img, opt.CacheSize)
 				}
 				failed[i] = err
+				if opt.Checked != nil {
+					opt.Checked(int(done.Add(1)), len(rows))
+				}
 			}
 		})
 	}
@@ -147,7 +169,7 @@ func (s *Set) decodeAll(path string, rows []Row, files []file, opt Options) erro
 	}
 	for i, r := range rows {
 		if failed[i] != nil {
-			s.bad = append(s.bad, BadImage{r.Key, failed[i]})
+			s.bad = append(s.bad, BadImage{r.Key, failed[i], i})
 			continue
 		}
 		s.rows = append(s.rows, r)

@@ -103,12 +103,9 @@ func Open(c *distill.Config, opt Options) (*Run, error) {
 	if opt.Until != "" && c.Stage(opt.Until) == nil {
 		return nil, fmt.Errorf("there is no stage %q to run until", opt.Until)
 	}
-	r.Data, err = data.Open(c.SourcePath(), data.Options{MaxBad: c.Data.MaxBad})
+	seen, err := r.openData()
 	if err != nil {
 		return nil, err
-	}
-	for _, bad := range r.Data.Bad() {
-		opt.Log.Warn("image left out", "key", bad.Key, "why", bad.Err)
 	}
 	if err := r.checkWeights(); err != nil {
 		return nil, err
@@ -119,6 +116,9 @@ func Open(c *distill.Config, opt Options) (*Run, error) {
 	}
 	if r.Dir, err = rundir.Open(opt.Dir, recipe(c, opt.Dir), lineage, "train.log_every", "train.checkpoint_minutes", "train.checkpoint_samples", "train.keep_checkpoints", "train.offload"); err != nil {
 		return nil, err
+	}
+	if err := r.rememberData(seen); err != nil {
+		return nil, errors.Join(err, r.Dir.Close())
 	}
 	for _, note := range r.Dir.Notes() {
 		opt.Log.Warn(note)

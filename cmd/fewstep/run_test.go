@@ -170,6 +170,27 @@ func TestKilledRunEndsTheSame(t *testing.T) {
 	sameFiles(t, want, files(t, broken, wallClock))
 	before = files(t, broken, func(path string) bool { return path == "lock" })
 
+	// The data set is not checked again while its file stays as it is; a changed one is refused.
+	images := filepath.Join(filepath.Dir(recipe), "images.parquet")
+	if _, errs, code := runCommand(t, again...); code != exitOK {
+		t.Errorf("code %d, %s", code, errs)
+	}
+	records, err := tinypipeline.Records()
+	if err != nil {
+		t.Fatal(err)
+	}
+	records[3].Caption += " and more"
+	if err := data.WriteParquet(images, records); err != nil {
+		t.Fatal(err)
+	}
+	if _, errs, code := runCommand(t, again...); code != exitRefused || !strings.Contains(errs, "data") {
+		t.Errorf("code %d, %s", code, errs)
+	}
+	sameFiles(t, before, files(t, broken, func(path string) bool { return path == "lock" }))
+	if err := tinypipeline.Images(images); err != nil {
+		t.Fatal(err)
+	}
+
 	// Another config is refused by the names of the keys that differ.
 	_, errs, code := runCommand(t, append(again, "--set", "stages.8.phases.lora-cond.lr=2e-3", "--set", "seed=12")...)
 	if code != exitRefused || !strings.Contains(errs, "stages.8.phases.lora-cond.lr: 0.001 → 0.002") || !strings.Contains(errs, "seed: 11 → 12") {

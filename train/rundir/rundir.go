@@ -4,6 +4,7 @@
 //
 //	config.yaml      the resolved configuration the run was started with
 //	lineage.json     what went in: base weights, data manifest, fewstep version
+//	source.json      what was found out about the data set: its files are not checked again while they stay as they are
 //	lock             held (flock) while a process trains here; names its pid
 //	stats.jsonl      one record per optimizer step, no wall-clock: the report's source
 //	timing.jsonl     wall-clock beside it; a log of what happened, never cut back
@@ -51,6 +52,7 @@ const (
 	lockName    = "lock"
 	statsName   = "stats.jsonl"
 	timingName  = "timing.jsonl"
+	sourceName  = "source.json"
 	format      = "fewstep-run/1"
 )
 
@@ -274,6 +276,12 @@ func (d *Dir) StatsPath() string { return d.Path(statsName) }
 
 // TimingPath is the file of wall-clock records.
 func (d *Dir) TimingPath() string { return d.Path(timingName) }
+
+// ReadSource reads what an earlier process found out about the data set of a run directory, which need not be there.
+func ReadSource(dir string, into any) error { return readJSON(filepath.Join(dir, sourceName), into) }
+
+// WriteSource keeps it for the next process.
+func (d *Dir) WriteSource(v any) error { return writeJSON(d.Path(sourceName), v) }
 
 // EventsPath is the folder of TensorBoard event files.
 func (d *Dir) EventsPath() string { return d.Path("events") }

@@ -1,0 +1,51 @@
+package train
+
+import (
+	"reflect"
+	"sync"
+	"time"
+
+	"fewstep/data"
+	"fewstep/train/rundir"
+)
+
+// openData opens the data set. Its images are decoded once, to know that they can be, unless an earlier process of the run
+// did so and nothing has changed since; what that one found out is returned.
+func (r *Run) openData() (*data.Seen, error) {
+	seen := &data.Seen{}
+	if rundir.ReadSource(r.opt.Dir, seen) != nil {
+		seen = nil // the first start, or of an earlier version: it costs time only
+	}
+	c := r.Config
+	var err error
+	if r.Data, err = data.Open(c.SourcePath(), data.Options{MaxBad: c.Data.MaxBad, Seen: seen, Checked: r.tellChecked()}); err != nil {
+		return nil, err
+	}
+	for _, bad := range r.Data.Bad() {
+		r.opt.Log.Warn("image left out", "key", bad.Key, "why", bad.Err)
+	}
+	return seen, nil
+}
+
+// rememberData keeps what was found out for the next process, where it is new.
+func (r *Run) rememberData(before *data.Seen) error {
+	now, err := r.Data.Seen()
+	if err != nil || reflect.DeepEqual(now, before) {
+		return err
+	}
+	return r.Dir.WriteSource(now)
+}
+
+// tellChecked logs how many images were decoded, every five seconds.
+func (r *Run) tellChecked() func(done, total int) {
+	var lock sync.Mutex
+	began, last := time.Now(), time.Now()
+	return func(done, total int) {
+		lock.Lock()
+		defer lock.Unlock()
+		if done < total && time.Since(last) >= 5*time.Second {
+			last = time.Now()
+			r.opt.Log.Info("checking the data set", "images", done, "of", total, "eta", (time.Since(began) / time.Duration(done) * time.Duration(total-done)).Round(time.Second))
+		}
+	}
+}
