@@ -143,7 +143,7 @@ func readParquet(path string) (rows []Row, images []file, err error) {
 			for _, r := range buf[:n] {
 				row, image := columns.row(r, len(rows))
 				rows = append(rows, row)
-				images = append(images, file{content: image})
+				images = append(images, file{content: image, path: path})
 			}
 			if errors.Is(err, io.EOF) {
 				break
@@ -199,6 +199,9 @@ func (c columnIndex) row(values parquet.Row, number int) (Row, []byte) {
 	}
 	if row.Key == "" {
 		row.Key = fmt.Sprintf("row%d", number)
+	}
+	if image == nil {
+		image = []byte{} // an empty image, not a file of its own
 	}
 	return row, image
 }

@@ -56,12 +56,15 @@ func state(path string, rows []Row, files []file) (string, error) {
 	if err := stat(path); err != nil {
 		return "", err
 	}
+	last := path
 	for i, r := range rows {
 		fmt.Fprintf(h, "%q\n", []any{r.Key, r.Caption, r.Kind, r.Coarse, r.Split, r.Concept, r.Style, fmt.Sprint(r.Weight)})
-		if files[i].path != "" {
-			if err := stat(files[i].path); err != nil {
-				return "", err
-			}
+		if files[i].path == last { // another row of the same parquet file
+			continue
+		}
+		last = files[i].path
+		if err := stat(last); err != nil {
+			return "", err
 		}
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil

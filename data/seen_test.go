@@ -25,6 +25,7 @@ func TestSeen(t *testing.T) {
 	}
 	write("b.png", "no picture")
 	parquetFile := writeRecords(t, testRecords(t))
+	shards := filepath.Dir(writeRecords(t, testRecords(t)))
 	open := func(path string, opt Options) (*Set, int) {
 		t.Helper()
 		var checked atomic.Int64
@@ -35,7 +36,7 @@ func TestSeen(t *testing.T) {
 		}
 		return s, int(checked.Load())
 	}
-	for _, path := range []string{dir, parquetFile} {
+	for _, path := range []string{dir, parquetFile, shards} {
 		first, n := open(path, Options{})
 		if n != 3 {
 			t.Errorf("%d images were decoded", n)
@@ -68,8 +69,11 @@ func TestSeen(t *testing.T) {
 		}
 		old := time.Now().Add(-time.Hour)
 		changed := path
-		if path == dir {
+		switch path {
+		case dir:
 			changed = filepath.Join(dir, "a.png")
+		case shards:
+			changed = filepath.Join(shards, "images.parquet")
 		}
 		if err := os.Chtimes(changed, old, old); err != nil {
 			t.Fatal(err)

@@ -5,7 +5,7 @@
 //
 // A source is either a parquet file with an image column (encoded PNG, JPEG or
 // WebP) and a caption column, found by name, or a folder of images with a .txt
-// file beside each. Optional columns: key, kind, coarse, concept, style, split,
+// file beside each, or of such parquet files. Optional columns: key, kind, coarse, concept, style, split,
 // weight.
 package data
 
@@ -48,12 +48,12 @@ type Options struct {
 
 // file is an encoded image: what a parquet file holds of it, or where it lies in a folder, which need not fit the memory.
 type file struct {
-	content []byte
-	path    string
+	content []byte // nil = it is a file of its own
+	path    string // of the image, or of the parquet file
 }
 
 func (f file) read() ([]byte, error) {
-	if f.path == "" {
+	if f.content != nil {
 		return f.content, nil
 	}
 	return os.ReadFile(f.path)
@@ -264,22 +264,37 @@ func (s *Set) Image(i, size int) ([]float32, error) {
 
 // readFolder finds every PNG, JPEG and WebP file below dir in lexical order with
 // the caption in the .txt file beside it. The key is the relative path without
-// its extension.
+// its extension. Of a parquet file below dir it reads every row; their keys begin
+// with the file's.
 func readFolder(dir string) (rows []Row, files []file, err error) {
 	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		ext := filepath.Ext(path)
-		switch strings.ToLower(ext) {
-		case ".png", ".jpg", ".jpeg", ".webp":
-		default:
-			return nil
-		}
 		if entry.IsDir() {
 			return nil
 		}
+		ext := filepath.Ext(path)
 		stem := strings.TrimSuffix(path, ext)
+		switch strings.ToLower(ext) {
+		case ".png", ".jpg", ".jpeg", ".webp":
+		case ".parquet":
+			shard, images, err := readParquet(path)
+			if err != nil {
+				return err
+			}
+			key, err := filepath.Rel(dir, stem)
+			if err != nil {
+				return err
+			}
+			for i := range shard {
+				shard[i].Key = filepath.ToSlash(key) + "/" + shard[i].Key
+			}
+			rows, files = append(rows, shard...), append(files, images...)
+			return nil
+		default:
+			return nil
+		}
 		caption, err := os.ReadFile(stem + ".txt")
 		if errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%s: no caption; write one to %s.txt", path, filepath.Base(stem))

@@ -292,6 +292,24 @@ func TestOpenFolder(t *testing.T) {
 	if set.Len() != 2 || set.Row(0) != (Row{Key: "apple", Caption: "red apple", Weight: 1}) || set.Row(1).Key != "b/photo" {
 		t.Errorf("%d rows: %+v %+v", set.Len(), set.Row(0), set.Row(1))
 	}
+	// Parquet files in a folder are its shards.
+	shards := t.TempDir()
+	for i, records := range [][]Record{testRecords(t)[:2], testRecords(t)[2:]} {
+		if err := WriteParquet(filepath.Join(shards, []string{"train-00000.parquet", "train-00001.parquet"}[i]), records); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s, err := Open(shards, Options{}); err != nil || s.Len() != 3 || s.Row(0).Key != "train-00000/a" || s.Row(2).Key != "train-00001/c" || s.Row(2).Weight != 2.5 {
+		t.Errorf("%v", err)
+	} else if v, err := s.Image(2, 4); err != nil || v[0] != 1 {
+		t.Errorf("%v, %v", v, err)
+	}
+	if err := os.WriteFile(filepath.Join(shards, "train-00002.parquet"), []byte("PAR1 no"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(shards, Options{}); err == nil || !strings.Contains(err.Error(), "train-00002.parquet") {
+		t.Errorf("a damaged shard: %v", err)
+	}
 	// Images stay in the folder and are read when they are wanted.
 	digest, err := set.Digest()
 	if err != nil {
