@@ -124,7 +124,7 @@ func Open(path string, opt Options) (*Set, error) {
 			return nil, fmt.Errorf("data: %w", err)
 		}
 	}
-	if err := s.decodeAll(path, rows, files, opt); err != nil {
+	if err := s.decodeAll(rows, files, opt); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -132,7 +132,7 @@ func Open(path string, opt Options) (*Set, error) {
 
 // decodeAll decodes every image on all cores, unless that was done before, and keeps the rows that decode. A file that
 // cannot be read is an error.
-func (s *Set) decodeAll(path string, rows []Row, files []file, opt Options) error {
+func (s *Set) decodeAll(rows []Row, files []file, opt Options) error {
 	failed, unread := make([]error, len(rows)), make([]error, len(rows))
 	decoded := make([][]uint8, len(rows))
 	var wait sync.WaitGroup
@@ -180,10 +180,10 @@ func (s *Set) decodeAll(path string, rows []Row, files []file, opt Options) erro
 	}
 	if len(s.bad) > opt.MaxBad {
 		return fmt.Errorf("data: %s: %d undecodable images, %d allowed; first: %s: %w; remove them or allow more",
-			path, len(s.bad), opt.MaxBad, s.bad[0].Key, s.bad[0].Err)
+			s.path, len(s.bad), opt.MaxBad, s.bad[0].Key, s.bad[0].Err)
 	}
 	if len(s.rows) == 0 {
-		return fmt.Errorf("data: %s: no image can be decoded", path)
+		return fmt.Errorf("data: %s: no image can be decoded", s.path)
 	}
 	return nil
 }

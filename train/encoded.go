@@ -1,11 +1,10 @@
 package train
 
 import (
-	"encoding/binary"
 	"fmt"
-	"math"
 	"os"
 
+	"fewstep/model/weights"
 	"fewstep/train/rundir"
 )
 
@@ -82,9 +81,11 @@ func encode(path string, n, size int, fill func(first, end int) ([][]float32, er
 			if len(v) != size {
 				return fmt.Errorf("%s: record %d has %d values, the UNet takes %d", path, first+i, len(v), size)
 			}
-			for _, x := range v {
-				raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(x))
+			b, err := weights.Encode(v, weights.F32)
+			if err != nil {
+				return fmt.Errorf("%s: record %d: %w", path, first+i, err)
 			}
+			raw = append(raw, b...)
 		}
 		if _, err := f.WriteAt(raw, int64(first)*record); err != nil {
 			return err
@@ -102,11 +103,7 @@ func (x *encoded) read(i int) ([]float32, error) {
 	if _, err := x.file.ReadAt(raw, int64(i)*int64(len(raw))); err != nil {
 		return nil, fmt.Errorf("record %d: %w", i, err)
 	}
-	v := make([]float32, x.size)
-	for k := range v {
-		v[k] = math.Float32frombits(binary.LittleEndian.Uint32(raw[4*k:]))
-	}
-	return v, nil
+	return weights.Tensor{DType: weights.F32, Shape: []int{x.size}, Data: raw}.Float32()
 }
 
 func (x *encoded) close() error {

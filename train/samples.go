@@ -7,7 +7,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"fewstep/data"
 	"fewstep/distill"
@@ -15,6 +14,7 @@ import (
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
 	"fewstep/model/unet"
+	"fewstep/train/monitor"
 
 	"github.com/gomlx/compute/dtypes"
 )
@@ -90,11 +90,11 @@ func (s *samples) encodeCaptions(captions []string) func(first, end int) ([][]fl
 // encoding loads encoders for a chunk of n records, and frees them after the last one; it tells how far it is.
 func (s *samples) encoding(what, part string, n int, encode func(enc *pipeline.Encoders, first, end int) ([][]float32, error)) func(first, end int) ([][]float32, error) {
 	var enc *pipeline.Encoders
-	var told func(n int)
+	var told func(done, total int)
 	return func(first, end int) (out [][]float32, err error) {
 		if enc == nil {
 			s.run.opt.Log.Info("encoding the data set", what, n, "done before", first)
-			told = s.run.tellEncoding(what, first, n)
+			told = monitor.LogProgress(s.run.opt.Log, "encoding", what, first)
 			e := engine.New(s.run.opt.Backend, dtypes.Float32, nn.Network)
 			if enc, err = s.run.Pipeline.LoadEncoders(e, min(32, n), part); err != nil {
 				return nil, err
@@ -103,22 +103,11 @@ func (s *samples) encoding(what, part string, n int, encode func(enc *pipeline.E
 		if out, err = encode(enc, first, end); err != nil {
 			err = fmt.Errorf("%s %d to %d: %w", what, first, end-1, err)
 		}
-		told(end)
+		told(end, n)
 		if err != nil || end == n {
 			enc.Free()
 		}
 		return out, err
-	}
-}
-
-// tellEncoding logs how far the encoding of something is that had come to first, every five seconds.
-func (r *Run) tellEncoding(what string, first, of int) func(n int) {
-	began, last := time.Now(), time.Now()
-	return func(n int) {
-		if n < of && time.Since(last) >= 5*time.Second {
-			last = time.Now()
-			r.opt.Log.Info("encoding", what, n, "of", of, "eta", (time.Since(began) / time.Duration(n-first) * time.Duration(of-n)).Round(time.Second))
-		}
 	}
 }
 

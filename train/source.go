@@ -2,10 +2,9 @@ package train
 
 import (
 	"reflect"
-	"sync"
-	"time"
 
 	"fewstep/data"
+	"fewstep/train/monitor"
 	"fewstep/train/rundir"
 )
 
@@ -18,7 +17,7 @@ func (r *Run) openData() (*data.Seen, error) {
 	}
 	c := r.Config
 	var err error
-	if r.Data, err = data.Open(c.SourcePath(), data.Options{MaxBad: c.Data.MaxBad, Seen: seen, Checked: r.tellChecked()}); err != nil {
+	if r.Data, err = data.Open(c.SourcePath(), data.Options{MaxBad: c.Data.MaxBad, Seen: seen, Checked: monitor.LogProgress(r.opt.Log, "checking the data set", "images", 0)}); err != nil {
 		return nil, err
 	}
 	for _, bad := range r.Data.Bad() {
@@ -34,18 +33,4 @@ func (r *Run) rememberData(before *data.Seen) error {
 		return err
 	}
 	return r.Dir.WriteSource(now)
-}
-
-// tellChecked logs how many images were decoded, every five seconds.
-func (r *Run) tellChecked() func(done, total int) {
-	var lock sync.Mutex
-	began, last := time.Now(), time.Now()
-	return func(done, total int) {
-		lock.Lock()
-		defer lock.Unlock()
-		if done < total && time.Since(last) >= 5*time.Second {
-			last = time.Now()
-			r.opt.Log.Info("checking the data set", "images", done, "of", total, "eta", (time.Since(began) / time.Duration(done) * time.Duration(total-done)).Round(time.Second))
-		}
-	}
 }

@@ -8,13 +8,14 @@ import (
 	"fewstep/internal/xla"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
+	"fewstep/train/cost"
 )
 
 // computeUsage describes the values of --compute.
 const computeUsage = "f32, bf16 (norms and softmax stay f32), or auto: bf16 for large models on GPUs, else f32"
 
 func checkCompute(name string) error {
-	if name != "auto" && name != "f32" && name != "bf16" {
+	if _, ok := cost.ComputeTypes[name]; !ok && name != "auto" {
 		return usageErrorf("--compute is %q; it must be auto, f32 or bf16", name)
 	}
 	return nil
@@ -35,10 +36,14 @@ func drawer(rt *xla.Runtime, compute string, unets ...[]nn.Spec) *engine.Engine 
 		}
 		large = large || n >= largeUNet
 	}
-	dtype, level := dtypes.Float32, nn.Network
-	if compute == "bf16" || compute == "auto" && large && rt.Kind == xla.CUDA {
-		dtype = dtypes.BFloat16
+	dtype, told := cost.ComputeTypes[compute]
+	if !told {
+		dtype = dtypes.Float32
+		if large && rt.Kind == xla.CUDA {
+			dtype = dtypes.BFloat16
+		}
 	}
+	level := nn.Network
 	if large {
 		level = nn.Layer
 	}

@@ -15,33 +15,45 @@ func (f *Functions) Move(e *engine.Engine, model *engine.Params, in []*engine.Ar
 	if guidance != nil && guidesTogether(e) {
 		return one(e.Call(f.Guided(), bind, inputs(in, a, b, guidance)...))
 	}
+	if guidance == nil {
+		u, err := one(e.Call(f.Predict(), bind, in...))
+		if err != nil {
+			return nil, err
+		}
+		defer u.Free()
+		return one(e.Call(Blend(), nil, in[unet.InSample], a, u, b))
+	}
+	empty := inputs(in)
+	for _, i := range []int{unet.InText, unet.InPooled} {
+		var err error
+		s := in[i].Shape()
+		if empty[i], err = e.Upload(make([]float32, s.Size()), s.Dimensions...); err != nil {
+			return nil, err
+		}
+		defer empty[i].Free()
+	}
+	return f.MoveAway(e, model, in, empty, a, b, guidance)
+}
+
+// MoveAway is a guided Move that leads away from what the model makes of other inputs, by two calls.
+func (f *Functions) MoveAway(e *engine.Engine, model *engine.Params, in, from []*engine.Array, a, b, guidance *engine.Array) (*engine.Array, error) {
+	bind := engine.Bind{NetUNet: model}
 	u, err := one(e.Call(f.Predict(), bind, in...))
 	if err != nil {
 		return nil, err
 	}
-	defer func() { u.Free() }()
-	if guidance != nil {
-		empty := inputs(in)
-		for _, i := range []int{unet.InText, unet.InPooled} {
-			s := in[i].Shape()
-			if empty[i], err = e.Upload(make([]float32, s.Size()), s.Dimensions...); err != nil {
-				return nil, err
-			}
-			defer empty[i].Free()
-		}
-		without, err := one(e.Call(f.Predict(), bind, empty...))
-		if err != nil {
-			return nil, err
-		}
-		defer without.Free()
-		guided, err := one(e.Call(Guide(), nil, u, without, guidance))
-		if err != nil {
-			return nil, err
-		}
-		u.Free()
-		u = guided
+	defer u.Free()
+	without, err := one(e.Call(f.Predict(), bind, from...))
+	if err != nil {
+		return nil, err
 	}
-	return one(e.Call(Blend(), nil, in[unet.InSample], a, u, b))
+	defer without.Free()
+	guided, err := one(e.Call(Guide(), nil, u, without, guidance))
+	if err != nil {
+		return nil, err
+	}
+	defer guided.Free()
+	return one(e.Call(Blend(), nil, in[unet.InSample], a, guided, b))
 }
 
 // WarmMove compiles what Move needs, guided or not; column stands for any coefficients.

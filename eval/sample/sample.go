@@ -304,28 +304,5 @@ func (d *drawing) step(x *engine.Array, m scheduler.Move, condition, negative []
 	if negative == nil {
 		return d.f.Move(d.e, d.model, in(condition), columns[1], columns[2], guidance)
 	}
-	bind := engine.Bind{program.NetUNet: d.model}
-	call := func(f engine.Function, in ...*engine.Array) (*engine.Array, error) {
-		out, err := d.e.Call(f, bind, in...)
-		if err != nil {
-			return nil, err
-		}
-		return out[0], nil
-	}
-	u, err := call(d.f.Predict(), in(condition)...)
-	if err != nil {
-		return nil, err
-	}
-	defer u.Free()
-	away, err := call(d.f.Predict(), in(negative)...)
-	if err != nil {
-		return nil, err
-	}
-	defer away.Free()
-	guided, err := call(program.Guide(), u, away, guidance)
-	if err != nil {
-		return nil, err
-	}
-	defer guided.Free()
-	return call(program.Blend(), x, columns[1], guided, columns[2])
+	return d.f.MoveAway(d.e, d.model, in(condition), in(negative), columns[1], columns[2], guidance)
 }

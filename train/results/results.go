@@ -20,6 +20,7 @@ import (
 	"fewstep/model/pipeline"
 	"fewstep/train"
 	"fewstep/train/export"
+	"fewstep/train/monitor"
 	"fewstep/train/rundir"
 
 	"github.com/gomlx/compute/dtypes"
@@ -132,7 +133,7 @@ func encode(r *train.Run, prompts []string) ([]pipeline.Embedding, error) {
 func (m *Maker) draw(ctx context.Context, r *train.Run, load eval.Loader, o sample.Options) ([]image.Image, error) {
 	c := r.Config.Eval
 	o.Seed, o.Size, o.Batch = c.Seed, pipeline.Square(r.Config.Data.Resolution), c.Batch
-	o.Progress = m.steps(fmt.Sprintf("%d×%d", len(m.embeddings), o.Steps))
+	o.Progress = monitor.LogProgress(m.Log, "drawing a sample sheet", "steps", 0) // the device may lag a batch behind
 	model, free, err := load()
 	if err != nil {
 		return nil, err
@@ -208,18 +209,6 @@ func (m *Maker) Report(ctx context.Context, r *train.Run) (worked bool, err erro
 		return true, err
 	}
 	return true, eval.WriteReport(r.Dir, t, nil)
-}
-
-// steps logs how far the drawing of a sheet is, every ten seconds. The device may lag a batch behind.
-func (m *Maker) steps(what string) func(done, total int) {
-	began, last := time.Now(), time.Now()
-	return func(done, total int) {
-		if done < total && time.Since(last) >= 10*time.Second {
-			last = time.Now()
-			eta := time.Since(began) / time.Duration(done) * time.Duration(total-done)
-			m.Log.Info("drawing a sample sheet", "pictures×steps", what, "done", fmt.Sprintf("%d/%d", done, total), "eta", eta.Round(time.Second))
-		}
-	}
 }
 
 // progress logs each finished row, and every ten seconds within one.
