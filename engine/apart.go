@@ -10,7 +10,7 @@ import (
 // program, where one program for SDXL's thousands of tensors would take minutes to compile. Where any gradient is not
 // finite nothing changes; that is found on the device.
 func (e *Engine) applyApart(o *Optimizer, step Step, outputs []*Array) (*Result, error) {
-	scale := 1 / float64(max(step.Of, 1))
+	scale := e.share(step)
 	norm2, err := e.norm2OfSums(o)
 	if err != nil {
 		return nil, err

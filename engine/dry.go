@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 
+	"fewstep/internal/xla"
 	"fewstep/model/nn"
 
 	"github.com/gomlx/compute"
@@ -17,7 +18,7 @@ import (
 // backend, and not compiled; what scratch space a compiled one would take is estimated by scratch.
 func Dry(backend compute.Backend, computeType dtypes.DType, granularity nn.Level) *Engine {
 	e := New(planning{backend}, computeType, granularity)
-	e.dry = true
+	e.device = &onPaper{e}
 	return e
 }
 
@@ -26,6 +27,26 @@ func Dry(backend compute.Backend, computeType dtypes.DType, granularity nn.Level
 type planning struct{ compute.Backend }
 
 func (planning) String() string { return "planning" }
+
+// onPaper is the device of a dry engine.
+type onPaper struct{ e *Engine }
+
+func (d *onPaper) compile(p *program) (xla.ProgramInfo, error) {
+	return xla.ProgramInfo{Scratch: p.estimate(d.e.Flash)}, nil
+}
+
+func (d *onPaper) run(p *program, _ []compute.Buffer, _ []bool) ([]compute.Buffer, error) {
+	return slices.Repeat([]compute.Buffer{nothing{}}, len(p.outputs)), nil
+}
+
+func (d *onPaper) upload(any, shapes.Shape) (compute.Buffer, error)       { return nothing{}, nil }
+func (d *onPaper) uploadToHost(any, shapes.Shape) (compute.Buffer, error) { return nothing{}, nil }
+func (d *onPaper) toDevice(compute.Buffer) (compute.Buffer, error)        { return nothing{}, nil }
+func (d *onPaper) hollow() bool                                           { return true }
+
+func (d *onPaper) toHost(compute.Buffer) (compute.Buffer, *xla.Transfer, error) {
+	return nothing{}, nil, nil
+}
 
 // nothing is the buffer of an array without content.
 type nothing struct{ compute.Buffer }
@@ -49,15 +70,14 @@ func (e *Engine) BlankParams(specs []nn.Spec, trained func(name string) bool) *P
 	return p
 }
 
-// estimate puts a program's scratch space in place of compiling it.
-func (p *program) estimate(flash bool) {
+// estimate is a program's scratch space, in place of compiling it.
+func (p *program) estimate(flash bool) int64 {
 	out := map[*graph.Node]bool{}
 	for _, n := range p.pending {
 		out[n] = true
 	}
-	p.scratch = scratch(p.graph, out, flash)
-	p.pending = nil
-	p.graph.Finalize()
+	defer p.graph.Finalize()
+	return scratch(p.graph, out, flash)
 }
 
 // scratch estimates the space for intermediate results that a compiler needs for a graph: the most that is alive at one

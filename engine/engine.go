@@ -9,12 +9,10 @@ package engine
 
 import (
 	"fmt"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"fewstep/internal/xla"
 	"fewstep/model/nn"
 
 	"github.com/gomlx/compute"
@@ -27,7 +25,6 @@ import (
 // Engine compiles and runs programs on one device.
 type Engine struct {
 	Backend     compute.Backend
-	Device      compute.DeviceNum
 	Compute     dtypes.DType // dtype of activations and products: Float32 or BFloat16
 	Granularity nn.Level
 	Split       bool         // network granularity only: update tensor by tensor after the gradient (see split.go)
@@ -46,39 +43,19 @@ type Engine struct {
 	// long that took; without, when it ran.
 	Watch func(program string, start time.Time, took time.Duration)
 
-	dry      bool // see Dry
-	mu       sync.Mutex
-	programs map[string]*program
-	plans    map[string]*plan
-	slots    chan struct{} // one for every program that compileAll may compile at once
-	compiled CompileStats
-	busy     int       // compilations that are going on
-	since    time.Time // when the first of them began
-	updates  stopwatch
-	runs     atomic.Int64
-	waits    atomic.Int64
+	device  device
+	group   *Group // the devices that train together with this one; nil = it is alone
+	rank    int    // among them
+	updates stopwatch
+	runs    atomic.Int64
+	waits   atomic.Int64
+	*store
 	account
-}
-
-// CompileStats counts the programs compiled so far and the seconds that took (summed over goroutines).
-type CompileStats struct {
-	Programs int
-	Cached   int // of them, taken from the folder of compiled programs
-	Seconds  float64
-	Wall     time.Duration // in which at least one was being compiled
 }
 
 // New makes an engine on device 0.
 func New(backend compute.Backend, computeType dtypes.DType, granularity nn.Level) *Engine {
-	return &Engine{Backend: backend, Compute: computeType, Granularity: granularity,
-		programs: map[string]*program{}, plans: map[string]*plan{}, slots: make(chan struct{}, runtime.GOMAXPROCS(0))}
-}
-
-// Compiled reports the compilations so far.
-func (e *Engine) Compiled() CompileStats {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.compiled
+	return &Engine{Backend: backend, Compute: computeType, Granularity: granularity, device: onXLA{backend: backend}, store: newStore()}
 }
 
 // Runs counts the programs that were run, or queued to be run.
@@ -148,10 +125,7 @@ func (e *Engine) Upload(flat any, dims ...int) (*Array, error) {
 		}
 	}
 	shape := shapes.Make(dtype, dims...)
-	if e.dry {
-		return e.Blank(shape), nil
-	}
-	buffer, err := e.Backend.BufferFromFlatData(e.Device, flat, shape)
+	buffer, err := e.device.upload(flat, shape)
 	if err != nil {
 		return nil, fmt.Errorf("uploading a tensor of shape %v: %w", dims, err)
 	}
@@ -200,7 +174,7 @@ type Function struct {
 // program is a graph: first built, so that its shapes are known, then compiled. Its parameters are inputs in the
 // order in which they were made.
 type program struct {
-	name           string
+	key, name      string
 	declared, once sync.Once
 	err            error
 	graph          *graph.Graph
@@ -222,52 +196,34 @@ func (e *Engine) get(key string, fill build) (*program, error) {
 	if err != nil {
 		return nil, err
 	}
-	e.compile(p)
+	e.compile(p, e.device)
 	return p, p.err
-}
-
-// compile compiles a declared program once.
-func (e *Engine) compile(p *program) {
-	p.once.Do(func() {
-		if p.err != nil {
-			return
-		}
-		if e.dry {
-			p.estimate(e.Flash)
-			return
-		}
-		start := time.Now()
-		e.mu.Lock()
-		if e.busy++; e.busy == 1 {
-			e.since = start
-		}
-		e.mu.Unlock()
-		info, err := xla.Compile(p.aliases, func() error {
-			return guard(func() error { return p.graph.Compile(p.pending...) })
-		})
-		if err != nil {
-			p.err = fmt.Errorf("compiling %s: %w", p.name, err)
-		}
-		p.pending, p.scratch = nil, info.Scratch
-		e.mu.Lock()
-		e.compiled.Programs++
-		if info.Cached {
-			e.compiled.Cached++
-		}
-		e.compiled.Seconds += time.Since(start).Seconds()
-		if e.busy--; e.busy == 0 {
-			e.compiled.Wall += time.Since(e.since)
-		}
-		e.mu.Unlock()
-	})
 }
 
 // execute runs a compiled program on device buffers; donated arrays are gone afterwards.
 func (e *Engine) execute(p *program, in []*Array, donate []bool) ([]*Array, error) {
-	e.compile(p)
+	e.compile(p, e.device)
 	if p.err != nil {
 		return nil, p.err
 	}
+	buffers, err := buffersOf(in)
+	if err != nil {
+		return nil, err
+	}
+	e.runs.Add(1)
+	start := time.Now()
+	results, err := e.device.run(p, buffers, donate)
+	if err != nil {
+		return nil, fmt.Errorf("running %s: %w", p.name, err)
+	}
+	if e.Watch != nil {
+		e.Watch(p.name, start, time.Since(start))
+	}
+	return e.came(p, in, donate, results), nil
+}
+
+// buffersOf are a program's inputs.
+func buffersOf(in []*Array) ([]compute.Buffer, error) {
 	buffers := make([]compute.Buffer, len(in))
 	for i, a := range in {
 		if a.buffer == nil {
@@ -278,25 +234,11 @@ func (e *Engine) execute(p *program, in []*Array, donate []bool) ([]*Array, erro
 		}
 		buffers[i] = a.buffer
 	}
-	e.runs.Add(1)
-	start := time.Now()
-	var results []compute.Buffer
-	err := guard(func() (err error) {
-		if e.dry {
-			for range p.outputs {
-				results = append(results, nothing{})
-			}
-			return nil
-		}
-		results, err = p.graph.Executable().Execute(buffers, donate, e.Device)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("running %s: %w", p.name, err)
-	}
-	if e.Watch != nil {
-		e.Watch(p.name, start, time.Since(start))
-	}
+	return buffers, nil
+}
+
+// came takes what a program made of in on this device into the account.
+func (e *Engine) came(p *program, in []*Array, donate []bool, results []compute.Buffer) []*Array {
 	var fresh int64 // bytes that no donated input gives
 	for _, shape := range p.outputs {
 		fresh += bytesOf(shape)
@@ -316,7 +258,7 @@ func (e *Engine) execute(p *program, in []*Array, donate []bool) ([]*Array, erro
 	for i, b := range results {
 		out[i] = e.array(b, p.outputs[i])
 	}
-	return out, nil
+	return out
 }
 
 // guard turns GoMLX's panics into errors.

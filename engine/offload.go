@@ -43,10 +43,7 @@ func (e *Engine) CheckOffload() error {
 	if e.Granularity >= nn.Network {
 		return errors.New("optimizer state in the host's memory: at granularity network an update takes all state at once; choose granularity stage or layer")
 	}
-	if e.dry {
-		return nil
-	}
-	b, err := xla.UploadToHost(e.Backend, e.Device, []float32{0}, shapes.Make(dtypes.Float32, 1))
+	b, err := e.device.uploadToHost([]float32{0}, shapes.Make(dtypes.Float32, 1))
 	if err != nil {
 		return fmt.Errorf("optimizer state in the host's memory: %w", err)
 	}
@@ -66,7 +63,7 @@ func (e *Engine) uploadState(dtype dtypes.DType, v []float32, dims []int) (*Arra
 	if dtype == dtypes.BFloat16 {
 		flat = narrowed(v)
 	}
-	b, err := xla.UploadToHost(e.Backend, e.Device, flat, shape)
+	b, err := e.device.uploadToHost(flat, shape)
 	if err != nil {
 		return nil, fmt.Errorf("uploading a tensor of shape %v: %w", dims, err)
 	}
@@ -79,7 +76,7 @@ func (e *Engine) zeroState(list *[]*Array, like *Array, dtype dtypes.DType) erro
 	if !e.offloads(shape) {
 		return e.zeros(list, like, dtype)
 	}
-	if e.dry {
+	if e.device.hollow() {
 		*list = append(*list, e.hostArray(nothing{}, shape))
 		return nil
 	}
@@ -108,10 +105,7 @@ func (e *Engine) hostArray(b compute.Buffer, shape shapes.Shape) *Array {
 
 // toHost queues a copy to the host's memory.
 func (e *Engine) toHost(a *Array) (*Array, *xla.Transfer, error) {
-	if e.dry {
-		return e.hostArray(nothing{}, a.shape), nil, nil
-	}
-	b, done, err := xla.ToHost(a.buffer, e.Device)
+	b, done, err := e.device.toHost(a.buffer)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -120,10 +114,7 @@ func (e *Engine) toHost(a *Array) (*Array, *xla.Transfer, error) {
 
 // toDevice queues a copy to the device's memory.
 func (e *Engine) toDevice(a *Array) (*Array, error) {
-	if e.dry {
-		return e.Blank(a.shape), nil
-	}
-	b, err := xla.ToDevice(a.buffer, e.Device)
+	b, err := e.device.toDevice(a.buffer)
 	if err != nil {
 		return nil, err
 	}

@@ -84,7 +84,7 @@ func (e *Engine) Load(specs []nn.Spec, values Tensors, trained func(name string)
 // LoadFunc is Load from values that are asked for one by one, by several goroutines at once: the whole network need not
 // be in the host's memory. Parameters that nothing trains are kept in e.Frozen.
 func (e *Engine) LoadFunc(specs []nn.Spec, value func(nn.Spec) ([]float32, error), trained func(name string) bool) (*Params, error) {
-	if e.dry {
+	if e.device.hollow() {
 		return e.BlankParams(specs, trained), nil
 	}
 	p := NewParams(specs)

@@ -66,7 +66,7 @@ func (e *Engine) Continue(p *Pass, f Function, lr float64, in ...*Array) (*Resul
 	if err != nil {
 		return nil, err
 	}
-	return e.finishTape(t, f, visits, outputs, Step{LR: lr})
+	return e.meant(e.finishTape(t, f, visits, outputs, Step{LR: lr}))
 }
 
 // WarmRecord and WarmContinue are WarmTrain for Record and Continue.

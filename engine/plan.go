@@ -77,17 +77,25 @@ func (e *Engine) forward(c blockCall, bind Bind, in []shapes.Shape) (*program, e
 }
 
 // declare builds a program's graph now and compiles it on first use, or in compileAll.
-func (e *Engine) declare(key string, fill build) (*program, error) {
+func (e *Engine) declare(key string, fill build) (*program, error) { return e.declareFor(1, key, fill) }
+
+// declareFor is declare for a program that several devices run together, on inputs of their own.
+func (e *Engine) declareFor(devices int, key string, fill build) (*program, error) {
 	e.mu.Lock()
 	p, ok := e.programs[key]
 	if !ok {
-		p = &program{name: programName(key)}
+		p = &program{key: key, name: programName(key)}
 		e.programs[key] = p
 	}
 	e.mu.Unlock()
 	p.declared.Do(func() {
 		p.err = guard(func() error {
 			p.graph = graph.NewGraph(e.Backend, p.name)
+			if devices > 1 {
+				if err := spread(p.graph, devices); err != nil {
+					return err
+				}
+			}
 			p.pending = fill(p.graph, p)
 			for _, n := range p.pending {
 				p.outputs = append(p.outputs, n.Shape())
@@ -125,7 +133,7 @@ func (e *Engine) compileAll(jobs []func() (*program, error)) error {
 			defer func() { <-e.slots }()
 			p, err := declare()
 			if err == nil {
-				e.compile(p)
+				e.compile(p, e.device)
 				err = p.err
 			}
 			errs[i] = err

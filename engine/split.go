@@ -122,10 +122,13 @@ func (e *Engine) trainSplit(f Function, bind Bind, network string, o *Optimizer,
 				}
 			}
 		}
-		if step.Micro+1 < step.Of {
+		if !step.last() {
 			return &Result{Outputs: outputs, Norm2: -1}, nil
 		}
 		grads, o.acc = o.acc, nil
+	}
+	if grads, err = e.sum(grads); err != nil {
+		return nil, err
 	}
 	defer grads[0].Free()
 	norm2, err := e.applySplit(o, targets, grads[0], grads[1:], step)
@@ -135,7 +138,7 @@ func (e *Engine) trainSplit(f Function, bind Bind, network string, o *Optimizer,
 // applySplit updates every target from its gradient, which it takes, in place, and returns the squared gradient norm.
 // Where sound is not finite nothing changes.
 func (e *Engine) applySplit(o *Optimizer, targets []string, sound *Array, grads []*Array, step Step) (float64, error) {
-	scale := 1 / float64(max(step.Of, 1))
+	scale := e.share(step)
 	hyper, err := e.hyper(o, step.LR, scale)
 	if err != nil {
 		return 0, err

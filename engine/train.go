@@ -18,6 +18,9 @@ type Step struct {
 	Of    int // micro-batches in a step; 0 or 1 = no accumulation
 }
 
+// last says whether the step's update comes with this micro-batch.
+func (s Step) last() bool { return s.Micro+1 >= s.Of }
+
 // Result is what a training call reports.
 type Result struct {
 	Outputs []*Array // the function's outputs; the first is the scalar loss that was differentiated
@@ -33,17 +36,32 @@ func (e *Engine) Train(f Function, bind Bind, network string, o *Optimizer, step
 	if bind[network] != o.params {
 		return nil, fmt.Errorf("the optimizer belongs to other parameters than network %q", network)
 	}
+	return e.meant(e.train(f, bind, network, o, step, in))
+}
+
+// meant gives a result of the whole group for one of a device's part of the batch.
+func (e *Engine) meant(r *Result, err error) (*Result, error) {
+	if err == nil {
+		r.Outputs, err = e.mean(r.Outputs)
+	}
+	return r, err
+}
+
+func (e *Engine) train(f Function, bind Bind, network string, o *Optimizer, step Step, in []*Array) (*Result, error) {
 	if e.Granularity < nn.Network {
 		return e.trainTape(f, bind, network, o, step, in)
 	}
 	if e.Split {
 		return e.trainSplit(f, bind, network, o, step, in)
 	}
-	if step.Of <= 1 {
+	if e.fuses(step.Of) {
 		return e.trainFused(f, bind, network, o, step, in)
 	}
 	return e.trainAccumulated(f, bind, network, o, step, in)
 }
+
+// fuses says whether gradient and update are one program: not where gradients are added up between the two.
+func (e *Engine) fuses(micro int) bool { return micro <= 1 && e.group == nil }
 
 // trained is what a gradient program remembers about its order of parameters.
 type trained struct {
@@ -215,8 +233,11 @@ func (e *Engine) trainAccumulated(f Function, bind Bind, network string, o *Opti
 	}
 	n := p.info.(trained).outputs
 	o.acc = out[n:]
-	if step.Micro+1 < step.Of { // outputs are the caller's to append to
+	if !step.last() { // outputs are the caller's to append to
 		return &Result{Outputs: out[:n:n], Norm2: -1}, nil
+	}
+	if o.acc, err = e.sum(o.acc); err != nil {
+		return nil, err
 	}
 	return e.applyAccumulated(o, step, out[:n:n])
 }
@@ -260,7 +281,7 @@ func (e *Engine) applyAccumulated(o *Optimizer, step Step, outputs []*Array) (*R
 	if err != nil {
 		return nil, err
 	}
-	hyper, err := e.hyper(o, step.LR, 1/float64(max(step.Of, 1)))
+	hyper, err := e.hyper(o, step.LR, e.share(step))
 	if err != nil {
 		return nil, err
 	}

@@ -50,8 +50,13 @@ func (e *Engine) finishTape(t *tape, f Function, visits map[string]int, outputs 
 		return nil, err
 	}
 	defer func() { w.norm2.Free() }()
+	begun, err := e.sum([]*Array{w.norm2}) // one device's bad loss is all devices'
+	if err != nil {
+		return nil, err
+	}
+	w.norm2 = begun[0]
 	if immediate {
-		if w.hyper, err = e.hyper(o, step.LR, 1); err != nil {
+		if w.hyper, err = e.hyper(o, step.LR, e.share(step)); err != nil {
 			return nil, err
 		}
 		defer w.hyper.Free()
@@ -69,7 +74,7 @@ func (e *Engine) finishTape(t *tape, f Function, visits map[string]int, outputs 
 		}
 		o.count(float64(norm2[0]))
 		return &Result{Outputs: results, Norm2: float64(norm2[0]), Updated: true}, nil
-	case step.Micro+1 < step.Of:
+	case !step.last():
 		return &Result{Outputs: results, Norm2: -1}, nil
 	}
 	for k, a := range o.acc {
@@ -196,6 +201,8 @@ func (w *walker) visit(rec *entry) error {
 		if err := w.gradients(rec, out); err != nil {
 			return err
 		}
+	} else if err := w.gradients(rec, nil); err != nil {
+		return err
 	}
 	for _, v := range rec.out {
 		v.grad.Free()
@@ -208,46 +215,63 @@ func (w *walker) visit(rec *entry) error {
 	return nil
 }
 
-// gradients takes a block's parameter gradients: updates at once, or adds them up.
-func (w *walker) gradients(rec *entry, grads []*Array) error {
+// gradients takes a block's parameter gradients, none where no gradient reached the block: updates at once, or adds them
+// up. With the last visit of an update they are reduced over the devices.
+func (w *walker) gradients(rec *entry, grads []*Array) (err error) {
 	if len(rec.trained) == 0 {
 		return nil
 	}
 	e, site, indices := w.e, rec.call.site(), w.indices(rec)
+	w.left[site]--
+	whole := w.left[site] == 0 && w.step.last()
 	if !w.immediate {
 		sums, err := w.ferry.take(indices)
 		if err != nil {
 			return err
 		}
-		for i, sum := range sums {
-			if sum == nil {
-				continue
-			}
-			if grads[i], err = e.add(sum, grads[i]); err != nil {
+		if grads, err = e.addAll(sums, grads); err != nil {
+			return err
+		}
+		if whole && grads != nil {
+			if grads, err = e.sum(grads); err != nil {
 				return err
 			}
 		}
 		return w.ferry.put(indices, grads)
 	}
-	w.left[site]--
 	if w.pending == nil {
 		w.pending = map[string][]*Array{}
 	}
-	if before := w.pending[site]; before != nil {
-		for i := range grads {
-			sum, err := e.add(before[i], grads[i])
-			if err != nil {
-				return err
-			}
-			grads[i] = sum
-		}
+	if grads, err = e.addAll(w.pending[site], grads); err != nil {
+		return err
 	}
 	w.pending[site] = grads
-	if w.left[site] > 0 {
+	if !whole || grads == nil {
 		return nil
 	}
 	delete(w.pending, site)
+	if grads, err = e.sum(grads); err != nil {
+		return err
+	}
 	return w.update(indices, grads)
+}
+
+// addAll is a + b, one by one, and takes both. Either may be empty, or hold nothing but nil.
+func (e *Engine) addAll(a, b []*Array) ([]*Array, error) {
+	if len(a) == 0 || a[0] == nil {
+		return b, nil
+	}
+	if len(b) == 0 {
+		return a, nil
+	}
+	for i := range a {
+		sum, err := e.add(a[i], b[i])
+		if err != nil {
+			return nil, err
+		}
+		b[i] = sum
+	}
+	return b, nil
 }
 
 // update is one optimizer step for a block's parameters.

@@ -20,18 +20,6 @@ func (e *Engine) Shapes(specs []nn.Spec, trained func(name string) bool) *Params
 	return p
 }
 
-// Drop gives back every compiled program and plan. What is run next is compiled again, or loaded from the folder of
-// compiled programs. Nothing may be running on the engine.
-func (e *Engine) Drop() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, p := range e.programs {
-		p.graph.Finalize()
-	}
-	clear(e.programs)
-	clear(e.plans)
-}
-
 // Input is an array without content, for the same purpose.
 func Input(s shapes.Shape) *Array { return &Array{shape: s} }
 
@@ -67,7 +55,7 @@ func (e *Engine) WarmTrain(f Function, bind Bind, network string, settings Adam,
 		state = append(state, Input(s))
 	}
 	o.setState(state)
-	if micro > 1 {
+	if !e.fuses(micro) {
 		p, err := e.gradientProgram(f, bind, network, o, in)
 		return e.warmed(p, err)
 	}
@@ -79,6 +67,6 @@ func (e *Engine) warmed(p *program, err error) error {
 	if err != nil {
 		return err
 	}
-	e.compile(p)
+	e.compile(p, e.device)
 	return p.err
 }
