@@ -50,7 +50,7 @@ test: setup format vet
 
 # Package and target. FUZZTIME is for each of them; a number of inputs, because Go sometimes fails a target whose time runs out
 # in the middle of one ("context deadline exceeded").
-FUZZ     = model/weights:FuzzOpen model/weights:FuzzIndex model/lora:FuzzParseKey model/lora:FuzzRead \
+FUZZ     = cluster:FuzzExpandHosts model/weights:FuzzOpen model/weights:FuzzIndex model/lora:FuzzParseKey model/lora:FuzzRead \
 	model/ldm:FuzzCheckpoint model/hub:FuzzParse model/clip:FuzzEncode model/clip:FuzzTokenizerFile \
 	model/unet:FuzzParseConfig data:FuzzDecodeImage eval:FuzzReadRows eval:FuzzCOCOCaptions
 FUZZTIME ?= 10000x
