@@ -301,6 +301,12 @@ func lineage(d *rundir.Dir) ([]report.Artifact, error) {
 	if l.FewstepVersion != "" {
 		out = append(out, report.Artifact{Name: "fewstep", Note: l.FewstepVersion})
 	}
+	for f := l.Forked; f != nil; f = f.Forked {
+		out = append(out, report.Artifact{Name: "forked from", Path: f.Run, SHA256: f.ConfigSHA256, Note: fmt.Sprintf("of its config.yaml; everything before %s is its work, %d results", f.From, len(f.Results))})
+		for _, r := range f.Results {
+			out = append(out, report.Artifact{Name: "taken over", Path: "stages/" + r.Stage + "/" + r.Phase + "/result", SHA256: r.SHA256, Note: "of its manifest"})
+		}
+	}
 	names, err := d.Artifacts(rundir.Exports)
 	if err != nil {
 		return nil, err

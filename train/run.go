@@ -36,6 +36,7 @@ var ErrInterrupted = errors.New("interrupted; the state is saved, the same comma
 type Options struct {
 	Dir      string // run directory
 	Until    string // stop after this stage; "" = the whole ladder
+	Fork     *Fork  // begin with another run's results; nil = from nothing
 	Version  string // of fewstep, for the lineage
 	Split    bool   // update tensor by tensor: see engine.Engine.Split
 	Sites    bool   // programs of its own for every place: see engine.Engine.Sites
@@ -112,6 +113,9 @@ func Open(c *distill.Config, opt Options) (*Run, error) {
 	}
 	lineage, err := r.lineage()
 	if err != nil {
+		return nil, err
+	}
+	if err := r.fork(lineage); err != nil {
 		return nil, err
 	}
 	if r.Dir, err = rundir.Open(opt.Dir, recipe(c, opt.Dir), lineage, "train.log_every", "train.checkpoint_minutes", "train.checkpoint_samples", "train.keep_checkpoints", "train.offload"); err != nil {

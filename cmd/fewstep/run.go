@@ -22,6 +22,7 @@ func init() { register(newRun) }
 
 type runOptions struct {
 	dir, until, metrics string
+	fork, from          string
 	set                 []string
 }
 
@@ -31,14 +32,26 @@ func newRun(a *app) *cobra.Command {
 		Use:   "run CONFIG",
 		Short: "Distil a model down the whole ladder: starts, continues, or says that it is done.",
 		Long: "Everything the run makes lies in its directory; the same command continues after a crash, a kill or Ctrl-C.\n" +
-			"A directory made by another config is refused, naming the keys that differ.",
-		Example: "  fewstep run configs/mini/demo.yaml --dir runs/demo",
-		Args:    cobra.ExactArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return a.run(cmd, args[0], o) },
+			"A directory made by another config is refused, naming the keys that differ.\n\n" +
+			"With --fork a new directory begins with the results of another run, so that recipes that differ in their later phases\n" +
+			"train their first ones once. --from names the first stage that is trained anew, or the first phase, STAGE/PHASE. All\n" +
+			"before it is taken over, verified, as hard links or copies, so the other run may be deleted afterwards. The two recipes\n" +
+			"must agree in everything on which these phases depend, and base weights and data must be the same.",
+		Example: "  fewstep run configs/mini/demo.yaml --dir runs/demo\n" +
+			"  fewstep run configs/mini/demo.yaml --dir runs/other --set stages.8.phases.lora-cond.lr=5e-5 --fork runs/demo --from 8",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if (o.fork == "") != (o.from == "") {
+				return withHint(usageErrorf("--fork and --from belong together"), "give both: the run to begin with, and the first stage to train anew")
+			}
+			return a.run(cmd, args[0], o)
+		},
 	}
 	f := c.Flags()
 	f.StringVar(&o.dir, "dir", "", "run directory (required)")
 	f.StringVar(&o.until, "until", "", "stop after this stage")
+	f.StringVar(&o.fork, "fork", "", "begin with the results of this run; with --from")
+	f.StringVar(&o.from, "from", "", "first stage to train anew, or STAGE/PHASE; with --fork")
 	f.StringArrayVar(&o.set, "set", nil, "change a key of the config, as key=value; repeat for several")
 	f.StringVar(&o.metrics, "metrics", "", "serve Prometheus metrics on this address, e.g. localhost:9090")
 	_ = c.MarkFlagRequired("dir")
@@ -77,6 +90,9 @@ func (a *app) walk(ctx context.Context, config *distill.Config, path string, o r
 	}
 	maker := &results.Maker{Log: a.log}
 	opt := train.Options{Dir: o.dir, Until: o.until, Version: readVersion().Version, Backend: rt.Backend, Split: rt.Kind != xla.CUDA, Sites: rt.Sites(), Device: rt, Log: a.log, Finished: maker.Phase}
+	if o.fork != "" {
+		opt.Fork = &train.Fork{Run: o.fork, From: o.from}
+	}
 	if !a.quiet {
 		style := monitor.StyleAuto
 		if a.json {
@@ -130,11 +146,14 @@ func refused(err error) error {
 	var mismatch *rundir.ConfigMismatch
 	var lineage *rundir.LineageMismatch
 	var nonfinite *monitor.NonFinite
+	var fork *train.ForkRefused
 	switch {
 	case errors.Is(err, train.ErrInterrupted), errors.Is(err, context.Canceled): // the latter from drawing and measuring
 		return withCode(exitInterrupted, train.ErrInterrupted)
 	case errors.As(err, &mismatch), errors.As(err, &lineage):
 		return withHint(withCode(exitRefused, err), "use another --dir, or the config and data that the directory was made with")
+	case errors.As(err, &fork):
+		return withHint(withCode(exitRefused, err), "%s", fork.Hint)
 	case errors.As(err, &nonfinite):
 		return withHint(withCode(exitNonFinite, err), "nothing was updated with it; lower the learning rate, or look at the samples named")
 	}

@@ -75,6 +75,7 @@ func Check(dir string) ([]Problem, error) {
 			checkFolder(folder, add)
 		}
 	}
+	d.checkForked(add)
 	filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
 			add(path, err.Error(), false)

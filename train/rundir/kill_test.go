@@ -22,12 +22,18 @@ import (
 const (
 	childDir  = "RUNDIR_TEST_DIR"
 	childKill = "RUNDIR_TEST_KILL" // the process kills itself at the n-th chance
+
+	childSource = "RUNDIR_TEST_SOURCE" // the run that it forks; "" = it walks the toy run
 )
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childDir); dir != "" {
 		kill, _ := strconv.Atoi(os.Getenv(childKill))
-		if err := toyRun(dir, kill); err != nil {
+		work := func() error { return toyRun(dir, kill) }
+		if source := os.Getenv(childSource); source != "" {
+			work = func() error { return toyFork(source, dir, kill) }
+		}
+		if err := work(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -173,12 +179,17 @@ func toyRun(dir string, kill int) error {
 	return nil
 }
 
+func childCommand(dir string, kill int) *exec.Cmd {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childDir+"="+dir, childKill+"="+strconv.Itoa(kill))
+	return cmd
+}
+
 // child runs toyRun in a process of its own; killed tells that it died of
 // SIGKILL.
 func child(t *testing.T, dir string, kill int, after time.Duration) (killed bool) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), childDir+"="+dir, childKill+"="+strconv.Itoa(kill))
+	cmd := childCommand(dir, kill)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	if err := cmd.Start(); err != nil {

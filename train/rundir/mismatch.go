@@ -59,7 +59,8 @@ func list(changes []Change) string {
 	return b.String()
 }
 
-func diffLineage(old, new Lineage) []Change {
+// DiffLineage names the inputs in which two lineages differ.
+func DiffLineage(old, new Lineage) []Change {
 	tree := func(l Lineage) map[string]any {
 		t := map[string]any{"base_weights_sha256": l.BaseWeights, "data_manifest_sha256": l.DataManifest}
 		for k, v := range l.Extra {

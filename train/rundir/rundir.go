@@ -67,6 +67,7 @@ type Lineage struct {
 	BaseWeights    string            `json:"base_weights_sha256"`  // digest of the base model's weights
 	DataManifest   string            `json:"data_manifest_sha256"` // digest of the data cache's manifest
 	Extra          map[string]string `json:"extra,omitempty"`      // any other input that must not change
+	Forked         *Forked           `json:"forked,omitempty"`     // the run whose results this one began with; set by Fork
 }
 
 type lineageFile struct {
@@ -145,18 +146,7 @@ func (d *Dir) open(config []byte, lineage Lineage, mayDiffer []string) error {
 	}
 	if !born {
 		d.isNew = true
-		sum := sha256.Sum256(config)
-		d.lineage = lineageFile{Format: format, ConfigSHA256: hex.EncodeToString(sum[:]), Lineage: lineage}
-		if err := writeJSON(d.Path(lineageName), d.lineage); err != nil {
-			return err
-		}
-		for _, sub := range append([]string{"events", "stages"}, artifactFolders...) {
-			if err := os.MkdirAll(d.Path(sub), 0o777); err != nil {
-				return fmt.Errorf("create run directory: %w", err)
-			}
-		}
-		// Last: its presence makes this a run directory.
-		return atomicfile.WriteBytes(d.Path(configName), config)
+		return d.bear(config, lineage)
 	}
 	old, err := os.ReadFile(d.Path(configName))
 	if err != nil {
@@ -172,13 +162,29 @@ func (d *Dir) open(config []byte, lineage Lineage, mayDiffer []string) error {
 	if err := readJSON(d.Path(lineageName), &d.lineage); err != nil {
 		return err
 	}
-	if changes := diffLineage(d.lineage.Lineage, lineage); len(changes) > 0 {
+	if changes := DiffLineage(d.lineage.Lineage, lineage); len(changes) > 0 {
 		return &LineageMismatch{Dir: d.root, Changes: changes}
 	}
 	if was := d.lineage.FewstepVersion; was != lineage.FewstepVersion {
 		d.notes = append(d.notes, fmt.Sprintf("run was started by fewstep %s and is continued by %s; results may differ in the last bits", was, lineage.FewstepVersion))
 	}
 	return nil
+}
+
+// bear makes a folder a run directory.
+func (d *Dir) bear(config []byte, lineage Lineage) error {
+	sum := sha256.Sum256(config)
+	d.lineage = lineageFile{Format: format, ConfigSHA256: hex.EncodeToString(sum[:]), Lineage: lineage}
+	if err := writeJSON(d.Path(lineageName), d.lineage); err != nil {
+		return err
+	}
+	for _, sub := range append([]string{"events", "stages"}, artifactFolders...) {
+		if err := os.MkdirAll(d.Path(sub), 0o777); err != nil {
+			return fmt.Errorf("create run directory: %w", err)
+		}
+	}
+	// Last: its presence makes this a run directory.
+	return atomicfile.WriteBytes(d.Path(configName), config)
 }
 
 // View opens a run directory without locking it, for reading snapshots and

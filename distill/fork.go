@@ -1,0 +1,116 @@
+package distill
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// DiffBefore names the keys on which the first n phases of a recipe's ladder depend and in which two recipes differ, as
+// [Diff] does. Where there are none, either recipe's phases give the same results.
+//
+// What only later phases depend on may differ, and so may the names of run, model and data set (their content is for the
+// caller to compare), the keys under eval, and those that say when something is saved or shown.
+func DiffBefore(a, b *Config, n int) ([]string, error) {
+	left, err := Plan(a)
+	if err != nil {
+		return nil, err
+	}
+	right, err := Plan(b)
+	if err != nil {
+		return nil, err
+	}
+	if out := Diff(before(a, left, n), before(b, right, n)); len(out) > 0 {
+		return out, nil
+	}
+	for i := range n {
+		x, y := left[i], right[i]
+		x.Final, y.Final = false, false // what is exported depends on later phases
+		if !reflect.DeepEqual(x, y) {
+			return []string{fmt.Sprintf("stage %s, phase %s: its place in the ladder", y.StageName, y.PhaseName)}, nil
+		}
+	}
+	return nil, nil
+}
+
+// Before returns the phases before the first of a stage, or before "STAGE/PHASE".
+func (l *Ladder) Before(at string) ([]Step, error) {
+	stage, phase, named := strings.Cut(at, "/")
+	var stages, phases []string
+	for i, s := range l.steps {
+		if s.StageName == stage && (!named || s.PhaseName == phase) {
+			if i == 0 {
+				return nil, fmt.Errorf("%s is where the ladder begins: there is nothing before it", at)
+			}
+			return l.steps[:i], nil
+		}
+		if !slices.Contains(stages, s.StageName) {
+			stages = append(stages, s.StageName)
+		}
+		if s.StageName == stage {
+			phases = append(phases, s.PhaseName)
+		}
+	}
+	if len(phases) > 0 {
+		return nil, fmt.Errorf("stage %s has no phase %q; its phases are %s", stage, phase, strings.Join(phases, ", "))
+	}
+	return nil, fmt.Errorf("there is no stage %q; the stages are %s", stage, strings.Join(stages, ", "))
+}
+
+// before is what the first n phases of a recipe depend on: the rest has no value.
+func before(c *Config, steps []Step, n int) *Config {
+	n = min(n, len(steps))
+	out := *c
+	out.Name, out.Model, out.Data.Source, out.Eval = "", "", "", Eval{}
+	t := &out.Train
+	t.CheckpointMinutes, t.CheckpointSamples, t.KeepCheckpoints, t.LogEvery, t.Offload = 0, 0, 0, 0, ""
+	t.Calls = t.CallGranularity()
+	d := &out.Discriminator
+	d.CollapseWindow, d.CollapseLoss, d.CollapseAccuracy = 0, 0, 0
+	adversarial, lora := false, false
+	for _, s := range steps[:n] {
+		adversarial = adversarial || s.Kind == KindAdversarial
+		lora = lora || s.Target == TargetLoRA
+	}
+	if !adversarial {
+		out.Discriminator = Discriminator{}
+	}
+	if !lora && !(adversarial && d.Target == TargetLoRA) {
+		out.LoRA = LoRA{}
+	}
+	out.Stages = nil
+	for i := range c.Stages {
+		s := c.Stages[i]
+		phases := 0
+		for _, step := range steps[:n] {
+			if step.Stage == i {
+				phases++
+			}
+		}
+		if phases == 0 {
+			break
+		}
+		s.Phases = s.Phases[:phases]
+		s.Loss = "" // it only says which kinds of phases there may be
+		uses := func(is func(Phase) bool) bool {
+			for _, p := range s.Phases {
+				if is(p) {
+					return true
+				}
+			}
+			return false
+		}
+		if !uses(func(p Phase) bool { return p.Kind == KindAdversarial }) {
+			s.NoiseLevels, s.NoiseWeights = nil, nil
+		}
+		if !uses(func(p Phase) bool { return p.Teacher == TeacherSkip }) {
+			s.SkipTeacherSteps = 0
+		}
+		if !uses(func(p Phase) bool { return p.Trains() }) {
+			s.Timesteps = nil
+		}
+		out.Stages = append(out.Stages, s)
+	}
+	return &out
+}

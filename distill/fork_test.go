@@ -1,0 +1,87 @@
+package distill
+
+import (
+	"strings"
+	"testing"
+)
+
+// What the phases before a point depend on is told from what only later ones do.
+func TestDiffBefore(t *testing.T) {
+	base := func() *Config {
+		c := Default()
+		c.Model, c.Data.Source = "model", "data.parquet"
+		return c
+	}
+	for _, c := range []struct {
+		set, from string
+		want      string // in the differences; "" = none
+	}{
+		{"stages.8.phases.lora-cond.lr=1e-3", "8", ""},
+		{"stages.8.phases.lora-cond.lr=1e-3", "8/lora-uncond", "stages.8.phases.lora-cond.lr"},
+		{"stages.8.phases.lora-cond.lr=1e-3", "4", "stages.8.phases.lora-cond.lr"},
+		{"stages.32.guidance=5", "8", "stages.32.guidance: 6 → 5"},
+		{"seed=2", "8", "seed: 1 → 2"},
+		{"train.batch=64", "8", "train.batch"},
+		{"train.compute=f32", "1", "train.compute"},
+		{"data.resolution=512", "8", "data.resolution"},
+		// The first stage has no discriminator.
+		{"discriminator.carry_backbone=false", "8", ""},
+		{"discriminator.carry_backbone=false", "8/lora-uncond", "discriminator.carry_backbone"},
+		{"discriminator.collapse_loss=0.5", "1", ""},
+		{"lora.alpha=64", "8", "lora.alpha"},
+		{"stages.1.noise_levels=[500]", "1/full-cond", ""},
+		{"stages.1.noise_levels=[500]", "1/full-uncond", "stages.1.noise_levels"},
+		{"stages.2.skip_teacher_steps=0", "2/lora-uncond", ""},
+		{"stages.2.skip_teacher_steps=0", "2/merge", "skip_teacher"},
+		{"stages.2.timesteps=[500,1000]", "2/lora-uncond", "stages.2.timesteps"},
+		// What is saved, shown or measured, and what things are called.
+		{"name=other", "1", ""},
+		{"model=elsewhere", "1", ""},
+		{"data.source=elsewhere", "1", ""},
+		{"eval.samples=16", "1", ""},
+		{"train.checkpoint_minutes=1", "1", ""},
+		{"train.offload=optimizer", "1", ""},
+	} {
+		a, b := base(), base()
+		if err := b.Set(c.set); err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(c.set, "skip_teacher_steps=0") { // the later phases cannot use it then
+			if err := b.Set("stages.2.phases.full-uncond.teacher=stage"); err != nil {
+				t.Fatal(err)
+			}
+			if c.from == "2/lora-uncond" {
+				if err := b.Set("stages.2.phases.lora-uncond.teacher=stage"); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				a.Stages[3].Phases[1].Teacher, b.Stages[3].Phases[1].Teacher = TeacherStage, TeacherStage
+				a.Stages[3].Phases[1].Teacher = TeacherSkip
+			}
+		}
+		l, err := NewLadder(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		steps, err := l.Before(c.from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := DiffBefore(a, b, len(steps))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text := strings.Join(got, "\n"); c.want == "" && text != "" || !strings.Contains(text, c.want) {
+			t.Errorf("%s from %s: %q, want %q", c.set, c.from, text, c.want)
+		}
+	}
+	// A recipe without the last stages agrees with the whole one in the first.
+	a, b := base(), base()
+	a.Stages = a.Stages[:2]
+	if got, err := DiffBefore(a, b, 3+4); err != nil || len(got) > 0 {
+		t.Errorf("%v, %v", got, err)
+	}
+	if got, err := DiffBefore(a, b, 3+4+1); err != nil || !strings.Contains(strings.Join(got, ""), "stages: [32, 8] → [32, 8, 4]") {
+		t.Errorf("%v, %v", got, err)
+	}
+}

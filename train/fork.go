@@ -1,0 +1,83 @@
+package train
+
+import (
+	"fmt"
+	"strings"
+
+	"fewstep/distill"
+	"fewstep/train/rundir"
+)
+
+// Fork says that a new run begins with the results of another one.
+type Fork struct {
+	Run  string // the other run's directory
+	From string // the first stage that is trained anew, or STAGE/PHASE
+}
+
+// ForkRefused says why a run cannot begin with another's results.
+type ForkRefused struct {
+	Run, Why string
+	Hint     string // what to do instead
+}
+
+func (e *ForkRefused) Error() string { return fmt.Sprintf("cannot fork %s: %s", e.Run, e.Why) }
+
+// fork makes the run directory of another run's results where Options ask for it and the directory is not there yet.
+// Of a directory that is there it only checks that it is such a fork: the same command continues it, also where the
+// other run is gone.
+func (r *Run) fork(lineage rundir.Lineage) error {
+	f := r.opt.Fork
+	if f == nil {
+		return nil
+	}
+	born, made, err := rundir.Born(r.opt.Dir)
+	if err != nil {
+		return err
+	}
+	steps, err := r.Ladder.Before(f.From)
+	if err != nil {
+		return &ForkRefused{f.Run, err.Error(), "name a stage of the recipe after --from, or a phase as STAGE/PHASE"}
+	}
+	first := r.Ladder.Steps()[len(steps)]
+	from := first.StageName + "/" + first.PhaseName
+	if born {
+		if made.Forked == nil || made.Forked.From != from {
+			return &ForkRefused{f.Run, fmt.Sprintf("%s is a run directory already, and was not forked from phase %s on", r.opt.Dir, from), "leave --fork out to continue it, or use another --dir"}
+		}
+		return nil
+	}
+	source, err := rundir.View(f.Run)
+	if err != nil {
+		return fmt.Errorf("run to fork: %w", err)
+	}
+	defer source.Close()
+	config, err := source.Config()
+	if err != nil {
+		return err
+	}
+	other, err := distill.Parse(config, source.Path("config.yaml"))
+	if err != nil {
+		return err
+	}
+	differences, err := distill.DiffBefore(other, r.Config, len(steps))
+	if err != nil {
+		return err
+	}
+	theirs := source.Lineage()
+	for _, c := range rundir.DiffLineage(theirs, lineage) {
+		differences = append(differences, c.String())
+	}
+	if len(differences) > 0 {
+		return &ForkRefused{f.Run, "the recipes or their inputs differ in what the phases before " + from + " depend on:\n  " + strings.Join(differences, "\n  "),
+			"fork from an earlier stage, or set these keys back"}
+	}
+	var phases []rundir.ForkedResult
+	for _, s := range steps {
+		phases = append(phases, rundir.ForkedResult{Stage: s.StageName, Phase: s.PhaseName})
+	}
+	if err := rundir.Fork(r.opt.Dir, r.Config.Resolved(), lineage, source, from, phases); err != nil {
+		return err
+	}
+	r.opt.Log.Info("forked", "run", f.Run, "phases taken over", len(phases), "continues with", from)
+	return nil
+}
