@@ -11,6 +11,7 @@ type Config struct {
 	Train         Train         `yaml:"train"`         // how the loop runs
 	LoRA          LoRA          `yaml:"lora"`          // shape of the adapters
 	Discriminator Discriminator `yaml:"discriminator"` // its head, and what is carried between phases
+	Lineage       string        `yaml:"lineage"`       // what a stage's full phases start from: merged = base and LoRA, or continued = the full model of the stage before
 	Eval          Eval          `yaml:"eval"`          // what is measured after a stage
 	Stages        []Stage       `yaml:"stages"`        // the ladder, in order
 
@@ -66,7 +67,8 @@ type Discriminator struct {
 	HeadChannels     int     `yaml:"head_channels"`     // width of the head's convolutions; 0 = that of the mid block
 	HeadGroups       int     `yaml:"head_groups"`       // groups of its GroupNorm; 0 = those of the UNet
 	CarryBackbone    bool    `yaml:"carry_backbone"`    // keep it from phase to phase within a stage
-	GateWindow       int64   `yaml:"gate_window"`       // samples over which the gate averages the accuracy
+	CarryOptimizer   bool    `yaml:"carry_optimizer"`   // keep Adam's state of what is carried, too
+	GateWindow       int64   `yaml:"gate_window"`       // samples over which gate and warmup_accuracy average the paired accuracy
 	CollapseWindow   int64   `yaml:"collapse_window"`   // samples in a row that count as a collapse; 0 = do not watch
 	CollapseLoss     float64 `yaml:"collapse_loss"`     // a discriminator loss below this ...
 	CollapseAccuracy float64 `yaml:"collapse_accuracy"` // ... with an accuracy of at least this is collapsed
@@ -87,7 +89,7 @@ type Eval struct {
 }
 
 // Values of Stage.Loss, Phase.Kind, Phase.Target, Phase.Form, Phase.Teacher,
-// Train.Offload and Phase.Decay.
+// Config.Lineage, Train.Offload and Phase.Decay.
 const (
 	LossMSE         = "mse"         // (16)
 	LossAdversarial = "adversarial" // (20), (21)
@@ -105,6 +107,9 @@ const (
 
 	TeacherStage = "stage" // the stage's teacher
 	TeacherSkip  = "skip"  // the stage's skip-level teacher
+
+	LineageMerged    = "merged"    // full phases start from base and LoRA, merged
+	LineageContinued = "continued" // full phases start from the full model of the stage before
 
 	OffloadNone      = "none"
 	OffloadOptimizer = "optimizer" // the trained weights' moments and average are kept in the host's memory
@@ -129,21 +134,24 @@ type Stage struct {
 
 // Phase is one stretch of training with one objective, or a merge.
 type Phase struct {
-	Name                string    `yaml:"name"`                 // names it in logs, and addresses it in --set
-	Kind                string    `yaml:"kind"`                 // mse, adversarial, merge or x0
-	Target              string    `yaml:"target"`               // what is trained: lora or full
-	Form                string    `yaml:"form"`                 // discriminator: conditional or unconditional; empty otherwise
-	Teacher             string    `yaml:"teacher"`              // whose outputs are real: stage or skip
-	Samples             int64     `yaml:"samples"`              // length, rounded up to whole updates
-	LR                  float64   `yaml:"lr"`                   // learning rate of the student
-	DiscriminatorLR     float64   `yaml:"discriminator_lr"`     // learning rate of the discriminator; 0 = lr
-	Decay               string    `yaml:"decay"`                // of both rates over the phase: constant or linear
-	Beta1               float64   `yaml:"beta1"`                // Adam's first moment; 0 = none is kept
-	Beta2               float64   `yaml:"beta2"`                // Adam's second moment
-	WeightDecay         float64   `yaml:"weight_decay"`         // decoupled, of the student
-	WarmupDiscriminator int64     `yaml:"warmup_discriminator"` // first samples in which only the discriminator moves; 0 = off
-	Gate                float64   `yaml:"gate"`                 // least discriminator accuracy at which the student moves; 0 = off
-	NoiseWeights        []float64 `yaml:"noise_weights"`        // of the stage's levels in this phase; empty = the stage's
+	Name                     string    `yaml:"name"`                       // names it in logs, and addresses it in --set
+	Kind                     string    `yaml:"kind"`                       // mse, adversarial, merge or x0
+	Target                   string    `yaml:"target"`                     // what is trained: lora or full
+	Form                     string    `yaml:"form"`                       // discriminator: conditional or unconditional; empty otherwise
+	Teacher                  string    `yaml:"teacher"`                    // whose outputs are real: stage or skip
+	Samples                  int64     `yaml:"samples"`                    // length, rounded up to whole updates
+	LR                       float64   `yaml:"lr"`                         // learning rate of the student
+	DiscriminatorLR          float64   `yaml:"discriminator_lr"`           // learning rate of the discriminator; 0 = lr
+	Decay                    string    `yaml:"decay"`                      // of both rates over the phase: constant or linear
+	Beta1                    float64   `yaml:"beta1"`                      // Adam's first moment; 0 = none is kept
+	Beta2                    float64   `yaml:"beta2"`                      // Adam's second moment
+	WeightDecay              float64   `yaml:"weight_decay"`               // decoupled, of the student
+	DiscriminatorWeightDecay float64   `yaml:"discriminator_weight_decay"` // decoupled weight decay of the discriminator
+	WarmupDiscriminator      int64     `yaml:"warmup_discriminator"`       // first samples in which only the discriminator moves; 0 = off
+	WarmupAccuracy           float64   `yaml:"warmup_accuracy"`            // paired accuracy that ends the warm-up earlier; 0 = none does
+	CountStudent             bool      `yaml:"count_student"`              // samples counts the student's updates only; the warm-up comes before them
+	Gate                     float64   `yaml:"gate"`                       // least paired accuracy at which the student moves; 0 = off
+	NoiseWeights             []float64 `yaml:"noise_weights"`              // of the stage's levels in this phase; empty = the stage's
 }
 
 // GlobalBatch is the number of samples of one optimizer update.

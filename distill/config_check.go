@@ -15,6 +15,7 @@ var (
 	teachers = []string{TeacherStage, TeacherSkip}
 	decays   = []string{DecayConstant, DecayLinear}
 	losses   = []string{LossMSE, LossAdversarial}
+	lineages = []string{LineageMerged, LineageContinued}
 	computes = []string{"f32", "bf16"}
 	offloads = []string{OffloadNone, OffloadOptimizer}
 	granular = []string{"network", "stage", "layer"} // from coarse to fine
@@ -32,6 +33,7 @@ func (c *Config) Validate() error {
 	v.require("lora.rank", c.LoRA.Rank >= 1, "must be at least 1, and is %d", c.LoRA.Rank)
 	v.require("lora.alpha", c.LoRA.Alpha > 0, "must be positive, and is %g; equal to the rank it gives scale 1", c.LoRA.Alpha)
 	c.Discriminator.check(v)
+	v.oneOf("lineage", c.Lineage, lineages)
 	c.Eval.check(v)
 	v.require("stages", len(c.Stages) > 0, "are missing; write stages: lightning for the paper's ladder")
 	for i := range c.Stages {
@@ -40,7 +42,14 @@ func (c *Config) Validate() error {
 		v.word(fmt.Sprintf("stages[%d].name", i), s.Name)
 		v.require(key, findStage(c.Stages, s.Name) == s, "stands twice; give the second one another name (like: %s keeps its settings)", s.Name)
 		s.check(v, key)
+		for _, p := range s.Phases {
+			v.require(key+".phases."+p.Name+".warmup_accuracy", p.WarmupAccuracy == 0 || p.Kind != KindAdversarial || p.WarmupDiscriminator >= c.Discriminator.GateWindow,
+				"is %g, and needs a warmup_discriminator of at least discriminator.gate_window %d, over which accuracy is averaged; it is %d",
+				p.WarmupAccuracy, c.Discriminator.GateWindow, p.WarmupDiscriminator)
+		}
 	}
+	v.require("discriminator.carry_optimizer", !c.Discriminator.CarryOptimizer || c.Discriminator.CarryBackbone,
+		"is true, and with carry_backbone false nothing is carried that its state belongs to")
 	if len(v.problems) == 0 { // the ladder's own errors assume sound values
 		if _, err := NewLadder(c); err != nil {
 			v.problems = append(v.problems, err)
@@ -206,9 +215,12 @@ func (p *Phase) check(v *checker, key string, s *Stage) {
 	v.fraction(key+".beta1", p.Beta1)
 	v.fraction(key+".beta2", p.Beta2)
 	v.require(key+".weight_decay", p.WeightDecay >= 0, "must not be negative, and is %g", p.WeightDecay)
+	v.require(key+".discriminator_weight_decay", p.DiscriminatorWeightDecay >= 0, "must not be negative, and is %g", p.DiscriminatorWeightDecay)
 	v.require(key+".gate", p.Gate >= 0 && p.Gate <= 1, "is an accuracy between 0 and 1, and is %g; 0 switches it off", p.Gate)
-	v.require(key+".warmup_discriminator", p.WarmupDiscriminator >= 0 && p.WarmupDiscriminator < max(p.Samples, 1),
-		"must be at least 0 and below the phase's %d samples, and is %d", p.Samples, p.WarmupDiscriminator)
+	v.require(key+".gate", p.Gate == 0 || !p.CountStudent, "must be 0 with count_student: a phase whose gate stays shut would not end")
+	v.require(key+".warmup_discriminator", p.WarmupDiscriminator >= 0 && (p.CountStudent || p.WarmupDiscriminator < max(p.Samples, 1)),
+		"must be at least 0 and below the phase's %d samples, and is %d; with count_student it comes before them", p.Samples, p.WarmupDiscriminator)
+	v.require(key+".warmup_accuracy", p.WarmupAccuracy >= 0 && p.WarmupAccuracy <= 1, "is an accuracy between 0 and 1, and is %g; 0 lets the warm-up run its length", p.WarmupAccuracy)
 	v.weights(key+".noise_weights", p.NoiseWeights, len(s.NoiseLevels))
 	if p.Kind == KindAdversarial {
 		v.require(key+".form", slices.Contains(forms, p.Form), "must be conditional or unconditional in an adversarial phase, and is %q", p.Form)
@@ -217,7 +229,10 @@ func (p *Phase) check(v *checker, key string, s *Stage) {
 	}
 	v.require(key+".form", p.Form == "", "must be empty, because a phase of kind %s has no discriminator, and is %q", p.Kind, p.Form)
 	v.require(key+".warmup_discriminator", p.WarmupDiscriminator == 0, "must be 0, because a phase of kind %s has no discriminator", p.Kind)
+	v.require(key+".warmup_accuracy", p.WarmupAccuracy == 0, "must be 0, because a phase of kind %s has no discriminator", p.Kind)
+	v.require(key+".count_student", !p.CountStudent, "must be false, because every update of a phase of kind %s moves the student", p.Kind)
 	v.require(key+".gate", p.Gate == 0, "must be 0, because a phase of kind %s has no discriminator", p.Kind)
+	v.require(key+".discriminator_weight_decay", p.DiscriminatorWeightDecay == 0, "must be 0, because a phase of kind %s has no discriminator", p.Kind)
 }
 
 // CheckSchedule checks the recipe against the schedule of its base model:

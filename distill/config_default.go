@@ -35,6 +35,7 @@ func Default() *Config {
 			CollapseLoss:     0.01,
 			CollapseAccuracy: 0.999,
 		},
+		Lineage: LineageMerged,
 		Eval: Eval{
 			Samples:      10000,
 			Batch:        16,

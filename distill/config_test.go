@@ -269,10 +269,17 @@ func TestValidateRules(t *testing.T) {
 		"stages.8.phases.lora-cond.lr=0": "stages.8.phases.lora-cond.lr", "stages.8.phases.lora-cond.discriminator_lr=-1": "stages.8.phases.lora-cond.discriminator_lr",
 		"stages.8.phases.lora-cond.beta1=1": "stages.8.phases.lora-cond.beta1", "stages.8.phases.lora-cond.beta2=-1": "stages.8.phases.lora-cond.beta2",
 		"stages.8.phases.lora-cond.weight_decay=-1": "stages.8.phases.lora-cond.weight_decay", "stages.8.phases.lora-cond.gate=1.5": "stages.8.phases.lora-cond.gate",
-		"stages.8.phases.lora-cond.warmup_discriminator=512000": "stages.8.phases.lora-cond.warmup_discriminator",
-		"stages.8.phases.lora-cond.noise_weights=[1]":           "stages.8.phases.lora-cond.noise_weights",
-		"stages.8.phases.lora-cond.form=both":                   "stages.8.phases.lora-cond.form",
-		"stages.8.phases.lora-cond.samples=9e15":                "longer than can be counted",
+		"stages.8.phases.lora-cond.warmup_discriminator=512000":                                                    "stages.8.phases.lora-cond.warmup_discriminator",
+		"stages.8.phases.lora-cond.discriminator_weight_decay=-1":                                                  "stages.8.phases.lora-cond.discriminator_weight_decay",
+		"stages.8.phases.lora-cond={count_student: true, warmup_discriminator: -1}":                                "stages.8.phases.lora-cond.warmup_discriminator",
+		"stages.8.phases.lora-cond={count_student: true, gate: 0.5}":                                               "stages.8.phases.lora-cond.gate must be 0 with count_student",
+		"stages.8.phases.lora-cond={warmup_accuracy: 2, warmup_discriminator: 4096}":                               "stages.8.phases.lora-cond.warmup_accuracy",
+		"stages.8.phases.lora-cond.warmup_accuracy=0.6":                                                            "discriminator.gate_window 1024",
+		"discriminator={carry_optimizer: true, carry_backbone: false}":                                             "discriminator.carry_optimizer",
+		"stages.8.phases.lora-cond={count_student: true, warmup_discriminator: 9223372036854775807, samples: 512}": "longer than can be counted",
+		"stages.8.phases.lora-cond.noise_weights=[1]":                                                              "stages.8.phases.lora-cond.noise_weights",
+		"stages.8.phases.lora-cond.form=both":                                                                      "stages.8.phases.lora-cond.form",
+		"stages.8.phases.lora-cond.samples=9e15":                                                                   "longer than can be counted",
 	} {
 		c := mustParse(t, minimal)
 		if strings.HasSuffix(override, "9e15") {

@@ -3,6 +3,7 @@ package distill
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // Artifact names a model that a ladder makes or starts from: "base", or kind
@@ -69,6 +70,7 @@ type Step struct {
 
 	First   int64 // samples of all phases before this one
 	Samples int64 // of this phase, whole updates; 0 for a merge
+	Warmup  int64 // the first of them, in which the student is still, where samples counts the student's only; a warm-up that ends early leaves the rest of them out
 }
 
 // plan holds the lineage while the ladder is laid out.
@@ -88,7 +90,9 @@ type plan struct {
 // Every LoRA applies to the original base: a stage's LoRA starts from that of
 // the stage before. A merge makes the stage's full model of base and LoRA, and
 // full phases go on from it; without one in the stage, they go on from the full
-// model of the stage before. Teachers are the best model with their step
+// model of the stage before. In the lineage "continued" they always do where an
+// earlier stage made one, and the merge before them, whose result nothing would
+// use, is left out. Teachers are the best model with their step
 // count: full where there is one. The error names the stage and phase whose
 // place is impossible.
 func Plan(c *Config) ([]Step, error) {
@@ -108,6 +112,7 @@ type stageState struct {
 	teacher, skip Model
 	lora          bool // a LoRA phase came before
 	merged        bool // a merge or a full phase came before
+	apart         bool // full phases go on from the stage before, beside the LoRA
 	full          Model
 	form          string // of the discriminator so far, empty for none
 }
@@ -124,7 +129,12 @@ func (p *plan) stage(i int) error {
 		}
 	}
 	first := len(p.steps)
+	continued := p.continues(s.Stage)
 	for j := range s.Phases {
+		if continued && s.lora && s.Phases[j].Kind == KindMerge {
+			s.apart = true
+			continue
+		}
 		step, err := p.phase(&s, j)
 		if err != nil {
 			return err
@@ -148,6 +158,13 @@ func (p *plan) stage(i int) error {
 		p.byStep[s.StudentSteps] = Model{Full: Base, LoRA: p.lora}
 	}
 	return nil
+}
+
+// continues reports whether a stage's full phases go on from the full model of
+// the stage before, beside the stage's LoRA.
+func (p *plan) continues(s *Stage) bool {
+	full := func(ph Phase) bool { return ph.Trains() && ph.Target == TargetFull }
+	return p.config.Lineage == LineageContinued && p.full.Full != Base && !p.ahead && slices.ContainsFunc(s.Phases, full)
 }
 
 // teacher finds the model that plays a teacher of m steps: the base for the
@@ -191,14 +208,15 @@ func (p *plan) phase(s *stageState, j int) (Step, error) {
 	}
 	if ph.Trains() {
 		batch := int64(max(p.config.Train.GlobalBatch(), 1))
-		updates := max(ph.Samples, 0) / batch
-		if ph.Samples > 0 && ph.Samples%batch != 0 {
-			updates++
+		updates, warmup := updatesOf(ph.Samples, batch), int64(0)
+		if ph.CountStudent {
+			warmup = updatesOf(ph.WarmupDiscriminator, batch)
 		}
-		if updates > (math.MaxInt64-p.total)/batch {
+		if most := (math.MaxInt64 - p.total) / batch; updates > most || warmup > most-updates {
 			return refuse("its %d samples make the ladder longer than can be counted", ph.Samples)
 		}
-		step.Samples = updates * batch
+		step.Warmup = warmup * batch
+		step.Samples = step.Warmup + updates*batch
 	}
 	switch ph.Kind {
 	case KindMSE, KindAdversarial:
@@ -243,7 +261,7 @@ func (p *plan) phase(s *stageState, j int) (Step, error) {
 	}
 	switch ph.Target {
 	case TargetLoRA:
-		if s.merged {
+		if s.merged || s.apart {
 			return refuse("a LoRA phase cannot follow a merge or a full phase of its stage, because a LoRA applies to the original base; move it before them, or into a stage of its own")
 		}
 		step.Start = Model{Full: Base, LoRA: p.lora}
@@ -252,7 +270,7 @@ func (p *plan) phase(s *stageState, j int) (Step, error) {
 		s.lora = true
 		step.Produces = p.lora
 	case TargetFull:
-		if s.lora && !s.merged {
+		if s.lora && !s.merged && !s.apart {
 			return refuse("the LoRA trained before is not in the full model; put a merge phase before it")
 		}
 		if p.ahead && !s.merged {
@@ -269,6 +287,22 @@ func (p *plan) phase(s *stageState, j int) (Step, error) {
 		return refuse("its target %q is unknown%s", ph.Target, suggest(ph.Target, targets))
 	}
 	return step, nil
+}
+
+// updatesOf is the number of whole updates that take at least so many samples.
+func updatesOf(samples, batch int64) int64 {
+	updates := max(samples, 0) / batch
+	if samples > 0 && samples%batch != 0 {
+		updates++
+	}
+	return updates
+}
+
+// RateAt returns where the phase's learning rates stand after done of its
+// samples: so many of so many. They do not decay during a warm-up that samples
+// does not count.
+func (s *Step) RateAt(done int64) (of, total int64) {
+	return max(done-s.Warmup, 0), s.Samples - s.Warmup
 }
 
 // discriminator decides what of it is new: all at the start of a stage (3.3),

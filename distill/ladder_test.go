@@ -139,6 +139,9 @@ func (p *player) describe(s Step) string {
 	}
 	if s.Kind != KindMerge {
 		text += fmt.Sprintf(" of %s, %d samples from %d", s.Target, s.Samples, s.First)
+		if s.Warmup > 0 {
+			text += fmt.Sprintf(", %d of them before the student moves", s.Warmup)
+		}
 		text += fmt.Sprintf("; teacher %s", s.Teacher)
 		if s.TeacherSteps > 0 {
 			text += fmt.Sprintf(" in %d steps", s.TeacherSteps)

@@ -31,7 +31,8 @@ type phase struct {
 	optS, optD               *engine.Optimizer
 	gate                     distill.Gate
 	done                     int64 // samples
-	updates                  int64
+	updates                  int64 // of the discriminator, or of the student where there is none
+	moved                    int64 // updates of the student
 }
 
 // phase trains one phase from its start or from a checkpoint, and saves its result.
@@ -118,7 +119,9 @@ func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
 		if p.critic, err = r.models.critic(step, p.at, checkpoint); err != nil {
 			return err
 		}
-		if p.optD, err = r.Engine.NewOptimizer(r.adamOf("discriminator", step), p.critic); err != nil {
+		adam := r.adamOf("discriminator", step)
+		adam.WeightDecay = p.settings.DiscriminatorWeightDecay
+		if p.optD, err = r.Engine.NewOptimizer(adam, p.critic); err != nil {
 			return err
 		}
 	}

@@ -18,6 +18,7 @@ import (
 // progressMeta is the part of a checkpoint that is not tensors.
 type progressMeta struct {
 	Updates      int64        `json:"updates"`
+	Moved        int64        `json:"student_updates"`
 	StudentSteps int64        `json:"student_steps"`
 	CriticSteps  int64        `json:"discriminator_steps"`
 	Gate         distill.Gate `json:"gate"`
@@ -38,7 +39,7 @@ func (p *phase) point() rundir.Point {
 func (p *phase) checkpoint() error {
 	start := time.Now()
 	files := p.trainedFiles(studentFile, studentState, p.student, p.optS)
-	meta := progressMeta{Updates: p.updates, StudentSteps: p.optS.Steps, Gate: p.gate}
+	meta := progressMeta{Updates: p.updates, Moved: p.moved, StudentSteps: p.optS.Steps, Gate: p.gate}
 	if p.critic != nil {
 		files = append(files, p.trainedFiles(discriminatorFile, criticState, p.critic, p.optD)...)
 		meta.CriticSteps = p.optD.Steps
@@ -146,7 +147,7 @@ func (p *phase) restore(c *rundir.Checkpoint) error {
 			return err
 		}
 	}
-	p.gate, p.updates, p.done = meta.Gate, meta.Updates, c.Samples
+	p.gate, p.updates, p.moved, p.done = meta.Gate, meta.Updates, meta.Moved, c.Samples
 	records, err := monitor.ReadStats(p.Dir.StatsPath())
 	if err != nil {
 		return err
@@ -169,5 +170,5 @@ func (p *phase) finish() error {
 	if p.critic != nil {
 		files = append(files, tensorFile(discriminatorFile, trainedSpecs(p.critic), p.download(p.critic)))
 	}
-	return p.Dir.SaveResult(p.point(), nil, files...)
+	return p.Dir.SaveResult(p.point(), p.summary(), files...)
 }

@@ -61,10 +61,14 @@ func (p *phase) update() error {
 	if err := monitor.CheckFinite(rec, numbers, keys); err != nil {
 		return err
 	}
+	p.observe(values, n)
 	p.done += n
 	p.since += n
 	p.unsaved.Store(true)
 	p.updates++
+	if p.gate.Warm && p.done < p.step.Warmup {
+		p.done = p.step.Warmup // what is left of the warm-up is left out
+	}
 	rec.Took = time.Since(start)
 	rec.Wall = p.finishWall(w, n, rec.Took)
 	if p.watch != nil {
@@ -133,7 +137,7 @@ func (p *phase) target(in *inputs) (*engine.Array, error) {
 
 // regress is an update by (16), or by (29) in a conversion.
 func (p *phase) regress(micro []*inputs, real []*engine.Array, values monitor.Values) error {
-	lr := p.settings.StudentRate(p.done, p.step.Samples)
+	lr := p.settings.StudentRate(p.step.RateAt(p.done))
 	for i, in := range micro {
 		t, err := in.index(p.Pipeline.Schedule, in.T)
 		if err != nil {
@@ -157,18 +161,22 @@ func (p *phase) regress(micro []*inputs, real []*engine.Array, values monitor.Va
 	return nil
 }
 
-// collect adds a training call's outputs to the values by name, and its gradient norm.
+// collect adds a training call's outputs, each a number or a list of them, to the values by name, and its gradient norm.
 func (p *phase) collect(res *engine.Result, err error, values monitor.Values, of int, names ...string) error {
 	if err != nil {
 		return err
 	}
 	defer engine.Free(res.Outputs...)
-	for i, name := range names {
-		v, err := p.Engine.Floats(res.Outputs[i])
+	var all []float32
+	for _, out := range res.Outputs {
+		v, err := p.Engine.Floats(out)
 		if err != nil {
 			return err
 		}
-		values[name] += float64(v[0]) / float64(of)
+		all = append(all, v...)
+	}
+	for i, name := range names {
+		values[name] += float64(all[i]) / float64(of)
 	}
 	if res.Updated {
 		norm := monitor.GradNorm
@@ -195,7 +203,7 @@ func (p *phase) adversarial(micro []*inputs, real []*engine.Array, first int64, 
 			r.fake.Free()
 		}
 	}()
-	lrD := p.settings.DiscriminatorRate(p.done, p.step.Samples)
+	lrD := p.settings.DiscriminatorRate(p.step.RateAt(p.done))
 	for i, in := range micro {
 		columns := make([]*engine.Array, 0, 6)
 		for _, v := range [][]float64{in.StudentA, in.StudentB, in.ViewA, in.ViewB} {
@@ -231,18 +239,18 @@ func (p *phase) adversarial(micro []*inputs, real []*engine.Array, first int64, 
 		args := append(in.call(in.x, t, real[i], r.fake.Sample), r.view...)
 		res, err := p.Engine.Train(p.f.Discriminator(p.form), bind, program.NetDisc, p.optD, engine.Step{LR: lrD, Micro: i, Of: of}, args...)
 		r.fake.Shown()
-		if err := p.collect(res, err, values, of, monitor.LossD, monitor.Accuracy, monitor.Gap); err != nil {
+		if err := p.collect(res, err, values, of, pairNames...); err != nil {
 			return err
 		}
 		if err := w.part(p.Engine, monitor.DiscriminatorSeconds, nil); err != nil {
 			return err
 		}
 	}
-	p.gate.Observe(values[monitor.Accuracy], int64(of*len(micro[0].T)), p.Config.Discriminator.GateWindow)
+	pairs(values, of*len(micro[0].T))
 	if !p.gate.StudentMoves(p.settings, p.done) {
 		return nil
 	}
-	lr := p.settings.StudentRate(p.done, p.step.Samples)
+	lr := p.settings.StudentRate(p.step.RateAt(p.done))
 	for i, r := range ready {
 		res, err := p.f.GeneratorStep(p.Engine, bind, p.optS, engine.Step{LR: lr, Micro: i, Of: of}, p.form, r.fake, r.call, r.a, r.b, r.view)
 		if err := p.collect(res, err, values, of, monitor.LossG); err != nil {

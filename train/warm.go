@@ -121,6 +121,7 @@ func (w *warmer) step(step distill.Step) {
 			return w.engine.WarmRecord(f.Step(), bind, program.NetUNet, ofStudent, w.with(w.column, w.column)...)
 		})
 	}
+	adam.WeightDecay = w.Config.Stages[step.Stage].Phases[step.Phase].DiscriminatorWeightDecay
 	train("critic "+step.Form, f.Discriminator(form), bind, program.NetDisc, adam, w.with(w.x, w.x, w.column, w.x, w.column, w.column))
 	if !shared {
 		train("generator "+target+" "+step.Form, f.Generator(form), bind, program.NetUNet, ofStudent, w.with(w.column, w.column, w.column, w.x, w.column, w.column))

@@ -160,7 +160,7 @@ func TestAdversarialLossesOnTheEngine(t *testing.T) {
 	for _, l := range v.Losses {
 		pairs = append(pairs, pair{l.Real, l.Fake, l.Discriminator, l.Generator})
 	}
-	for _, l := range [][2]float64{{800, -800}, {-800, 800}, {0.5, 0.25}} {
+	for _, l := range [][2]float64{{800, -800}, {-800, 800}, {0.5, 0.25}, {0.5, 0.5}} {
 		pairs = append(pairs, pair{l[0], l[1], distill.DiscriminatorLoss(l[0], l[1]), distill.GeneratorLoss(l[1])})
 	}
 	for _, form := range []discriminator.Form{discriminator.Conditional, discriminator.Unconditional} {
@@ -184,18 +184,42 @@ func TestAdversarialLossesOnTheEngine(t *testing.T) {
 			if p.fake < 0 {
 				right += 0.5
 			}
-			for i, want := range []float64{p.lossD, right, p.real - p.fake} {
-				got, err := w.e.Floats(out[i])
+			paired, gap := 0.5, p.real-p.fake
+			if gap != 0 {
+				paired = float64(map[bool]int{true: 1}[gap > 0])
+			}
+			var got []float32
+			for _, a := range out {
+				v, err := w.e.Floats(a)
 				if err != nil {
 					t.Fatal(err)
 				}
-				if !near(got[0], want) {
-					t.Errorf("%s, logits %g and %g: output %d is %g, want %g", form, p.real, p.fake, i, got[0], want)
+				got = append(got, v...)
+			}
+			for i, want := range []float64{p.lossD, right, paired, gap, gap * gap} {
+				if !near(got[i], want) {
+					t.Errorf("%s, logits %g and %g: output %d is %g, want %g", form, p.real, p.fake, i, got[i], want)
 				}
 			}
 			if got := w.call(gen, x, one, one, one, one, one, one, one, x, one, one, w.vector(float32(p.fake))); !near(got[0], p.lossG) {
 				t.Errorf("%s, logit %g: generator's loss %g, want %g", form, p.fake, got[0], p.lossG)
 			}
+		}
+	}
+}
+
+// What all logits of a sample have in common hides the difference of a pair from the accuracy, not from the pairs.
+func TestPairsSeeWhatSignsDoNot(t *testing.T) {
+	w := methodWorld(t)
+	f := w.f.Discriminator(discriminator.Unconditional)
+	of := engine.Function{Key: "pairs/" + f.Key, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+		return f.Body(stub{Runner: r, logits: in[11]}, in[:11])[1:]
+	}}
+	x, one := w.array(1, 4, 2, 2, 4), w.vector(1, 1, 1, 1)
+	got := w.call(of, x, one, one, one, one, x, x, one, x, one, one, w.vector(5.25, 7.5, -3, -6, 5, 7, -4, -6))
+	for i, want := range []float64{StatAccuracy: 0.5, StatPaired: 0.875, StatGap: 0.4375, StatGapSquare: (0.25*0.25 + 0.25 + 1) / 4} {
+		if !near(got[i], want) {
+			t.Errorf("statistic %d is %g, want %g", i, got[i], want)
 		}
 	}
 }

@@ -94,18 +94,28 @@ func (f *Functions) MSE() engine.Function {
 
 // Discriminator is L_D (20) over real and fake. Inputs: x_t, t, text, pooled, ids, then real, fake, t' [B],
 // noise, keep [B], add [B]: the discriminator sees keep·x + add·noise (3.7; keep = 1, add = 0 elsewhere).
-// Outputs: loss, accuracy, mean logit gap.
+// Outputs: loss, and the means over samples of what [DiscriminatorStatistics] names.
 func (f *Functions) Discriminator(form discriminator.Form) engine.Function {
 	loss := op("loss_d", func(in []*graph.Node) *graph.Node {
 		return graph.Add(graph.ReduceAllMean(nn.Softplus(graph.Neg(in[0]))), graph.ReduceAllMean(nn.Softplus(in[1])))
 	})
-	accuracy := op("accuracy", func(in []*graph.Node) *graph.Node {
-		zero := graph.ZerosLike(in[0])
-		right := graph.Add(graph.ConvertDType(graph.GreaterThan(in[0], zero), dtypes.Float32),
-			graph.ConvertDType(graph.LessThan(in[1], zero), dtypes.Float32))
-		return graph.MulScalar(graph.ReduceAllMean(right), 0.5)
+	statistics := op("pairs", func(in []*graph.Node) *graph.Node {
+		gap := graph.Sub(in[0], in[1])
+		zero := graph.ZerosLike(gap)
+		share := func(holds *graph.Node) *graph.Node {
+			return graph.ReduceAllMean(graph.ConvertDType(holds, dtypes.Float32))
+		}
+		both := func(a, b *graph.Node) *graph.Node { return graph.MulScalar(graph.Add(share(a), share(b)), 0.5) }
+		all := []*graph.Node{
+			both(graph.GreaterThan(in[0], zero), graph.LessThan(in[1], zero)),
+			both(graph.GreaterThan(gap, zero), graph.GreaterOrEqual(gap, zero)), // a tie is half right
+			graph.ReduceAllMean(gap), graph.ReduceAllMean(graph.Square(gap)),
+		}
+		for i := range all {
+			all[i] = graph.Reshape(all[i], 1)
+		}
+		return graph.Concatenate(all, 0)
 	})
-	gap := op("gap", func(in []*graph.Node) *graph.Node { return graph.ReduceAllMean(graph.Sub(in[0], in[1])) })
 	return engine.Function{Key: "disc/" + string(form) + f.signature(nil), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
 		x, t, text, pooled, ids := in[0], in[1], in[2], in[3], in[4]
 		real, fake, next, noise, keep, add := in[5], in[6], in[7], in[8], in[9], in[10]
@@ -131,9 +141,19 @@ func (f *Functions) Discriminator(form discriminator.Form) engine.Function {
 		}
 		logits := nn.One(r, f.Disc.Head(NetDisc), both)
 		lr, lf := nn.One(r, part(0, 2), logits), nn.One(r, part(1, 2), logits)
-		return []nn.Value{nn.One(r, loss, lr, lf), nn.One(r, accuracy, lr, lf), nn.One(r, gap, lr, lf)}
+		return []nn.Value{nn.One(r, loss, lr, lf), nn.One(r, statistics, lr, lf)}
 	}}
 }
+
+// DiscriminatorStatistics indexes the second output of Functions.Discriminator. Each is a mean over samples, so that
+// those of micro-batches average.
+const (
+	StatAccuracy  = iota // share of logits, real and fake, of the right sign
+	StatPaired           // share of samples with logit_real > logit_fake; ties count half
+	StatGap              // logit_real − logit_fake
+	StatGapSquare        // its square
+	DiscriminatorStatistics
+)
 
 // Generator is L_G (21) through the discriminator. Inputs: x_t, t, text, pooled, ids, a, b, t', noise, keep, add.
 func (f *Functions) Generator(form discriminator.Form) engine.Function {

@@ -53,7 +53,7 @@ type rehearsal struct {
 func alike(c *distill.Config, s distill.Step) string {
 	p := c.Stages[s.Stage].Phases[s.Phase]
 	return fmt.Sprint(s.Kind, s.Target, s.Form, s.Teacher.Full == distill.Base, s.Teacher.LoRA != "", s.Guidance > 1,
-		s.TeacherSteps > s.StudentSteps, p.Beta1 > 0, p.WeightDecay > 0)
+		s.TeacherSteps > s.StudentSteps, p.Beta1 > 0, p.WeightDecay > 0, p.DiscriminatorWeightDecay > 0)
 }
 
 // dry is an engine with a recipe's settings that runs nothing.
@@ -170,6 +170,8 @@ func (r *rehearsal) optimizers() (err error) {
 	adam := engine.Adam{Beta1: p.Beta1, Beta2: p.Beta2, Eps: t.AdamEpsilon, WeightDecay: p.WeightDecay, ClipNorm: t.ClipNorm,
 		Moments: ComputeTypes[t.Moments]}
 	if r.critic != nil {
+		adam := adam
+		adam.WeightDecay = p.DiscriminatorWeightDecay
 		if r.optD, err = r.e.NewOptimizer(adam, r.critic); err != nil {
 			return err
 		}

@@ -50,7 +50,7 @@ type Phase struct {
 
 // FLOPsCount says how FLOPsPerSample is made.
 const FLOPsCount = "two for each multiply-add of matrix products and convolutions, backward twice the forward (once where only inputs need gradients), " +
-	"one more forward where blocks are computed again (granularity stage and layer); every update counted as if the gate let the student move"
+	"one more forward where blocks are computed again (granularity stage and layer); every update counted as one that moves the student"
 
 // networks of a recipe, measured.
 type networks struct {

@@ -227,10 +227,13 @@ func line(r Record, rate float64) string {
 			fmt.Fprintf(&b, " (run %s)", short(eta))
 		}
 	}
-	for _, key := range []string{Loss, LossD, LossG, Accuracy, Gap, GradNorm} {
+	for _, key := range []string{Loss, LossD, LossG, Accuracy, Paired, Gap, GradNorm} {
 		if v, ok := r.Values[key]; ok {
 			fmt.Fprintf(&b, " %s %.4g", key, v)
 		}
+	}
+	if v, ok := r.Values[StudentUpdates]; ok && v < FewUpdates {
+		fmt.Fprintf(&b, " (student moved %g×)", v)
 	}
 	if v, ok := r.Wall[TFLOPs]; ok {
 		fmt.Fprintf(&b, " %.3g TFLOP/s", v)

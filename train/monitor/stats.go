@@ -28,11 +28,29 @@ const (
 	Loss     = "loss"      // MSE of a distillation step, or a diffusion loss
 	LossD    = "loss_d"    // discriminator loss, equation 20, mean over samples
 	LossG    = "loss_g"    // student's adversarial loss, equation 21, mean over samples
-	Accuracy = "acc"       // discriminator accuracy over real and fake, 0 to 1
+	Accuracy = "acc"       // discriminator accuracy over real and fake, each logit compared with 0; 0 to 1
+	Paired   = "paired"    // share of samples whose real logit exceeds the fake one: both share x_t, c and t; 0 to 1
 	Gap      = "gap"       // mean logit of real minus mean logit of fake
+	GapError = "gap_se"    // standard error of gap over the update's samples
 	GradNorm = "grad_norm" // global norm of the student's gradient
 	LR       = "lr"        // learning rate of the student
+
+	StudentUpdates       = "student_updates"       // of the student in this phase so far, in adversarial phases
+	DiscriminatorUpdates = "discriminator_updates" // of the discriminator in this phase so far
 )
+
+// FewUpdates is the number of updates below which a student has hardly moved: a phase that makes fewer is named, because
+// its model is the one that it started from.
+const FewUpdates = 10
+
+// Summary tells what a phase's training amounted to. It is the meta of the phase's result.
+type Summary struct {
+	Updates              int64 `json:"updates"`
+	StudentUpdates       int64 `json:"student_updates"`
+	DiscriminatorUpdates int64 `json:"discriminator_updates"` // 0 where the phase has none
+
+	Paired float64 `json:"paired,omitempty"` // accuracy of pairs over the last discriminator.gate_window samples
+}
 
 // Names of wall-clock figures; others may be added freely.
 const (

@@ -109,7 +109,7 @@ stages:
       full-uncond: {samples: 4, lr: 1e-3}
   - name: "2"
     phases:
-      lora-cond: {samples: 4, lr: 1e-3}
+      lora-cond: {samples: 4, lr: 1e-3, warmup_discriminator: 8, warmup_accuracy: 0.01, count_student: true}
       lora-uncond: {samples: 4, lr: 1e-3}
       full-uncond: {samples: 4, lr: 1e-3}
   - name: "1"
