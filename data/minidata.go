@@ -20,6 +20,7 @@ import (
 	"strings"
 
 	xdraw "golang.org/x/image/draw"
+	_ "golang.org/x/image/webp" // the 3D emoji are WebP
 )
 
 // skinToneWeight multiplies the weight of an image that repeats another one in
@@ -282,7 +283,7 @@ func pngOnWhite(path string, size int) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	img, err := decodeImage(encoded)
+	img, _, err := image.Decode(bytes.NewReader(encoded)) // not images.Decode, whose white differs by a level: the data set is made
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}

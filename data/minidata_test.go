@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"fewstep/data/images"
 )
 
 func TestCleanConcept(t *testing.T) {
@@ -197,9 +199,12 @@ func TestRepositoryImages(t *testing.T) {
 		if !strings.HasSuffix(r.Caption, ", "+r.Style+" style") {
 			t.Errorf("%s: caption %q does not name its style", r.Key, r.Caption)
 		}
-		img, err := decodeImage(set.files[i].content)
-		if err != nil || img.Bounds().Dx() != 64 || img.Bounds().Dy() != 64 {
-			t.Errorf("%s: %v, %v", r.Key, img.Bounds(), err)
+		content, err := set.Encoded(i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if img, err := images.Decode(content); err != nil || img.Width != 64 || img.Height != 64 {
+			t.Errorf("%s: %d×%d, %v", r.Key, img.Width, img.Height, err)
 		}
 	}
 	if splits["train"] < 600 || splits["eval"] < 100 || len(splits) != 2 {

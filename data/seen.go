@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"slices"
+
+	"fewstep/data/images"
 )
 
 // Seen is what an Open found out about the images of a source. The next one takes its word for it while the files' sizes and
@@ -46,6 +48,7 @@ func (s *Seen) holds(state string, rows int) bool {
 // state stands for all that Open would read, as long as nobody changes a file and sets its time back.
 func state(path string, rows []Row, files []file) (string, error) {
 	h := sha256.New()
+	fmt.Fprintln(h, "decoder", images.DecoderVersion)
 	stat := func(path string) error {
 		info, err := os.Stat(path)
 		if err == nil {

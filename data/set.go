@@ -22,6 +22,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"fewstep/data/images"
 )
 
 // Row describes one image of a Set.
@@ -152,11 +154,12 @@ func (s *Set) decodeAll(rows []Row, files []file, opt Options) error {
 					unread[i] = err
 					continue
 				}
-				img, err := decodeImage(content)
-				if err == nil && opt.CacheSize > 0 {
-					decoded[i] = squarePixels(img, opt.CacheSize)
-				}
-				failed[i] = err
+				failed[i] = images.With(content, func(m images.RGB) error {
+					if opt.CacheSize > 0 {
+						decoded[i] = square(m, opt.CacheSize).Pix
+					}
+					return nil
+				})
 				if opt.Checked != nil {
 					opt.Checked(int(done.Add(1)), len(rows))
 				}
@@ -238,9 +241,9 @@ func (s *Set) Captions() []string {
 	return slices.Sorted(maps.Keys(seen))
 }
 
-// Image returns image i as [size, size, 3] (height, width, RGB) in [−1, 1]: laid
-// on white, the largest centred square, resized with an anti-aliasing cubic
-// filter where its side differs from size.
+// Image returns image i as [size, size, 3] (height, width, RGB) in [−1, 1]: as
+// images.Decode shows it, the largest centred square, resized with PIL's
+// antialiased bicubic filter where its side differs from size.
 func (s *Set) Image(i, size int) ([]float32, error) {
 	if i < 0 || i >= len(s.rows) {
 		return nil, fmt.Errorf("data: row %d of %d", i, len(s.rows))
@@ -255,11 +258,15 @@ func (s *Set) Image(i, size int) ([]float32, error) {
 	if err != nil {
 		return nil, fmt.Errorf("data: %w", err)
 	}
-	img, err := decodeImage(content)
+	var pixels []float32
+	err = images.With(content, func(m images.RGB) error {
+		pixels = scalePixels(square(m, size).Pix)
+		return nil
+	})
 	if err != nil {
 		return nil, fmt.Errorf("data: %s: %w", s.rows[i].Key, err)
 	}
-	return scalePixels(squarePixels(img, size)), nil
+	return pixels, nil
 }
 
 // readFolder finds every PNG, JPEG and WebP file below dir in lexical order with

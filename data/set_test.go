@@ -389,22 +389,3 @@ func TestImageCropAndResize(t *testing.T) {
 		t.Fatalf("enlarged: %d values, %v", len(large), err)
 	}
 }
-
-func FuzzDecodeImage(f *testing.F) {
-	f.Add(testPNG(f, 3, 3, plain(red)))
-	f.Add([]byte("RIFF\x1a\x00\x00\x00WEBPVP8L\x0d\x00\x00\x00/\x00\x00\x00\x10\x07\x10\x11\x11\x88\x88\xfe\x07\x00"))
-	f.Add([]byte{0xff, 0xd8, 0xff})
-	f.Fuzz(func(t *testing.T, encoded []byte) {
-		cfg, _, err := image.DecodeConfig(bytes.NewReader(encoded))
-		if err == nil && cfg.Width*cfg.Height > 1<<16 {
-			t.Skip()
-		}
-		img, err := decodeImage(encoded)
-		if err != nil {
-			return
-		}
-		if got := len(squarePixels(img, 8)); got != 8*8*3 {
-			t.Errorf("%d values", got)
-		}
-	})
-}

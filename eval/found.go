@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"fewstep/eval/images"
+	"fewstep/data/images"
 )
 
 // found reads an entry's images that were made elsewhere: the pictures of its folder in the order of their names, one
@@ -73,5 +73,5 @@ func readPicture(path string) (*image.NRGBA, error) {
 	if err != nil {
 		return nil, err
 	}
-	return opaque(m), nil
+	return m.Image(), nil
 }

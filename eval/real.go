@@ -12,7 +12,7 @@ import (
 	"runtime"
 
 	"fewstep/data"
-	"fewstep/eval/images"
+	"fewstep/data/images"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -117,17 +117,7 @@ func show(raw []byte, p *protocol) (*image.NRGBA, error) {
 			img = img.Resize(p.resolution, p.resolution, images.Bicubic)
 		}
 	}
-	return opaque(img), nil
-}
-
-// opaque is an image as Go's encoders and the judges take it.
-func opaque(m images.RGB) *image.NRGBA {
-	out := image.NewNRGBA(image.Rect(0, 0, m.Width, m.Height))
-	for i := range m.Width * m.Height {
-		copy(out.Pix[4*i:], m.Pix[3*i:3*i+3])
-		out.Pix[4*i+3] = 255
-	}
-	return out
+	return img.Image(), nil
 }
 
 // firstOf joins the first few errors and counts the rest.

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"fewstep/data"
+	"fewstep/data/images"
 	"fewstep/distill"
 	"fewstep/engine"
 	"fewstep/model/nn"
@@ -47,7 +48,7 @@ func (r *Run) newSamples() (_ *samples, err error) {
 		s.caption[text] = i
 	}
 	shapes := r.Pipeline.UNetInputs(1, pipeline.Square(c.Resolution))
-	if s.latents, err = r.encoded("latents.f32", s.set.Len(), shapes[unet.InSample].Size(), s.encodeImages()); err != nil {
+	if s.latents, err = r.encoded(fmt.Sprintf("latents-decoder%d.f32", images.DecoderVersion), s.set.Len(), shapes[unet.InSample].Size(), s.encodeImages()); err != nil {
 		return nil, fmt.Errorf("encoding the images: %w", err)
 	}
 	if s.embeddings, err = r.encoded("captions.f32", len(captions), shapes[unet.InText].Size()+shapes[unet.InPooled].Size(), s.encodeCaptions(captions)); err != nil {

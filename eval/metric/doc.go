@@ -46,7 +46,7 @@
 //
 // Eight rounds with nothing else running: 27.7 to 30.5 images/s (mean 29.4); PyTorch 13.3 to 17.1 as pytorch-fid runs it,
 // 25.3 to 28.0 (mean 26.3) with its memory format channels_last, which in each round was 3 to 15 % slower. Preparing a 1,024-pixel image by clean-fid's rule
-// takes 11 ms of one core (go test ./eval/images -bench .).
+// takes 11 ms of one core (go test ./data/images -bench .).
 //
 // # mini-clip
 //

@@ -7,8 +7,8 @@ import (
 	"testing"
 
 	"fewstep/data"
+	"fewstep/data/images"
 	"fewstep/engine"
-	"fewstep/eval/images"
 	"fewstep/eval/stats"
 	"fewstep/model/inception"
 	"fewstep/model/nn"

@@ -8,8 +8,8 @@ import (
 	"runtime"
 	"sync"
 
+	"fewstep/data/images"
 	"fewstep/engine"
-	"fewstep/eval/images"
 	"fewstep/eval/stats"
 	"fewstep/model/inception"
 )

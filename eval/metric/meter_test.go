@@ -11,8 +11,8 @@ import (
 	"sync"
 	"testing"
 
+	"fewstep/data/images"
 	"fewstep/engine"
-	"fewstep/eval/images"
 	"fewstep/eval/stats"
 	"fewstep/internal/drawn"
 	"fewstep/model/clip"

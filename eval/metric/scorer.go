@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"strings"
 
+	"fewstep/data/images"
 	"fewstep/engine"
-	"fewstep/eval/images"
 	"fewstep/model/clip"
 	"fewstep/model/nn"
 	"fewstep/model/weights"

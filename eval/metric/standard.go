@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"fewstep/eval/images"
+	"fewstep/data/images"
 	"fewstep/model/inception"
 )
 

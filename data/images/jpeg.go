@@ -1,6 +1,57 @@
 package images
 
-import "image"
+import (
+	"bytes"
+	"encoding/binary"
+	"image"
+	"slices"
+)
+
+// readJPEG finds the orientation and the profile of a JPEG file. Where four components have no Adobe marker, f.content
+// gets one: they are CMYK, inverted, as Photoshop writes them and Pillow takes them.
+func (f *file) readJPEG() {
+	var exif, xmp []byte
+	profile := map[byte][]byte{}
+	adobe, four := false, false
+	for b := f.content[2:]; len(b) >= 4 && b[0] == 0xff; {
+		kind := b[1]
+		if kind == 0xff { // padding
+			b = b[1:]
+			continue
+		}
+		if kind == 0xda || kind == 0xd9 { // the image itself, the end
+			break
+		}
+		n := int(binary.BigEndian.Uint16(b[2:]))
+		if n < 2 || n+2 > len(b) {
+			break
+		}
+		data := b[4 : 2+n]
+		switch {
+		case kind == 0xe1 && bytes.HasPrefix(data, []byte("Exif\x00\x00")) && exif == nil:
+			exif = data
+		case kind == 0xe1 && bytes.HasPrefix(data, []byte("http://ns.adobe.com/xap/1.0/\x00")):
+			xmp = data
+		case kind == 0xe2 && bytes.HasPrefix(data, []byte("ICC_PROFILE\x00")) && len(data) > 14:
+			profile[data[12]] = data[14:]
+		case kind == 0xee && bytes.HasPrefix(data, []byte("Adobe")):
+			adobe = true
+		case (kind == 0xc0 || kind == 0xc1 || kind == 0xc2) && len(data) >= 6:
+			four = data[5] == 4
+		}
+		b = b[2+n:]
+	}
+	f.orient(exif, xmp)
+	for i := byte(1); len(profile[i]) > 0; i++ {
+		f.profile = append(f.profile, profile[i]...)
+	}
+	if four {
+		f.profile = nil // of the inks; the conversion is Pillow's, without profiles
+		if !adobe {
+			f.content = slices.Concat(f.content[:2], []byte("\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"), f.content[2:])
+		}
+	}
+}
 
 // fromYCbCr converts a decoded JPEG file as libjpeg does: chroma of half the width or height is interpolated
 // (triangle filter) where image.YCbCr repeats it, which differs by many grey levels at coloured edges.

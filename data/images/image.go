@@ -43,30 +43,116 @@ func FromUnit(values []float32, width, height int) (RGB, error) {
 	return m, nil
 }
 
-// FromImage takes the colours of an image as PIL's convert("RGB") does: transparency is dropped, and the chroma of a
-// JPEG file is interpolated.
+// FromImage takes the colours of an image as Pillow does: laid on white where it is transparent, the upper 8 bits of 16,
+// the chroma of a JPEG file interpolated.
 func FromImage(src image.Image) RGB {
 	b := src.Bounds()
 	m := New(b.Dx(), b.Dy())
+	row := func(y int) []uint8 { return m.Pix[y*m.Width*3 : (y+1)*m.Width*3] }
 	switch src := src.(type) {
 	case *image.YCbCr:
 		fromYCbCr(m, src)
+	case *image.Gray:
+		for y := range m.Height {
+			from, to := src.Pix[src.PixOffset(b.Min.X, b.Min.Y+y):], row(y)
+			for x := range m.Width {
+				to[3*x], to[3*x+1], to[3*x+2] = from[x], from[x], from[x]
+			}
+		}
+	case *image.Gray16:
+		for y := range m.Height {
+			from, to := src.Pix[src.PixOffset(b.Min.X, b.Min.Y+y):], row(y)
+			for x := range m.Width {
+				to[3*x], to[3*x+1], to[3*x+2] = from[2*x], from[2*x], from[2*x]
+			}
+		}
 	case *image.NRGBA:
 		for y := range m.Height {
-			row := src.Pix[src.PixOffset(b.Min.X, b.Min.Y+y):]
+			from, to := src.Pix[src.PixOffset(b.Min.X, b.Min.Y+y):], row(y)
 			for x := range m.Width {
-				copy(m.Pix[(y*m.Width+x)*3:][:3], row[4*x:])
+				copy(to[3*x:3*x+3], from[4*x:])
+				onWhite(to[3*x:], from[4*x+3])
+			}
+		}
+	case *image.NRGBA64:
+		for y := range m.Height {
+			from, to := src.Pix[src.PixOffset(b.Min.X, b.Min.Y+y):], row(y)
+			for x := range m.Width {
+				to[3*x], to[3*x+1], to[3*x+2] = from[8*x], from[8*x+2], from[8*x+4]
+				onWhite(to[3*x:], from[8*x+6])
+			}
+		}
+	case *image.RGBA: // premultiplied
+		for y := range m.Height {
+			from, to := src.Pix[src.PixOffset(b.Min.X, b.Min.Y+y):], row(y)
+			for x := range m.Width {
+				white := 255 - int32(from[4*x+3])
+				to[3*x], to[3*x+1], to[3*x+2] = clip(int32(from[4*x])+white), clip(int32(from[4*x+1])+white), clip(int32(from[4*x+2])+white)
+			}
+		}
+	case *image.RGBA64: // premultiplied
+		for y := range m.Height {
+			from, to := src.Pix[src.PixOffset(b.Min.X, b.Min.Y+y):], row(y)
+			for x := range m.Width {
+				white := 255 - int32(from[8*x+6])
+				to[3*x], to[3*x+1], to[3*x+2] = clip(int32(from[8*x])+white), clip(int32(from[8*x+2])+white), clip(int32(from[8*x+4])+white)
+			}
+		}
+	case *image.CMYK:
+		for y := range m.Height {
+			from, to := src.Pix[src.PixOffset(b.Min.X, b.Min.Y+y):], row(y)
+			for x := range m.Width {
+				light := 255 - int32(from[4*x+3])
+				for c := range 3 {
+					to[3*x+c] = clip(light - div255(int32(from[4*x+c])*light))
+				}
+			}
+		}
+	case *image.Paletted:
+		colours := make([][3]uint8, len(src.Palette))
+		for i, c := range src.Palette {
+			n := color.NRGBAModel.Convert(c).(color.NRGBA)
+			colours[i] = [3]uint8{n.R, n.G, n.B}
+			onWhite(colours[i][:], n.A)
+		}
+		for y := range m.Height {
+			from, to := src.Pix[src.PixOffset(b.Min.X, b.Min.Y+y):], row(y)
+			for x := range m.Width {
+				if int(from[x]) < len(colours) {
+					copy(to[3*x:], colours[from[x]][:])
+				}
 			}
 		}
 	default:
 		for y := range m.Height {
+			to := row(y)
 			for x := range m.Width {
 				c := color.NRGBAModel.Convert(src.At(b.Min.X+x, b.Min.Y+y)).(color.NRGBA)
-				copy(m.Pix[(y*m.Width+x)*3:], []uint8{c.R, c.G, c.B})
+				to[3*x], to[3*x+1], to[3*x+2] = c.R, c.G, c.B
+				onWhite(to[3*x:], c.A)
 			}
 		}
 	}
 	return m
+}
+
+// onWhite lays a colour of an opacity on white, as PIL's alpha_composite does.
+func onWhite(c []uint8, alpha uint8) {
+	if alpha == 255 {
+		return
+	}
+	over := uint32(alpha) * 128
+	under := uint32(255*128) - over
+	for i := range 3 {
+		v := uint32(c[i])*over + 255*under + 0x80<<7
+		c[i] = uint8(((v>>8 + v) >> 8) >> 7)
+	}
+}
+
+// div255 divides by 255, rounded to nearest.
+func div255(v int32) int32 {
+	v += 128
+	return (v>>8 + v) >> 8
 }
 
 // Float is the image with the same values.
@@ -116,6 +202,16 @@ func (m RGB) CenterSquare() RGB {
 	out, err := m.CenterCrop(side, side)
 	if err != nil { // only an empty image has no square in it
 		return m
+	}
+	return out
+}
+
+// Image is the same image for Go's encoders.
+func (m RGB) Image() *image.NRGBA {
+	out := image.NewNRGBA(image.Rect(0, 0, m.Width, m.Height))
+	for i := range m.Width * m.Height {
+		copy(out.Pix[4*i:], m.Pix[3*i:3*i+3])
+		out.Pix[4*i+3] = 255
 	}
 	return out
 }
