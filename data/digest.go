@@ -4,10 +4,16 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+
+	"fewstep/data/source"
 )
 
+// largest is the size of images from which on a digest does without reading them.
+const largest = 16 << 30
+
 // Digest is a SHA-256 over every row's key, captions, split, weight and encoded image, in order: what a run's lineage
-// remembers of its data.
+// remembers of its data. Of a remote source, and of one of more than 16 GiB, it is over the texts, the sizes and the ETags,
+// so that a start need not read all images.
 func (s *Set) Digest() (string, error) {
 	if s.digest != "" {
 		return s.digest, nil
@@ -19,14 +25,26 @@ func (s *Set) Digest() (string, error) {
 		h.Write(n[:])
 		h.Write(b)
 	}
-	for i, r := range s.rows {
-		for _, text := range []string{r.Key, r.Caption, r.Kind, r.Coarse, r.Split} {
+	files, isFiles := s.source.(*source.Files)
+	quick := isFiles && (files.Remote() || files.Bytes() > largest)
+	if quick {
+		write([]byte(files.Fingerprint()))
+	}
+	for i := range s.Len() {
+		if quick && s.keep == nil {
+			break // the fingerprint holds the texts of all rows
+		}
+		r := s.Row(i)
+		for _, text := range append([]string{r.Key, r.Caption, r.Kind, r.Coarse, r.Split}, r.Also...) {
 			write([]byte(text))
 		}
 		if err := binary.Write(h, binary.LittleEndian, r.Weight); err != nil {
 			return "", err
 		}
-		content, err := s.files[i].read()
+		if quick {
+			continue
+		}
+		content, err := s.Encoded(i)
 		if err != nil {
 			return "", err
 		}

@@ -30,7 +30,8 @@ type Order struct {
 	set        *Set
 	seed       uint64
 	fine, kind float64   // upper bounds of the cumulative caption choice
-	until      []float64 // running sum of the weights
+	until      []float64 // running sum of the weights; nil = all are 1
+	total      float64   // of the weights
 	length     int64
 }
 
@@ -40,19 +41,19 @@ func (s *Set) Order(opt OrderOptions) (*Order, error) {
 	if opt.Fine < 0 || opt.Kind < 0 || opt.Coarse < 0 || math.IsNaN(total) || math.IsInf(total, 0) {
 		return nil, fmt.Errorf("data: caption probabilities %g, %g, %g; want finite numbers of at least 0", opt.Fine, opt.Kind, opt.Coarse)
 	}
-	o := &Order{set: s, seed: opt.Seed, fine: 1, kind: 1, until: make([]float64, len(s.rows))}
+	o := &Order{set: s, seed: opt.Seed, fine: 1, kind: 1}
 	if total > 0 {
 		o.fine, o.kind = opt.Fine/total, (opt.Fine+opt.Kind)/total
 	}
-	var sum float64
-	for i, r := range s.rows {
-		if opt.Unweighted {
-			sum++
-		} else {
-			sum += float64(r.Weight)
+	sum := float64(s.Len())
+	if !opt.Unweighted && s.weighted() {
+		sum, o.until = 0, make([]float64, s.Len())
+		for i := range o.until {
+			sum += float64(s.Row(i).Weight)
+			o.until[i] = sum
 		}
-		o.until[i] = sum
 	}
+	o.total = sum
 	if sum <= 0 {
 		return nil, errors.New("data: all weights are 0; no row can be drawn")
 	}
@@ -71,6 +72,7 @@ const (
 	purposePermute = 1 + iota
 	purposeOffset
 	purposeCaption
+	purposeAlso
 )
 
 func counter(seed, purpose, n uint64) uint64 {
@@ -87,9 +89,11 @@ func unit(x uint64) float64 { return float64(x>>11) / (1 << 53) }
 func (o *Order) Row(k int64) int {
 	epoch, at := uint64(k/o.length), uint64(k%o.length)
 	slot := permute(at, uint64(o.length), counter(o.seed, purposePermute, epoch))
-	total := o.until[len(o.until)-1]
 	offset := unit(counter(o.seed, purposeOffset, epoch))
-	position := (float64(slot) + offset) / float64(o.length) * total
+	position := (float64(slot) + offset) / float64(o.length) * o.total
+	if o.until == nil {
+		return min(int(position), o.set.Len()-1)
+	}
 	row := sort.Search(len(o.until), func(i int) bool { return o.until[i] > position })
 	row = min(row, len(o.until)-1)
 	for row > 0 && o.until[row] == o.until[row-1] { // rounding may step onto weight 0
@@ -99,19 +103,25 @@ func (o *Order) Row(k int64) int {
 }
 
 // Caption returns the caption of sample k ≥ 0: fine, kind or coarse by the
-// options' probabilities.
+// options' probabilities, and of a list of fine captions each as often.
 func (o *Order) Caption(k int64) string {
-	row := o.set.rows[o.Row(k)]
+	row := o.set.Row(o.Row(k))
+	fine := row.Caption
+	if n := uint64(len(row.Also)); n > 0 {
+		if i := counter(o.seed, purposeAlso, uint64(k)) % (n + 1); i > 0 {
+			fine = row.Also[i-1]
+		}
+	}
 	u := unit(counter(o.seed, purposeCaption, uint64(k)))
 	switch {
 	case u < o.fine:
-		return row.Caption
+		return fine
 	case u < o.kind && row.Kind != "":
 		return row.Kind
 	case row.Coarse != "":
 		return row.Coarse
 	default:
-		return row.Caption
+		return fine
 	}
 }
 

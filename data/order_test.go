@@ -7,9 +7,18 @@ import (
 	"testing"
 )
 
+// fixed is a source of rows without images.
+type fixed []Row
+
+func (f fixed) Len() int                    { return len(f) }
+func (f fixed) Row(i int) Row               { return f[i] }
+func (f fixed) Encoded(int) ([]byte, error) { return nil, nil }
+func (f fixed) State() string               { return "" }
+func (f fixed) Close() error                { return nil }
+
 func orderOf(t *testing.T, rows []Row, opt OrderOptions) *Order {
 	t.Helper()
-	o, err := (&Set{rows: rows}).Order(opt)
+	o, err := (&Set{source: fixed(rows)}).Order(opt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,11 +169,28 @@ func TestOrderGolden(t *testing.T) {
 
 func TestOrderErrors(t *testing.T) {
 	for _, opt := range []OrderOptions{{Fine: -1}, {Kind: math.NaN()}, {Coarse: math.Inf(1)}} {
-		if _, err := (&Set{rows: rowsOf(1)}).Order(opt); err == nil {
+		if _, err := (&Set{source: fixed(rowsOf(1))}).Order(opt); err == nil {
 			t.Errorf("%+v accepted", opt)
 		}
 	}
-	if _, err := (&Set{rows: rowsOf(0, 0)}).Order(OrderOptions{}); err == nil {
+	if _, err := (&Set{source: fixed(rowsOf(0, 0))}).Order(OrderOptions{}); err == nil {
 		t.Error("weights of 0 accepted")
+	}
+}
+
+// TestListedCaptions: of several fine captions each is drawn as often.
+func TestListedCaptions(t *testing.T) {
+	o := orderOf(t, []Row{{Caption: "a", Also: []string{"b", "c"}, Weight: 1}}, OrderOptions{Seed: 5})
+	seen := map[string]int{}
+	for k := range int64(3000) {
+		seen[o.Caption(k)]++
+	}
+	for _, c := range []string{"a", "b", "c"} {
+		if seen[c] < 900 || seen[c] > 1100 {
+			t.Errorf("%v", seen)
+		}
+	}
+	if got := o.set.Captions(); !slices.Equal(got, []string{"a", "b", "c"}) {
+		t.Errorf("%q", got)
 	}
 }

@@ -1,201 +1,204 @@
 // Package data turns captioned images into training samples: it builds the mini
-// data set, opens captioned parquet files and folders, and gives a reproducible
-// order of rows and captions that depends on the seed and the sample count
-// alone.
-//
-// A source is either a parquet file with an image column (encoded PNG, JPEG or
-// WebP) and a caption column, found by name, or a folder of images with a .txt
-// file beside each, or of such parquet files. Optional columns: key, kind, coarse, concept, style, split,
-// weight.
+// data set, opens captioned sources (see package source: parquet, tars, MDS,
+// zip files, folders; on disk or in S3), and gives a reproducible order of rows
+// and captions that depends on the seed and the sample count alone.
 package data
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
-	"math"
-	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
+	"sort"
 	"sync"
 	"sync/atomic"
 
 	"fewstep/data/images"
+	"fewstep/data/source"
 )
 
 // Row describes one image of a Set.
-type Row struct {
-	Key     string  // unique name, or "row<number>"
-	Caption string  // fine caption, never empty
-	Kind    string  // kind of thing, without details; may be empty
-	Coarse  string  // group caption shared by many images; may be empty
-	Concept string  // what is shown, without the style; may be empty
-	Style   string  // may be empty
-	Split   string  // "train", "eval", or empty
-	Weight  float32 // expected draws per epoch; 1 where the source says nothing
-}
+type Row = source.Row
 
 // Options says how a source is opened. The zero value reads everything and
-// tolerates no undecodable image.
+// tolerates no row that cannot be used.
 type Options struct {
-	Split     string                // keep only rows of this split; "" = all
-	MaxBad    int                   // undecodable images that are left out before Open fails
-	CacheSize int                   // keep decoded images of this side in memory (3·side² bytes each); 0 = decode on each call
-	Seen      *Seen                 // what an earlier Open found out; taken if it holds still, and neither Split nor CacheSize is set
-	Checked   func(done, total int) // told of images that were decoded, by several goroutines; may be nil
+	Split       string                // keep only rows of this split; "" = all
+	MaxBad      int                   // rows without a usable caption or image that are left out before Open fails
+	CacheSize   int                   // keep decoded images of this side in memory (3·side² bytes each); 0 = decode on each call
+	Seen        *Seen                 // what an earlier Open found out; taken if it holds still, and neither Split nor CacheSize is set
+	Checked     func(done, total int) // told of images that were decoded, by several goroutines; may be nil
+	Unchecked   bool                  // do not decode every image: an undecodable one is found when it is wanted
+	Uncaptioned bool                  // rows need no caption
 }
 
-// file is an encoded image: what a parquet file holds of it, or where it lies in a folder, which need not fit the memory.
-type file struct {
-	content []byte // nil = it is a file of its own
-	path    string // of the image, or of the parquet file
-}
-
-func (f file) read() ([]byte, error) {
-	if f.content != nil {
-		return f.content, nil
-	}
-	return os.ReadFile(f.path)
-}
-
-// BadImage names an image that could not be decoded and was left out.
+// BadImage names a row that was left out because its image cannot be decoded or its caption cannot be used.
 type BadImage struct {
 	Key string
 	Err error
-	row int // of the source, or of its split
+	row int // of the source; −1 = the source does not number it
 }
 
 // Set is an opened source. It is safe for concurrent use.
 type Set struct {
 	path      string
-	state     string // of the source, where all of it is in the set
-	digest    string // if it is known
-	rows      []Row
-	files     []file
+	source    source.Source
+	state     string    // of the source, where all of it is in the set
+	digest    string    // if it is known
+	keep      []int32   // rows of the source; nil = all
 	cached    [][]uint8 // [side, side, 3] each, where CacheSize asked for it
 	cacheSize int
 	bad       []BadImage
+	skipped   []source.Skipped
 }
 
-// Open reads a captioned parquet file or folder. Every image is decoded once: an
-// undecodable one is left out and named in Bad, or fails Open where there are
-// more than MaxBad. A row with an empty caption, a negative weight, a missing
-// column or a damaged file is an error that names it.
+// Open reads a captioned source: see source.Open for its address. Every image is
+// decoded once, unless Unchecked: an undecodable one, and a row whose caption is
+// empty or no text, is left out and named in Bad, or fails Open where there are
+// more than MaxBad. A missing column or a damaged file is an error that names it.
 func Open(path string, opt Options) (*Set, error) {
-	info, err := os.Stat(path)
+	src, err := source.Open(context.Background(), path, source.Options{Uncaptioned: opt.Uncaptioned})
 	if err != nil {
 		return nil, fmt.Errorf("data: %w", err)
 	}
-	var rows []Row
-	var files []file
-	if info.IsDir() {
-		rows, files, err = readFolder(path)
-	} else {
-		rows, files, err = readParquet(path)
-	}
+	s, err := New(path, src, opt)
 	if err != nil {
-		return nil, fmt.Errorf("data: %w", err)
+		return nil, errors.Join(err, src.Close())
 	}
-	if len(rows) == 0 {
-		return nil, fmt.Errorf("data: %s: no images", path)
-	}
-	for i, r := range rows {
-		if strings.TrimSpace(r.Caption) == "" {
-			return nil, fmt.Errorf("data: %s: row %d (%s): empty caption; give it one or remove the row", path, i, r.Key)
+	return s, nil
+}
+
+// New makes a set of a source; name stands for it in messages.
+func New(name string, src source.Source, opt Options) (*Set, error) {
+	s := &Set{path: name, source: src, cacheSize: opt.CacheSize}
+	if files, ok := src.(*source.Files); ok {
+		for _, flaw := range files.Flaws() {
+			s.bad = append(s.bad, BadImage{flaw.Key, errors.New(flaw.Why), -1})
 		}
-		if w := float64(r.Weight); !(w >= 0) || math.IsInf(w, 0) {
-			return nil, fmt.Errorf("data: %s: row %d (%s): weight %g; want a finite number of at least 0", path, i, r.Key, w)
-		}
+		s.skipped = files.Skipped()
 	}
 	if opt.Split != "" {
-		kept := ofSplit(rows, opt.Split)
-		if len(kept) == 0 {
-			return nil, noSplit(path, len(rows), opt.Split)
+		if s.keep = s.ofSplit(opt.Split); len(s.keep) == 0 {
+			return nil, noSplit(name, src.Len(), opt.Split)
 		}
-		for n, i := range kept {
-			rows[n], files[n] = rows[i], files[i]
-		}
-		rows, files = rows[:len(kept):len(kept)], files[:len(kept):len(kept)]
+	} else {
+		s.state = s.sourceState()
 	}
-	s := &Set{path: path, cacheSize: opt.CacheSize}
-	if opt.Split == "" {
-		if s.state, err = state(path, rows, files); err != nil {
-			return nil, fmt.Errorf("data: %w", err)
-		}
-	}
-	if err := s.decodeAll(rows, files, opt); err != nil {
+	if err := s.check(opt); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// decodeAll decodes every image on all cores, unless that was done before, and keeps the rows that decode. A file that
+// check decodes every image on all cores, unless that was done before, and keeps the rows that decode. A file that
 // cannot be read is an error.
-func (s *Set) decodeAll(rows []Row, files []file, opt Options) error {
-	failed, unread := make([]error, len(rows)), make([]error, len(rows))
-	decoded := make([][]uint8, len(rows))
-	var wait sync.WaitGroup
-	var done atomic.Int64
+func (s *Set) check(opt Options) error {
+	n := s.Len()
+	var mu sync.Mutex
+	var failed []BadImage
+	var unread error
+	var done, next atomic.Int64
 	workers := runtime.GOMAXPROCS(0)
-	if seen := opt.Seen; opt.CacheSize == 0 && seen.holds(s.state, len(rows)) {
+	if opt.CacheSize > 0 {
+		s.cached = make([][]uint8, n)
+	}
+	if opt.Unchecked && opt.CacheSize == 0 {
+		workers = 0
+	}
+	if seen := opt.Seen; opt.CacheSize == 0 && seen.holds(s.state, s.source.Len()) {
 		workers, s.digest = 0, seen.Digest
 		for _, b := range seen.Bad {
-			failed[b.Row] = errors.New(b.Why)
+			failed = append(failed, BadImage{s.source.Row(b.Row).Key, errors.New(b.Why), b.Row})
 		}
 	}
-	for w := range workers {
+	var wait sync.WaitGroup
+	for range workers {
 		wait.Go(func() {
-			for i := w; i < len(rows); i += workers {
-				content, err := files[i].read()
-				if err != nil {
-					unread[i] = err
-					continue
+			for i := int(next.Add(1) - 1); i < n; i = int(next.Add(1) - 1) {
+				content, err := s.Encoded(i)
+				if err != nil && !gone(err) {
+					mu.Lock()
+					unread = errors.Join(unread, err)
+					mu.Unlock()
+					return
 				}
-				failed[i] = images.With(content, func(m images.RGB) error {
-					if opt.CacheSize > 0 {
-						decoded[i] = square(m, opt.CacheSize).Pix
-					}
-					return nil
-				})
+				if err == nil {
+					err = images.With(content, func(m images.RGB) error {
+						if opt.CacheSize > 0 {
+							s.cached[i] = square(m, opt.CacheSize).Pix
+						}
+						return nil
+					})
+				}
+				if err != nil {
+					mu.Lock()
+					failed = append(failed, BadImage{s.Row(i).Key, err, s.number(i)})
+					mu.Unlock()
+				}
 				if opt.Checked != nil {
-					opt.Checked(int(done.Add(1)), len(rows))
+					opt.Checked(int(done.Add(1)), n)
 				}
 			}
 		})
 	}
 	wait.Wait()
-	if i := slices.IndexFunc(unread, func(err error) bool { return err != nil }); i >= 0 {
-		return fmt.Errorf("data: %w", unread[i])
+	if unread != nil {
+		return fmt.Errorf("data: %w", unread)
 	}
-	for i, r := range rows {
-		if failed[i] != nil {
-			s.bad = append(s.bad, BadImage{r.Key, failed[i], i})
-			continue
-		}
-		s.rows = append(s.rows, r)
-		s.files = append(s.files, files[i])
-		if opt.CacheSize > 0 {
-			s.cached = append(s.cached, decoded[i])
-		}
-	}
+	slices.SortFunc(failed, func(a, b BadImage) int { return a.row - b.row })
+	s.leaveOut(failed)
+	s.bad = append(s.bad, failed...)
 	if len(s.bad) > opt.MaxBad {
-		return fmt.Errorf("data: %s: %d undecodable images, %d allowed; first: %s: %w; remove them or allow more",
+		return fmt.Errorf("data: %s: %d rows cannot be used (images undecodable or captions missing), %d allowed; first: %s: %w; remove them or allow more (data.max_bad)",
 			s.path, len(s.bad), opt.MaxBad, s.bad[0].Key, s.bad[0].Err)
 	}
-	if len(s.rows) == 0 {
+	if s.Len() == 0 {
 		return fmt.Errorf("data: %s: no image can be decoded", s.path)
 	}
 	return nil
 }
 
-// ofSplit lists the rows of a split.
-func ofSplit(rows []Row, split string) (kept []int) {
-	for i, r := range rows {
-		if r.Split == split {
-			kept = append(kept, i)
+// leaveOut takes rows out of the set.
+func (s *Set) leaveOut(bad []BadImage) {
+	if len(bad) == 0 {
+		return
+	}
+	out := map[int]bool{}
+	for _, b := range bad {
+		out[b.row] = true
+	}
+	keep, cached := make([]int32, 0, s.Len()), [][]uint8(nil)
+	for i := range s.Len() {
+		if out[s.number(i)] {
+			continue
+		}
+		keep = append(keep, int32(s.number(i)))
+		if s.cached != nil {
+			cached = append(cached, s.cached[i])
+		}
+	}
+	s.keep, s.cached = keep, cached
+}
+
+// number is the source's number of row i.
+func (s *Set) number(i int) int {
+	if s.keep == nil {
+		return i
+	}
+	return int(s.keep[i])
+}
+
+// ofSplit lists the source's rows of a split, among those of the set.
+func (s *Set) ofSplit(split string) (kept []int32) {
+	if files, ok := s.source.(*source.Files); ok && files.Splits()[split] == 0 {
+		return nil
+	}
+	for i := range s.Len() {
+		if s.Row(i).Split == split {
+			kept = append(kept, int32(s.number(i)))
 		}
 	}
 	return kept
@@ -205,16 +208,32 @@ func noSplit(path string, rows int, split string) error {
 	return fmt.Errorf("data: %s: none of its %d rows is of split %q", path, rows, split)
 }
 
+// HasSplit says whether some row is of a split.
+func (s *Set) HasSplit(split string) bool {
+	if files, ok := s.source.(*source.Files); ok && files.Splits()[split] == 0 {
+		return false
+	}
+	for i := range s.Len() {
+		if s.Row(i).Split == split {
+			return true
+		}
+	}
+	return false
+}
+
 // Only returns the rows of a split as a set of their own, which shares the images.
 func (s *Set) Only(split string) (*Set, error) {
-	kept := ofSplit(s.rows, split)
-	if len(kept) == 0 {
-		return nil, noSplit(s.path, len(s.rows), split)
+	keep := s.ofSplit(split)
+	if len(keep) == 0 {
+		return nil, noSplit(s.path, s.Len(), split)
 	}
-	out := &Set{path: s.path, cacheSize: s.cacheSize}
-	for _, i := range kept {
-		out.rows, out.files = append(out.rows, s.rows[i]), append(out.files, s.files[i])
-		if s.cached != nil {
+	out := &Set{path: s.path, source: s.source, cacheSize: s.cacheSize, keep: keep}
+	if s.cached != nil {
+		for _, row := range keep {
+			i := int(row)
+			if s.keep != nil {
+				i = sort.Search(len(s.keep), func(i int) bool { return s.keep[i] >= row })
+			}
 			out.cached = append(out.cached, s.cached[i])
 		}
 	}
@@ -222,20 +241,48 @@ func (s *Set) Only(split string) (*Set, error) {
 }
 
 // Len returns the number of rows.
-func (s *Set) Len() int { return len(s.rows) }
+func (s *Set) Len() int {
+	if s.keep != nil {
+		return len(s.keep)
+	}
+	return s.source.Len()
+}
 
 // Row returns row i; it panics outside [0, Len).
-func (s *Set) Row(i int) Row { return s.rows[i] }
+func (s *Set) Row(i int) Row { return s.source.Row(s.number(i)) }
 
-// Bad lists the images that were left out because they cannot be decoded.
+// Encoded returns the file of image i as the source holds it. It panics outside [0, Len).
+func (s *Set) Encoded(i int) ([]byte, error) { return s.source.Encoded(s.number(i)) }
+
+// Bad lists the rows that were left out because they cannot be used.
 func (s *Set) Bad() []BadImage { return s.bad }
+
+// Skipped counts the source's entries that are no rows, by reason.
+func (s *Set) Skipped() []source.Skipped { return s.skipped }
+
+// weighted says whether some row's weight is not 1.
+func (s *Set) weighted() bool {
+	if files, ok := s.source.(*source.Files); ok && !files.Weighted() {
+		return false
+	}
+	for i := range s.Len() {
+		if s.Row(i).Weight != 1 {
+			return true
+		}
+	}
+	return false
+}
 
 // Captions returns every caption that Order can choose (fine, kind and coarse),
 // each once, in text order: what a cache of text encodings must hold.
 func (s *Set) Captions() []string {
 	seen := map[string]bool{}
-	for _, r := range s.rows {
+	for i := range s.Len() {
+		r := s.Row(i)
 		seen[r.Caption], seen[r.Kind], seen[r.Coarse] = true, true, true
+		for _, c := range r.Also {
+			seen[c] = true
+		}
 	}
 	delete(seen, "")
 	return slices.Sorted(maps.Keys(seen))
@@ -245,8 +292,8 @@ func (s *Set) Captions() []string {
 // images.Decode shows it, the largest centred square, resized with PIL's
 // antialiased bicubic filter where its side differs from size.
 func (s *Set) Image(i, size int) ([]float32, error) {
-	if i < 0 || i >= len(s.rows) {
-		return nil, fmt.Errorf("data: row %d of %d", i, len(s.rows))
+	if i < 0 || i >= s.Len() {
+		return nil, fmt.Errorf("data: row %d of %d", i, s.Len())
 	}
 	if size < 1 {
 		return nil, fmt.Errorf("data: image size %d; want at least 1", size)
@@ -254,7 +301,7 @@ func (s *Set) Image(i, size int) ([]float32, error) {
 	if size == s.cacheSize {
 		return scalePixels(s.cached[i]), nil
 	}
-	content, err := s.files[i].read()
+	content, err := s.Encoded(i)
 	if err != nil {
 		return nil, fmt.Errorf("data: %w", err)
 	}
@@ -264,60 +311,12 @@ func (s *Set) Image(i, size int) ([]float32, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("data: %s: %w", s.rows[i].Key, err)
+		return nil, fmt.Errorf("data: %s: %w", s.Row(i).Key, err)
 	}
 	return pixels, nil
 }
 
-// readFolder finds every PNG, JPEG and WebP file below dir in lexical order with
-// the caption in the .txt file beside it. The key is the relative path without
-// its extension. Of a parquet file below dir it reads every row; their keys begin
-// with the file's.
-func readFolder(dir string) (rows []Row, files []file, err error) {
-	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if entry.IsDir() {
-			return nil
-		}
-		ext := filepath.Ext(path)
-		stem := strings.TrimSuffix(path, ext)
-		switch strings.ToLower(ext) {
-		case ".png", ".jpg", ".jpeg", ".webp":
-		case ".parquet":
-			shard, images, err := readParquet(path)
-			if err != nil {
-				return err
-			}
-			key, err := filepath.Rel(dir, stem)
-			if err != nil {
-				return err
-			}
-			for i := range shard {
-				shard[i].Key = filepath.ToSlash(key) + "/" + shard[i].Key
-			}
-			rows, files = append(rows, shard...), append(files, images...)
-			return nil
-		default:
-			return nil
-		}
-		caption, err := os.ReadFile(stem + ".txt")
-		if errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("%s: no caption; write one to %s.txt", path, filepath.Base(stem))
-		} else if err != nil {
-			return err
-		}
-		key, err := filepath.Rel(dir, stem)
-		if err != nil {
-			return err
-		}
-		rows = append(rows, Row{Key: filepath.ToSlash(key), Caption: strings.TrimSpace(string(caption)), Weight: 1})
-		files = append(files, file{path: path})
-		return nil
-	})
-	return rows, files, err
-}
+// Close frees the source's index.
+func (s *Set) Close() error { return s.source.Close() }
 
-// Encoded returns the file of image i as the source holds it: PNG, JPEG or WebP. It panics outside [0, Len).
-func (s *Set) Encoded(i int) ([]byte, error) { return s.files[i].read() }
+func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) }

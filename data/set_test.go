@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -69,8 +70,8 @@ func TestOpenParquet(t *testing.T) {
 			t.Fatalf("%d rows, %d bad", set.Len(), len(set.Bad()))
 		}
 		for i, r := range records {
-			want := Row{r.Key, r.Caption, r.Kind, r.Coarse, r.Concept, r.Style, r.Split, r.Weight}
-			if set.Row(i) != want {
+			want := Row{Key: r.Key, Caption: r.Caption, Kind: r.Kind, Coarse: r.Coarse, Concept: r.Concept, Style: r.Style, Split: r.Split, Weight: r.Weight}
+			if !reflect.DeepEqual(set.Row(i), want) {
 				t.Errorf("row %d: %+v, want %+v", i, set.Row(i), want)
 			}
 		}
@@ -159,7 +160,7 @@ func TestOpenOtherColumns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (Row{Key: "cat.png", Caption: "a cat", Weight: 0.25}); set.Row(0) != want {
+	if want := (Row{Key: "cat.png", Caption: "a cat", Weight: 0.25}); !reflect.DeepEqual(set.Row(0), want) {
 		t.Errorf("got %+v, want %+v", set.Row(0), want)
 	}
 
@@ -195,10 +196,10 @@ func TestOpenBadRows(t *testing.T) {
 		change func([]Record)
 		want   string
 	}{
-		"empty caption":   {func(r []Record) { r[1].Caption = " \t" }, "row 1 (b): empty caption"},
-		"negative weight": {func(r []Record) { r[2].Weight = -1 }, "row 2 (c): weight -1"},
-		"weight NaN":      {func(r []Record) { r[2].Weight = float32(math.NaN()) }, "row 2 (c): weight NaN"},
-		"not an image":    {func(r []Record) { r[1].Image = []byte("GIF89a") }, "1 undecodable images, 0 allowed; first: b:"},
+		"empty caption":   {func(r []Record) { r[1].Caption = " \t" }, "first: b: empty caption"},
+		"negative weight": {func(r []Record) { r[2].Weight = -1 }, "first: c: weight -1"},
+		"weight NaN":      {func(r []Record) { r[2].Weight = float32(math.NaN()) }, "first: c: weight NaN"},
+		"not an image":    {func(r []Record) { r[1].Image = []byte("GIF89a") }, "1 rows cannot be used (images undecodable or captions missing), 0 allowed; first: b:"},
 		"no image":        {func(r []Record) { r[1].Image = nil }, "first: b: image is empty"},
 		"cut image":       {func(r []Record) { r[1].Image = r[1].Image[:50] }, "first: b:"},
 	} {
@@ -289,7 +290,7 @@ func TestOpenFolder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if set.Len() != 2 || set.Row(0) != (Row{Key: "apple", Caption: "red apple", Weight: 1}) || set.Row(1).Key != "b/photo" {
+	if set.Len() != 2 || !reflect.DeepEqual(set.Row(0), Row{Key: "apple", Caption: "red apple", Weight: 1}) || set.Row(1).Key != "b/photo" {
 		t.Errorf("%d rows: %+v %+v", set.Len(), set.Row(0), set.Row(1))
 	}
 	// Parquet files in a folder are its shards.
@@ -333,8 +334,11 @@ func TestOpenFolder(t *testing.T) {
 	if err := os.Symlink("nowhere", filepath.Join(dir, "apple.png")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(dir, Options{MaxBad: 5}); err == nil || !strings.Contains(err.Error(), "apple.png") {
-		t.Errorf("an image that cannot be read: %v", err)
+	if s, err := Open(dir, Options{MaxBad: 1}); err != nil || s.Len() != 1 || s.Bad()[0].Key != "apple" {
+		t.Errorf("a link to nothing: %v", err)
+	}
+	if _, err := Open(dir, Options{}); err == nil || !strings.Contains(err.Error(), "apple.png") {
+		t.Errorf("a link to nothing: %v", err)
 	}
 	if err := os.Remove(filepath.Join(dir, "apple.png")); err != nil {
 		t.Fatal(err)

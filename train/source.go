@@ -2,6 +2,7 @@ package train
 
 import (
 	"reflect"
+	"strings"
 
 	"fewstep/data"
 	"fewstep/train/monitor"
@@ -22,6 +23,13 @@ func (r *Run) openData() (*data.Seen, error) {
 	}
 	for _, bad := range r.Data.Bad() {
 		r.opt.Log.Warn("image left out", "key", bad.Key, "why", bad.Err)
+	}
+	if skipped := r.Data.Skipped(); len(skipped) > 0 {
+		var what []string
+		for _, s := range skipped {
+			what = append(what, s.String())
+		}
+		r.opt.Log.Warn("not all of the data source is used", "left out", strings.Join(what, "; "))
 	}
 	return seen, nil
 }
