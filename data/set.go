@@ -152,8 +152,8 @@ func (s *Set) check(opt Options) error {
 	s.leaveOut(failed)
 	s.bad = append(s.bad, failed...)
 	if len(s.bad) > opt.MaxBad {
-		return fmt.Errorf("data: %s: %d rows cannot be used (images undecodable or captions missing), %d allowed; first: %s: %w; remove them or allow more (data.max_bad)",
-			s.path, len(s.bad), opt.MaxBad, s.bad[0].Key, s.bad[0].Err)
+		return fmt.Errorf("data: %s: %d of %d rows cannot be used, %d allowed; first: %s: %w; remove them or allow more (data.max_bad)",
+			s.path, len(s.bad), s.Len()+len(s.bad), opt.MaxBad, s.bad[0].Key, s.bad[0].Err)
 	}
 	if s.Len() == 0 {
 		return fmt.Errorf("data: %s: no image can be decoded", s.path)

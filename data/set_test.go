@@ -199,7 +199,7 @@ func TestOpenBadRows(t *testing.T) {
 		"empty caption":   {func(r []Record) { r[1].Caption = " \t" }, "first: b: empty caption"},
 		"negative weight": {func(r []Record) { r[2].Weight = -1 }, "first: c: weight -1"},
 		"weight NaN":      {func(r []Record) { r[2].Weight = float32(math.NaN()) }, "first: c: weight NaN"},
-		"not an image":    {func(r []Record) { r[1].Image = []byte("GIF89a") }, "1 rows cannot be used (images undecodable or captions missing), 0 allowed; first: b:"},
+		"not an image":    {func(r []Record) { r[1].Image = []byte("GIF89a") }, "1 of 3 rows cannot be used, 0 allowed; first: b:"},
 		"no image":        {func(r []Record) { r[1].Image = nil }, "first: b: image is empty"},
 		"cut image":       {func(r []Record) { r[1].Image = r[1].Image[:50] }, "first: b:"},
 	} {

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"fewstep/data"
+	"fewstep/internal/text"
 )
 
 // CaptionList is what a protocol draws: caption i is the prompt of image i.
@@ -98,7 +99,11 @@ func cocoCaptions(raw []byte) (texts, files []string, err error) {
 			Caption *string `json:"caption"`
 		} `json:"annotations"`
 	}
-	if err := json.Unmarshal(raw, &file); err != nil {
+	content, err := text.Decode(raw)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := json.Unmarshal([]byte(content), &file); err != nil {
 		return nil, nil, fmt.Errorf("not COCO's captions: %w", err)
 	}
 	if len(file.Annotations) == 0 {
@@ -116,12 +121,12 @@ func cocoCaptions(raw []byte) (texts, files []string, err error) {
 		if seen[*a.Image] {
 			continue
 		}
-		text := strings.TrimSpace(*a.Caption)
-		if text == "" {
+		caption := strings.TrimSpace(*a.Caption)
+		if caption == "" {
 			return nil, nil, fmt.Errorf("annotation %d, image %d: empty caption", i, *a.Image)
 		}
 		seen[*a.Image] = true
-		texts = append(texts, text)
+		texts = append(texts, caption)
 		if name := names[*a.Image]; name != "" {
 			files = append(files, name)
 		}

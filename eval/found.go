@@ -57,11 +57,8 @@ func pictures(dir string) (paths []string, err error) {
 		if err != nil {
 			return err
 		}
-		switch strings.ToLower(filepath.Ext(path)) {
-		case ".png", ".jpg", ".jpeg", ".webp":
-			if !entry.IsDir() {
-				paths = append(paths, path)
-			}
+		if images.IsName(path) && !entry.IsDir() && !strings.HasPrefix(entry.Name(), ".") {
+			paths = append(paths, path)
 		}
 		return nil
 	})

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"fewstep/data"
 	"fewstep/data/images"
@@ -17,7 +18,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// realImages is a list of real images: a folder of pictures in the order of their names, or a captioned parquet file.
+// realImages is a list of real images: a folder of pictures in the order of their names, or another source of images, as a zip
+// file or a parquet file.
 type realImages struct {
 	n    int
 	name func(i int) string
@@ -31,14 +33,15 @@ func openReal(path string, named []string) (*realImages, error) {
 		return nil, err
 	}
 	if !info.IsDir() {
-		set, err := data.Open(path, data.Options{MaxBad: 1 << 30}) // broken ones are counted here, not there
+		set, err := data.Open(path, data.Options{MaxBad: 1 << 30, Uncaptioned: true, Unchecked: true}) // broken ones are counted here
 		if err != nil {
 			return nil, err
 		}
-		if bad := set.Bad(); len(bad) > 0 {
-			return nil, fmt.Errorf("%s: %d images cannot be decoded, the first is %s: %w", path, len(bad), bad[0].Key, bad[0].Err)
+		rows, err := rowsNamed(set, named)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
 		}
-		return &realImages{set.Len(), func(i int) string { return set.Row(i).Key }, set.Encoded}, nil
+		return &realImages{len(rows), func(i int) string { return set.Row(rows[i]).Key }, func(i int) ([]byte, error) { return set.Encoded(rows[i]) }}, nil
 	}
 	var paths []string
 	for _, name := range named {
@@ -53,6 +56,39 @@ func openReal(path string, named []string) (*realImages, error) {
 		return nil, fmt.Errorf("%s holds no pictures: %w", path, fs.ErrNotExist)
 	}
 	return &realImages{len(paths), func(i int) string { return paths[i] }, func(i int) ([]byte, error) { return os.ReadFile(paths[i]) }}, nil
+}
+
+// rowsNamed are the rows of the named files, as in the zip file that COCO distributes, or all rows where no file is named
+// or the set's keys are no names of files.
+func rowsNamed(set *data.Set, named []string) (rows []int, err error) {
+	byName := map[string]int{}
+	for i := range set.Len() {
+		rows = append(rows, i)
+		if named != nil {
+			byName[filepath.Base(set.Row(i).Key)] = i
+		}
+	}
+	if named == nil {
+		return rows, nil
+	}
+	var wanted []int
+	missing := ""
+	for _, name := range named {
+		name = filepath.Base(name)
+		i, ok := byName[strings.TrimSuffix(name, filepath.Ext(name))]
+		if !ok {
+			missing = name
+			continue
+		}
+		wanted = append(wanted, i)
+	}
+	switch {
+	case len(wanted) == 0:
+		return rows, nil
+	case missing != "":
+		return nil, fmt.Errorf("%d of %d named images are not there, as %s", len(named)-len(wanted), len(named), missing)
+	}
+	return wanted, nil
 }
 
 // real looks at the real images of Spec.Reference. Every broken file is named and counted before that is an error.

@@ -95,7 +95,7 @@ func TestRunBadInput(t *testing.T) {
 			spoil: func(t *testing.T, dir string) {
 				records(t, dir, func(r []data.Record) { r[3].Image = []byte("GIF89a") })
 			},
-			code: exitFailure, want: []string{"images.parquet", "1 undecodable images, 0 allowed", "image-3"},
+			code: exitFailure, want: []string{"images.parquet", "rows cannot be used, 0 allowed", "image-3"},
 		},
 		"empty caption": {
 			spoil: func(t *testing.T, dir string) { records(t, dir, func(r []data.Record) { r[5].Caption = "" }) },

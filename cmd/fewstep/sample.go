@@ -6,7 +6,6 @@ import (
 	"image"
 	"image/png"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,6 +18,7 @@ import (
 	"fewstep/eval/sample"
 	"fewstep/eval/scheduler"
 	"fewstep/internal/atomicfile"
+	"fewstep/internal/text"
 	"fewstep/internal/xla"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
@@ -172,11 +172,11 @@ func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 
 func (o *sampleOptions) readPrompts() error {
 	if o.promptFile != "" {
-		raw, err := os.ReadFile(o.promptFile)
+		content, err := text.ReadFile(o.promptFile)
 		if err != nil {
 			return err
 		}
-		for line := range strings.Lines(string(raw)) {
+		for line := range strings.Lines(content) {
 			if line = strings.TrimSpace(line); line != "" {
 				o.prompts = append(o.prompts, line)
 			}
