@@ -230,7 +230,18 @@ func (f *Files) Columns(i int) map[string]any {
 func (f *Files) Shard(i int) string {
 	s, k := f.at(i)
 	e, _ := s.rows.entry(k)
-	return s.store.address(e.Name)
+	return s.store.address(s.holder(e.place))
+}
+
+// holder names the object that holds an image.
+func (s *shard) holder(at place) string {
+	switch {
+	case at.Name == "":
+		return s.object.name
+	case s.kind == imageFiles:
+		return at.Name
+	}
+	return path.Join(path.Dir(s.object.name), at.Name)
 }
 
 // Encoded returns the file of image i as the source holds it.
@@ -244,9 +255,9 @@ func (f *Files) Encoded(i int) ([]byte, error) {
 	case s.kind == mdsKind && s.mds.Zip != nil:
 		return f.fromPacked(ctx, s, e.place)
 	}
-	b := make([]byte, e.Size)
-	if err := s.store.readAt(ctx, e.Name, b, e.Offset); err != nil {
-		return nil, fmt.Errorf("%s: %w", s.store.address(e.Name), err)
+	b, name := make([]byte, e.Size), s.holder(e.place)
+	if err := s.store.readAt(ctx, name, b, e.Offset); err != nil {
+		return nil, fmt.Errorf("%s: %w", s.store.address(name), err)
 	}
 	return b, nil
 }
@@ -264,16 +275,17 @@ func (f *Files) parquet(st store) *parquetImages {
 func (f *Files) fromPacked(ctx context.Context, s *shard, at place) ([]byte, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	content, ok := f.unpacked[at.Name]
+	name := s.store.address(s.object.name)
+	content, ok := f.unpacked[name]
 	if !ok {
 		var err error
 		if content, err = mdsContent(ctx, s.store, s.object, s.mds); err != nil {
-			return nil, fmt.Errorf("%s: %w", s.store.address(at.Name), err)
+			return nil, fmt.Errorf("%s: %w", name, err)
 		}
-		f.unpacked = map[string][]byte{at.Name: content}
+		f.unpacked = map[string][]byte{name: content}
 	}
 	if at.Offset+at.Size > int64(len(content)) {
-		return nil, fmt.Errorf("%s: shorter than it was; make or fetch it again", s.store.address(at.Name))
+		return nil, fmt.Errorf("%s: shorter than it was; make or fetch it again", name)
 	}
 	return content[at.Offset : at.Offset+at.Size], nil
 }

@@ -124,7 +124,7 @@ func indexMDS(ctx context.Context, st store, o object, shard mdsShard, opt Optio
 				return nil, wrong("sample %d: column %s is longer than the sample", i, name)
 			}
 			if k == image {
-				e.place = place{Name: o.name, Offset: data, Size: size}
+				e.place = place{Offset: data, Size: size}
 			} else if v, ok := mdsValue(shard.Encodings[k], content[data:data+size]); ok {
 				columns[name] = v
 			}

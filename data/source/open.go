@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -223,6 +224,22 @@ func (b below) list(ctx context.Context, prefix string) ([]object, error) {
 	}
 	return out, err
 }
+
+func (b below) stat(ctx context.Context, name string) (object, error) {
+	o, err := b.store.stat(ctx, b.prefix+name)
+	o.name = name
+	return o, err
+}
+
+func (b below) readAt(ctx context.Context, name string, p []byte, offset int64) error {
+	return b.store.readAt(ctx, b.prefix+name, p, offset)
+}
+
+func (b below) stream(ctx context.Context, name string, offset int64) (io.ReadCloser, error) {
+	return b.store.stream(ctx, b.prefix+name, offset)
+}
+
+func (b below) address(name string) string { return b.store.address(b.prefix + name) }
 
 // hubSnapshot is the current snapshot of a Hugging Face hub cache's folder of a repository, or the folder itself.
 func hubSnapshot(dir string) string {

@@ -442,7 +442,7 @@ func indexParquet(ctx context.Context, st store, o object, opt Options) (b *buil
 			}
 		}
 		name := e.Name
-		e.place = place{Name: o.name, Offset: int64(row), Size: -1 - int64(group)}
+		e.place = place{Offset: int64(row), Size: -1 - int64(group)}
 		if c.named || nulls != nil && nulls[row] {
 			if why := failure(e.columns); why != "" {
 				b.skipped.add(why, e.Key)
@@ -461,7 +461,7 @@ func indexParquet(ctx context.Context, st store, o object, opt Options) (b *buil
 				}
 				return nil
 			}
-			e.place = place{Name: file.name, Size: file.size}
+			e.place = place{Name: name, Size: file.size}
 		}
 		b.add(e, opt.Uncaptioned)
 		return nil

@@ -126,7 +126,8 @@ func explain(err error) (_ error, passing bool) {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err, false
 	}
-	answer := minio.ToErrorResponse(err)
+	var answer minio.ErrorResponse
+	errors.As(err, &answer)
 	switch answer.Code {
 	case "NoSuchKey", "NoSuchBucket", "NoSuchUpload":
 		return fmt.Errorf("%s: %w", answer.Code, fs.ErrNotExist), false
@@ -145,6 +146,8 @@ func explain(err error) (_ error, passing bool) {
 		return fs.ErrNotExist, false
 	case answer.StatusCode == http.StatusForbidden || answer.StatusCode == http.StatusUnauthorized:
 		return fmt.Errorf("access is denied (HTTP %d): the credentials, if any, do not allow it", answer.StatusCode), false
+	case answer.StatusCode == 0 && answer.Code != "": // made by the client, of an answer that it does not understand
+		return fmt.Errorf("the storage's answer is not S3's: %s", answer.Message), false
 	case answer.StatusCode >= 500 || answer.StatusCode == http.StatusTooManyRequests || answer.StatusCode == http.StatusRequestTimeout,
 		answer.Code == "SlowDown" || answer.Code == "RequestTimeout" || answer.Code == "InternalError" || answer.Code == "ServiceUnavailable":
 		return fmt.Errorf("the storage answers %s (HTTP %d)", answer.Code, answer.StatusCode), true

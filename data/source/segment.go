@@ -37,7 +37,7 @@ type segmentHead struct {
 
 // place says where a row's image lies.
 type place struct {
-	Name   string // of the object that holds it, relative to the store
+	Name   string // of the object that holds it, relative to the shard's folder; "" = the shard itself
 	Offset int64  // of its first byte in there; of parquet files the row of the row group
 	Size   int64  // 0 = the whole object; of parquet files −1 − the row group
 }

@@ -213,6 +213,15 @@ func forms(t testing.TB) (dir string) {
 	return dir
 }
 
+func formFile(t testing.TB, name string) string {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(forms(t), name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
+
 // TestParquetForms reads what pyarrow writes, in any order of rows.
 func TestParquetForms(t *testing.T) {
 	dir := forms(t)

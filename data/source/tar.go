@@ -67,7 +67,7 @@ func indexTar(ctx context.Context, st store, o object, join *joined, opt Options
 			flush()
 			s.key = key
 		}
-		at := place{Name: o.name, Offset: from.at, Size: head.Size}
+		at := place{Offset: from.at, Size: head.Size}
 		if at.Offset+at.Size > o.size {
 			b.flaw(o.name, fmt.Sprintf("the tar is cut in sample %s", key))
 			s = sample{}
