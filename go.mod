@@ -6,6 +6,7 @@ require (
 	github.com/chromedp/cdproto v0.159.0
 	github.com/chromedp/chromedp v0.23.0
 	github.com/dustin/go-humanize v1.0.1
+	github.com/expr-lang/expr v1.17.8
 	github.com/gen2brain/avif v0.4.4
 	github.com/gofrs/flock v0.13.1
 	github.com/gomlx/compute v0.1.2

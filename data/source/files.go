@@ -46,7 +46,8 @@ type shard struct {
 // Files is a source of files: see [Open].
 type Files struct {
 	shards   []*shard
-	rows     int
+	rows     int     // of the shards
+	keep     []int64 // of the shards' rows; nil = all
 	skipped  tally
 	identity hash.Hash // of names, sizes and times
 	contents hash.Hash // the same without times and places: see Fingerprint
@@ -194,12 +195,20 @@ func (s *shard) build(ctx context.Context, opt Options) ([]byte, error) {
 }
 
 // Len returns the number of rows.
-func (f *Files) Len() int { return f.rows }
+func (f *Files) Len() int {
+	if f.keep != nil {
+		return len(f.keep)
+	}
+	return f.rows
+}
 
 // at finds the shard of a row.
 func (f *Files) at(i int) (*shard, int) {
-	if i < 0 || i >= f.rows {
-		panic(fmt.Sprintf("row %d of %d", i, f.rows))
+	if i < 0 || i >= f.Len() {
+		panic(fmt.Sprintf("row %d of %d", i, f.Len()))
+	}
+	if f.keep != nil {
+		i = int(f.keep[i])
 	}
 	n := sort.Search(len(f.shards), func(n int) bool { return f.shards[n].first > i }) - 1
 	return f.shards[n], i - f.shards[n].first
@@ -293,6 +302,14 @@ func (f *Files) fromPacked(ctx context.Context, s *shard, at place) ([]byte, err
 // Splits returns the rows of each split that is named.
 func (f *Files) Splits() map[string]int {
 	out := map[string]int{}
+	if f.keep != nil {
+		for i := range f.keep {
+			if split := f.Row(i).Split; split != "" {
+				out[split]++
+			}
+		}
+		return out
+	}
 	for _, s := range f.shards {
 		for split, n := range s.rows.head.Splits {
 			out[split] += n
@@ -309,6 +326,20 @@ func (f *Files) Weighted() bool {
 		}
 	}
 	return false
+}
+
+// Head returns the beginning of image i's file, of n bytes at most, where the source can give it without the rest; else all.
+func (f *Files) Head(i, n int) ([]byte, error) {
+	s, k := f.at(i)
+	e, _ := s.rows.entry(k)
+	if e.Size < int64(n) || s.kind == mdsKind && s.mds.Zip != nil {
+		return f.Encoded(i)
+	}
+	b, name := make([]byte, n), s.holder(e.place)
+	if err := s.store.readAt(context.Background(), name, b, e.Offset); err != nil {
+		return nil, fmt.Errorf("%s: %w", s.store.address(name), err)
+	}
+	return b, nil
 }
 
 // Bytes is the size of all images, as far as the source says it.
@@ -366,7 +397,7 @@ func (f *Files) Close() error {
 	for _, s := range f.shards {
 		errs = append(errs, s.rows.close())
 	}
-	f.shards, f.rows = nil, 0
+	f.shards, f.rows, f.keep = nil, 0, nil
 	return errors.Join(errs...)
 }
 

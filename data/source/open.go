@@ -26,7 +26,7 @@ func Open(ctx context.Context, address string, opt Options) (*Files, error) {
 	if err := f.open(ctx, address, opt); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	if f.rows == 0 && len(f.Flaws()) == 0 {
+	if f.Len() == 0 && len(f.Flaws()) == 0 {
 		return nil, errors.Join(fmt.Errorf("%s: %w%s", address, ErrNoImages, f.why()), f.Close())
 	}
 	return f, nil
@@ -135,6 +135,11 @@ func (f *Files) openOne(ctx context.Context, st store, name, address string, sev
 			return fmt.Errorf("%s: not a readable parquet file: want a parquet, tar or zip file, a folder, or a pattern of them", address)
 		}
 		s.kind = parquetShard
+		if pf, err := openParquet(ctx, st, o); err == nil {
+			if of, ok := pf.Lookup(selectionSource); ok {
+				return f.openSelection(ctx, pf, of, address, opt)
+			}
+		}
 	}
 	return f.addShards(ctx, st, []*shard{s}, opt)
 }

@@ -1,0 +1,99 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"fewstep/internal/atomicfile"
+
+	"github.com/parquet-go/parquet-go"
+)
+
+// A selection is a parquet file that lists some rows of a source, and stands for them as a source of its own. Its metadata
+// name the source, the source's fingerprint and how the rows were chosen.
+const (
+	selectionSource      = "fewstep.source"
+	selectionFingerprint = "fewstep.fingerprint"
+	selectionFilters     = "fewstep.filters"
+)
+
+// Selected is a row of a selection: enough to find the image again, and to compare two selections.
+type Selected struct {
+	Row     int64  `parquet:"row"`               // of the source
+	Key     string `parquet:"key,zstd"`          // of the row
+	Shard   string `parquet:"shard,dict,zstd"`   // address of the file that holds the image
+	Caption string `parquet:"caption,zstd"`      //
+	License string `parquet:"license,dict,zstd"` // where the source has such a column
+	SHA256  string `parquet:"sha256,zstd"`       // of the image's file, in hexadecimal; empty if it was not computed
+}
+
+// WriteSelection writes rows of a source, in the order of next, which gives io.EOF after the last. address is the source's.
+func WriteSelection(path, address string, f *Files, filters []string, next func() (Selected, error)) error {
+	return atomicfile.Write(path, func(w io.Writer) error {
+		pw := parquet.NewGenericWriter[Selected](w, parquet.CreatedBy("fewstep", "1", "0"), parquet.MaxRowsPerRowGroup(1<<20),
+			parquet.KeyValueMetadata(selectionSource, address), parquet.KeyValueMetadata(selectionFingerprint, f.Fingerprint()),
+			parquet.KeyValueMetadata(selectionFilters, strings.Join(filters, "\n")))
+		for {
+			row, err := next()
+			if errors.Is(err, io.EOF) {
+				return pw.Close()
+			}
+			if err != nil {
+				return err
+			}
+			if _, err := pw.Write([]Selected{row}); err != nil {
+				return err
+			}
+		}
+	})
+}
+
+// Select describes row i for a selection.
+func (f *Files) Select(i int) Selected {
+	r := f.Row(i)
+	out := Selected{Row: int64(i), Key: r.Key, Shard: f.Shard(i), Caption: r.Caption}
+	for name, v := range f.Columns(i) {
+		if lower := strings.ToLower(name); lower == "license" || lower == "licence" {
+			out.License = fmt.Sprint(v)
+		}
+	}
+	return out
+}
+
+func (f *Files) openSelection(ctx context.Context, pf *parquet.File, of, address string, opt Options) error {
+	if f.rows > 0 {
+		return fmt.Errorf("%s: a selection of rows is a source of its own; give it alone", address)
+	}
+	if err := f.open(ctx, of, opt); err != nil {
+		return fmt.Errorf("%s: of %w", address, err)
+	}
+	if was, _ := pf.Lookup(selectionFingerprint); was != f.Fingerprint() {
+		return fmt.Errorf("%s: its source %s has changed since the rows were chosen; filter it again", address, of)
+	}
+	keep := make([]int64, 0, pf.NumRows())
+	reader := parquet.NewGenericReader[Selected](pf)
+	defer reader.Close()
+	rows := make([]Selected, 256)
+	for {
+		n, err := reader.Read(rows)
+		for _, r := range rows[:n] {
+			if r.Row < 0 || r.Row >= int64(f.rows) {
+				return fmt.Errorf("%s: row %d of %d of %s", address, r.Row, f.rows, of)
+			}
+			keep = append(keep, r.Row)
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", address, err)
+		}
+	}
+	f.keep = keep
+	fmt.Fprintf(f.identity, "selected %v\n", keep)
+	fmt.Fprintf(f.contents, "selected %v\n", keep)
+	return nil
+}
