@@ -52,7 +52,7 @@ test: setup format vet
 # in the middle of one ("context deadline exceeded").
 FUZZ     = cluster:FuzzExpandHosts model/weights:FuzzOpen model/weights:FuzzIndex model/lora:FuzzParseKey model/lora:FuzzRead \
 	model/ldm:FuzzCheckpoint model/hub:FuzzParse model/clip:FuzzEncode model/clip:FuzzTokenizerFile \
-	model/unet:FuzzParseConfig data/images:FuzzDecode data/source:FuzzSegment eval:FuzzReadRows eval:FuzzCOCOCaptions
+	model/unet:FuzzParseConfig data/images:FuzzDecode data/source:FuzzSegment data/scenes:FuzzOpen eval:FuzzReadRows eval:FuzzCOCOCaptions
 FUZZTIME ?= 10000x
 
 fuzz: tools

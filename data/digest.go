@@ -13,7 +13,7 @@ const largest = 16 << 30
 
 // Digest is a SHA-256 over every row's key, captions, split, weight and encoded image, in order: what a run's lineage
 // remembers of its data. Of a remote source, and of one of more than 16 GiB, it is over the texts, the sizes and the ETags,
-// so that a start need not read all images.
+// so that a start need not read all images. Scenes are not drawn for it: their renderer's digest stands for them.
 func (s *Set) Digest() (string, error) {
 	if s.digest != "" {
 		return s.digest, nil
@@ -30,6 +30,10 @@ func (s *Set) Digest() (string, error) {
 	if quick {
 		write([]byte(files.Fingerprint()))
 	}
+	drawn, draws := s.source.(*sceneSource)
+	if draws {
+		write([]byte(drawn.State()))
+	}
 	for i := range s.Len() {
 		if quick && s.keep == nil {
 			break // the fingerprint holds the texts of all rows
@@ -41,7 +45,7 @@ func (s *Set) Digest() (string, error) {
 		if err := binary.Write(h, binary.LittleEndian, r.Weight); err != nil {
 			return "", err
 		}
-		if quick {
+		if quick || draws {
 			continue
 		}
 		content, err := s.Encoded(i)

@@ -1,6 +1,7 @@
 // Package data turns captioned images into training samples: it builds the mini
 // data set, opens captioned sources (see package source: parquet, tars, MDS,
-// zip files, folders; on disk or in S3), and gives a reproducible order of rows
+// zip files, folders; on disk or in S3) and specs of scenes, which are drawn
+// (package scenes), and gives a reproducible order of rows
 // and captions that depends on the seed and the sample count alone.
 package data
 
@@ -55,12 +56,18 @@ type Set struct {
 	skipped   []source.Skipped
 }
 
-// Open reads a captioned source: see source.Open for its address. Every image is
+// Open reads a captioned source: a spec of scenes (*.scenes.json), or see source.Open for its address. Every image is
 // decoded once, unless Unchecked: an undecodable one, and a row whose caption is
 // empty or no text, is left out and named in Bad, or fails Open where there are
 // more than MaxBad. A missing column or a damaged file is an error that names it.
 func Open(path string, opt Options) (*Set, error) {
-	src, err := source.Open(context.Background(), path, source.Options{Uncaptioned: opt.Uncaptioned})
+	var src source.Source
+	var err error
+	if isScenes(path) {
+		src, err = openScenes(path)
+	} else {
+		src, err = source.Open(context.Background(), path, source.Options{Uncaptioned: opt.Uncaptioned})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("data: %w", err)
 	}
@@ -105,7 +112,8 @@ func (s *Set) check(opt Options) error {
 	if opt.CacheSize > 0 {
 		s.cached = make([][]uint8, n)
 	}
-	if opt.Unchecked && opt.CacheSize == 0 {
+	drawn, draws := s.source.(*sceneSource)
+	if (opt.Unchecked || draws) && opt.CacheSize == 0 {
 		workers = 0
 	}
 	if seen := opt.Seen; opt.CacheSize == 0 && seen.holds(s.state, s.source.Len()) {
@@ -118,6 +126,10 @@ func (s *Set) check(opt Options) error {
 	for range workers {
 		wait.Go(func() {
 			for i := int(next.Add(1) - 1); i < n; i = int(next.Add(1) - 1) {
+				if draws {
+					s.cached[i] = square(drawn.draw(s.number(i)), opt.CacheSize).Pix
+					continue
+				}
 				content, err := s.Encoded(i)
 				if err != nil && !gone(err) {
 					mu.Lock()
@@ -300,6 +312,9 @@ func (s *Set) Image(i, size int) ([]float32, error) {
 	}
 	if size == s.cacheSize {
 		return scalePixels(s.cached[i]), nil
+	}
+	if d, ok := s.source.(*sceneSource); ok {
+		return scalePixels(square(d.draw(s.number(i)), size).Pix), nil
 	}
 	content, err := s.Encoded(i)
 	if err != nil {

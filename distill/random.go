@@ -20,6 +20,7 @@ const (
 	Init                Purpose = 8  // initial weights
 	Dropout             Purpose = 9  // caption dropout in base training
 	NoiseOffset         Purpose = 10 // constant per channel added to ε in base training
+	Crop                Purpose = 11 // place of the square that is cut from an image in base training
 )
 
 // Philox4x32 is one block of Philox4x32-10 (Salmon et al., "Parallel random

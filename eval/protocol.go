@@ -4,10 +4,12 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"image"
 	"slices"
 	"strings"
+	"sync"
 
 	"fewstep/data"
 	"fewstep/distill"
@@ -94,7 +96,9 @@ func ends(v []Features) []Features {
 }
 
 // mini draws prompts from all rows of the data set. The training rows are what distances are measured from, and the
-// floor is the held-out ones, so that no image is compared with itself.
+// floor is the held-out ones, so that no image is compared with itself. A data set with a split "reference" says better
+// what is wanted: prompts are drawn from the held-out rows, and distances are measured from that split, which has their
+// distribution.
 func (s *Spec) mini(p *protocol) (reference []Features, err error) {
 	c := s.Config
 	path := c.SourcePath()
@@ -110,7 +114,11 @@ func (s *Spec) mini(p *protocol) (reference []Features, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, p.prompts, err = chosen(all, c, c.Eval.Samples); err != nil {
+	source, measured, drawn := all, "training rows", "all rows as in training"
+	if other, err := all.Only("reference"); err == nil {
+		train, source, measured, drawn = other, held, "rows of the split reference", "the held-out rows"
+	}
+	if _, p.prompts, err = chosen(source, c, c.Eval.Samples); err != nil {
 		return nil, err
 	}
 	total := train.Len() + held.Len()
@@ -157,8 +165,8 @@ func (s *Spec) mini(p *protocol) (reference []Features, err error) {
 		distinct[prompt] = true
 	}
 	p.facts = []report.Fact{
-		{Name: "Protocol", Value: fmt.Sprintf("mini: %d prompts drawn from all rows as in training (fine %g, kind %g, coarse %g), %d of them distinct; one image each, the same noise per prompt for every model", len(p.prompts), c.Data.Captions.Fine, c.Data.Captions.Kind, c.Data.Captions.Coarse, len(distinct))},
-		{Name: "Real images", Value: fmt.Sprintf("distances are measured from the training rows of %s by their weights; the floor is %d draws of the held-out rows", c.Data.Source, len(real))},
+		{Name: "Protocol", Value: fmt.Sprintf("mini: %d prompts drawn from %s (fine %g, kind %g, coarse %g), %d of them distinct; one image each, the same noise per prompt for every model", len(p.prompts), drawn, c.Data.Captions.Fine, c.Data.Captions.Kind, c.Data.Captions.Coarse, len(distinct))},
+		{Name: "Real images", Value: fmt.Sprintf("distances are measured from the %s of %s by their weights; the floor is %d draws of the held-out rows", measured, c.Data.Source, len(real))},
 		{Name: "Captioned images", Value: fmt.Sprintf("%d rows, sha256 of keys, captions and images %s", all.Len(), sum)},
 	}
 	return reference, nil
@@ -206,13 +214,20 @@ func measureReal(judge Judge, set *data.Set, rows []int, resolution int, looked 
 	var features []Features
 	const chunk = 64 // images held at a time
 	for start := 0; start < len(distinct); start += chunk {
-		var images []*image.NRGBA
-		for _, r := range distinct[start:min(start+chunk, len(distinct))] {
-			v, err := set.Image(r, resolution)
-			if err != nil {
-				return nil, err
-			}
-			images = append(images, sample.Image(v, pipeline.Square(resolution)))
+		rows := distinct[start:min(start+chunk, len(distinct))]
+		images, failed := make([]*image.NRGBA, len(rows)), make([]error, len(rows))
+		var wait sync.WaitGroup
+		for i, r := range rows {
+			wait.Go(func() {
+				v, err := set.Image(r, resolution)
+				if failed[i] = err; err == nil {
+					images[i] = sample.Image(v, pipeline.Square(resolution))
+				}
+			})
+		}
+		wait.Wait()
+		if err := errors.Join(failed...); err != nil {
+			return nil, err
 		}
 		f, err := judge.Features(images)
 		if err != nil {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+
 	"github.com/spf13/cobra"
 
 	"fewstep/internal/xla"
@@ -16,6 +18,7 @@ func newTrain(a *app) *cobra.Command {
 		Use:   "train CONFIG",
 		Short: "Train a small base model from nothing: autoencoder, CLIP pair and UNet, with the ordinary losses.",
 		Long: "The model directory holds config files; weights are written beside them, each component when it is done.\n" +
+			"A training that was stopped continues with the same command: its state is in the folder training there.\n" +
 			"Parts whose recipe says 0 samples are skipped and read from the directory.",
 		Example: "  fewstep train configs/mini/base.yaml\n  fewstep train configs/mini/base.yaml --only unet",
 		Args:    cobra.ExactArgs(1),
@@ -41,7 +44,11 @@ func newTrain(a *app) *cobra.Command {
 			}
 			defer rt.Close()
 			t := &base.Trainer{Config: config, Backend: rt.Backend, Log: a.log}
-			return t.Run(cmd.Context())
+			err = t.Run(cmd.Context())
+			if errors.Is(err, base.ErrInterrupted) {
+				return withCode(exitInterrupted, err)
+			}
+			return err
 		},
 	}
 	c.Flags().StringVar(&only, "only", "", "train one part alone: vae, clip or unet")

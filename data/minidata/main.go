@@ -19,10 +19,12 @@ func main() {
 	size := flag.Int("size", 64, "image side in pixels")
 	keep := flag.Int("keep", 0, "choose about this many images that stand for all (0 = all)")
 	tokenizers := flag.String("tokenizers", "", "instead, train tokenizer/ and tokenizer_2/ below this `folder` on the captions of the file given by -out")
+	sprites := flag.Bool("sprites", false, "instead, write the sprites of scenes to the zip file given by -out")
+	length := flag.Int("length", 32, "tokens of the text encoders' input")
 	vocab := flag.Int("vocab", 2048, "most entries of a trained vocabulary")
 	flag.Parse()
 	if *tokenizers != "" && *out != "" {
-		if err := trainTokenizers(*out, *tokenizers, *vocab); err != nil {
+		if err := trainTokenizers(*out, *tokenizers, *vocab, *length); err != nil {
 			fmt.Fprintln(os.Stderr, "minidata:", err)
 			os.Exit(1)
 		}
@@ -31,6 +33,15 @@ func main() {
 	if *src == "" || *out == "" || flag.NArg() > 0 {
 		fmt.Fprintln(os.Stderr, "minidata: usage: minidata -src folder -out file.parquet [-size 64] [-keep n]")
 		os.Exit(2)
+	}
+	if *sprites {
+		n, err := data.BuildSprites(*src, *out)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "minidata:", err)
+			os.Exit(1)
+		}
+		fmt.Printf("%s: %d sprites\n", *out, n)
+		return
 	}
 	stats, err := data.BuildMini(*src, *out, data.MiniOptions{Size: *size, Keep: *keep})
 	if err != nil {
@@ -41,10 +52,7 @@ func main() {
 		*out, stats.Rows, stats.Train, stats.Eval, stats.Captions, stats.Kinds, stats.Coarse)
 }
 
-// captionLength is the length of the mini text encoders' input.
-const captionLength = 32
-
-func trainTokenizers(dataset, dir string, size int) error {
+func trainTokenizers(dataset, dir string, size, length int) error {
 	set, err := data.Open(dataset, data.Options{})
 	if err != nil {
 		return err
@@ -59,7 +67,7 @@ func trainTokenizers(dataset, dir string, size int) error {
 		return err
 	}
 	for folder, pad := range map[string]string{"tokenizer": "<|endoftext|>", "tokenizer_2": "!"} {
-		if err := v.Write(filepath.Join(dir, folder), captionLength, pad); err != nil {
+		if err := v.Write(filepath.Join(dir, folder), length, pad); err != nil {
 			return err
 		}
 	}
@@ -70,13 +78,13 @@ func trainTokenizers(dataset, dir string, size int) error {
 	longest, text, cut := 0, "", 0
 	for _, c := range captions {
 		_, eos := t.Encode(c)
-		if eos == captionLength-1 {
+		if eos == length-1 {
 			cut++
 		}
 		if eos+1 > longest {
 			longest, text = eos+1, c
 		}
 	}
-	fmt.Printf("%s: %d tokens; longest caption %d of %d (%q), %d as long\n", dir, len(v.Tokens), longest, captionLength, text, cut)
+	fmt.Printf("%s: %d tokens; longest caption %d of %d (%q), %d as long\n", dir, len(v.Tokens), longest, length, text, cut)
 	return nil
 }

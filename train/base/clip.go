@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"sort"
 	"strings"
 
@@ -70,17 +71,15 @@ func (t *Trainer) trainCLIP(ctx context.Context) error {
 	}}
 	captions := captionIndex(t.train.Captions())
 	v, err := t.loop(ctx, "clip", part, f, specs, t.fresh(specs), func(first int64) (batch, error) {
-		var images []float32
+		pictures, err := images(t.train, n, size, func(i int) int { return t.order.Row(first + int64(i)) })
+		if err != nil {
+			return nil, err
+		}
 		ids := [2][]int32{}
 		eos := [2][]int32{}
 		same := make([]int32, n)
 		for i := range n {
 			k := first + int64(i)
-			img, err := t.train.Image(t.order.Row(k), size)
-			if err != nil {
-				return nil, err
-			}
-			images = append(images, img...)
 			caption := t.order.Caption(k)
 			same[i] = captions[caption]
 			for e := range 2 {
@@ -89,7 +88,7 @@ func (t *Trainer) trainCLIP(ctx context.Context) error {
 				eos[e] = append(eos[e], t.p.Text[e].EOSPosition(id))
 			}
 		}
-		return batch{{images, []int{n, size, size, 3}}, {ids[0], []int{n, tokens}}, {eos[0], []int{n}},
+		return batch{{slices.Concat(pictures...), []int{n, size, size, 3}}, {ids[0], []int{n, tokens}}, {eos[0], []int{n}},
 			{ids[1], []int{n, tokens}}, {eos[1], []int{n}}, {same, []int{n}}}, nil
 	})
 	if err != nil {

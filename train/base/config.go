@@ -18,9 +18,12 @@ type Config struct {
 	Resolution int      `yaml:"resolution"` // side of the square images in pixels
 	Compute    string   `yaml:"compute"`    // f32 or bf16
 	Captions   Captions `yaml:"captions"`   // which of an image's captions is used
-	VAE        Part     `yaml:"vae"`
-	CLIP       Part     `yaml:"clip"`
-	UNet       UNetPart `yaml:"unet"`
+
+	CheckpointMinutes float64 `yaml:"checkpoint_minutes"` // the training's state is saved so often
+
+	VAE  VAEPart  `yaml:"vae"`
+	CLIP Part     `yaml:"clip"`
+	UNet UNetPart `yaml:"unet"`
 }
 
 // Captions are the probabilities of an image's captions.
@@ -41,6 +44,12 @@ type Part struct {
 	EMA         float64 `yaml:"ema"`          // decay of the averaged weights that are saved; 0 = off
 }
 
+// VAEPart adds what only the autoencoder has.
+type VAEPart struct {
+	Part `yaml:",inline"`
+	Crop int `yaml:"crop"` // side of the squares that are cut from images at random for training, in pixels; 0 = whole images
+}
+
 // UNetPart adds what only the diffusion loss has.
 type UNetPart struct {
 	Part        `yaml:",inline"`
@@ -56,7 +65,7 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Config{Resolution: 64, Compute: "f32", Captions: Captions{Fine: 1}}
+	c := &Config{Resolution: 64, Compute: "f32", CheckpointMinutes: 5, Captions: Captions{Fine: 1}}
 	d := yaml.NewDecoder(bytes.NewReader(raw))
 	d.KnownFields(true)
 	if err := d.Decode(c); err != nil {
@@ -82,10 +91,16 @@ func (c *Config) Validate() error {
 	for _, p := range []struct {
 		name string
 		part Part
-	}{{"vae", c.VAE}, {"clip", c.CLIP}, {"unet", c.UNet.Part}} {
+	}{{"vae", c.VAE.Part}, {"clip", c.CLIP}, {"unet", c.UNet.Part}} {
 		if p.part.Samples < 0 || p.part.Samples > 0 && (p.part.Batch < 1 || p.part.LR <= 0) {
 			return fmt.Errorf("%s: samples must not be negative, and batch and lr must be positive", p.name)
 		}
+	}
+	if c.VAE.Crop < 0 || c.VAE.Crop > c.Resolution || c.VAE.Crop%8 != 0 {
+		return fmt.Errorf("vae: crop is %d; it must be a multiple of 8 of at most resolution (%d), or 0 for whole images", c.VAE.Crop, c.Resolution)
+	}
+	if c.CheckpointMinutes <= 0 {
+		return fmt.Errorf("checkpoint_minutes is %g; it must be positive", c.CheckpointMinutes)
 	}
 	if c.CLIP.Samples > 0 && c.CLIP.Batch < 2 {
 		return fmt.Errorf("clip: batch is %d; the contrastive loss needs at least 2", c.CLIP.Batch)

@@ -2,9 +2,13 @@ package base
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"fewstep/data"
@@ -28,6 +32,9 @@ type Trainer struct {
 	train *data.Set
 	eval  *data.Set // nil when the source has no eval split
 	order *data.Order
+
+	recipe  string // digest of the part in training
+	stopped bool   // the part was asked to stop before its end
 }
 
 // Run trains the parts that have samples, in the order vae, clip, unet, and writes each when it is done.
@@ -37,7 +44,7 @@ func (t *Trainer) Run(ctx context.Context) error {
 	if t.p, err = pipeline.Open(c.Model); err != nil {
 		return err
 	}
-	opt := data.Options{Split: "train", CacheSize: c.Resolution}
+	opt := data.Options{Split: "train"}
 	if t.train, err = data.Open(c.Data, opt); err != nil {
 		return err
 	}
@@ -55,21 +62,42 @@ func (t *Trainer) Run(ctx context.Context) error {
 	}
 	t.e = engine.New(t.Backend, dtype, nn.Network)
 	for _, part := range []struct {
-		name    string
-		samples int64
-		run     func(context.Context) error
-	}{{"vae", c.VAE.Samples, t.trainVAE}, {"clip", c.CLIP.Samples, t.trainCLIP}, {"unet", c.UNet.Samples, t.trainUNet}} {
+		name     string
+		samples  int64
+		settings any
+		run      func(context.Context) error
+	}{{"vae", c.VAE.Samples, c.VAE, t.trainVAE}, {"clip", c.CLIP.Samples, c.CLIP, t.trainCLIP}, {"unet", c.UNet.Samples, c.UNet, t.trainUNet}} {
 		if part.samples == 0 {
 			continue
 		}
 		start := time.Now()
+		recipe, err := t.recipeDigest(part.settings)
+		if err != nil {
+			return err
+		}
+		if done, err := t.isDone(part.name, recipe); err != nil {
+			return err
+		} else if done {
+			t.Log.Info("trained already", "part", part.name, "by", t.statePath(part.name, ".json"))
+			continue
+		}
+		t.recipe = recipe
 		if err := part.run(ctx); err != nil {
 			return fmt.Errorf("training the %s: %w", part.name, err)
+		}
+		if t.stopped {
+			return ErrInterrupted
+		}
+		if err := t.finished(part.name, record{Recipe: recipe, Samples: part.samples}); err != nil {
+			return err
 		}
 		t.Log.Info("done", "part", part.name, "samples", part.samples, "seconds", int(time.Since(start).Seconds()))
 	}
 	return nil
 }
+
+// ErrInterrupted ends a training that was asked to stop: its state and the weights so far are written.
+var ErrInterrupted = errors.New("interrupted; the state is saved, the same command continues")
 
 // rate is the learning rate after done of p.Samples.
 func (p *Part) rate(done int64) float64 {
@@ -95,6 +123,14 @@ type tensor struct {
 // loop feeds batches, made ahead by several goroutines, to an optimizer until p.Samples are seen. The trained weights
 // (averaged, if EMA is on) are returned.
 func (t *Trainer) loop(ctx context.Context, name string, p *Part, f engine.Function, specs []nn.Spec, start engine.Tensors, fill func(first int64) (batch, error)) (engine.Tensors, error) {
+	saved, at, restore, err := t.loadState(name, t.recipe, specs)
+	if err != nil {
+		return nil, err
+	}
+	if saved != nil {
+		start = saved
+		t.Log.Info("continuing", "part", name, "samples", at.Samples, "of", p.Samples)
+	}
 	params, err := t.e.Load(specs, start, func(string) bool { return true })
 	if err != nil {
 		return nil, err
@@ -105,13 +141,24 @@ func (t *Trainer) loop(ctx context.Context, name string, p *Part, f engine.Funct
 		return nil, err
 	}
 	defer o.Free()
-	next, stop := ahead(p.Samples, int64(p.Batch), fill)
+	if restore != nil {
+		if err := restore(o); err != nil {
+			return nil, err
+		}
+	}
+	next, stop := ahead(at.Samples, p.Samples, int64(p.Batch), fill)
 	defer stop()
-	begin, reported := time.Now(), time.Now()
+	begin, reported, kept := time.Now(), time.Now(), time.Now()
 	var sum, count float64
-	for done := int64(0); done < p.Samples; done += int64(p.Batch) {
-		if err := ctx.Err(); err != nil {
-			t.Log.Warn("stopped early; saving what is there", "part", name, "samples", done)
+	for done := at.Samples; done < p.Samples; done += int64(p.Batch) {
+		if t.stopped = ctx.Err() != nil; t.stopped || time.Since(kept).Minutes() >= t.Config.CheckpointMinutes {
+			if err := t.saveState(name, t.recipe, params, o, done); err != nil {
+				return nil, err
+			}
+			kept = time.Now()
+		}
+		if t.stopped {
+			t.Log.Warn("stopped early; the state and the weights so far are written", "part", name, "samples", done)
 			break
 		}
 		b := <-next
@@ -124,7 +171,7 @@ func (t *Trainer) loop(ctx context.Context, name string, p *Part, f engine.Funct
 		}
 		sum, count = sum+loss, count+1
 		if time.Since(reported) > 5*time.Second || done+int64(p.Batch) >= p.Samples {
-			speed := float64(done+int64(p.Batch)) / time.Since(begin).Seconds()
+			speed := float64(done+int64(p.Batch)-at.Samples) / time.Since(begin).Seconds()
 			t.Log.Info(name, "samples", done+int64(p.Batch), "of", p.Samples, "loss", fmt.Sprintf("%.5f", sum/count),
 				"per_s", int(speed), "eta", (time.Duration(float64(p.Samples-done)/speed) * time.Second).String())
 			sum, count, reported = 0, 0, time.Now()
@@ -167,15 +214,14 @@ type result struct {
 	err   error
 }
 
-// ahead makes batches in order, some in parallel and in advance.
-func ahead(samples, size int64, fill func(first int64) (batch, error)) (<-chan result, func()) {
-	const depth = 6
-	queue := make(chan chan result, depth)
+// ahead makes batches in order, some in parallel and in advance, from the sample at on.
+func ahead(at, samples, size int64, fill func(first int64) (batch, error)) (<-chan result, func()) {
+	queue := make(chan chan result, max(6, runtime.GOMAXPROCS(0)))
 	out := make(chan result)
 	quit := make(chan struct{})
 	go func() {
 		defer close(queue)
-		for first := int64(0); first < samples; first += size {
+		for first := at; first < samples; first += size {
 			slot := make(chan result, 1)
 			select {
 			case queue <- slot:
@@ -217,4 +263,25 @@ func hash(s string) int64 {
 		h = (h ^ uint64(s[i])) * 1099511628211
 	}
 	return int64(h >> 1)
+}
+
+// each calls f with 0 … n−1 on all cores.
+func each(n int, f func(i int)) {
+	var wait sync.WaitGroup
+	var next atomic.Int64
+	for range min(n, runtime.GOMAXPROCS(0)) {
+		wait.Go(func() {
+			for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
+				f(int(i))
+			}
+		})
+	}
+	wait.Wait()
+}
+
+// images gives n images of a set in parallel: [side, side, 3] each.
+func images(set *data.Set, n, side int, row func(i int) int) ([][]float32, error) {
+	out, failed := make([][]float32, n), make([]error, n)
+	each(n, func(i int) { out[i], failed[i] = set.Image(row(i), side) })
+	return out, errors.Join(failed...)
 }

@@ -10,6 +10,7 @@ import (
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
 	"fewstep/model/weights"
+	"fewstep/train/monitor"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/gomlx/core/graph"
@@ -29,6 +30,9 @@ func (t *Trainer) trainVAE(ctx context.Context) error {
 		return err
 	}
 	part, size := &t.Config.VAE, t.Config.Resolution
+	if part.Crop > 0 {
+		size = part.Crop
+	}
 	n, side, ch := part.Batch, size/t.p.Factor(), t.p.VAE.LatentChannels
 	loss := nn.Block{Kind: "vae_loss", Build: func(_ *nn.Scope, in []*graph.Node) []*graph.Node {
 		f := func(x *graph.Node) *graph.Node { return graph.ConvertDType(x, dtypes.Float32) }
@@ -47,19 +51,19 @@ func (t *Trainer) trainVAE(ctx context.Context) error {
 		out := r.Run(t.p.VAE.Autoencoder("vae"), in[0], in[1])
 		return r.Run(loss, out[0], out[1], out[2], in[0])
 	}}
-	trained, err := t.loop(ctx, "vae", part, f, specs, t.fresh(specs), func(first int64) (batch, error) {
-		images := make([]float32, 0, n*size*size*3)
+	trained, err := t.loop(ctx, "vae", &part.Part, f, specs, t.fresh(specs), func(first int64) (batch, error) {
+		whole, err := images(t.train, n, t.Config.Resolution, func(i int) int { return t.order.Row(first + int64(i)) })
+		if err != nil {
+			return nil, err
+		}
+		pixels := make([]float32, 0, n*size*size*3)
 		noise := make([]float32, n*side*side*ch)
 		for i := range n {
 			k := first + int64(i)
-			img, err := t.train.Image(t.order.Row(k), size)
-			if err != nil {
-				return nil, err
-			}
-			images = append(images, img...)
+			pixels = append(pixels, t.crop(whole[i], size, k)...)
 			distill.Normal(noise[i*side*side*ch:(i+1)*side*side*ch], t.Config.Seed, distill.Noise, k)
 		}
-		return batch{{images, []int{n, size, size, 3}}, {noise, []int{n, side, side, ch}}}, nil
+		return batch{{pixels, []int{n, size, size, 3}}, {noise, []int{n, side, side, ch}}}, nil
 	})
 	if err != nil {
 		return err
@@ -76,6 +80,21 @@ func (t *Trainer) trainVAE(ctx context.Context) error {
 	return t.reportVAE()
 }
 
+// crop cuts a square of the given side from sample k's image at a place that follows from k.
+func (t *Trainer) crop(img []float32, side int, k int64) []float32 {
+	whole := t.Config.Resolution
+	if side == whole {
+		return img
+	}
+	x, y := distill.Pick(whole-side+1, t.Config.Seed, distill.Crop, k, 0), distill.Pick(whole-side+1, t.Config.Seed, distill.Crop, k, 1)
+	out := make([]float32, 0, side*side*3)
+	for row := y; row < y+side; row++ {
+		at := (row*whole + x) * 3
+		out = append(out, img[at:at+3*side]...)
+	}
+	return out
+}
+
 // encodeAll returns the latents of every training row.
 func (t *Trainer) encodeAll() ([][]float32, error) {
 	e := engine.New(t.Backend, dtypes.Float32, nn.Network)
@@ -85,21 +104,37 @@ func (t *Trainer) encodeAll() ([][]float32, error) {
 	}
 	defer enc.Free()
 	var all [][]float32
+	told := monitor.LogProgress(t.Log, "encoding", "images", 0)
+	type drawn struct {
+		images [][]float32
+		err    error
+	}
 	const chunk = 1024
-	for start := 0; start < t.train.Len(); start += chunk {
-		var images [][]float32
-		for i := start; i < min(start+chunk, t.train.Len()); i++ {
-			img, err := t.train.Image(i, t.Config.Resolution)
-			if err != nil {
-				return nil, err
+	ready := make(chan drawn, 1) // the next chunk's images are decoded while this one's are encoded
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		for start := 0; start < t.train.Len(); start += chunk {
+			var d drawn
+			d.images, d.err = images(t.train, min(chunk, t.train.Len()-start), t.Config.Resolution, func(i int) int { return start + i })
+			select {
+			case ready <- d:
+			case <-stop:
+				return
 			}
-			images = append(images, img)
 		}
-		z, err := enc.Latents(images, pipeline.Square(t.Config.Resolution))
+	}()
+	for len(all) < t.train.Len() {
+		d := <-ready
+		if d.err != nil {
+			return nil, d.err
+		}
+		z, err := enc.Latents(d.images, pipeline.Square(t.Config.Resolution))
 		if err != nil {
 			return nil, err
 		}
 		all = append(all, z...)
+		told(len(all), t.train.Len())
 	}
 	return all, nil
 }
@@ -157,15 +192,11 @@ func (t *Trainer) reportVAE() error {
 		return err
 	}
 	defer enc.Free()
-	var images [][]float32
-	for i := range min(set.Len(), 256) {
-		img, err := set.Image(i, t.Config.Resolution)
-		if err != nil {
-			return err
-		}
-		images = append(images, img)
+	real, err := images(set, min(set.Len(), 256), t.Config.Resolution, func(i int) int { return i })
+	if err != nil {
+		return err
 	}
-	z, err := enc.Latents(images, pipeline.Square(t.Config.Resolution))
+	z, err := enc.Latents(real, pipeline.Square(t.Config.Resolution))
 	if err != nil {
 		return err
 	}
@@ -174,13 +205,13 @@ func (t *Trainer) reportVAE() error {
 		return err
 	}
 	mse, n := 0.0, 0
-	for i := range images {
-		for j := range images[i] {
-			d := float64(images[i][j]-min(max(back[i][j], -1), 1)) / 2
+	for i := range real {
+		for j := range real[i] {
+			d := float64(real[i][j]-min(max(back[i][j], -1), 1)) / 2
 			mse += d * d
 			n++
 		}
 	}
-	t.Log.Info("vae", "psnr_db", fmt.Sprintf("%.2f", -10*math.Log10(mse/float64(n))), "images", len(images))
+	t.Log.Info("vae", "psnr_db", fmt.Sprintf("%.2f", -10*math.Log10(mse/float64(n))), "images", len(real))
 	return nil
 }
