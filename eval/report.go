@@ -4,10 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,6 +22,9 @@ const (
 	tableName = "table.json"
 	rowsName  = "rows"
 )
+
+// pages are what report.Write writes.
+var pages = []string{"metrics.csv", "metrics.json", "index.html"}
 
 // Keep lets an evaluation save its rows in a run directory and find them there, and note the time per image in the
 // run's timing.jsonl.
@@ -67,13 +68,29 @@ func ReadTimings(path string) ([]report.Timing, error) {
 	return out, nil
 }
 
+// Reported says whether a run's report folder holds all that WriteReport writes, as it was written.
+func Reported(d *rundir.Dir) (bool, error) {
+	have, err := d.Artifacts(rundir.Report)
+	if err != nil {
+		return false, err
+	}
+	for _, name := range append([]string{tableName}, pages...) {
+		if !slices.Contains(have, name) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
 // ReadTable returns the table that WriteReport saved in a run directory.
 func ReadTable(d *rundir.Dir) (*Table, error) {
 	path := d.ArtifactPath(rundir.Report, tableName)
-	raw, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: the run has not been evaluated yet; finish it with 'fewstep run' first", path)
+	if have, err := d.HasArtifact(rundir.Report, tableName); err != nil {
+		return nil, err
+	} else if !have {
+		return nil, fmt.Errorf("%s: the run has not been evaluated yet, or the file was changed since; 'fewstep run' finishes it", path)
 	}
+	raw, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +128,7 @@ func WriteReport(d *rundir.Dir, t *Table, times []report.Timing) error {
 	if err := d.SaveArtifact(rundir.Report, rundir.Bytes(tableName, raw)); err != nil {
 		return err
 	}
-	for _, name := range []string{"metrics.csv", "metrics.json", "index.html"} {
+	for _, name := range pages {
 		content, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
 			return err

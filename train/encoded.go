@@ -1,7 +1,12 @@
 package train
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 
 	"fewstep/model/weights"
@@ -19,20 +24,23 @@ type encoded struct {
 // chunk is how many records are made, and synced, at a time.
 const chunk = 64
 
-// encoded opens a file of n records, which it makes, or makes the rest of, where that is not done: fill gives records first
-// to end−1.
+// encoded opens a file of n records, which it makes, or makes the rest of, where that is not done or its bytes are not those
+// that were made: fill gives records first to end−1.
 func (r *Run) encoded(name string, n, size int, fill func(first, end int) ([][]float32, error)) (*encoded, error) {
 	have, err := r.Dir.HasArtifact(rundir.Encoded, name)
 	if err != nil {
 		return nil, err
 	}
+	path := r.Dir.ArtifactPath(rundir.Encoded, name)
 	if !have {
 		err := r.Dir.SaveArtifact(rundir.Encoded, rundir.File{Name: name, WritePath: func(path string) error { return encode(path, n, size, fill) }})
 		if err != nil {
 			return nil, err
 		}
 	}
-	path := r.Dir.ArtifactPath(rundir.Encoded, name)
+	if err := os.Remove(path + sumsSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) && r.Dir.ReadOnly() == nil {
+		return nil, err
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -48,53 +56,97 @@ func (r *Run) encoded(name string, n, size int, fill func(first, end int) ([][]f
 	return &encoded{f, size}, nil
 }
 
-// encode writes a file of records from where an earlier process was stopped. What the file's manifest does not list yet
-// need not be whole: of the chunks in it all but the last were synced before the next was begun, so that one is made again.
+// sumsSuffix names the file of SHA-256 digests, one for each chunk, beside a file that is not finished.
+const sumsSuffix = ".sums"
+
+// encode writes a file of records from where an earlier process was stopped: of the chunks that are there the first ones with
+// their digests are kept. Every chunk is compared with its digest once more at the end.
 func encode(path string, n, size int, fill func(first, end int) ([][]float32, error)) (err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o666)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if cerr := f.Close(); err == nil {
-			err = cerr
-		}
-	}()
-	info, err := f.Stat()
+	defer func() { err = errors.Join(err, f.Close()) }()
+	sums, err := os.OpenFile(path+sumsSuffix, os.O_RDWR|os.O_CREATE, 0o666)
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, sums.Close()) }()
 	record := int64(4 * size)
-	whole := min(info.Size()/record, int64(n)) / chunk * chunk
-	first := int(max(whole-chunk, 0))
-	if err := f.Truncate(int64(first) * record); err != nil {
-		return err
-	}
-	for ; first < n; first += chunk {
-		end := min(first+chunk, n)
-		records, err := fill(first, end)
+	for attempt := 0; ; attempt++ {
+		first, err := soundRecords(f, sums, n, record)
 		if err != nil {
 			return err
 		}
-		raw := make([]byte, 0, int64(end-first)*record)
-		for i, v := range records {
-			if len(v) != size {
-				return fmt.Errorf("%s: record %d has %d values, the UNet takes %d", path, first+i, len(v), size)
-			}
-			b, err := weights.Encode(v, weights.F32)
+		if err := f.Truncate(int64(first) * record); err != nil {
+			return err
+		}
+		if first == n {
+			return f.Sync()
+		}
+		if attempt > 2 {
+			return fmt.Errorf("%s: record %d reads back other than it was written, again and again: the disk or the memory is bad", path, first)
+		}
+		for ; first < n; first += chunk {
+			end := min(first+chunk, n)
+			records, err := fill(first, end)
 			if err != nil {
-				return fmt.Errorf("%s: record %d: %w", path, first+i, err)
+				return err
 			}
-			raw = append(raw, b...)
-		}
-		if _, err := f.WriteAt(raw, int64(first)*record); err != nil {
-			return err
-		}
-		if err := f.Sync(); err != nil {
-			return err
+			raw, err := encodeRecords(path, records, first, size)
+			if err != nil {
+				return err
+			}
+			if _, err := f.WriteAt(raw, int64(first)*record); err != nil {
+				return err
+			}
+			if err := f.Sync(); err != nil {
+				return err
+			}
+			sum := sha256.Sum256(raw)
+			if _, err := sums.WriteAt(sum[:], int64(first/chunk*sha256.Size)); err != nil {
+				return err
+			}
 		}
 	}
-	return nil
+}
+
+// soundRecords counts the records at the beginning of f whose chunks have the digests in sums.
+func soundRecords(f, sums *os.File, n int, record int64) (int, error) {
+	raw, want := make([]byte, chunk*record), make([]byte, sha256.Size)
+	for first := 0; first < n; first += chunk {
+		part := raw[:int64(min(chunk, n-first))*record]
+		_, err := f.ReadAt(part, int64(first)*record)
+		if err == nil {
+			_, err = sums.ReadAt(want, int64(first/chunk*sha256.Size))
+		}
+		if err == io.EOF {
+			return first, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		if sum := sha256.Sum256(part); !bytes.Equal(sum[:], want) {
+			return first, nil
+		}
+	}
+	return n, nil
+}
+
+// encodeRecords are records as they lie in the file.
+func encodeRecords(path string, records [][]float32, first, size int) ([]byte, error) {
+	raw := make([]byte, 0, len(records)*4*size)
+	for i, v := range records {
+		if len(v) != size {
+			return nil, fmt.Errorf("%s: record %d has %d values, the UNet takes %d", path, first+i, len(v), size)
+		}
+		b, err := weights.Encode(v, weights.F32)
+		if err != nil {
+			return nil, fmt.Errorf("%s: record %d: %w", path, first+i, err)
+		}
+		raw = append(raw, b...)
+	}
+	return raw, nil
 }
 
 // read returns record i. Any number of goroutines may read.

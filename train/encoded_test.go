@@ -33,16 +33,22 @@ func TestEncodedGoesOn(t *testing.T) {
 	if err != nil || len(want) != 4*n*size {
 		t.Fatalf("%d bytes, %v", len(want), err)
 	}
-	for _, c := range []struct{ bytes, again int }{ // what a killed process left, and the record it is made again from
-		{0, 0}, {5, 0}, {12 * chunk, 0}, {12*chunk + 1, 0}, {12 * 2 * chunk, chunk}, {12*3*chunk - 1, chunk}, {12 * 3 * chunk, 2 * chunk},
-		{len(want) - 1, 2 * chunk}, {len(want), 2 * chunk}, {len(want) + 100, 2 * chunk},
+	sums, err := os.ReadFile(whole + sumsSuffix)
+	if err != nil || len(sums) != 4*32 {
+		t.Fatalf("%d bytes of digests, %v", len(sums), err)
+	}
+	for _, c := range []struct{ bytes, sums, flip, again int }{ // what a killed process left, and the record it is made again from
+		{0, 0, -1, 0}, {5, 0, -1, 0}, {12 * chunk, 0, -1, 0}, {12*chunk + 1, 32, -1, chunk}, {12 * 2 * chunk, 32, -1, chunk}, {12*3*chunk - 1, 96, -1, 2 * chunk},
+		{12 * 3 * chunk, 96, -1, 3 * chunk}, {len(want) - 1, 128, -1, 3 * chunk}, {len(want), 127, -1, 3 * chunk}, {len(want) + 100, 96, -1, 3 * chunk},
+		{12 * 3 * chunk, 96, 0, 0}, {12 * 3 * chunk, 96, 12*chunk + 7, chunk}, {12 * 3 * chunk, 96, 12*3*chunk - 1, 2 * chunk}, // a byte changed since
+		{12 * 3 * chunk, 0, -1, 0}, // begun by a version without digests
 	} {
 		path := filepath.Join(dir, "broken")
 		left := append(slices.Clone(want), make([]byte, 200)...)[:c.bytes]
-		for i := max(12*c.again, 0); i < len(left); i++ {
-			left[i] = 0xee // torn
+		if c.flip >= 0 {
+			left[c.flip] ^= 1
 		}
-		if err := os.WriteFile(path, left, 0o666); err != nil {
+		if err := errors.Join(os.WriteFile(path, left, 0o666), os.WriteFile(path+sumsSuffix, sums[:c.sums], 0o666)); err != nil {
 			t.Fatal(err)
 		}
 		made = nil
@@ -55,6 +61,26 @@ func TestEncodedGoesOn(t *testing.T) {
 		if made[0] != c.again {
 			t.Errorf("after %d bytes, records are made again from %d on", c.bytes, made[0])
 		}
+	}
+
+	// A byte that changes on the disk while a later chunk is made is found before the file is done.
+	path, flipped := filepath.Join(dir, "while"), false
+	err = encode(path, n, size, func(first, end int) ([][]float32, error) {
+		if first == 2*chunk && !flipped {
+			flipped = true
+			f, err := os.OpenFile(path, os.O_WRONLY, 0)
+			if err != nil {
+				return nil, err
+			}
+			defer f.Close()
+			if _, err := f.WriteAt([]byte{0xee}, 12*chunk+1); err != nil {
+				return nil, err
+			}
+		}
+		return fill(first, end)
+	})
+	if got, rerr := os.ReadFile(path); err != nil || rerr != nil || !flipped || !slices.Equal(got, want) {
+		t.Errorf("flipped %v: %v, %v", flipped, err, rerr)
 	}
 
 	d, err := rundir.Open(filepath.Join(dir, "run"), []byte("a: 1\n"), rundir.Lineage{})
@@ -90,8 +116,34 @@ func TestEncodedGoesOn(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(made) != n-chunk || made[0] != chunk {
+	if len(made) != n-2*chunk || made[0] != 2*chunk {
 		t.Errorf("%d records were made, from %d on", len(made), made[0])
+	}
+	if problems, err := rundir.Check(d.Path()); err != nil || len(problems) != 0 {
+		t.Errorf("%v, %v", problems, err)
+	}
+	// A byte that changed since is found by the next process, and the file made again.
+	d.Close()
+	if d, err = rundir.Open(filepath.Join(dir, "run"), []byte("a: 1\n"), rundir.Lineage{}); err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	told := 0
+	d.Told = func(string) { told++ }
+	path = d.ArtifactPath(rundir.Encoded, "x.f32")
+	broken := slices.Clone(want)
+	broken[len(broken)/2] ^= 1
+	if err := os.WriteFile(path, broken, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	r.Dir, made = d, nil
+	x, err := r.encoded("x.f32", n, size, fill)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.close()
+	if got, err := os.ReadFile(path); err != nil || !slices.Equal(got, want) || told != 1 || len(made) != n {
+		t.Errorf("after a changed byte: %v, told %d times, %d records made", err, told, len(made))
 	}
 	if problems, err := rundir.Check(d.Path()); err != nil || len(problems) != 0 {
 		t.Errorf("%v, %v", problems, err)

@@ -88,7 +88,7 @@ func (p *phase) merge() error {
 		return err
 	}
 	defer w.Close()
-	return p.Dir.SaveResult(p.point(), nil, tensorFile(studentFile, p.models.full, pipeline.Reader(w)))
+	return p.Dir.SaveResult(p.point(), nil, p.tensorFile(studentFile, p.models.full, pipeline.Reader(w)))
 }
 
 func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {

@@ -54,7 +54,7 @@ func (p *phase) checkpoint() error {
 }
 
 func (p *phase) trainedFiles(name, stateName string, params *engine.Params, o *engine.Optimizer) []rundir.File {
-	return []rundir.File{tensorFile(name, trainedSpecs(params), p.download(params)), p.stateFile(stateName, o)}
+	return []rundir.File{p.tensorFile(name, trainedSpecs(params), p.download(params)), p.stateFile(stateName, o)}
 }
 
 // stateFile is an optimizer's state, in the dtypes in which it is kept.
@@ -66,6 +66,9 @@ func (p *phase) stateFile(name string, o *engine.Optimizer) rundir.File {
 			to := stored(o.Saved(s.Name))
 			tensors[i] = weights.Tensor{Name: s.Name, DType: to, Shape: s.Dims, Fill: func() ([]byte, error) {
 				v, err := value(s)
+				if err == nil {
+					err = p.finite(name, s.Name, v)
+				}
 				if err != nil {
 					return nil, err
 				}
@@ -118,11 +121,29 @@ func trainedSpecs(params *engine.Params) (out []nn.Spec) {
 	return out
 }
 
-// tensorFile is a file of f32 tensors that are asked for one by one while it is written.
-func tensorFile(name string, specs []nn.Spec, value func(nn.Spec) ([]float32, error)) rundir.File {
+// tensorFile is a file of f32 tensors that are asked for one by one while it is written. They must be finite.
+func (p *phase) tensorFile(name string, specs []nn.Spec, value func(nn.Spec) ([]float32, error)) rundir.File {
+	tested := func(s nn.Spec) ([]float32, error) {
+		v, err := value(s)
+		if err == nil {
+			err = p.finite(name, s.Name, v)
+		}
+		return v, err
+	}
 	return rundir.File{Name: name, WritePath: func(path string) error {
-		return pipeline.WriteFunc(path, specs, value, weights.F32, nil)
+		return pipeline.WriteFunc(path, specs, tested, weights.F32, nil)
 	}}
+}
+
+// finite refuses to save a tensor with NaN or infinity: a run would go on from it for ever, and it would take the place of
+// older checkpoints that are sound.
+func (p *phase) finite(file, tensor string, values []float32) error {
+	for _, v := range values {
+		if v-v != 0 {
+			return &monitor.NonFinite{What: fmt.Sprintf("tensor %q of %s", tensor, file), Value: float64(v), Stage: p.step.StageName, Phase: p.step.PhaseName, Step: p.updates}
+		}
+	}
+	return nil
 }
 
 // restore goes on from a checkpoint of this phase, whose weights are in place.
@@ -166,9 +187,9 @@ func (p *phase) finish() error {
 	if p.Config.Train.EMA > 0 {
 		student = func(s nn.Spec) ([]float32, error) { return p.Engine.Floats(p.optS.Averaged(s.Name)) }
 	}
-	files := []rundir.File{tensorFile(studentFile, trainedSpecs(p.student), student)}
+	files := []rundir.File{p.tensorFile(studentFile, trainedSpecs(p.student), student)}
 	if p.critic != nil {
-		files = append(files, tensorFile(discriminatorFile, trainedSpecs(p.critic), p.download(p.critic)))
+		files = append(files, p.tensorFile(discriminatorFile, trainedSpecs(p.critic), p.download(p.critic)))
 	}
 	return p.Dir.SaveResult(p.point(), p.summary(), files...)
 }

@@ -6,11 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"os"
-	"path/filepath"
-	"sort"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,7 +17,6 @@ import (
 	"fewstep/internal/xla"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
-	"fewstep/model/weights"
 	"fewstep/train/cost"
 	"fewstep/train/monitor"
 	"fewstep/train/rundir"
@@ -41,7 +36,8 @@ type Options struct {
 	Split    bool   // update tensor by tensor: see engine.Engine.Split
 	Sites    bool   // programs of its own for every place: see engine.Engine.Sites
 	Backend  compute.Backend
-	Device   Device // to tell its memory and the share of its speed that is reached; may be nil
+	Machine  map[string]string // what computes, by aspect: kept in the lineage, and a difference is told; may be nil
+	Device   Device            // to tell its memory and the share of its speed that is reached; may be nil
 	Log      *slog.Logger
 	Progress monitor.Reporter // may be nil
 	Metrics  monitor.Reporter // may be nil
@@ -118,9 +114,10 @@ func Open(c *distill.Config, opt Options) (*Run, error) {
 	if err := r.fork(lineage); err != nil {
 		return nil, err
 	}
-	if r.Dir, err = rundir.Open(opt.Dir, recipe(c, opt.Dir), lineage, "train.log_every", "train.checkpoint_minutes", "train.checkpoint_samples", "train.keep_checkpoints", "train.offload"); err != nil {
+	if r.Dir, err = rundir.OpenWith(opt.Dir, c.Resolved(), lineage, r.rules()); err != nil {
 		return nil, err
 	}
+	r.Dir.Told = func(sentence string) { opt.Log.Warn(sentence) }
 	if err := r.rememberData(seen); err != nil {
 		return nil, errors.Join(err, r.Dir.Close())
 	}
@@ -130,27 +127,6 @@ func Open(c *distill.Config, opt Options) (*Run, error) {
 	r.Dir.Keep = c.Train.KeepCheckpoints
 	r.models = &models{run: r}
 	return r, nil
-}
-
-// recipe is the resolved recipe, or the one in the run directory where the two mean the same: an earlier version's lacks
-// the keys that recipes did not have yet.
-func recipe(c *distill.Config, dir string) []byte {
-	old, err := os.ReadFile(filepath.Join(dir, "config.yaml"))
-	if err != nil {
-		return c.Resolved()
-	}
-	before, err := distill.Parse(old, dir)
-	if err != nil {
-		return c.Resolved()
-	}
-	now := c.Train
-	before.Train.LogEvery, before.Train.KeepCheckpoints = now.LogEvery, now.KeepCheckpoints
-	before.Train.CheckpointMinutes, before.Train.CheckpointSamples = now.CheckpointMinutes, now.CheckpointSamples
-	before.Train.Offload = now.Offload
-	if len(distill.Diff(before, c)) > 0 {
-		return c.Resolved()
-	}
-	return old
 }
 
 // NewEngine makes an engine with a recipe's settings; split is engine.Engine.Split.
@@ -171,131 +147,91 @@ func (r *Run) Close() error {
 	return errors.Join(r.samples.close(), r.models.close(), r.Dir.Close())
 }
 
-// components are the folders of the base model whose weights a run depends on.
-var components = []string{"unet", "vae", "text_encoder", "text_encoder_2"}
-
-func (r *Run) lineage() (rundir.Lineage, error) {
-	l := rundir.Lineage{FewstepVersion: r.opt.Version, Extra: map[string]string{}}
-	for _, component := range components {
-		files := []string{r.Pipeline.Dir} // a single file holds all
-		if info, err := os.Stat(r.Pipeline.Dir); err != nil {
-			return l, err
-		} else if info.IsDir() {
-			if files, err = weights.ModelFiles(r.Pipeline.Dir + "/" + component); err != nil {
-				return l, err
-			}
-		} else if component != "unet" {
-			continue
-		}
-		sort.Strings(files)
-		for i, f := range files {
-			h, err := weights.HashFile(f)
-			if err != nil {
-				return l, err
-			}
-			if component == "unet" && i == 0 {
-				l.BaseWeights = h
-			} else {
-				l.Extra[fmt.Sprintf("%s_%d_sha256", component, i)] = h
-			}
-		}
-	}
-	var err error
-	l.DataManifest, err = r.Data.Digest()
-	return l, err
-}
-
-// Position says where the ladder stands by what the directory holds.
-func (r *Run) Position() (distill.State, error) {
-	s := r.Ladder.Start()
-	for !r.Ladder.Done(s) {
-		step, err := r.Ladder.Step(s)
-		if err != nil {
-			return s, err
-		}
-		if _, err := r.Dir.Result(step.StageName, step.PhaseName); errors.Is(err, fs.ErrNotExist) {
-			return s, nil
-		} else if err != nil {
-			return s, err
-		}
-		s.Samples = step.Samples
-		if s, err = r.Ladder.Next(s, distill.Event{Kind: distill.Finished}); err != nil {
-			return s, err
-		}
-	}
-	return s, nil
-}
-
 // Walk runs what is left of the ladder. It reports whether anything was left.
 func (r *Run) Walk(ctx context.Context) (worked bool, err error) {
-	state, err := r.Position()
-	if err != nil {
-		return false, err
-	}
-	checkpoint, skipped, err := r.Dir.LatestCheckpoint()
-	if err != nil {
-		return false, err
-	}
-	for _, s := range skipped {
-		if !s.Unfinished {
-			r.opt.Log.Warn("checkpoint passed over", "folder", s.Folder, "why", s.Why)
+	shown := monitor.Fan(r.opt.Progress, r.opt.Metrics)
+	defer func() { err = errors.Join(err, shown.Close()) }()
+	for {
+		did, again, err := r.walk(ctx, shown)
+		worked = worked || did
+		if err != nil || !again {
+			return worked, err
 		}
 	}
-	from, err := r.resumeFrom(state, checkpoint)
+}
+
+// walk is Walk up to where phases that were set aside are put back, and the run stands elsewhere than it did: again.
+func (r *Run) walk(ctx context.Context, shown monitor.Reporter) (worked, again bool, err error) {
+	state, from, checkpoint, err := r.place()
 	if err != nil {
-		return false, err
+		return false, false, err
+	}
+	if err := r.Dir.ReadOnly(); err != nil {
+		if !r.Ladder.Done(state) {
+			return false, false, err
+		}
+		return false, false, r.finishedBefore(ctx, state)
 	}
 	if err := r.Dir.Rewind(from); err != nil {
-		return false, err
+		return false, false, err
 	}
 	if r.Ladder.Done(state) { // nothing more will be recorded
-		return false, r.finishedBefore(ctx, state)
+		return false, false, r.finishedBefore(ctx, state)
 	}
 	if r.stats, err = monitor.OpenStats(r.Dir.StatsPath(), r.Dir.TimingPath()); err != nil {
-		return false, err
+		return false, false, err
 	}
 	events, err := monitor.OpenEvents(r.Dir.EventsPath(), r.Ladder.Position(state))
 	if err != nil {
-		return false, err
+		return false, false, errors.Join(err, r.stats.Close())
 	}
-	r.report = monitor.Fan(r.stats, events, r.opt.Progress, r.opt.Metrics)
-	defer func() { err = errors.Join(err, r.report.Close()) }()
+	kept := monitor.Fan(r.stats, events)
+	r.report = monitor.Fan(kept, shown)
+	defer func() { err = errors.Join(err, kept.Close()) }()
 	if err := r.models.load(); err != nil {
-		return false, err
+		return false, false, err
 	}
+	r.warming.Wait()
 	r.warming.Go(func() { r.warm(state) })
 	if r.perSample, err = r.operations(); err != nil {
-		return false, err
+		return false, false, err
 	}
 	r.opt.Log.Info("TFLOP/s and mfu count " + cost.ModelCount)
 	if err := r.finishedBefore(ctx, state); err != nil {
-		return false, err
+		return false, false, err
 	}
 	for !r.Ladder.Done(state) {
 		step, err := r.Ladder.Step(state)
 		if err != nil {
-			return worked, err
+			return worked, false, err
 		}
 		if r.opt.Until != "" && r.past(step) {
-			return worked, nil
+			return worked, false, nil
 		}
 		worked = true
 		if checkpoint != nil && (checkpoint.Stage != step.StageName || checkpoint.Phase != step.PhaseName) {
 			checkpoint = nil
 		}
 		if err := r.phase(ctx, step, checkpoint); err != nil {
-			return worked, fmt.Errorf("stage %s, phase %s: %w", step.StageName, step.PhaseName, err)
+			return worked, false, fmt.Errorf("stage %s, phase %s: %w", step.StageName, step.PhaseName, err)
 		}
 		checkpoint = nil
+		put, err := r.putBack(ctx, step, state)
+		if err != nil {
+			return worked, false, err
+		}
 		if err := r.finished(ctx, step); err != nil {
-			return worked, err
+			return worked, false, err
+		}
+		if put {
+			return worked, true, nil
 		}
 		state.Samples = step.Samples
 		if state, err = r.Ladder.Next(state, distill.Event{Kind: distill.Finished}); err != nil {
-			return worked, err
+			return worked, false, err
 		}
 	}
-	return worked, nil
+	return worked, false, nil
 }
 
 // past says whether a step lies behind the stage to run until.
@@ -306,36 +242,6 @@ func (r *Run) past(step distill.Step) bool {
 		}
 	}
 	return false
-}
-
-// resumeFrom is the snapshot that stats.jsonl is cut back to.
-func (r *Run) resumeFrom(state distill.State, checkpoint *rundir.Checkpoint) (*rundir.Snapshot, error) {
-	if r.Ladder.Done(state) {
-		steps := r.Ladder.Steps()
-		last := steps[len(steps)-1]
-		return r.Dir.Result(last.StageName, last.PhaseName)
-	}
-	step, err := r.Ladder.Step(state)
-	if err != nil {
-		return nil, err
-	}
-	if checkpoint != nil && checkpoint.Stage == step.StageName && checkpoint.Phase == step.PhaseName {
-		r.opt.Log.Info("continuing", "stage", step.StageName, "phase", step.PhaseName, "samples", checkpoint.Samples, "of", step.Samples)
-		return checkpoint, nil
-	}
-	var before *rundir.Snapshot
-	for _, s := range r.Ladder.Steps() {
-		if s.Stage == step.Stage && s.Phase == step.Phase {
-			break
-		}
-		if before, err = r.Dir.Result(s.StageName, s.PhaseName); err != nil {
-			return nil, err
-		}
-	}
-	if before != nil {
-		r.opt.Log.Info("continuing", "stage", step.StageName, "phase", step.PhaseName, "samples", 0, "of", step.Samples)
-	}
-	return before, nil
 }
 
 // finishedBefore repeats the after-work of phases that were done by an earlier process.

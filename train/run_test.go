@@ -369,7 +369,7 @@ func TestRunOfAnEarlierVersion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := train.Open(c, train.Options{Dir: old, Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), "data.vae_tile: (absent) → 8") {
+	if _, err := train.Open(c, train.Options{Dir: old, Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), "data.vae_tile: 0 → 8") {
 		t.Errorf("another value: %v", err)
 	}
 	walk(t, xla.Go, recipe, old, "8", xla.Options{}, nil, "train.log_every=1")

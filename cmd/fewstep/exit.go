@@ -15,18 +15,19 @@ const (
 	exitOK          = 0 // done
 	exitFailure     = 1 // any error without a code of its own
 	exitUsage       = 2 // wrong command line or wrong configuration: nothing was started
-	exitInterrupted = 3 // Ctrl-C or SIGTERM: the step was finished and saved; the same command continues
+	exitInterrupted = 3 // Ctrl-C, SIGTERM or SIGHUP: the step was finished and saved; the same command continues
 	exitRefused     = 4 // the run directory was made by another configuration, or the plan does not fit the device
-	exitNonFinite   = 5 // a loss or gradient was not finite: stopped before the update
+	exitNonFinite   = 5 // a loss, gradient or weight was not finite: nothing of it was saved
 )
 
 const exitCodesHelp = `Exit codes:
   0  done
   1  any error without a code of its own
   2  wrong command line or configuration; nothing was started
-  3  interrupted by Ctrl-C or SIGTERM and saved; the same command continues
+  3  interrupted by Ctrl-C, SIGTERM or a hang-up and saved; the same command continues
   4  refused: the run directory was made by another configuration, or the plan takes more than --memory
-  5  a loss or gradient was not finite; stopped before the update`
+  5  a loss, gradient or weight was not finite; nothing of it was saved
+A signal that ends the process gives 128 and its number: 137 killed, 134 crashed.`
 
 // All text that a person reads about a failure is made here:
 //

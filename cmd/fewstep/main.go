@@ -4,23 +4,36 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 )
 
-func main() { os.Exit(mainCode(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	// A panic would end the process with code 2, which says that the command line is wrong.
+	debug.SetTraceback("crash")
+	os.Exit(mainCode(os.Args[1:], os.Stdout, os.Stderr))
+}
 
-// mainCode runs one command line and returns the exit code. The first SIGINT or SIGTERM ends the context,
+// mainCode runs one command line and returns the exit code. The first of stopSignals ends the context,
 // so that commands save and stop; the second ends the process at once.
 func mainCode(args []string, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	keepBrokenPipes()
+	ctx, stop := signal.NotifyContext(context.Background(), stopSignals()...)
 	defer stop()
 	context.AfterFunc(ctx, stop)
 
-	a := &app{stdout: stdout, stderr: stderr}
+	out := &output{w: stdout}
+	a := &app{stdout: out, stderr: console{stderr}, terminal: isTerminal(stderr)}
 	err := hintAtMemory(a.execute(ctx, args))
+	if failed := out.failed(); failed != nil && (err == nil || errors.Is(err, syscall.EPIPE)) {
+		if err = failed; readerGone(err) {
+			return exitFailure // who ended it knows
+		}
+	}
 	if err != nil {
 		printError(stderr, err)
 	}

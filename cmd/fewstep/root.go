@@ -20,6 +20,7 @@ import (
 type app struct {
 	stdout  io.Writer    // data
 	stderr  io.Writer    // everything else
+	terminal bool        // stderr is one
 	log     *slog.Logger // progress and warnings for a person, to stderr; set before a command runs
 	json    bool         // --json: data as JSON
 	quiet   bool         // --quiet: errors only on stderr
@@ -118,7 +119,7 @@ func (a *app) newLogger() *slog.Logger {
 	return slog.New(tint.NewHandler(a.stderr, &tint.Options{
 		Level:      level,
 		TimeFormat: time.TimeOnly,
-		NoColor:    os.Getenv("NO_COLOR") != "" || !isTerminal(a.stderr),
+		NoColor:    os.Getenv("NO_COLOR") != "" || !a.terminal,
 	}))
 }
 

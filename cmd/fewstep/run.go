@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -89,7 +91,8 @@ func (a *app) walk(ctx context.Context, config *distill.Config, path string, o r
 		return err
 	}
 	maker := &results.Maker{Log: a.log}
-	opt := train.Options{Dir: o.dir, Until: o.until, Version: readVersion().Version, Backend: rt.Backend, Split: rt.Kind != xla.CUDA, Sites: rt.Sites(), Device: rt, Log: a.log, Finished: maker.Phase}
+	opt := train.Options{Dir: o.dir, Until: o.until, Version: readVersion().Version, Backend: rt.Backend, Split: rt.Kind != xla.CUDA, Sites: rt.Sites(), Device: rt,
+		Machine: machine(rt), Log: a.log, Finished: maker.Phase}
 	if o.fork != "" {
 		opt.Fork = &train.Fork{Run: o.fork, From: o.from}
 	}
@@ -98,7 +101,11 @@ func (a *app) walk(ctx context.Context, config *distill.Config, path string, o r
 		if a.json {
 			style = monitor.StyleJSON
 		}
-		opt.Progress = monitor.NewProgress(os.Stderr, style, 10*time.Second)
+		to := a.stderr
+		if a.terminal {
+			to = os.Stderr // bars ask it for its width
+		}
+		opt.Progress = monitor.NewProgress(to, style, 10*time.Second)
 	}
 	if o.metrics != "" {
 		m, err := monitor.ServeMetrics(o.metrics)
@@ -141,6 +148,11 @@ func (a *app) walk(ctx context.Context, config *distill.Config, path string, o r
 	return nil
 }
 
+// machine says what computes, as a run's lineage keeps it. Sums on another number of threads differ in the last bits.
+func machine(rt *xla.Runtime) map[string]string {
+	return map[string]string{"backend": rt.Kind, "plugin": rt.Version, "device": rt.DeviceName(), "CPU threads": strconv.Itoa(runtime.GOMAXPROCS(0))}
+}
+
 // refused gives run errors their exit codes.
 func refused(err error) error {
 	var mismatch *rundir.ConfigMismatch
@@ -155,7 +167,7 @@ func refused(err error) error {
 	case errors.As(err, &fork):
 		return withHint(withCode(exitRefused, err), "%s", fork.Hint)
 	case errors.As(err, &nonfinite):
-		return withHint(withCode(exitNonFinite, err), "nothing was updated with it; lower the learning rate, or look at the samples named")
+		return withHint(withCode(exitNonFinite, err), "start again with a lower rate, --set stages.%s.phases.%s.lr=…, which a phase without a result may be given: it goes on from its newest checkpoint; 'fewstep rewind' goes further back", nonfinite.Stage, nonfinite.Phase)
 	}
 	return err
 }

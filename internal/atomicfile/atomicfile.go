@@ -41,7 +41,7 @@ func Write(path string, fill func(w io.Writer) error) (err error) {
 		}
 	}()
 	dir := filepath.Dir(path)
-	if err := makeDir(dir); err != nil {
+	if err := MakeDir(dir); err != nil {
 		return err
 	}
 	f, err := createTemp(dir, modeFor(path))
@@ -82,7 +82,7 @@ func Write(path string, fill func(w io.Writer) error) (err error) {
 		return err
 	}
 	renamed = true
-	return syncDir(dir)
+	return SyncDir(dir)
 }
 
 // WriteBytes replaces path by data. It is Write with a ready content.
@@ -145,10 +145,10 @@ func createTemp(dir string, keep fs.FileMode) (*os.File, error) {
 	return f, nil
 }
 
-// makeDir creates dir and its missing parents and makes the new entries durable.
-func makeDir(dir string) error {
+// MakeDir creates dir and its missing parents and makes the new entries durable.
+func MakeDir(dir string) error {
 	var created []string
-	for d := dir; ; d = filepath.Dir(d) {
+	for d := filepath.Clean(dir); ; d = filepath.Dir(d) {
 		_, err := os.Stat(d)
 		if err == nil || !errors.Is(err, fs.ErrNotExist) {
 			break
@@ -162,17 +162,17 @@ func makeDir(dir string) error {
 		return err
 	}
 	for _, d := range created {
-		if err := syncDir(filepath.Dir(d)); err != nil {
+		if err := SyncDir(filepath.Dir(d)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// syncDir makes the names in dir durable. File systems that cannot sync a
+// SyncDir makes the names in dir durable. File systems that cannot sync a
 // folder answer EINVAL or ENOTSUP; there is nothing more to do on those, nor in
 // a folder that may be written but not listed.
-func syncDir(dir string) error {
+func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if errors.Is(err, fs.ErrPermission) {
 		return nil

@@ -19,7 +19,7 @@ func WriteDir(path string, fill func(folder string) error) (err error) {
 		return fmt.Errorf("cannot write the folder %s: %w", path, explain(err))
 	}
 	parent := filepath.Dir(path)
-	if err := makeDir(parent); err != nil {
+	if err := MakeDir(parent); err != nil {
 		return fmt.Errorf("cannot write the folder %s: %w", path, explain(err))
 	}
 	temp, err := os.MkdirTemp(parent, tempPrefix)
@@ -36,7 +36,7 @@ func WriteDir(path string, fill func(folder string) error) (err error) {
 	if err := os.Rename(temp, path); err != nil {
 		return fmt.Errorf("cannot write the folder %s: %w", path, explain(err))
 	}
-	return syncDir(parent)
+	return SyncDir(parent)
 }
 
 func removeEmpty(path string) error {

@@ -8,8 +8,6 @@ package export
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 
 	"fewstep/distill"
@@ -77,7 +75,7 @@ func Artifact(d *rundir.Dir, c *distill.Config, s distill.Step) error {
 		return err
 	}
 	files = append(files,
-		rundir.Bytes(fmt.Sprintf("%dstep_scheduler_config.json", s.StudentSteps), scheduler),
+		rundir.Bytes(schedulerName(s), scheduler),
 		rundir.Bytes(workflowName(s), workflow(c, s, name)))
 	for _, file := range files {
 		if err := d.SaveArtifact(rundir.Exports, file); err != nil {
@@ -87,18 +85,27 @@ func Artifact(d *rundir.Dir, c *distill.Config, s distill.Step) error {
 	return nil
 }
 
-// Missing lists the final steps of a ladder whose file is not in the run's exports folder although their phase has a
-// result: what a killed run still owes, or a user has deleted.
+// schedulerName is the scheduler's settings beside a weights file.
+func schedulerName(s distill.Step) string {
+	return fmt.Sprintf("%dstep_scheduler_config.json", s.StudentSteps)
+}
+
+// Missing lists the final steps of a ladder of which a file is not in the run's exports folder, or not as it was saved,
+// although their phase has a result: what a killed run still owes, or a user has deleted, or a disk has damaged.
 func Missing(d *rundir.Dir, steps []distill.Step) (owed []distill.Step, err error) {
 	have, err := d.Artifacts(rundir.Exports)
 	if err != nil {
 		return nil, err
 	}
 	for _, s := range steps {
-		if !s.Final || slices.Contains(have, Name(s)) && slices.Contains(have, workflowName(s)) {
+		if !s.Final || !slices.ContainsFunc([]string{Name(s), schedulerName(s), workflowName(s)}, func(name string) bool { return !slices.Contains(have, name) }) {
 			continue
 		}
-		if _, err := os.Stat(filepath.Join(d.PhasePath(s.StageName, s.PhaseName), "result", "manifest.json")); err == nil {
+		result, _, err := d.Begun(rundir.Phase{Stage: s.StageName, Name: s.PhaseName})
+		if err != nil {
+			return nil, err
+		}
+		if result {
 			owed = append(owed, s)
 		}
 	}

@@ -8,13 +8,13 @@ import (
 )
 
 // NonFinite says that a number is NaN or infinite. The training loop stops
-// with it before the update, so the weights are still those of the step before.
+// with it before anything is saved, so the run directory holds what it held.
 type NonFinite struct {
-	What    string // name of the value, or of the parameter whose gradient it is
+	What    string // name of the value, or of the tensor that was to be saved
 	Value   float64
 	Stage   string
 	Phase   string
-	Step    int64    // the optimizer step in this phase that was not done, from 1
+	Step    int64    // the optimizer step in this phase, from 1
 	Samples []int64  // indices of the batch's samples in the run
 	Keys    []string // keys of the same samples in the data set
 }
@@ -27,7 +27,7 @@ func (e *NonFinite) Error() string {
 	case len(e.Samples) > 0:
 		s += fmt.Sprintf(", samples %s", shorten(e.Samples))
 	}
-	return s + "; nothing was updated. Lower the learning rate, or look at these samples"
+	return s + "; nothing of it was saved. Lower the learning rate, or look at the samples"
 }
 
 func shorten[T any](list []T) string {

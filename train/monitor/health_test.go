@@ -19,7 +19,7 @@ func TestCheckFinite(t *testing.T) {
 		if !errors.As(err, &n) || n.What != GradNorm || n.Step != 12 {
 			t.Fatalf("got %v", err)
 		}
-		for _, part := range []string{"grad_norm is", "stage 8to4, phase full, step 12", "dog, noto style", "nothing was updated"} {
+		for _, part := range []string{"grad_norm is", "stage 8to4, phase full, step 12", "dog, noto style", "nothing of it was saved"} {
 			if !strings.Contains(err.Error(), part) {
 				t.Errorf("%q lacks %q", err, part)
 			}

@@ -26,7 +26,8 @@ const (
 )
 
 // Progress shows stage, phase, samples, speed, time left, losses,
-// discriminator accuracy and logit gap on one line.
+// discriminator accuracy and logit gap on one line. It never fails: training
+// goes on where nobody reads any more, or what is shown finds no space.
 type Progress struct {
 	mu    sync.Mutex
 	out   io.Writer
@@ -97,9 +98,7 @@ func (p *Progress) Update(r Record) error {
 	defer p.mu.Unlock()
 	now := p.now()
 	if r.Stage != p.stage || r.Phase != p.phase {
-		if err := p.finish(); err != nil {
-			return err
-		}
+		p.finish()
 		p.stage, p.phase, p.seen, p.shown = r.Stage, r.Phase, nil, time.Time{}
 		p.last, p.parts = Record{}, ""
 	}
@@ -121,33 +120,33 @@ func (p *Progress) Update(r Record) error {
 	if !p.shown.IsZero() && now.Sub(p.shown) < p.every && r.Samples < r.Total {
 		return nil
 	}
-	return p.print()
+	p.print()
+	return nil
 }
 
 // finish shows the last record of a phase where it was not, and ends its bar.
-func (p *Progress) finish() error {
+func (p *Progress) finish() {
 	if p.bar != nil {
 		p.bar.Abort(false)
 		p.bar.Wait()
 		p.bar = nil
-		return nil
+		return
 	}
 	if p.pending {
-		return p.print()
+		p.print()
 	}
-	return nil
 }
 
 // Close shows the last record and ends the bar.
 func (p *Progress) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	err := p.finish()
+	p.finish()
 	if p.container != nil {
 		p.container.Wait()
 		p.container = nil
 	}
-	return err
+	return nil
 }
 
 func (p *Progress) draw() {
@@ -158,20 +157,26 @@ func (p *Progress) draw() {
 		own := &atomic.Value{} // a bar that has ended keeps its last line
 		own.Store(text)
 		p.text = own
-		p.bar = p.container.AddBar(max(p.last.Total, 1),
+		bar, err := p.container.Add(max(p.last.Total, 1), mpb.BarStyle().Build(),
 			mpb.BarWidth(24), mpb.BarFillerTrim(),
 			mpb.AppendDecorators(decor.Any(func(decor.Statistics) string {
 				return own.Load().(string)
 			})))
+		if err != nil { // the terminal is gone, and the bars with it
+			p.container, p.style = nil, StyleLines
+			p.print()
+			return
+		}
+		p.bar = bar
 	}
 	p.bar.SetCurrent(min(p.last.Samples, max(p.last.Total, 1)))
 }
 
-func (p *Progress) print() error {
+func (p *Progress) print() {
 	p.shown, p.pending = p.now(), false
 	if p.style != StyleJSON {
-		_, err := fmt.Fprintln(p.out, line(p.last, p.rate())+p.parts)
-		return err
+		_, _ = fmt.Fprintln(p.out, line(p.last, p.rate())+p.parts)
+		return
 	}
 	row := progressRow{Time: p.shown.UTC(), Record: p.last, Wall: p.last.Wall}
 	if rate := p.rate(); rate > 0 {
@@ -179,7 +184,7 @@ func (p *Progress) print() error {
 		row.ETA = left(p.last.Samples, p.last.Total, rate).Seconds()
 		row.RunETA = left(p.last.Position, p.last.RunTotal, rate).Seconds()
 	}
-	return json.NewEncoder(p.out).Encode(row)
+	_ = json.NewEncoder(p.out).Encode(row)
 }
 
 // progressRow is a line in the style json.

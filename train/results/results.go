@@ -180,7 +180,7 @@ func (m *Maker) Report(ctx context.Context, r *train.Run) (worked bool, err erro
 	if Unmeasured(r) != "" {
 		return false, nil
 	}
-	if have, err := r.Dir.HasArtifact(rundir.Report, "index.html"); err != nil || have {
+	if have, err := eval.Reported(r.Dir); err != nil || have {
 		return false, err
 	}
 	s := eval.Spec{Engine: m.meter(r), Drawer: r.Engine, Pipeline: r.Pipeline, Config: r.Config, Base: r.Base, Progress: m.progress(),

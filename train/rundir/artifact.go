@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -41,8 +40,11 @@ func (d *Dir) SaveArtifact(folder string, f File) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := d.inPlace(); err != nil {
+		return fmt.Errorf("save artifact: %w", err)
+	}
 	root := d.Path(folder)
-	if err := os.MkdirAll(root, 0o777); err != nil {
+	if err := atomicfile.MakeDir(root); err != nil {
 		return fmt.Errorf("save artifact: %w", err)
 	}
 	unlock, err := lockFolder(root)
@@ -52,11 +54,11 @@ func (d *Dir) SaveArtifact(folder string, f File) error {
 	defer unlock()
 
 	m, err := readManifest(root)
-	if err != nil {
-		if !skip(root, err).Unfinished {
-			return fmt.Errorf("save artifact: %w", err)
-		}
+	switch {
+	case unsound(err): // none yet, or of files that can all be made again
 		m = &manifest{Format: format}
+	case err != nil:
+		return fmt.Errorf("save artifact: %w", err)
 	}
 	listed := func(e entry) bool { return e.Name == f.Name }
 	// A file about to change is taken off the list first, so that the list never
@@ -89,23 +91,32 @@ func (d *Dir) writeArtifactManifest(root string, m *manifest) error {
 	return nil
 }
 
-// Artifacts lists the names of the files below one of these folders that
-// were saved completely and are still there. A file that is there and not listed
-// is of a save that was cut short, and to be saved again.
+// Artifacts lists the names of the files below one of these folders that were
+// saved completely and are still what was saved: of every file the digest is
+// compared, once per process for as long as its size and time stay. A file that
+// is there and not listed is of a save that was cut short or was changed since,
+// and to be saved again; of the latter Told hears once.
 func (d *Dir) Artifacts(folder string) ([]string, error) {
-	m, err := readManifest(d.Path(folder))
-	if err != nil {
-		if skip(folder, err).Unfinished {
-			return nil, nil
+	root := d.Path(folder)
+	m, err := readManifest(root)
+	if unsound(err) {
+		if !skip(root, err).Unfinished {
+			d.tell(err.Error() + ": everything in this folder is made again")
 		}
+		return nil, nil
+	}
+	if err != nil {
 		return nil, err
 	}
 	var names []string
 	for _, e := range m.Files {
-		switch _, err := os.Stat(d.ArtifactPath(folder, e.Name)); {
+		err := d.hashes.sound(root, e)
+		switch {
 		case err == nil:
 			names = append(names, e.Name)
-		case !errors.Is(err, fs.ErrNotExist):
+		case unsound(err):
+			d.tell(err.Error() + ": it is made again")
+		default:
 			return nil, err
 		}
 	}
@@ -123,8 +134,7 @@ func (d *Dir) ArtifactPath(folder, name string) string {
 	return d.Path(folder, filepath.FromSlash(path.Clean(name)))
 }
 
-// cleanTemp removes temporary files of killed writers from the folders that
-// only this process writes to.
+// cleanTemp removes temporary files of killed writers from all folders.
 func (d *Dir) cleanTemp() error {
 	var failed error
 	folders := []string{d.root, d.EventsPath()}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -66,6 +67,7 @@ func (s *Snapshot) Meta(v any) error {
 
 // Skipped is a checkpoint that LatestCheckpoint passed over.
 type Skipped struct {
+	Phase
 	Folder string
 	Why    string
 	// Unfinished: the process ended while saving or deleting it, nothing is
@@ -94,6 +96,9 @@ func (d *Dir) SaveCheckpoint(p Point, meta any, files ...File) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := d.inPlace(); err != nil {
+		return err
+	}
 	found, _, err := d.list()
 	if err != nil {
 		return err
@@ -102,13 +107,18 @@ func (d *Dir) SaveCheckpoint(p Point, meta any, files ...File) error {
 	for _, c := range found {
 		m.Seq = max(m.Seq, c.manifest.Seq+1)
 	}
-	if m.Stats, err = d.syncStats(); err != nil {
+	if m.Stats, m.StatsSHA256, err = d.syncStats(); err != nil {
 		return err
 	}
 	folder := filepath.Join(d.PhasePath(p.Stage, p.Phase), "checkpoints", fmt.Sprintf("%012d", p.Position))
 	for _, c := range found {
-		if c.Folder == folder && c.same(m, meta) && c.manifest.verify(folder) == nil {
+		if c.Folder != folder || !c.same(m, meta) {
+			continue
+		}
+		if err := d.hashes.verify(folder, c.manifest); err == nil {
 			return nil
+		} else if !unsound(err) {
+			return err
 		}
 	}
 	if err := d.save(folder, m, meta, files); err != nil {
@@ -131,27 +141,37 @@ func (c *Checkpoint) same(m *manifest, meta any) bool {
 	if c.manifest.Meta != nil && json.Compact(&old, c.manifest.Meta) != nil {
 		return false
 	}
-	return c.Point == *m.Point && c.manifest.Stats == m.Stats && bytes.Equal(old.Bytes(), b)
+	return c.Point == *m.Point && c.manifest.Stats == m.Stats && c.manifest.StatsSHA256 == m.StatsSHA256 && bytes.Equal(old.Bytes(), b)
 }
 
 // prune keeps the newest complete checkpoints and deletes the others, as well
 // as what interrupted saves left. It counts as complete what has a manifest,
-// right sizes and no failed verification; the folder keep always stays.
+// right sizes and no failed verification; the folder keep always stays. A
+// damaged one is set aside, never deleted.
 func (d *Dir) prune(keep string) error {
 	found, skipped, err := d.list()
 	if err != nil {
 		return err
 	}
 	kept := 0
+	var bad []string
 	for _, c := range found {
-		sound := !d.damaged[c.Folder] && c.manifest.sizes(c.Folder) == nil
-		if sound && (kept < max(d.Keep, 2) || c.Folder == keep) {
+		if err := c.manifest.sizes(c.Folder); unsound(err) || d.damaged[c.Folder] {
+			bad = append(bad, c.Folder)
+			continue
+		} else if err != nil {
+			return err
+		}
+		if kept < max(d.Keep, 2) || c.Folder == keep {
 			kept++
 			continue
 		}
 		if err := d.remove(c.Folder); err != nil {
 			return err
 		}
+	}
+	if err := d.setAside("damaged checkpoints", bad); err != nil {
+		return err
 	}
 	return d.removeUnfinished(skipped)
 }
@@ -170,26 +190,74 @@ func (d *Dir) removeUnfinished(skipped []Skipped) error {
 	return nil
 }
 
+// phaseFolders lists stages/STAGE/PHASE of all phases that have one, in the order of their names.
+func (d *Dir) phaseFolders() (out []string, err error) {
+	stages, err := subfolders(d.Path("stages"))
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range stages {
+		phases, err := subfolders(s)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, phases...)
+	}
+	return out, nil
+}
+
+// subfolders lists the folders in dir, which need not be there. An entry that cannot be looked at is an error: what cannot
+// be read for a moment is not gone.
+func subfolders(dir string) (out []string, err error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		info, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if info.IsDir() {
+			out = append(out, path)
+		}
+	}
+	return out, nil
+}
+
 // list finds the checkpoints with a readable manifest, newest first, and those
 // without.
 func (d *Dir) list() (found []*Checkpoint, skipped []Skipped, err error) {
-	folders, err := filepath.Glob(filepath.Join(escapeGlob(d.Path("stages")), "*", "*", "checkpoints", "*"))
+	phases, err := d.phaseFolders()
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, folder := range folders {
-		if info, err := os.Stat(folder); err != nil || !info.IsDir() {
-			continue
-		}
-		m, err := readManifest(folder)
-		if err == nil && m.Point == nil {
-			err = &Damaged{Path: folder, Why: manifestName + " has no point"}
-		}
+	for _, phase := range phases {
+		folders, err := subfolders(filepath.Join(phase, "checkpoints"))
 		if err != nil {
-			skipped = append(skipped, skip(folder, err))
-			continue
+			return nil, nil, err
 		}
-		found = append(found, &Checkpoint{Point: *m.Point, Folder: folder, manifest: m})
+		for _, folder := range folders {
+			m, err := readManifest(folder)
+			if err == nil && m.Point == nil {
+				err = &Damaged{Path: folder, Why: manifestName + " has no point"}
+			}
+			switch {
+			case unsound(err):
+				skipped = append(skipped, skip(folder, err))
+			case err != nil:
+				return nil, nil, err
+			default:
+				found = append(found, &Checkpoint{Point: *m.Point, Folder: folder, manifest: m})
+			}
+		}
 	}
 	slices.SortFunc(found, func(a, b *Checkpoint) int {
 		return cmp.Or(cmp.Compare(b.Position, a.Position), cmp.Compare(b.manifest.Seq, a.manifest.Seq))
@@ -197,8 +265,10 @@ func (d *Dir) list() (found []*Checkpoint, skipped []Skipped, err error) {
 	return found, skipped, nil
 }
 
+// skip makes what is known of a checkpoint's folder, stages/STAGE/PHASE/checkpoints/POSITION, of its error.
 func skip(folder string, err error) Skipped {
-	s := Skipped{Folder: folder, Why: err.Error()}
+	phase := filepath.Dir(filepath.Dir(folder))
+	s := Skipped{Folder: folder, Why: err.Error(), Phase: Phase{filepath.Base(filepath.Dir(phase)), filepath.Base(phase)}}
 	var dmg *Damaged
 	if errors.As(err, &dmg) {
 		s.Why, s.Unfinished = dmg.Why, dmg.Why == neverFinished
@@ -208,7 +278,8 @@ func skip(folder string, err error) Skipped {
 
 // LatestCheckpoint is the newest checkpoint whose files all have the size and
 // SHA-256 of its manifest, or nil where there is none. Those passed over are
-// listed with the reason; they are not deleted here.
+// listed with the reason; they are not deleted. An error of reading is no
+// reason to pass one over: it is returned.
 func (d *Dir) LatestCheckpoint() (*Checkpoint, []Skipped, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -217,27 +288,37 @@ func (d *Dir) LatestCheckpoint() (*Checkpoint, []Skipped, error) {
 		return nil, nil, err
 	}
 	for _, c := range found {
-		if err := c.manifest.verify(c.Folder); err != nil {
-			d.damaged[c.Folder] = true
-			skipped = append(skipped, skip(c.Folder, err))
-			continue
+		err := d.hashes.verify(c.Folder, c.manifest)
+		switch {
+		case err == nil:
+			return c, skipped, nil
+		case !unsound(err):
+			return nil, nil, err
 		}
-		return c, skipped, nil
+		d.damaged[c.Folder] = true
+		skipped = append(skipped, skip(c.Folder, err))
 	}
 	return nil, skipped, nil
 }
 
-// escapeGlob quotes the characters that Glob gives a meaning.
-func escapeGlob(path string) string {
-	var out []byte
-	for i := range len(path) {
-		switch path[i] {
-		case '*', '?', '[', '\\':
-			out = append(out, '\\')
-		}
-		out = append(out, path[i])
+// Checkpoints lists the sound ones, newest first.
+func (d *Dir) Checkpoints() (sound []*Checkpoint, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	found, _, err := d.list()
+	if err != nil {
+		return nil, err
 	}
-	return string(out)
+	for _, c := range found {
+		err := d.hashes.verify(c.Folder, c.manifest)
+		switch {
+		case err == nil:
+			sound = append(sound, c)
+		case !unsound(err):
+			return nil, err
+		}
+	}
+	return sound, nil
 }
 
 // Digest identifies the snapshot's content: the manifest's own SHA-256.

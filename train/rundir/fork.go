@@ -1,8 +1,6 @@
 package rundir
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -49,7 +47,11 @@ func Fork(dir string, config []byte, lineage Lineage, source *Dir, from string, 
 	forked.From = from
 	lineage.Forked = forked
 	return atomicfile.WriteDir(dir, func(folder string) error {
-		d := &Dir{root: folder, damaged: map[string]bool{}, step: source.step}
+		info, err := os.Stat(folder)
+		if err != nil {
+			return err
+		}
+		d := &Dir{root: folder, info: info, damaged: map[string]bool{}, step: source.step}
 		for _, r := range forked.Results {
 			if err := d.takeResult(source, r); err != nil {
 				return err
@@ -74,8 +76,7 @@ func (d *Dir) shared(phases []ForkedResult) (stats int64, forked *Forked, err er
 	if err != nil {
 		return 0, nil, err
 	}
-	sum := sha256.Sum256(config)
-	forked = &Forked{Run: d.root, ConfigSHA256: hex.EncodeToString(sum[:]), FewstepVersion: d.lineage.FewstepVersion, Forked: d.lineage.Forked}
+	forked = &Forked{Run: d.root, ConfigSHA256: digest(config), FewstepVersion: d.lineage.FewstepVersion, Forked: d.lineage.Forked}
 	for _, p := range phases {
 		s, err := d.Result(p.Stage, p.Phase)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -108,13 +109,10 @@ func (d *Dir) takeResult(source *Dir, r ForkedResult) error {
 			return err
 		}
 	}
-	if err := m.verify(to); err != nil {
+	if err := d.hashes.verify(to, m); err != nil {
 		return err
 	}
-	if err := syncFolder(to); err != nil {
-		return err
-	}
-	return syncTree(d.root, to)
+	return syncFolder(to)
 }
 
 // takeStats copies the first bytes of the source's statistics.
@@ -150,8 +148,7 @@ func (d *Dir) takeRows(source *Dir) error {
 		return nil // nothing was measured, or the list of it is damaged
 	}
 	for _, e := range m.Files {
-		one := &manifest{Files: []entry{e}}
-		if !strings.HasPrefix(e.Name, reusableRows) || one.verify(root) != nil {
+		if !strings.HasPrefix(e.Name, reusableRows) || source.hashes.sound(root, e) != nil {
 			continue
 		}
 		path := source.ArtifactPath(Report, e.Name)
@@ -169,7 +166,7 @@ func take(from, to string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(to), 0o777); err != nil {
+	if err := atomicfile.MakeDir(filepath.Dir(to)); err != nil {
 		return err
 	}
 	if os.Link(from, to) == nil {

@@ -54,11 +54,13 @@ type entry struct {
 // manifest is the content of manifest.json. It holds no wall-clock: the same
 // run yields the same bytes.
 type manifest struct {
-	Format string  `json:"format"`
-	Point  *Point  `json:"point,omitempty"`       // snapshots only
-	Seq    int64   `json:"sequence,omitempty"`    // checkpoints only: order of saving
-	Stats  int64   `json:"stats_bytes,omitempty"` // length of stats.jsonl at this moment
-	Files  []entry `json:"files"`
+	Format string `json:"format"`
+	Point  *Point `json:"point,omitempty"`       // snapshots only
+	Seq    int64  `json:"sequence,omitempty"`    // checkpoints only: order of saving
+	Stats  int64  `json:"stats_bytes,omitempty"` // length of stats.jsonl at this moment
+	// StatsSHA256 is of these bytes; snapshots of earlier versions lack it.
+	StatsSHA256 string  `json:"stats_sha256,omitempty"`
+	Files       []entry `json:"files"`
 	// Meta is the caller's, such as the optimizer's step count.
 	Meta json.RawMessage `json:"meta,omitempty"`
 	// SHA256 is of this manifest as compact JSON without this field.
@@ -149,14 +151,19 @@ func (e *Damaged) Error() string { return e.Path + ": " + e.Why }
 
 const neverFinished = "no " + manifestName + ": it was never finished"
 
+// readManifest reads a folder's manifest. A missing one and one with other bytes than were written are *Damaged; any other
+// error is of reading, which may succeed the next time, and says nothing about the files.
 func readManifest(folder string) (*manifest, error) {
 	m := &manifest{}
-	err := readJSON(filepath.Join(folder, manifestName), m)
+	raw, err := os.ReadFile(filepath.Join(folder, manifestName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &Damaged{Path: folder, Why: neverFinished}
 	}
 	if err != nil {
-		return nil, &Damaged{Path: folder, Why: err.Error()}
+		return nil, err
+	}
+	if err := json.Unmarshal(raw, m); err != nil {
+		return nil, &Damaged{Path: folder, Why: fmt.Sprintf("%s: %v", manifestName, err)}
 	}
 	if m.Format != format {
 		return nil, &Damaged{Path: folder, Why: fmt.Sprintf("%s says format %q, this program knows %q", manifestName, m.Format, format)}
@@ -170,55 +177,6 @@ func readManifest(folder string) (*manifest, error) {
 		}
 	}
 	return m, nil
-}
-
-// sizes compares only file sizes: cheap.
-func (m *manifest) sizes(folder string) error {
-	for _, e := range m.Files {
-		info, err := os.Stat(filepath.Join(folder, filepath.FromSlash(e.Name)))
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			return &Damaged{Path: folder, Why: e.Name + " is missing"}
-		case err != nil:
-			return &Damaged{Path: folder, Why: err.Error()}
-		case info.Size() != e.Size:
-			return &Damaged{Path: folder, Why: fmt.Sprintf("%s has %d bytes, the manifest says %d", e.Name, info.Size(), e.Size)}
-		}
-	}
-	return nil
-}
-
-// verify compares sizes, then digests.
-func (m *manifest) verify(folder string) error {
-	if err := m.sizes(folder); err != nil {
-		return err
-	}
-	for _, e := range m.Files {
-		if err := e.verify(folder); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (e entry) verify(folder string) error {
-	f, err := os.Open(filepath.Join(folder, filepath.FromSlash(e.Name)))
-	if err != nil {
-		return &Damaged{Path: folder, Why: err.Error()}
-	}
-	defer f.Close()
-	h := sha256.New()
-	n, err := io.Copy(h, f)
-	if err != nil {
-		return &Damaged{Path: folder, Why: fmt.Sprintf("%s cannot be read: %v", e.Name, err)}
-	}
-	if n != e.Size {
-		return &Damaged{Path: folder, Why: fmt.Sprintf("%s has %d bytes, the manifest says %d", e.Name, n, e.Size)}
-	}
-	if sum := hex.EncodeToString(h.Sum(nil)); sum != e.SHA256 {
-		return &Damaged{Path: folder, Why: fmt.Sprintf("%s has SHA-256 %s, the manifest says %s", e.Name, sum, e.SHA256)}
-	}
-	return nil
 }
 
 // save fills a new folder: the files first, the manifest last. A folder of
@@ -246,11 +204,8 @@ func (d *Dir) save(folder string, m *manifest, meta any, files []File) (err erro
 	if err := d.before("mkdir " + folder); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(folder, 0o777); err != nil {
+	if err := atomicfile.MakeDir(folder); err != nil {
 		return fmt.Errorf("create snapshot folder: %w", err)
-	}
-	if err := syncTree(d.root, folder); err != nil {
-		return err
 	}
 	defer func() {
 		if err != nil {
@@ -298,26 +253,10 @@ func (d *Dir) remove(folder string) error {
 	return nil
 }
 
-// syncTree makes the folders from root (above) down to leaf durable.
-func syncTree(root, leaf string) error {
-	for dir := filepath.Dir(leaf); ; dir = filepath.Dir(dir) {
-		if err := syncFolder(dir); err != nil {
-			return err
-		}
-		if dir == root || len(dir) <= len(root) {
-			return nil
-		}
-	}
-}
-
 func syncFolder(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
+	if err := atomicfile.SyncDir(path); err != nil {
 		return fmt.Errorf("sync folder: %w", err)
 	}
-	defer f.Close()
-	// Some file systems cannot sync a folder; the rename is then as durable as it gets.
-	f.Sync()
 	return nil
 }
 

@@ -66,6 +66,11 @@ func DiffLineage(old, new Lineage) []Change {
 		for k, v := range l.Extra {
 			t["extra."+k] = v
 		}
+		if old.Inputs != nil && new.Inputs != nil { // an earlier version did not know them
+			for k, v := range l.Inputs {
+				t["inputs."+k] = v
+			}
+		}
 		return t
 	}
 	return diffTrees("", tree(old), tree(new), nil, nil)

@@ -22,13 +22,22 @@ func (d *Dir) SaveResult(p Point, meta any, files ...File) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := d.inPlace(); err != nil {
+		return err
+	}
 	folder := d.resultFolder(p.Stage, p.Phase)
-	if old, err := readManifest(folder); err == nil && old.verify(folder) == nil {
+	old, err := readManifest(folder)
+	if err == nil {
+		err = d.hashes.verify(folder, old)
+	}
+	if err == nil {
 		return fmt.Errorf("%s holds a complete result already; it is never overwritten", folder)
 	}
+	if !unsound(err) {
+		return err
+	}
 	m := &manifest{Point: &p}
-	var err error
-	if m.Stats, err = d.syncStats(); err != nil {
+	if m.Stats, m.StatsSHA256, err = d.syncStats(); err != nil {
 		return err
 	}
 	if err := d.save(folder, m, meta, files); err != nil {
@@ -38,7 +47,8 @@ func (d *Dir) SaveResult(p Point, meta any, files ...File) error {
 }
 
 // Result is the verified result of a phase. Errors: fs.ErrNotExist where the
-// phase has none or its saving was interrupted, *Damaged where files changed.
+// phase has none or its saving was interrupted, *Damaged where files changed;
+// any other is of reading.
 func (d *Dir) Result(stage, phase string) (*Snapshot, error) {
 	if err := checkNames(stage, phase); err != nil {
 		return nil, err
@@ -54,7 +64,7 @@ func (d *Dir) Result(stage, phase string) (*Snapshot, error) {
 	if m.Point == nil {
 		return nil, &Damaged{Path: folder, Why: manifestName + " has no point"}
 	}
-	if err := m.verify(folder); err != nil {
+	if err := d.hashes.verify(folder, m); err != nil {
 		return nil, err
 	}
 	return &Snapshot{Point: *m.Point, Folder: folder, manifest: m}, nil

@@ -12,6 +12,7 @@
 //	stages/STAGE/PHASE/checkpoints/POSITION/   resumable state, the newest few
 //	stages/STAGE/PHASE/result/                 final weights, kept for ever
 //	exports/ sheets/ report/ encoded/          artifacts, each folder with a manifest
+//	aside/NUMBER/    what was damaged, or no longer follows from what is before it; nothing here is read again but to be put back
 //
 // Checkpoints and results are snapshots: folders whose manifest.json (names,
 // sizes, SHA-256, metadata) is written last, so a folder without one was never
@@ -31,6 +32,7 @@
 package rundir
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -60,22 +62,6 @@ const (
 // was killed half-way left them.
 var unborn = []string{lockName, lineageName}
 
-// Lineage says what a run was made from. A continuation with other inputs is
-// refused; another fewstep version is only noted.
-type Lineage struct {
-	FewstepVersion string            `json:"fewstep_version"`
-	BaseWeights    string            `json:"base_weights_sha256"`  // digest of the base model's weights
-	DataManifest   string            `json:"data_manifest_sha256"` // digest of the data cache's manifest
-	Extra          map[string]string `json:"extra,omitempty"`      // any other input that must not change
-	Forked         *Forked           `json:"forked,omitempty"`     // the run whose results this one began with; set by Fork
-}
-
-type lineageFile struct {
-	Format       string `json:"format"`
-	ConfigSHA256 string `json:"config_sha256"`
-	Lineage
-}
-
 // Dir is an open run directory. Its methods may be called from several
 // goroutines.
 type Dir struct {
@@ -83,103 +69,153 @@ type Dir struct {
 	// phases; less than 2 counts as 2. Set it right after Open.
 	Keep int
 
-	root    string
-	lineage lineageFile
-	lock    *os.File // nil: opened by View, read-only but for artifacts
-	isNew   bool
-	notes   []string
+	// Told, which may be nil, hears of files that are damaged or were moved, one sentence each.
+	Told func(sentence string)
+
+	root     string
+	info     fs.FileInfo // of root
+	lineage  lineageFile
+	lock     *os.File // nil: opened by View, read-only but for artifacts
+	readOnly error    // why nothing can be written
+	isNew    bool
+	notes    []string
+	hashes   hashes
 
 	mu      sync.Mutex
+	stats   recorded
 	damaged map[string]bool         // checkpoint folders that failed verification
+	heard   map[string]bool         // what Told has heard
 	step    func(what string) error // tests: called before every change on disk
 }
 
 // ErrReadOnly is returned by methods that change a run opened by View.
 var ErrReadOnly = errors.New("run directory is open for reading only")
 
-// Open creates the run directory, or continues the one that is there, and
-// locks it against other processes until Close.
+// Rules say how a continuation may differ from the start.
+type Rules struct {
+	// MayDiffer lists key paths ("progress.interval", "metrics") whose values,
+	// and all below them, do not change the result; config.yaml keeps the values
+	// of the first start.
+	MayDiffer []string
+	// MayChange says of any other key whether it may be changed now, because
+	// what it is about has not begun; config.yaml is replaced then, and the
+	// change noted in the lineage. nil = never.
+	MayChange func(d *Dir, key string) (bool, error)
+	// Normal gives the old config.yaml with the keys that it lacks and the
+	// values that those had before they existed; nil = as it is.
+	Normal func(config []byte) []byte
+}
+
+// Open is OpenWith where only keys may differ.
+func Open(dir string, resolvedConfig []byte, lineage Lineage, mayDiffer ...string) (*Dir, error) {
+	return OpenWith(dir, resolvedConfig, lineage, Rules{MayDiffer: mayDiffer})
+}
+
+// OpenWith creates the run directory, or continues the one that is there, and
+// locks it against other processes until Close. Where the disk cannot be
+// written, a directory that is there is opened without a lock, and its methods
+// that change anything return that error.
 //
-// resolvedConfig is the YAML of the fully resolved configuration. mayDiffer
-// lists key paths ("progress.interval", "metrics") whose values, and all below
-// them, do not change the result and so may differ in a continuation;
-// config.yaml keeps the values of the first start.
+// resolvedConfig is the YAML of the fully resolved configuration.
 //
 // Errors: *ConfigMismatch, *LineageMismatch, *Locked, *NotRunDir; any other is
 // an I/O error.
-func Open(dir string, resolvedConfig []byte, lineage Lineage, mayDiffer ...string) (*Dir, error) {
+func OpenWith(dir string, resolvedConfig []byte, lineage Lineage, rules Rules) (*Dir, error) {
 	if _, err := parseYAML(resolvedConfig); err != nil {
 		return nil, fmt.Errorf("resolved config for run directory %s: %w", dir, err)
 	}
 	dir = filepath.Clean(dir)
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		if err := os.MkdirAll(dir, 0o777); err != nil {
-			return nil, fmt.Errorf("create run directory: %w", err)
-		}
+	if err := atomicfile.MakeDir(dir); err != nil {
+		return nil, fmt.Errorf("create run directory: %w", err)
 	}
-	// Look before the lock file is made, so that a foreign folder stays untouched.
-	if _, err := inspect(dir); err != nil {
-		return nil, err
-	}
-	lock, note, err := acquire(dir)
+	d, err := lockDir(dir)
 	if err != nil {
 		return nil, err
 	}
-	d := &Dir{Keep: 2, root: dir, lock: lock, damaged: map[string]bool{}}
-	if note != "" {
-		d.notes = append(d.notes, note)
-	}
-	if err := d.open(resolvedConfig, lineage, mayDiffer); err != nil {
+	if err := d.open(resolvedConfig, lineage, rules); err != nil {
 		d.Close()
 		return nil, err
 	}
 	return d, nil
 }
 
-func (d *Dir) open(config []byte, lineage Lineage, mayDiffer []string) error {
+// Resume opens and locks the run directory that is there, whatever it was made
+// from: for taking it back to an earlier state.
+func Resume(dir string) (*Dir, error) {
+	dir = filepath.Clean(dir)
+	if born, err := inspect(dir); err != nil {
+		return nil, err
+	} else if !born {
+		return nil, &NotRunDir{Dir: dir, Why: "it has no " + configName}
+	}
+	d, err := lockDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	err = errors.Join(d.readOnly, d.cleanTemp(), d.readLineage())
+	if err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func lockDir(dir string) (*Dir, error) {
+	// Look before the lock file is made, so that a foreign folder stays untouched.
+	if _, err := inspect(dir); err != nil {
+		return nil, err
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return nil, err
+	}
+	d := &Dir{Keep: 2, root: dir, info: info, damaged: map[string]bool{}}
+	lock, note, err := acquire(dir)
+	switch {
+	case readOnlyDisk(err):
+		d.readOnly = err
+	case err != nil:
+		return nil, err
+	}
+	d.lock = lock
+	if note != "" {
+		d.notes = append(d.notes, note)
+	}
+	return d, nil
+}
+
+func (d *Dir) open(config []byte, lineage Lineage, rules Rules) error {
 	born, err := inspect(d.root)
 	if err != nil {
 		return err
 	}
+	if d.readOnly != nil {
+		if !born {
+			return d.readOnly
+		}
+		return d.resume(config, lineage, rules)
+	}
 	if err := d.cleanTemp(); err != nil {
 		return err
 	}
-	if !born {
-		d.isNew = true
-		return d.bear(config, lineage)
+	if born {
+		return d.resume(config, lineage, rules)
 	}
-	old, err := os.ReadFile(d.Path(configName))
-	if err != nil {
+	d.isNew = true
+	if err := syncFolder(filepath.Dir(d.root)); err != nil { // a process that was killed may have made it
 		return err
 	}
-	changes, err := diffYAML(old, config, mayDiffer)
-	if err != nil {
-		return fmt.Errorf("%s: %w", d.Path(configName), err)
-	}
-	if len(changes) > 0 {
-		return newConfigMismatch(d.root, changes)
-	}
-	if err := readJSON(d.Path(lineageName), &d.lineage); err != nil {
-		return err
-	}
-	if changes := DiffLineage(d.lineage.Lineage, lineage); len(changes) > 0 {
-		return &LineageMismatch{Dir: d.root, Changes: changes}
-	}
-	if was := d.lineage.FewstepVersion; was != lineage.FewstepVersion {
-		d.notes = append(d.notes, fmt.Sprintf("run was started by fewstep %s and is continued by %s; results may differ in the last bits", was, lineage.FewstepVersion))
-	}
-	return nil
+	return d.bear(config, lineage)
 }
 
 // bear makes a folder a run directory.
 func (d *Dir) bear(config []byte, lineage Lineage) error {
-	sum := sha256.Sum256(config)
-	d.lineage = lineageFile{Format: format, ConfigSHA256: hex.EncodeToString(sum[:]), Lineage: lineage}
-	if err := writeJSON(d.Path(lineageName), d.lineage); err != nil {
+	d.lineage = lineageFile{Format: format, ConfigSHA256: digest(config), Lineage: lineage}
+	if err := d.writeLineage(); err != nil {
 		return err
 	}
 	for _, sub := range append([]string{"events", "stages"}, artifactFolders...) {
-		if err := os.MkdirAll(d.Path(sub), 0o777); err != nil {
+		if err := atomicfile.MakeDir(d.Path(sub)); err != nil {
 			return fmt.Errorf("create run directory: %w", err)
 		}
 	}
@@ -198,11 +234,12 @@ func View(dir string) (*Dir, error) {
 	if !born {
 		return nil, &NotRunDir{Dir: dir, Why: "it has no " + configName}
 	}
-	d := &Dir{Keep: 2, root: dir, damaged: map[string]bool{}}
-	if err := readJSON(d.Path(lineageName), &d.lineage); err != nil {
+	info, err := os.Stat(dir)
+	if err != nil {
 		return nil, err
 	}
-	return d, nil
+	d := &Dir{Keep: 2, root: dir, info: info, damaged: map[string]bool{}}
+	return d, d.readLineage()
 }
 
 // Close releases the lock. The directory stays as it is.
@@ -228,8 +265,12 @@ func inspect(dir string) (born bool, err error) {
 	}
 	if slices.Contains(names, configName) && slices.Contains(names, lineageName) {
 		var l lineageFile
-		if err := readJSON(filepath.Join(dir, lineageName), &l); err != nil {
-			return false, &NotRunDir{Dir: dir, Why: err.Error()}
+		raw, err := os.ReadFile(filepath.Join(dir, lineageName))
+		if err != nil {
+			return false, fmt.Errorf("open run directory: %w", err)
+		}
+		if err := json.Unmarshal(raw, &l); err != nil {
+			return false, &NotRunDir{Dir: dir, Why: fmt.Sprintf("%s is damaged: %v; bring it back from a copy if this was a run", lineageName, err)}
 		}
 		if l.Format != format {
 			return false, &NotRunDir{Dir: dir, Why: fmt.Sprintf("%s says format %q, this program knows %q", lineageName, l.Format, format)}
@@ -240,18 +281,32 @@ func inspect(dir string) (born bool, err error) {
 		if slices.Contains(unborn, n) || isTemp(n) {
 			continue
 		}
-		if slices.Contains(names, lineageName) && emptyTree(filepath.Join(dir, n)) {
-			continue
+		if slices.Contains(names, lineageName) {
+			empty, err := emptyTree(filepath.Join(dir, n))
+			if err != nil {
+				return false, fmt.Errorf("open run directory: %w", err)
+			}
+			if empty {
+				continue
+			}
 		}
-		return false, &NotRunDir{Dir: dir, Why: "it is not empty and holds " + n}
+		why := "it is not empty and holds " + n
+		if slices.Contains(names, configName) {
+			why += "; if this was a run, bring its " + lineageName + " back from a copy"
+		}
+		return false, &NotRunDir{Dir: dir, Why: why}
 	}
 	return false, nil
 }
 
 // emptyTree reports whether path is a folder without entries.
-func emptyTree(path string) bool {
+func emptyTree(path string) (bool, error) {
+	info, err := os.Stat(path)
+	if err != nil || !info.IsDir() {
+		return false, err
+	}
 	entries, err := os.ReadDir(path)
-	return err == nil && len(entries) == 0
+	return len(entries) == 0, err
 }
 
 // isTemp reports whether name is a temporary file that an interrupted atomic
@@ -266,11 +321,20 @@ func (d *Dir) New() bool { return d.isNew }
 // Notes lists what Open found worth telling the user, one sentence each.
 func (d *Dir) Notes() []string { return slices.Clone(d.notes) }
 
-// Lineage is what the run was started from.
-func (d *Dir) Lineage() Lineage { return d.lineage.Lineage }
+// ReadOnly is why nothing can be written to the directory, nil where it can.
+func (d *Dir) ReadOnly() error { return d.readOnly }
 
-// Config is the resolved configuration the run was started with, as YAML.
-func (d *Dir) Config() ([]byte, error) { return os.ReadFile(d.Path(configName)) }
+// tell says a sentence once per process.
+func (d *Dir) tell(sentence string) {
+	if d.Told == nil || d.heard[sentence] {
+		return
+	}
+	if d.heard == nil {
+		d.heard = map[string]bool{}
+	}
+	d.heard[sentence] = true
+	d.Told(sentence)
+}
 
 // Path joins elem to the run directory's own path.
 func (d *Dir) Path(elem ...string) string {
@@ -283,11 +347,46 @@ func (d *Dir) StatsPath() string { return d.Path(statsName) }
 // TimingPath is the file of wall-clock records.
 func (d *Dir) TimingPath() string { return d.Path(timingName) }
 
+// sourceFile is what is kept of the data set, with its digest.
+type sourceFile struct {
+	SHA256 string          `json:"sha256"` // of Source, compact
+	Source json.RawMessage `json:"source"`
+}
+
+func (s *sourceFile) sum() string {
+	var b bytes.Buffer
+	if json.Compact(&b, s.Source) != nil {
+		return ""
+	}
+	return digest(b.Bytes())
+}
+
 // ReadSource reads what an earlier process found out about the data set of a run directory, which need not be there.
-func ReadSource(dir string, into any) error { return readJSON(filepath.Join(dir, sourceName), into) }
+func ReadSource(dir string, into any) error {
+	var s sourceFile
+	path := filepath.Join(dir, sourceName)
+	if err := readJSON(path, &s); err != nil {
+		return err
+	}
+	if s.SHA256 != s.sum() {
+		return fmt.Errorf("%s does not match its own SHA-256", path)
+	}
+	return json.Unmarshal(s.Source, into)
+}
 
 // WriteSource keeps it for the next process.
-func (d *Dir) WriteSource(v any) error { return writeJSON(d.Path(sourceName), v) }
+func (d *Dir) WriteSource(v any) error {
+	if d.readOnly != nil {
+		return nil // it saves time only
+	}
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	s := sourceFile{Source: raw}
+	s.SHA256 = s.sum()
+	return writeJSON(d.Path(sourceName), s)
+}
 
 // EventsPath is the folder of TensorBoard event files.
 func (d *Dir) EventsPath() string { return d.Path("events") }
@@ -315,6 +414,11 @@ func writeJSON(path string, v any) error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return atomicfile.WriteBytes(path, append(b, '\n'))
+}
+
+func digest(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
 }
 
 func readJSON(path string, v any) error {
