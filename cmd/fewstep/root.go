@@ -18,14 +18,14 @@ import (
 
 // app is what every subcommand works with.
 type app struct {
-	stdout  io.Writer    // data
-	stderr  io.Writer    // everything else
-	terminal bool        // stderr is one
-	log     *slog.Logger // progress and warnings for a person, to stderr; set before a command runs
-	json    bool         // --json: data as JSON
-	quiet   bool         // --quiet: errors only on stderr
-	backend string       // --backend: one of xla.Choices()
-	memory  float64      // --memory-fraction: of a GPU's memory
+	stdout   io.Writer    // data
+	stderr   io.Writer    // everything else
+	terminal bool         // stderr is one
+	log      *slog.Logger // progress and warnings for a person, to stderr; set before a command runs
+	json     bool         // --json: data as JSON
+	quiet    bool         // --quiet: errors only on stderr
+	backend  string       // --backend: one of xla.Choices()
+	memory   float64      // --memory-fraction: of a GPU's memory
 
 	started bool // a command's own code was reached: errors are no longer about the command line
 }

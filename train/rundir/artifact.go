@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -26,7 +27,8 @@ var artifactFolders = []string{Exports, Sheets, Report, Encoded}
 // lists it in that folder's manifest. f.Name is slash-separated and may have
 // folders of its own ("4step/unet/config.json"). It also works on a run opened
 // by View, and while the run trains in another process.
-func (d *Dir) SaveArtifact(folder string, f File) error {
+func (d *Dir) SaveArtifact(folder string, f File) (err error) {
+	defer d.explain(&err)
 	if !slices.Contains(artifactFolders, folder) {
 		return fmt.Errorf("no artifact folder %q in a run directory: it has %s", folder, strings.Join(artifactFolders, ", "))
 	}
@@ -73,6 +75,11 @@ func (d *Dir) SaveArtifact(folder string, f File) error {
 		return err
 	}
 	e, err := put(root, f.Name, f)
+	if gone := d.inPlace(); gone != nil { // in the middle of it
+		path := filepath.Join(root, filepath.FromSlash(f.Name))
+		err = errors.Join(gone, os.Remove(path))
+		d.removeGhost(path)
+	}
 	if err != nil {
 		return fmt.Errorf("save artifact: %w", err)
 	}

@@ -84,7 +84,8 @@ func (s Skipped) String() string { return s.Folder + ": " + s.Why }
 // meta is kept as JSON; nil for none. A sound checkpoint of the same point and
 // metadata is left as it is, because the state follows from the point. After an
 // error the older checkpoints are all still there.
-func (d *Dir) SaveCheckpoint(p Point, meta any, files ...File) error {
+func (d *Dir) SaveCheckpoint(p Point, meta any, files ...File) (err error) {
+	defer d.explain(&err)
 	if d.lock == nil {
 		return ErrReadOnly
 	}
@@ -103,10 +104,7 @@ func (d *Dir) SaveCheckpoint(p Point, meta any, files ...File) error {
 	if err != nil {
 		return err
 	}
-	m := &manifest{Point: &p, Seq: 1}
-	for _, c := range found {
-		m.Seq = max(m.Seq, c.manifest.Seq+1)
-	}
+	m := &manifest{Point: &p}
 	if m.Stats, m.StatsSHA256, err = d.syncStats(); err != nil {
 		return err
 	}

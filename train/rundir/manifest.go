@@ -56,7 +56,7 @@ type entry struct {
 type manifest struct {
 	Format string `json:"format"`
 	Point  *Point `json:"point,omitempty"`       // snapshots only
-	Seq    int64  `json:"sequence,omitempty"`    // checkpoints only: order of saving
+	Seq    int64  `json:"sequence,omitempty"`    // checkpoints of earlier versions only: order of saving
 	Stats  int64  `json:"stats_bytes,omitempty"` // length of stats.jsonl at this moment
 	// StatsSHA256 is of these bytes; snapshots of earlier versions lack it.
 	StatsSHA256 string  `json:"stats_sha256,omitempty"`
@@ -201,23 +201,30 @@ func (d *Dir) save(folder string, m *manifest, meta any, files []File) (err erro
 	if err := d.remove(folder); err != nil {
 		return err
 	}
+	defer func() {
+		if gone := d.inPlace(); gone != nil { // in the middle of it
+			err = gone
+		}
+		if err != nil {
+			os.RemoveAll(folder) // gives the space back; the manifest is not there yet
+			d.removeGhost(folder)
+		}
+	}()
 	if err := d.before("mkdir " + folder); err != nil {
 		return err
 	}
 	if err := atomicfile.MakeDir(folder); err != nil {
 		return fmt.Errorf("create snapshot folder: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			os.RemoveAll(folder) // gives the space back; the manifest is not there yet
-		}
-	}()
 	for _, f := range files {
 		if err := d.before("write " + f.Name); err != nil {
 			return err
 		}
 		e, err := put(folder, f.Name, f)
 		if err != nil {
+			return err
+		}
+		if err := d.inPlace(); err != nil {
 			return err
 		}
 		m.Files = append(m.Files, e)

@@ -36,6 +36,24 @@ func (d *Dir) inPlace() error {
 	return same(d.Path(lockName), info)
 }
 
+// explain replaces the error of a save in whose middle the run directory was pulled away by one that says so.
+func (d *Dir) explain(err *error) {
+	var gone *Gone
+	if *err != nil && errors.As(d.inPlace(), &gone) {
+		*err = gone
+	}
+}
+
+// removeGhost removes the empty folders above one that was written where the run directory no longer is.
+func (d *Dir) removeGhost(folder string) {
+	var gone *Gone
+	if !errors.As(d.inPlace(), &gone) {
+		return
+	}
+	for dir := filepath.Dir(folder); len(dir) >= len(d.root) && os.Remove(dir) == nil; dir = filepath.Dir(dir) {
+	}
+}
+
 func same(path string, was fs.FileInfo) error {
 	info, err := os.Stat(path)
 	switch {

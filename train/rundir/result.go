@@ -13,7 +13,8 @@ func (d *Dir) resultFolder(stage, phase string) string {
 
 // SaveResult saves the final files of a phase; they are kept for ever. A sound
 // result that is there already is an error; a damaged one is replaced.
-func (d *Dir) SaveResult(p Point, meta any, files ...File) error {
+func (d *Dir) SaveResult(p Point, meta any, files ...File) (err error) {
+	defer d.explain(&err)
 	if d.lock == nil {
 		return ErrReadOnly
 	}
