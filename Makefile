@@ -2,6 +2,7 @@
 # make test      checks formatting, vets and tests everything
 # make interop   proves against PyTorch and diffusers, which it installs, that each side reads and draws the other's files
 # make fuzz      fuzzes every reader of files for some seconds
+# make attack    kills runs, fills their disks, cuts their power and injects errors, and writes train/rundir/ATTACKS.md; needs strace
 #
 # Needs: Go, a C compiler, and python3 with pip (to fetch the XLA CPU plugin, and PyTorch for `make interop`, once).
 
@@ -18,7 +19,7 @@ export CGO_ENABLED = 1
 # Plugins come from `make setup` alone.
 export GOMLX_NO_AUTO_INSTALL = 1
 
-.PHONY: help tools setup build format vet test fuzz interop demo clean
+.PHONY: help tools setup build format vet test fuzz attack interop demo clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -60,6 +61,9 @@ fuzz: tools
 		echo "fuzz $$f"; \
 		$(GO) test $(GOBUILD) ./$${f%%:*} -run '^$$' -fuzz "^$${f##*:}\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x || exit 1; \
 	done
+
+attack: tools
+	$(GO) run $(GOBUILD) ./train/rundir/attack > train/rundir/ATTACKS.md.new && mv train/rundir/ATTACKS.md.new train/rundir/ATTACKS.md
 
 interop: setup tools
 	python="$$($(PYTHON) scripts/interop_python.py)" && FEWSTEP_INTEROP_PYTHON="$$python" $(GO) test $(GOBUILD) -count=1 -v ./interop

@@ -4,7 +4,7 @@
 // target, and the folder is synced, so the result survives a power cut.
 //
 // A process killed while writing leaves the target as it was and one hidden
-// temporary file behind, which CleanTemp removes.
+// temporary file behind, which CleanTemp or the next writer in that folder removes.
 package atomicfile
 
 import (
@@ -17,7 +17,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 )
 
@@ -44,6 +43,7 @@ func Write(path string, fill func(w io.Writer) error) (err error) {
 	if err := MakeDir(dir); err != nil {
 		return err
 	}
+	sweep(dir)
 	f, err := createTemp(dir, modeFor(path))
 	if err != nil {
 		return err
@@ -93,29 +93,6 @@ func WriteBytes(path string, data []byte) error {
 	})
 }
 
-// CleanTemp removes the temporary files that killed writers left directly in
-// dir. Call it only while no other process writes there. A missing dir is
-// already clean.
-func CleanTemp(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("cannot look for temporary files: %w", err)
-	}
-	var failed error
-	for _, e := range entries {
-		if !e.Type().IsRegular() || !strings.HasPrefix(e.Name(), tempPrefix) {
-			continue
-		}
-		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			failed = errors.Join(failed, fmt.Errorf("cannot remove a temporary file: %w", err))
-		}
-	}
-	return failed
-}
-
 func modeFor(path string) fs.FileMode {
 	if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() {
 		return info.Mode().Perm()
@@ -135,6 +112,7 @@ func createTemp(dir string, keep fs.FileMode) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	hold(f)
 	if keep != 0 {
 		if err := f.Chmod(keep); err != nil {
 			f.Close()

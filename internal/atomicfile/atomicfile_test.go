@@ -169,6 +169,40 @@ func TestCleanTemp(t *testing.T) {
 	}
 }
 
+// What a killed writer left, file or folder, goes with the next write beside it; what a living one holds stays.
+func TestNextWriterSweeps(t *testing.T) {
+	dir := t.TempDir()
+	old := time.Now().Add(-time.Hour)
+	make := func(name string, folder bool) string {
+		path := filepath.Join(dir, tempPrefix+name)
+		err := os.WriteFile(path, nil, 0o666)
+		if folder {
+			err = errors.Join(os.Remove(path), os.MkdirAll(filepath.Join(path, "unet"), 0o777))
+		}
+		if err := errors.Join(err, os.Chtimes(path, old, old)); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	make("dead", false)
+	make("dead-folder", true)
+	f, err := os.Open(make("living", false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	hold(f)
+	if err := os.WriteFile(filepath.Join(dir, tempPrefix+"young"), nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := WriteBytes(filepath.Join(dir, "file"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := fmt.Sprint(entries(t, dir)), fmt.Sprintf("[%sliving %syoung file]", tempPrefix, tempPrefix); got != want {
+		t.Errorf("left %v, want %v", got, want)
+	}
+}
+
 // TestKilledWriter kills a child at different moments of its endless rewriting
 // and finds a complete file each time.
 func TestKilledWriter(t *testing.T) {

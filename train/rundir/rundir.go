@@ -29,6 +29,27 @@
 //	err = d.SaveResult(point, meta, files...)
 //
 // Positions are counted in samples over the whole run, never in seconds.
+//
+// # What survives
+//
+// Damage is a missing file, a wrong size or a wrong digest. Every other error, of listing or opening or reading, may pass: it
+// ends the start, and nothing is changed by it. What is damaged is never deleted. A checkpoint goes to aside/, and the run
+// goes on from the one before it; where a phase has none left, the run refuses. An artifact (encoding, export, sheet, row or
+// page of the report) is made again. Digests are compared once per process and file, for as long as its size, time and inode
+// stay.
+//
+// A result that is missing, because somebody deleted its folder, is found before anything is changed. Its phase is trained
+// again; what was made after it waits in aside/ (TakeOut) and comes back (PutBack) where the statistics of the phase are
+// the same bytes as before, so that its weights are too. GoBack takes a run to an earlier state in the same way.
+//
+// Settings of phases that have not begun may change, and the rates of one that has; so may the machine. Both are noted in
+// lineage.json with the position. Every other difference in the recipe, the model's files or the data is refused.
+//
+// Weights and optimizer states that are not finite are not saved. A directory that is renamed, removed or replaced while a
+// run trains in it is noticed by the next save, which leaves nothing in the old place. On a disk that cannot be written a
+// finished run says so.
+//
+// ATTACKS.md tells how this was tried and how often; the command in the folder attack writes it.
 package rundir
 
 import (

@@ -1,6 +1,6 @@
 // Command attack tries to break run directories, and writes the manual's table of what it tried and how that ended:
 //
-//	go run ./train/rundir/attack > train/rundir/ATTACKS.md
+//	make attack
 //
 // One victim is a toy training loop (victim.go) that does to its directory all that a run does, in some milliseconds, so that it
 // can be attacked at every one of its system calls. The other is fewstep itself, walking a short ladder over a random model of
@@ -320,6 +320,14 @@ func (a *attacker) powerCuts() error {
 	if got, err := outcome(filepath.Join(replayed, rel)); err != nil || got != a.want {
 		return fmt.Errorf("the replayed disk is not the real one: %v\n%s", err, got)
 	}
+	// What a run that has ended left is durable, down to the entry of its directory in its parent.
+	durable := filepath.Join(a.work, "durable")
+	if err := d.cut(durable, "strict", a.random); err != nil {
+		return err
+	}
+	if got, err := outcome(filepath.Join(durable, rel)); err != nil || got != a.want {
+		a.failed = append(a.failed, fmt.Sprintf("after the end not everything is durable: %v\n%s", err, got))
+	}
 	for _, mode := range cutModes {
 		r := row{what: "power cut, simulated: " + mode}
 		for k := 0; k < len(cuts); k += 2 * a.every {
@@ -383,7 +391,7 @@ func (a *attacker) smallDisks() error {
 func (a *attacker) write(took time.Duration) {
 	fmt.Print(`# Attacks on run directories
 
-Written by ` + "`go run ./train/rundir/attack > train/rundir/ATTACKS.md`" + `, which says how. "Stopped" are the processes that the attack ended
+Written by ` + "`make attack`" + `; [attack](attack/main.go) says how. "Stopped" are the processes that the attack ended
 or made fail; the others met it where nothing was lost by it. After each attack the same command goes on; "otherwise" counts the
 directories that then held any other byte than those of an undisturbed run, a file taken for damaged, or one set aside.
 
