@@ -17,6 +17,7 @@ type decoder struct {
 	file     string
 	override bool // no line numbers: the text is one value
 	problems []error
+	merges   int // <<, so far
 }
 
 func (d *decoder) problem(n *yaml.Node, path, format string, args ...any) {
@@ -50,7 +51,8 @@ func (d *decoder) structure(n *yaml.Node, path string, v reflect.Value, skip ...
 type pair struct{ key, value *yaml.Node }
 
 // mapping returns the entries of a mapping node, complaining about anything
-// else and about repeated keys.
+// else and about repeated keys. What << merges comes first, without the keys
+// that stand here themselves.
 func (d *decoder) mapping(n *yaml.Node, path string) []pair {
 	n = follow(n)
 	if n.Kind != yaml.MappingNode {
@@ -60,18 +62,52 @@ func (d *decoder) mapping(n *yaml.Node, path string) []pair {
 		d.problem(n, path, "%s where keys with values are expected", describe(n))
 		return nil
 	}
-	var pairs []pair
+	var own, merged []pair
 	seen := map[string]bool{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
-		key := n.Content[i]
+		key, value := n.Content[i], n.Content[i+1]
 		if seen[key.Value] {
 			d.problem(key, join(path, key.Value), "the key stands here a second time; keep one of them")
 			continue
 		}
 		seen[key.Value] = true
-		pairs = append(pairs, pair{key, n.Content[i+1]})
+		if key.Tag != mergeTag {
+			own = append(own, pair{key, value})
+			continue
+		}
+		from, at := []*yaml.Node{value}, path
+		if !strings.HasSuffix(at, "<<") {
+			at = join(path, "<<")
+		}
+		if list := follow(value); list.Kind == yaml.SequenceNode {
+			from = list.Content
+		}
+		for _, m := range from { // of several that have a key, the first counts
+			if d.merges++; d.merges == mostMerges {
+				d.problem(key, at, "merges a mapping into itself, or more than %d mappings", mostMerges-1)
+			}
+			if d.merges >= mostMerges {
+				break
+			}
+			merged = append(merged, without(d.mapping(m, at), merged)...)
+		}
 	}
-	return pairs
+	return append(without(merged, own), own...)
+}
+
+const (
+	mergeTag   = "!!merge" // what yaml.v3 takes the plain key << for
+	mostMerges = 1000      // in a file: merges of merges grow without bounds
+)
+
+// without returns the pairs whose keys are not among those of others.
+func without(pairs, others []pair) (out []pair) {
+	for _, p := range pairs {
+		if !slices.ContainsFunc(others, func(o pair) bool { return o.key.Value == p.key.Value }) {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // value writes a node over a field of one of the kinds that Config has.

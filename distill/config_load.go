@@ -1,8 +1,10 @@
 package distill
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -63,8 +65,8 @@ func inFile(path string, err error) error {
 func Parse(data []byte, file string) (*Config, error) {
 	c := Default()
 	c.directory = filepath.Dir(file)
-	var document yaml.Node
-	if err := yaml.Unmarshal(data, &document); err != nil {
+	document, err := oneDocument(data)
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	if document.Kind == 0 || len(document.Content) == 0 {
@@ -76,6 +78,22 @@ func Parse(data []byte, file string) (*Config, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// oneDocument reads the YAML document that a file consists of: a zero node where it is empty, an error where there are more.
+func oneDocument(data []byte) (*yaml.Node, error) {
+	first, second := &yaml.Node{}, &yaml.Node{}
+	d := yaml.NewDecoder(bytes.NewReader(data))
+	if err := d.Decode(first); err != nil && err != io.EOF {
+		return nil, err
+	}
+	switch err := d.Decode(second); {
+	case err == io.EOF:
+		return first, nil
+	case err != nil:
+		return nil, err
+	}
+	return nil, fmt.Errorf("line %d: a second YAML document begins here, after a line ---, and nothing would read it: write one recipe a file", second.Line)
 }
 
 // Set applies one override "key=value". The value is YAML. Stages and phases

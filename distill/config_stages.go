@@ -102,8 +102,8 @@ func (d *decoder) entry(n *yaml.Node, path string) (name, like string) {
 		d.problem(n, path, "%s where a name or keys with values are expected", describe(n))
 		return "", ""
 	}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		switch v := follow(n.Content[i+1]); n.Content[i].Value {
+	for _, p := range (&decoder{}).mapping(n, path) { // its problems are told where its values are read
+		switch v := follow(p.value); p.key.Value {
 		case "name":
 			name = v.Value
 		case "like":
@@ -121,9 +121,12 @@ func (d *decoder) entry(n *yaml.Node, path string) (name, like string) {
 
 // kindOf returns the kind that a phase entry states, if it does.
 func kindOf(n *yaml.Node) string {
-	for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
-		if n.Content[i].Value == "kind" {
-			return follow(n.Content[i+1]).Value
+	if n.Kind != yaml.MappingNode {
+		return ""
+	}
+	for _, p := range (&decoder{}).mapping(n, "") {
+		if p.key.Value == "kind" {
+			return follow(p.value).Value
 		}
 	}
 	return ""

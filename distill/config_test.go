@@ -191,6 +191,45 @@ stages:
 	}
 }
 
+// << merges a mapping into another, whose own keys count; of several that are merged the first counts.
+func TestMerges(t *testing.T) {
+	phase := func(t *testing.T, text, name string) Phase {
+		t.Helper()
+		c := mustParse(t, minimal+"stages:\n"+text)
+		p := c.Stages[0].Phase(name)
+		if p == nil {
+			t.Fatalf("no phase %s", name)
+		}
+		return *p
+	}
+	if p := phase(t, "  \"32\":\n    phases:\n      mse-lora: &p {samples: 64, lr: 1e-3}\n      mse-full:\n        <<: *p\n        lr: 1e-4\n", "mse-full"); p.Samples != 64 || p.LR != 1e-4 {
+		t.Errorf("%+v", p)
+	}
+	if p := phase(t, "  \"32\":\n    phases:\n      mse-lora: &p {lr: 1e-3, samples: 64}\n      mse-full: {lr: 1e-4, <<: [*p, {lr: 1, beta2: 0.5}]}\n", "mse-full"); p.Samples != 64 || p.LR != 1e-4 || p.Beta2 != 0.5 {
+		t.Errorf("%+v", p)
+	}
+	// In lists of stages and phases too, also for the keys that say what an entry is.
+	list := "  - {name: A, like: \"32\", phases: [&p {name: one, kind: mse, samples: 64, lr: 1e-3}, {<<: *p, name: Two, lr: 1e-4}]}\n"
+	if p := phase(t, list, "Two"); p.Samples != 64 || p.LR != 1e-4 || p.Kind != KindMSE {
+		t.Errorf("%+v", p)
+	}
+	for text, want := range map[string]string{
+		"train: {<<: {batsh: 8}}\n":                        "recipe.yaml:3: train.batsh: unknown key; did you mean \"batch\"?",
+		"train: {<<: 3}\n":                                 `recipe.yaml:3: train.<<: "3" stands where keys with values are expected`,
+		"train: &t {batch: 4, <<: *t}\n":                   "recipe.yaml:3: train.<<: merges a mapping into itself",
+		"train: &t {batch: 4, <<: [*t, *t, *t, *t, *t]}\n": "recipe.yaml:3: train.<<: merges a mapping into itself",
+		"train: {batch: 4}\n---\nname: z\n":                "recipe.yaml: line 4: a second YAML document begins here",
+		"train: {batch: 4}\n---\n":                         "recipe.yaml: line 4: a second YAML document begins here",
+		"train: {batch: 4}\n...\n# only a comment\n":       "",
+		"train: {\"<<\": {batch: 8}}\n":                    "recipe.yaml:3: train.<<: unknown key",
+	} {
+		_, err := Parse([]byte(minimal+text), "recipe.yaml")
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
 func TestOverrides(t *testing.T) {
 	c := mustParse(t, minimal)
 	for _, o := range []string{

@@ -75,6 +75,9 @@ func ReadRows(path string) ([]RowSpec, error) {
 	if err := d.Decode(&file); err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
+	if d.Decode(&yaml.Node{}) != io.EOF {
+		return nil, fmt.Errorf("%s: a second YAML document begins after a line ---, and nothing would read it: write all rows in one", path)
+	}
 	if len(file.Rows) == 0 {
 		return nil, fmt.Errorf("%s: it names no rows", path)
 	}

@@ -5,6 +5,7 @@ package base
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 
 	"gopkg.in/yaml.v3"
@@ -70,6 +71,9 @@ func Load(path string) (*Config, error) {
 	d.KnownFields(true)
 	if err := d.Decode(c); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if d.Decode(&yaml.Node{}) != io.EOF {
+		return nil, fmt.Errorf("%s: a second YAML document begins after a line ---, and nothing would read it: write one recipe a file", path)
 	}
 	if err := c.Validate(); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
