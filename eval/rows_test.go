@@ -137,7 +137,8 @@ func TestReadRows(t *testing.T) {
 		t.Errorf("%+v", rows)
 	}
 	for content, want := range map[string]string{
-		"":                                                 "names no rows",
+		"": "names no rows",
+		"rows:\n  - {run: r}\n---\nrows:\n  - {run: s}\n":  "a second YAML document",
 		"rows: [{name: a, stepz: 4}]":                      "stepz",
 		"rows: [{name: a, steps: 0}]":                      "row 1: 0 steps",
 		"rows: [{name: a, steps: four}]":                   "four",
