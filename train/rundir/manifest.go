@@ -109,7 +109,10 @@ func put(folder, name string, f File) (entry, error) {
 		if err := f.WritePath(path); err != nil {
 			return e, err
 		}
-		return e, e.measure(path)
+		if err := e.measure(path); err != nil {
+			return e, err
+		}
+		return e, syncFolder(filepath.Dir(path)) // its name, before a manifest's
 	}
 	err := atomicfile.Write(path, func(w io.Writer) error {
 		d := &digester{w: w, h: sha256.New()}
