@@ -15,7 +15,8 @@ type Config struct {
 	Eval          Eval          `yaml:"eval"`          // what is measured after a stage
 	Stages        []Stage       `yaml:"stages"`        // the ladder, in order
 
-	directory string // of the file it was loaded from; see Locate
+	directory string            // of the file it was loaded from; see Locate
+	given     map[string]string // what gave the values that are not defaults; see Provenance
 }
 
 // Data says where the captioned images come from.

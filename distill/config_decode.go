@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"strings"
 
-	"gopkg.in/yaml.v3"
+	"go.yaml.in/yaml/v3"
 )
 
 // decoder writes YAML nodes over the fields of a Config and collects every
@@ -17,7 +17,9 @@ type decoder struct {
 	file     string
 	override bool // no line numbers: the text is one value
 	problems []error
-	merges   int // <<, so far
+	merges   int               // <<, so far
+	layer    string            // what gives the values, where it is not the file; see Config.Provenance
+	given    map[string]string // key to what gave its value
 }
 
 func (d *decoder) problem(n *yaml.Node, path, format string, args ...any) {
@@ -113,6 +115,11 @@ func without(pairs, others []pair) (out []pair) {
 // value writes a node over a field of one of the kinds that Config has.
 func (d *decoder) value(n *yaml.Node, path string, v reflect.Value) {
 	n = follow(n)
+	if d.given != nil && v.Kind() != reflect.Struct {
+		if d.given[path] = d.layer; d.layer == "" {
+			d.given[path] = fmt.Sprintf("%s:%d", d.file, n.Line)
+		}
+	}
 	switch target := v.Addr().Interface().(type) {
 	case *[]Stage:
 		*target = d.stages(n, path, *target)

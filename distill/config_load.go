@@ -10,10 +10,12 @@ import (
 	"path/filepath"
 	"strings"
 
-	"gopkg.in/yaml.v3"
+	"go.yaml.in/yaml/v3"
 )
 
-// Load reads the recipe at path over the defaults of [Default], applies the
+// Load reads the recipe at path over the defaults of [Default], applies what
+// the environment says (FEWSTEP_TRAIN_BATCH=8 for train.batch; stages have no
+// such names) and then the
 // overrides ("train.batch=8", "stages.8.phases.lora-cond.samples=320", see
 // [Config.Set]) in order, and validates the result. Errors name the file, the
 // line and the full key; unknown and repeated keys are errors.
@@ -33,6 +35,9 @@ func Load(path string, overrides ...string) (*Config, error) {
 	}
 	c, err := Parse(data, path)
 	if err != nil {
+		return nil, err
+	}
+	if err := c.environment(os.LookupEnv); err != nil {
 		return nil, err
 	}
 	for _, o := range overrides {
@@ -72,7 +77,8 @@ func Parse(data []byte, file string) (*Config, error) {
 	if document.Kind == 0 || len(document.Content) == 0 {
 		return nil, fmt.Errorf("%s: the recipe is empty; it needs at least model and data.source", file)
 	}
-	d := decoder{file: file}
+	c.given = map[string]string{}
+	d := decoder{file: file, given: c.given}
 	d.config(document.Content[0], c)
 	if err := errors.Join(d.problems...); err != nil {
 		return nil, err
@@ -99,7 +105,10 @@ func oneDocument(data []byte) (*yaml.Node, error) {
 // Set applies one override "key=value". The value is YAML. Stages and phases
 // are addressed by name; * stands for all of them (all phases but merges), as
 // in "stages.*.phases.*.samples=64".
-func (c *Config) Set(override string) error {
+func (c *Config) Set(override string) error { return c.set(override, "--set") }
+
+// set is Set by a layer that Provenance tells of.
+func (c *Config) set(override, layer string) error {
 	key, value, ok := strings.Cut(override, "=")
 	if !ok || key == "" {
 		return fmt.Errorf("override %q: write it as key=value, for example train.batch=8", override)
@@ -111,7 +120,10 @@ func (c *Config) Set(override string) error {
 	if len(document.Content) == 0 {
 		return fmt.Errorf("override %q: the value is missing", override)
 	}
-	d := decoder{file: "override " + key, override: true}
+	if c.given == nil {
+		c.given = map[string]string{}
+	}
+	d := decoder{file: "override " + key, override: true, layer: layer, given: c.given}
 	d.set(strings.Split(key, "."), document.Content[0], c)
 	return errors.Join(d.problems...)
 }

@@ -3,7 +3,7 @@ package distill
 import (
 	"reflect"
 
-	"gopkg.in/yaml.v3"
+	"go.yaml.in/yaml/v3"
 )
 
 // stages reads the key "stages" over the ladder base, in one of its three

@@ -49,3 +49,6 @@ func editDistance(a, b string) int {
 	}
 	return rows[len(a)][len(b)]
 }
+
+// Suggest is suggest for the keys of other files than recipes.
+func Suggest(word string, known []string) string { return suggest(word, known) }

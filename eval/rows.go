@@ -19,7 +19,7 @@ import (
 	"fewstep/model/pipeline"
 	"fewstep/model/weights"
 
-	"gopkg.in/yaml.v3"
+	"go.yaml.in/yaml/v3"
 )
 
 // RowSpec names a model and how to sample from it; a list of them is a rows file:

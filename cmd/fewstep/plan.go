@@ -13,6 +13,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/internal/xla"
 	"fewstep/model/bundle"
@@ -27,7 +28,7 @@ func init() { register(newPlan) }
 func newPlan(a *app) *cobra.Command {
 	var set []string
 	var speed planSpeed
-	var brief bool
+	var brief, where bool
 	var memory string
 	c := &cobra.Command{
 		Use:   "plan CONFIG",
@@ -36,10 +37,17 @@ func newPlan(a *app) *cobra.Command {
 			"The resolved recipe, and for every phase its teacher, start, trained parameters, samples, network calls, operations,\n" +
 			"memory and sizes on disk.\n\n" +
 			"Weights need not be there; of the model directory only the config files are read. A directory that is missing and\n" +
-			"named after SDXL is taken for SDXL base.",
+			"named after SDXL is taken for SDXL base.\n\n" +
+			"A value is given by the last of these layers that has it: defaults, the recipe, the settings file of the user\n" +
+			"(" + settingsPlace + "), environment variables (FEWSTEP_BACKEND, FEWSTEP_TRAIN_BATCH), flags and --set.\n" +
+			"Settings are backend, memory_fraction, pjrt_plugin, python, program_cache, object_storage.endpoint and .region.\n" +
+			"With --where, the layer of every value is shown and nothing else.",
 		Example: "  fewstep plan configs/mini/demo.yaml\n  fewstep plan configs/sdxl/lightning.yaml --set train.batch=4 --tflops 200 --memory 80GB",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
+			if where {
+				return a.where(args[0], set)
+			}
 			if err := speed.check(); err != nil {
 				return err
 			}
@@ -58,8 +66,32 @@ func newPlan(a *app) *cobra.Command {
 	c.Flags().Float64Var(&speed.samples, "samples-per-second", 0, "also estimate times at this training speed, the same for all phases")
 	c.Flags().Float64Var(&speed.tflops, "tflops", 0, "also estimate times at the TFLOP/s that training tells, and roughly 'fewstep bench': phases differ by their operations")
 	c.Flags().StringVar(&memory, "memory", "", "the device's memory, such as 24GB: a recipe that takes more is refused, naming what would fit")
+	c.Flags().BoolVar(&where, "where", false, "show which layer gave each value of the recipe and each setting, and nothing else")
 	c.Flags().BoolVar(&brief, "brief", false, "leave out the resolved recipe")
 	return c
+}
+
+// settingsPlace is where a user's settings lie, as help says it.
+const settingsPlace = "settings.yaml in ~/.config/fewstep, or the file in " + configs.FileEnv
+
+// where tells which layer gave each value.
+func (a *app) where(path string, set []string) error {
+	c, err := distill.Load(path, set...)
+	if err != nil {
+		return withCode(exitUsage, err)
+	}
+	settings, recipe := a.settings.Provenance(), c.Provenance()
+	if a.json {
+		return a.writeJSON(map[string]any{"settings": settings, "recipe": recipe})
+	}
+	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	for _, o := range slices.Concat(settings, recipe) {
+		if value := []rune(o.Value); len(value) > 60 {
+			o.Value = string(value[:57]) + "..."
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\n", o.Key, o.Value, o.From)
+	}
+	return w.Flush()
 }
 
 // planned is the JSON form of a plan.

@@ -13,6 +13,7 @@ import (
 	"github.com/lmittmann/tint"
 	"github.com/spf13/cobra"
 
+	"fewstep/configs"
 	"fewstep/internal/xla"
 )
 
@@ -26,6 +27,8 @@ type app struct {
 	quiet    bool         // --quiet: errors only on stderr
 	backend  string       // --backend: one of xla.Choices()
 	memory   float64      // --memory-fraction: of a GPU's memory
+
+	settings *configs.Settings // of the user, with these flags
 
 	started bool // a command's own code was reached: errors are no longer about the command line
 }
@@ -66,6 +69,11 @@ func (a *app) root() *cobra.Command {
 		SuggestionsMinimumDistance: 2,
 		SilenceUsage:               true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			settings, err := configs.Read(cmd.Root().PersistentFlags())
+			if err != nil {
+				return withHint(withCode(exitUsage, err), "'fewstep plan --help' tells of settings")
+			}
+			a.settings, a.backend, a.memory = settings, settings.Backend, settings.MemoryFraction
 			if !slices.Contains(xla.Choices(), a.backend) {
 				return withHint(usageErrorf("unknown backend %q", a.backend), "choose one of %s", strings.Join(xla.Choices(), ", "))
 			}

@@ -1,0 +1,197 @@
+// Package configs holds the recipes that come with fewstep, and reads the settings of a user: what belongs to the machine and
+// its owner rather than to a recipe.
+//
+// A value is given by the last of these layers that has it; 'fewstep plan CONFIG --where' tells which one that is.
+//
+//	defaults              built in
+//	recipe                the YAML file of a run; it has no settings, and settings have no keys of recipes
+//	settings file         settings.yaml in the user's configuration folder (~/.config/fewstep), or the file in FEWSTEP_SETTINGS
+//	environment           FEWSTEP_BACKEND for backend, FEWSTEP_TRAIN_BATCH for a recipe's train.batch
+//	flags, --set          of one command
+package configs
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+	"github.com/spf13/viper"
+	"go.yaml.in/yaml/v3"
+
+	"fewstep/distill"
+)
+
+// FileEnv names another settings file.
+const FileEnv = "FEWSTEP_SETTINGS"
+
+// Settings are a user's.
+type Settings struct {
+	Backend        string        `mapstructure:"backend"`         // where to compute
+	MemoryFraction float64       `mapstructure:"memory_fraction"` // of a GPU's memory that may be used
+	PJRTPlugin     string        `mapstructure:"pjrt_plugin"`     // a plugin file, before those that are found
+	Python         string        `mapstructure:"python"`          // whose packages hold the CUDA plugin
+	ProgramCache   string        `mapstructure:"program_cache"`   // folder of compiled programs; off = none
+	ObjectStorage  ObjectStorage `mapstructure:"object_storage"`
+
+	provenance []distill.Provenance
+}
+
+// ObjectStorage is where s3:// addresses lead. Credentials are no settings: the usual variables and files hold them.
+type ObjectStorage struct {
+	Endpoint string `mapstructure:"endpoint"` // https://storage.example.com; empty = Amazon's
+	Region   string `mapstructure:"region"`
+}
+
+// setting is what is known of a key.
+type setting struct {
+	key     string
+	env     []string // variables that give it, the first before the others
+	flag    string   // of the command line
+	initial any
+	read    bool // the code that it is for reads the first variable itself
+}
+
+var known = []setting{
+	{"backend", []string{"FEWSTEP_BACKEND"}, "backend", "auto", false},
+	{"memory_fraction", []string{"FEWSTEP_MEMORY_FRACTION"}, "memory-fraction", 0.92, false},
+	{"pjrt_plugin", []string{"FEWSTEP_PJRT_PLUGIN"}, "", "", true},
+	{"python", []string{"FEWSTEP_PYTHON"}, "", "", true},
+	{"program_cache", []string{"FEWSTEP_PROGRAM_CACHE"}, "", "", true},
+	{"object_storage.endpoint", []string{"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "S3_ENDPOINT_URL"}, "", "", true},
+	{"object_storage.region", []string{"AWS_REGION", "AWS_DEFAULT_REGION"}, "", "", true},
+}
+
+// Path is where the settings file is looked for.
+func Path() string {
+	if path := os.Getenv(FileEnv); path != "" {
+		return path
+	}
+	dir, err := os.UserConfigDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(dir, "fewstep", "settings.yaml")
+}
+
+// Read reads the settings of this user and command. Unknown keys of the file are errors with their line. What other packages
+// take from the environment they find there afterwards.
+func Read(flags *pflag.FlagSet) (*Settings, error) {
+	v := viper.New()
+	for _, s := range known {
+		v.SetDefault(s.key, s.initial)
+		if err := v.BindEnv(append([]string{s.key}, s.env...)...); err != nil {
+			return nil, err
+		}
+		if f := flags.Lookup(s.flag); f != nil {
+			if err := v.BindPFlag(s.key, f); err != nil {
+				return nil, err
+			}
+		}
+	}
+	path := Path()
+	lines, err := linesOf(path)
+	if err != nil {
+		return nil, err
+	}
+	if lines != nil {
+		v.SetConfigFile(path)
+		v.SetConfigType("yaml")
+		if err := v.ReadInConfig(); err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	out := &Settings{}
+	if err := v.UnmarshalExact(out); err != nil {
+		return nil, fmt.Errorf("settings: %w", err)
+	}
+	for _, s := range known {
+		from, name := "default", environment(s)
+		switch f := flags.Lookup(s.flag); {
+		case f != nil && f.Changed:
+			from = "--" + s.flag
+		case name != "":
+			from = "environment " + name
+		case lines[s.key] > 0:
+			from = fmt.Sprintf("%s:%d", path, lines[s.key])
+			if s.read {
+				if err := os.Setenv(s.env[0], v.GetString(s.key)); err != nil {
+					return nil, err
+				}
+			}
+		}
+		out.provenance = append(out.provenance, distill.Provenance{Key: s.key, Value: v.GetString(s.key), From: from})
+	}
+	return out, nil
+}
+
+// environment is the variable that gives a setting, "" where none does.
+func environment(s setting) string {
+	for _, name := range s.env {
+		if os.Getenv(name) != "" {
+			return name
+		}
+	}
+	return ""
+}
+
+// linesOf gives the lines of a settings file's keys, nil where there is no file. viper knows neither lines nor which keys are
+// right: what is wrong with the keys is said here.
+func linesOf(path string) (map[string]int, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) && os.Getenv(FileEnv) == "" || path == "" {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("settings: %w", err)
+	}
+	defer f.Close()
+	var document, second yaml.Node
+	d := yaml.NewDecoder(f)
+	if err := d.Decode(&document); err != nil && err != io.EOF {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if err := d.Decode(&second); err != io.EOF {
+		return nil, fmt.Errorf("%s: a second YAML document begins after a line ---, and nothing would read it", path)
+	}
+	lines := map[string]int{}
+	if len(document.Content) == 0 {
+		return lines, nil
+	}
+	return lines, keysOf(document.Content[0], "", path, lines)
+}
+
+// keysOf collects the lines of the keys of a mapping.
+func keysOf(n *yaml.Node, above, path string, lines map[string]int) error {
+	if n.Kind != yaml.MappingNode {
+		return fmt.Errorf("%s:%d: keys with values are expected here", path, n.Line)
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := above+n.Content[i].Value, n.Content[i+1]
+		switch {
+		case slices.ContainsFunc(known, func(s setting) bool { return strings.HasPrefix(s.key, key+".") }):
+			if err := keysOf(value, key+".", path, lines); err != nil {
+				return err
+			}
+		case !slices.ContainsFunc(known, func(s setting) bool { return s.key == key }):
+			var names []string
+			for _, s := range known {
+				names = append(names, s.key)
+			}
+			return fmt.Errorf("%s:%d: unknown key %s%s", path, n.Content[i].Line, key, distill.Suggest(key, names))
+		case lines[key] > 0:
+			return fmt.Errorf("%s:%d: the key %s stands here a second time; keep one of them", path, n.Content[i].Line, key)
+		default:
+			lines[key] = n.Content[i].Line
+		}
+	}
+	return nil
+}
+
+// Provenance tells which layer gave each setting.
+func (s *Settings) Provenance() []distill.Provenance { return s.provenance }
