@@ -1,14 +1,19 @@
 package train
 
 import (
+	"errors"
+	"math"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"fewstep/distill"
 	"fewstep/engine"
 	"fewstep/internal/xla"
 	"fewstep/model/nn"
 	"fewstep/model/weights"
+	"fewstep/train/monitor"
 
 	"github.com/gomlx/compute/dtypes"
 )
@@ -62,5 +67,53 @@ func TestMomentsOfAnotherType(t *testing.T) {
 				t.Errorf("%s moments read as %s gave error %v", kept, wanted, err)
 			}
 		}
+	}
+}
+
+// A moment, an average or a weight that is not finite is not saved: the file that it would be in is not there afterwards.
+func TestOnlyFiniteStateIsSaved(t *testing.T) {
+	rt, err := xla.Open(xla.Go, xla.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rt.Close()
+	p := &phase{Run: &Run{Engine: engine.New(rt.Backend, dtypes.Float32, nn.Network)}, step: distill.Step{StageName: "8", PhaseName: "full"}}
+	spec := nn.Spec{Name: "w", Dims: []int{3}}
+	params, err := p.Engine.Load([]nn.Spec{spec}, engine.Tensors{"w": {1, 2, 3}}, everything)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{"", "m.w", "v.w", "ema.w"} {
+		for _, value := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
+			o, err := p.Engine.NewOptimizer(engine.Adam{Beta1: 0.9, Beta2: 0.99, EMA: 0.9}, params)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = p.Engine.RestoreOptimizer(o, func(s nn.Spec) ([]float32, error) {
+				v := []float32{1, 2, 3}
+				if s.Name == bad {
+					v[1] = float32(value)
+				}
+				return v, nil
+			}, 7)
+			if err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(t.TempDir(), studentState)
+			err = p.stateFile(studentState, o).WritePath(path)
+			var n *monitor.NonFinite
+			if bad == "" && err != nil || bad != "" && (!errors.As(err, &n) || !strings.Contains(n.What, bad)) {
+				t.Errorf("%s = %g: %v", bad, value, err)
+			}
+			if _, serr := os.Stat(path); (serr == nil) != (bad == "") {
+				t.Errorf("%s = %g: %v", bad, value, serr)
+			}
+		}
+	}
+	path := filepath.Join(t.TempDir(), studentFile)
+	f := p.tensorFile(studentFile, []nn.Spec{spec}, func(nn.Spec) ([]float32, error) { return []float32{1, float32(math.NaN()), 3}, nil })
+	var n *monitor.NonFinite
+	if err := f.WritePath(path); !errors.As(err, &n) || n.Stage != "8" || !strings.Contains(err.Error(), `tensor "w" of student.safetensors is NaN in stage 8, phase full`) {
+		t.Errorf("%v", err)
 	}
 }
