@@ -35,39 +35,43 @@ func (m *Member) Gather(ctx context.Context, name string, value []byte) ([][]byt
 // Fact is something that must be the same on all ranks.
 type Fact struct{ Name, Value string }
 
-// Same ends the cluster unless all ranks give the same facts. The failure names each that differs, and the ranks that have
-// which value.
-func (m *Member) Same(ctx context.Context, facts ...Fact) error {
+// Compare tells which of the facts differ between the ranks, and who has which value; the answer is the same on all.
+func (m *Member) Compare(ctx context.Context, facts ...Fact) (differ []string, err error) {
 	var names []string
 	for _, f := range facts {
 		names = append(names, f.Name)
 	}
-	values := make([][]string, len(facts)) // by fact and rank
 	mine, err := json.Marshal(facts)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	all, err := m.Gather(ctx, "comparing "+strings.Join(names, ", "), mine)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	values := make([][]string, len(facts)) // by fact and rank
 	for rank, raw := range all {
 		var theirs []Fact
 		if json.Unmarshal(raw, &theirs) != nil || len(theirs) != len(facts) {
-			return m.Fail(CodeDiffers, &Failure{Rank: rank, Host: m.hostOf(rank), Code: CodeDiffers, Text: "compares other facts: it runs another command"})
+			return nil, m.Fail(CodeDiffers, &Failure{Rank: rank, Host: m.hostOf(rank), Code: CodeDiffers, Text: "compares other facts: it runs another command"})
 		}
 		for i, f := range theirs {
 			values[i] = append(values[i], f.Value)
 		}
 	}
-	var differ []string
 	for i, f := range facts {
 		if text := m.differences(values[i]); text != "" {
 			differ = append(differ, f.Name+" differs: "+text)
 		}
 	}
-	if len(differ) == 0 {
-		return nil
+	return differ, nil
+}
+
+// Same ends the cluster unless all ranks give the same facts. The failure says what Compare tells.
+func (m *Member) Same(ctx context.Context, facts ...Fact) error {
+	differ, err := m.Compare(ctx, facts...)
+	if err != nil || len(differ) == 0 {
+		return err
 	}
 	return m.Fail(CodeDiffers, &Failure{Rank: -1, Code: CodeDiffers, Text: strings.Join(differ, "; ")})
 }

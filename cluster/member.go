@@ -26,7 +26,7 @@ type Options struct {
 	Secret      []byte        // of the job, see Secret
 	JoinTimeout time.Duration // for all ranks to come; default 15 minutes
 	PeerTimeout time.Duration // a rank that is silent for longer is lost; default 30 seconds
-	Host        string        // of this process, for messages; "" = Host()
+	Host        string        // of this process, for messages; "" = as the launcher names it, or Host()
 	Log         *slog.Logger  // nil = nowhere
 
 	grace       time.Duration                  // for a connection that closed to come back, and for the last news to reach the ranks; default 5 s
@@ -94,6 +94,9 @@ func Join(ctx context.Context, place Place, opt Options) (*Member, error) {
 
 // joinAt is Join where rank 0 serves on l; nil = on the place's port.
 func joinAt(ctx context.Context, place Place, opt Options, l net.Listener) (_ *Member, err error) {
+	if opt.Host == "" && len(place.Hosts) == place.Nodes {
+		opt.Host = place.Hosts[place.Rank]
+	}
 	opt.complete()
 	conf, err := credentials(opt.Secret)
 	if err != nil {

@@ -56,6 +56,7 @@ type chosenBackend struct {
 	Plugin       string       `json:"plugin,omitempty"`
 	Version      string       `json:"version"`
 	Devices      []xla.Device `json:"devices"`
+	Model        string       `json:"device_model"`
 	CheckSeconds float64      `json:"check_seconds"`        // compiling and running a small program
 	Offload      bool         `json:"offload"`              // train.offload is possible
 	NoOffload    string       `json:"no_offload,omitempty"` // why not
@@ -67,15 +68,24 @@ type missingPart struct {
 }
 
 func newDoctor(a *app) *cobra.Command {
-	return &cobra.Command{
+	var ranks clusterFlags
+	var inCluster bool
+	var dir, recipe string
+	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "Show which backend is used and why, and what is missing and how to get it.",
 		Long: "Show which backend is used and why, and what is missing and how to get it.\n\n" +
 			"The backend is opened and computes a small program. Nothing is changed or downloaded.\n" +
-			"The exit code is 1 where the asked-for backend cannot be used.",
-		Example: "  fewstep doctor\n  fewstep doctor --backend cuda --json",
+			"The exit code is 1 where the asked-for backend cannot be used.\n\n" +
+			"With --cluster, and started on every node as a run would be, it compares the nodes: programs, plugins, drivers, devices,\n" +
+			"clocks, free space, whether the run directory is shared, and whether every node reaches every other. Rank 0 prints the\n" +
+			"table; all ranks end with exit code 4 where they cannot train together.\n" + clusterHelp,
+		Example: "  fewstep doctor\n  fewstep doctor --backend cuda --json\n  srun --ntasks-per-node=1 fewstep doctor --cluster --dir runs/sdxl --config configs/sdxl/lightning.yaml",
 		Args:    cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if inCluster {
+				return a.doctorCluster(cmd.Context(), &ranks, dir, recipe)
+			}
 			d, err := examine(a.backend, a.memory)
 			if a.json {
 				if werr := a.writeJSON(d); werr != nil {
@@ -87,6 +97,12 @@ func newDoctor(a *app) *cobra.Command {
 			return err
 		},
 	}
+	f := c.Flags()
+	f.BoolVar(&inCluster, "cluster", false, "compare the nodes of a cluster; start it on all of them")
+	f.StringVar(&dir, "dir", "", "run directory that all nodes must share (with --cluster)")
+	f.StringVar(&recipe, "config", "", "recipe that must be the same on all nodes (with --cluster)")
+	ranks.add(f)
+	return c
 }
 
 // examine fills a diagnosis; the error is that of opening or checking the backend.
@@ -118,7 +134,7 @@ func examine(backend string, memory float64) (*diagnosis, error) {
 		defer rt.Close()
 		start := time.Now()
 		if err = rt.Check(); err == nil {
-			d.Chosen = &chosenBackend{Kind: rt.Kind, Plugin: rt.Plugin, Version: rt.Version, Devices: rt.Devices(), CheckSeconds: time.Since(start).Seconds()}
+			d.Chosen = &chosenBackend{Kind: rt.Kind, Plugin: rt.Plugin, Version: rt.Version, Devices: rt.Devices(), Model: rt.DeviceName(), CheckSeconds: time.Since(start).Seconds()}
 			e := engine.New(rt.Backend, dtypes.Float32, nn.Layer)
 			e.Offload = 1
 			if off := e.CheckOffload(); off != nil {

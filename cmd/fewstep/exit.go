@@ -18,15 +18,18 @@ const (
 	exitInterrupted = 3 // Ctrl-C, SIGTERM or SIGHUP: the step was finished and saved; the same command continues
 	exitRefused     = 4 // the run directory was made by another configuration, or the plan does not fit the device
 	exitNonFinite   = 5 // a loss, gradient or weight was not finite: nothing of it was saved
+	exitLost        = 6 // a rank of a cluster is dead, stalled or did not come: all ranks end; starting all again continues
 )
 
 const exitCodesHelp = `Exit codes:
   0  done
   1  any error without a code of its own
   2  wrong command line or configuration; nothing was started
-  3  interrupted by Ctrl-C, SIGTERM or a hang-up and saved; the same command continues
-  4  refused: the run directory was made by another configuration, or the plan takes more than --memory
+  3  interrupted by Ctrl-C, SIGTERM, SIGUSR1 or a hang-up and saved; the same command continues
+  4  refused: the run directory was made by another configuration, the nodes of a cluster differ, or the plan takes more
+     than --memory
   5  a loss, gradient or weight was not finite; nothing of it was saved
+  6  a node of a cluster is lost, stands still or did not come; starting all again continues
 A signal that ends the process gives 128 and its number: 137 killed, 134 crashed.`
 
 // All text that a person reads about a failure is made here:

@@ -19,12 +19,15 @@ func main() {
 }
 
 // mainCode runs one command line and returns the exit code. The first of stopSignals ends the context,
-// so that commands save and stop; the second ends the process at once.
+// so that commands save and stop; the second ends the process at once. SIGUSR1, which launchers send some time before
+// they end a job, ends the context too, and does not count.
 func mainCode(args []string, stdout, stderr io.Writer) int {
 	keepBrokenPipes()
 	ctx, stop := signal.NotifyContext(context.Background(), stopSignals()...)
 	defer stop()
 	context.AfterFunc(ctx, stop)
+	ctx, stopEarly := signal.NotifyContext(ctx, syscall.SIGUSR1)
+	defer stopEarly()
 
 	out := &output{w: stdout}
 	a := &app{stdout: out, stderr: console{stderr}, terminal: isTerminal(stderr)}

@@ -7,11 +7,13 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"fewstep/cluster"
 	"fewstep/distill"
 	"fewstep/internal/xla"
 	"fewstep/train"
@@ -26,6 +28,7 @@ type runOptions struct {
 	dir, until, metrics string
 	fork, from          string
 	set                 []string
+	launcher            string
 }
 
 func newRun(a *app) *cobra.Command {
@@ -55,12 +58,16 @@ func newRun(a *app) *cobra.Command {
 	f.StringVar(&o.fork, "fork", "", "begin with the results of this run; with --from")
 	f.StringVar(&o.from, "from", "", "first stage to train anew, or STAGE/PHASE; with --fork")
 	f.StringArrayVar(&o.set, "set", nil, "change a key of the config, as key=value; repeat for several")
+	f.StringVar(&o.launcher, "launcher", cluster.LauncherAuto, "who started this process: "+strings.Join(cluster.Launchers(), "|")+"; none for runs that have nothing to do with each other")
 	f.StringVar(&o.metrics, "metrics", "", "serve Prometheus metrics on this address, e.g. localhost:9090")
 	_ = c.MarkFlagRequired("dir")
 	return c
 }
 
 func (a *app) run(cmd *cobra.Command, path string, o runOptions) error {
+	if err := alone(o.launcher); err != nil {
+		return err
+	}
 	config, err := distill.Load(path, o.set...)
 	if err != nil {
 		return withCode(exitUsage, err)
@@ -151,6 +158,19 @@ func (a *app) walk(ctx context.Context, config *distill.Config, path string, o r
 // machine says what computes, as a run's lineage keeps it. Sums on another number of threads differ in the last bits.
 func machine(rt *xla.Runtime) map[string]string {
 	return map[string]string{"backend": rt.Kind, "plugin": rt.Version, "device": rt.DeviceName(), "CPU threads": strconv.Itoa(runtime.GOMAXPROCS(0))}
+}
+
+// alone refuses a process that a launcher started together with others: each would train the whole run by itself.
+func alone(launcher string) error {
+	place, err := cluster.Detect(cluster.Given{Launcher: launcher}, os.Getenv)
+	if err != nil {
+		return withHint(ofCluster(err), "--launcher none leaves the launcher's variables alone")
+	}
+	if place.Nodes == 1 {
+		return nil
+	}
+	return withHint(usageErrorf("%s started %d processes, and a run trains on the devices of one", place.Launcher, place.Nodes),
+		"start one process; 'fewstep doctor --cluster' compares the nodes; --launcher none is for runs that have nothing to do with each other")
 }
 
 // refused gives run errors their exit codes.

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// nodes runs a command line as the ranks of a cluster, each in a process of its own; more are variables of single ranks, as
+// "2:NAME=value". It returns what each wrote and its exit code.
+func nodes(t *testing.T, n int, more []string, args ...string) (stdout, stderr []string, codes []int) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, port, _ := net.SplitHostPort(l.Addr().String())
+	l.Close()
+	outs, errs := make([]bytes.Buffer, n), make([]bytes.Buffer, n)
+	var cmds []*exec.Cmd
+	for rank := range n {
+		cmd, _ := fewstep(t, args...)
+		cmd.Env = append(cmd.Env, "FEWSTEP_SECRET=of these tests, and long", fmt.Sprintf("RANK=%d", rank), fmt.Sprintf("WORLD_SIZE=%d", n), "MASTER_ADDR="+host, "MASTER_PORT="+port)
+		for _, v := range more {
+			if who, v, _ := strings.Cut(v, ":"); who == fmt.Sprint(rank) {
+				cmd.Env = append(cmd.Env, v)
+			}
+		}
+		cmd.Stdout, cmd.Stderr = &outs[rank], &errs[rank]
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { cmd.Process.Kill() })
+		cmds = append(cmds, cmd)
+	}
+	for rank, cmd := range cmds {
+		cmd.Wait()
+		stdout, stderr, codes = append(stdout, outs[rank].String()), append(stderr, errs[rank].String()), append(codes, cmd.ProcessState.ExitCode())
+	}
+	return stdout, stderr, codes
+}
+
+func TestDoctorCluster(t *testing.T) {
+	dir := t.TempDir()
+	out, errs, codes := nodes(t, 3, nil, "doctor", "--cluster", "--backend", "go", "--json", "--dir", dir+"/run", "--config", "../../configs/mini/demo.yaml")
+	var d clusterDiagnosis
+	if err := json.Unmarshal([]byte(out[0]), &d); err != nil || !slices.Equal(codes, []int{0, 0, 0}) || out[1] != "" || out[2] != "" {
+		t.Fatalf("codes %v, %v: %s%s", codes, err, out, errs)
+	}
+	if len(d.Problems) > 0 || len(d.Ranks) != 3 || d.Launcher != "torchrun" || d.Nodes != 3 {
+		t.Errorf("%s", out[0])
+	}
+	for rank, r := range d.Ranks {
+		if r.Rank != rank || r.Host == "" || len(r.Binary) != 16 || len(r.Recipe) != 16 || r.Devices != 1 || r.Free <= 0 || r.Folder != dir || r.Trip <= 0 {
+			t.Errorf("rank %d: %+v", rank, r)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+
+	out, errs, codes = nodes(t, 3, []string{"2:XLA_FLAGS=--xla_gpu_deterministic_ops=true"}, "doctor", "--cluster", "--backend", "go")
+	for rank := range 3 {
+		if codes[rank] != exitRefused || !strings.Contains(errs[rank], "XLA_FLAGS differs") || !strings.Contains(errs[rank], "rank 2") {
+			t.Errorf("rank %d: code %d, %s", rank, codes[rank], errs[rank])
+		}
+	}
+	if !strings.Contains(out[0], "problem: XLA_FLAGS differs") || !strings.HasPrefix(out[0], "rank  host") {
+		t.Errorf("%s", out[0])
+	}
+
+	_, errs, codes = nodes(t, 2, []string{"1:RANK=0"}, "doctor", "--cluster", "--backend", "go")
+	for rank := range 2 {
+		if codes[rank] != exitUsage || !strings.Contains(errs[rank], "is there twice") {
+			t.Errorf("two rank 0s: code %d, %s", codes[rank], errs[rank])
+		}
+	}
+}
+
+func TestDoctorClusterAlone(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "on one node alone"},
+		{[]string{"--nodes", "2"}, "--nodes 2 without --rank"},
+		{[]string{"--nodes", "2", "--rank", "1", "--rendezvous", "127.0.0.1:1"}, "FEWSTEP_SECRET"},
+		{[]string{"--launcher", "ssh"}, `unknown launcher "ssh"`},
+		{[]string{"--launcher", "slurm"}, "the variables of slurm are not set"},
+		{[]string{"--peer-timeout", "1ms"}, "--peer-timeout"},
+		{[]string{"--config", "nowhere.yaml"}, "nowhere.yaml"},
+	} {
+		if _, errs, code := runCommand(t, append([]string{"doctor", "--cluster"}, c.args...)...); code != exitUsage || !strings.Contains(errs, c.want) {
+			t.Errorf("%v: code %d, %s", c.args, code, errs)
+		}
+	}
+	t.Setenv("FEWSTEP_SECRET", "of these tests, and long")
+	_, errs, code := runCommand(t, "doctor", "--cluster", "--nodes", "2", "--rank", "1", "--rendezvous", "127.0.0.1:1", "--join-timeout", "300ms")
+	if code != exitLost || !strings.Contains(errs, "cannot be reached") || !strings.Contains(errs, "hint: start all ranks again") {
+		t.Errorf("code %d, %s", code, errs)
+	}
+}
+
+// Several processes of a launcher do not train beside each other in one run directory.
+func TestRunOnSeveralNodes(t *testing.T) {
+	dir := t.TempDir()
+	_, errs, codes := nodes(t, 2, nil, "run", "../../configs/mini/demo.yaml", "--backend", "go", "--dir", dir+"/run")
+	for rank := range 2 {
+		if codes[rank] != exitUsage || !strings.Contains(errs[rank], "torchrun started 2 processes") {
+			t.Errorf("rank %d: code %d, %s", rank, codes[rank], errs[rank])
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
