@@ -253,7 +253,7 @@ func TestRequeue(t *testing.T) {
 	s.requeued(id, "2")
 	state, code, restarts := s.ended(id, 5*time.Minute)
 	if state != "COMPLETED" || code != "0:0" || restarts != "2" {
-		t.Errorf("%s, code %s, %s restarts\n%s", state, code, restarts, s.log("work/*.log"))
+		t.Errorf("%s, code %s, %s restarts\n%s\n%s", state, code, restarts, s.log("work/*.log"), s.log("slurm*.log"))
 	}
 	if log := s.log("work/*.log"); strings.Count(log, "continuing") < 2 || !strings.Contains(log, "report/index.html") {
 		t.Errorf("%s", log)
@@ -267,7 +267,7 @@ func (s *slurm) requeued(id, times string) {
 		state, _, restarts := s.job(id)
 		return restarts == times && state == "PENDING"
 	})
-	s.run("scontrol", "update", "JobId="+id, "StartTime=now")
+	s.run("scontrol", "update", "JobId="+id, "StartTime=now+5") // what ran before is revoked by the second
 }
 
 // kill kills the process that trains in a run directory.
@@ -291,7 +291,7 @@ func TestNoRequeue(t *testing.T) {
 	s := start(t)
 	id := s.submit("distil.sbatch", "nowhere.yaml", s.path("run"))
 	if state, code, restarts := s.ended(id, time.Minute); state != "FAILED" || code != "2:0" || restarts != "0" {
-		t.Errorf("%s, code %s, %s restarts\n%s", state, code, restarts, s.log("work/*.log"))
+		t.Errorf("%s, code %s, %s restarts\n%s\n%s", state, code, restarts, s.log("work/*.log"), s.log("slurm*.log"))
 	}
 	id = s.submit("distil.sbatch", recipe(t), s.path("run"), "--backend", "go")
 	s.until(2*time.Minute, func() bool { return strings.Count(s.log("run/stats.jsonl"), "\n") >= 3 })
