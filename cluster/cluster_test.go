@@ -198,6 +198,37 @@ func TestSameNamesWhatDiffers(t *testing.T) {
 	}
 }
 
+// A rank that does not begin an update that others have begun is named, and lost after a while.
+func TestBehind(t *testing.T) {
+	t.Parallel()
+	address := freeAddress(t)
+	var log lines
+	failed := make([]error, 3)
+	var wg sync.WaitGroup
+	for rank := range failed {
+		wg.Go(func() {
+			opt := quick(rank, &log)
+			opt.StallTime = 2 * time.Second
+			m, err := Join(t.Context(), Place{Rank: rank, Nodes: 3, Address: address}, opt)
+			if err != nil {
+				failed[rank] = err
+				return
+			}
+			defer m.Close()
+			if rank == 2 {
+				m.Tell(Progress{Doing: "compiling"})
+			} else if _, err := m.Next(t.Context()); err != nil {
+				t.Error(err)
+			}
+			<-m.Context().Done()
+			failed[rank] = context.Cause(m.Context())
+		})
+	}
+	wg.Wait()
+	alike(t, failed, CodeLost, "rank 2 (node2): stands still at update 0 for 2s while others have begun update 1; it is at compiling")
+	log.await(t, "rank 2 (node2) is behind")
+}
+
 func TestFailureReachesAll(t *testing.T) {
 	t.Parallel()
 	alike(t, together(t, 3, func(m *Member) error {

@@ -49,6 +49,8 @@ type peer struct {
 	told     int       // version of the news that it has
 	left     bool
 	progress Progress
+	advanced time.Time // when it began its last update
+	behind   time.Time // when it was last named for being behind
 }
 
 // gathering collects one value of each rank.
@@ -236,6 +238,9 @@ func (h *hub) beat(w http.ResponseWriter, r *http.Request, rank int) {
 	}
 	h.mu.Lock()
 	p := &h.ranks[rank]
+	if b.Progress.Begun != p.progress.Begun || p.advanced.IsZero() {
+		p.advanced = time.Now()
+	}
 	p.progress = b.Progress
 	if p.told != b.Version {
 		p.told = b.Version

@@ -26,6 +26,7 @@ type Options struct {
 	Secret      []byte        // of the job, see Secret
 	JoinTimeout time.Duration // for all ranks to come; default 15 minutes
 	PeerTimeout time.Duration // a rank that is silent for longer is lost; default 30 seconds
+	StallTime   time.Duration // a rank that is behind the others for longer, though it is not silent, is lost; default 30 minutes
 	Host        string        // of this process, for messages; "" = as the launcher names it, or Host()
 	Log         *slog.Logger  // nil = nowhere
 
@@ -39,6 +40,7 @@ type Options struct {
 const (
 	JoinTimeout = 15 * time.Minute
 	PeerTimeout = 30 * time.Second
+	StallTime   = 30 * time.Minute // programs may be compiled in it
 )
 
 func (o *Options) complete() {
@@ -49,6 +51,7 @@ func (o *Options) complete() {
 	}
 	set(&o.JoinTimeout, JoinTimeout)
 	set(&o.PeerTimeout, PeerTimeout)
+	set(&o.StallTime, StallTime)
 	set(&o.grace, min(5*time.Second, o.PeerTimeout))
 	set(&o.nameEvery, 10*time.Second)
 	set(&o.listenAgain, listenAgain)

@@ -55,7 +55,7 @@ func work(dir string) int {
 	}
 	opt := quick(place.Rank, nil)
 	opt.Secret, opt.PeerTimeout, opt.grace = secret, 2*time.Second, 500*time.Millisecond
-	opt.listenAgain = 10 * time.Second
+	opt.listenAgain, opt.StallTime = 10*time.Second, 3*time.Second
 	opt.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	m, err := Join(context.Background(), place, opt)
 	if err != nil {
@@ -89,6 +89,7 @@ func work(dir string) int {
 
 func updates(m *Member, out *os.File) int {
 	bad, _ := strconv.Atoi(os.Getenv("NONFINITE_AT"))
+	hang, _ := strconv.Atoi(os.Getenv("HANG_AT"))
 	for n := 1; ; n++ {
 		action, err := m.Next(context.Background())
 		if err == nil && action == Stop {
@@ -96,6 +97,10 @@ func updates(m *Member, out *os.File) int {
 			if err = m.Leave(context.Background()); err == nil {
 				return codeStopped
 			}
+		}
+		if n == hang+1 && hang > 0 {
+			m.Tell(Progress{Doing: "reading a file that never comes"})
+			select {}
 		}
 		if err == nil && n == bad {
 			err = m.Fail(codeNonFinite, fmt.Errorf("update %d: loss is NaN", n))
@@ -297,6 +302,14 @@ func TestNonFiniteRank(t *testing.T) {
 			t.Errorf("rank %d made %d updates", rank, n)
 		}
 	}
+}
+
+// A rank whose training stands still while its heartbeat goes on.
+func TestHangingRank(t *testing.T) {
+	t.Parallel()
+	p := start(t, 3, "1:HANG_AT=5")
+	p.await(5)
+	p.end(10*time.Second, CodeLost, `rank 1 (node1): stands still: it does not come to "update (6)", where others wait for 3s; it is at reading a file that never comes`, 0, 1, 2)
 }
 
 func TestOtherRecipe(t *testing.T) {
