@@ -84,7 +84,12 @@ func (s Skipped) String() string { return s.Folder + ": " + s.Why }
 // meta is kept as JSON; nil for none. A sound checkpoint of the same point and
 // metadata is left as it is, because the state follows from the point. After an
 // error the older checkpoints are all still there.
-func (d *Dir) SaveCheckpoint(p Point, meta any, files ...File) (err error) {
+func (d *Dir) SaveCheckpoint(p Point, meta any, files ...File) error {
+	return d.saveCheckpoint(p, meta, files, nil)
+}
+
+// saveCheckpoint is SaveCheckpoint with the files that collect adds.
+func (d *Dir) saveCheckpoint(p Point, meta any, files []File, collect collecting) (err error) {
 	defer d.explain(&err)
 	if d.lock == nil {
 		return ErrReadOnly
@@ -119,7 +124,7 @@ func (d *Dir) SaveCheckpoint(p Point, meta any, files ...File) (err error) {
 			return err
 		}
 	}
-	if err := d.save(folder, m, meta, files); err != nil {
+	if err := d.save(folder, m, meta, files, collect); err != nil {
 		return fmt.Errorf("save checkpoint: %w", err)
 	}
 	delete(d.damaged, folder)

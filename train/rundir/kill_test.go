@@ -27,6 +27,13 @@ const (
 )
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(shardWorker); dir != "" {
+		if err := saveWithOthers(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if dir := os.Getenv(childDir); dir != "" {
 		kill, _ := strconv.Atoi(os.Getenv(childKill))
 		work := func() error { return toyRun(dir, kill) }

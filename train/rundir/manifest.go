@@ -182,24 +182,21 @@ func readManifest(folder string) (*manifest, error) {
 	return m, nil
 }
 
+// collecting fills a snapshot's folder, of which put writes this process's files, and returns all that it holds then.
+type collecting func(folder string, put func() ([]entry, error)) ([]entry, error)
+
 // save fills a new folder: the files first, the manifest last. A folder of
 // that name that exists is replaced. After an error nothing is left of it.
-func (d *Dir) save(folder string, m *manifest, meta any, files []File) (err error) {
+// collect adds what other processes write; nil = nothing.
+func (d *Dir) save(folder string, m *manifest, meta any, files []File, collect collecting) (err error) {
 	m.Format = format
 	if meta != nil {
 		if m.Meta, err = json.Marshal(meta); err != nil {
 			return fmt.Errorf("%s: metadata: %w", folder, err)
 		}
 	}
-	seen := map[string]bool{manifestName: true}
-	for _, f := range files {
-		if !validName.MatchString(f.Name) || seen[f.Name] {
-			return fmt.Errorf("%s: bad or repeated file name %q", folder, f.Name)
-		}
-		if (f.Write == nil) == (f.WritePath == nil) {
-			return fmt.Errorf("%s: file %s needs either Write or WritePath", folder, f.Name)
-		}
-		seen[f.Name] = true
+	if err := checkFiles(folder, files); err != nil {
+		return err
 	}
 	if err := d.remove(folder); err != nil {
 		return err
@@ -219,23 +216,52 @@ func (d *Dir) save(folder string, m *manifest, meta any, files []File) (err erro
 	if err := atomicfile.MakeDir(folder); err != nil {
 		return fmt.Errorf("create snapshot folder: %w", err)
 	}
-	for _, f := range files {
-		if err := d.before("write " + f.Name); err != nil {
-			return err
-		}
-		e, err := put(folder, f.Name, f)
-		if err != nil {
-			return err
-		}
-		if err := d.inPlace(); err != nil {
-			return err
-		}
-		m.Files = append(m.Files, e)
+	put := func() ([]entry, error) { return d.putAll(folder, files) }
+	if collect == nil {
+		m.Files, err = put()
+	} else {
+		m.Files, err = collect(folder, put)
+	}
+	if err != nil {
+		return err
 	}
 	if err := d.before("write " + manifestName); err != nil {
 		return err
 	}
 	return m.write(folder)
+}
+
+// checkFiles reports files that cannot be saved in one folder.
+func checkFiles(folder string, files []File) error {
+	seen := map[string]bool{manifestName: true}
+	for _, f := range files {
+		if !validName.MatchString(f.Name) || seen[f.Name] {
+			return fmt.Errorf("%s: bad or repeated file name %q", folder, f.Name)
+		}
+		if (f.Write == nil) == (f.WritePath == nil) {
+			return fmt.Errorf("%s: file %s needs either Write or WritePath", folder, f.Name)
+		}
+		seen[f.Name] = true
+	}
+	return nil
+}
+
+// putAll writes files into a folder.
+func (d *Dir) putAll(folder string, files []File) (out []entry, err error) {
+	for _, f := range files {
+		if err := d.before("write " + f.Name); err != nil {
+			return nil, err
+		}
+		e, err := put(folder, f.Name, f)
+		if err != nil {
+			return nil, err
+		}
+		if err := d.inPlace(); err != nil {
+			return nil, err
+		}
+		out = append(out, e)
+	}
+	return out, nil
 }
 
 // remove deletes a snapshot folder, its manifest first, so that a half-deleted

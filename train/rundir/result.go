@@ -41,7 +41,7 @@ func (d *Dir) SaveResult(p Point, meta any, files ...File) (err error) {
 	if m.Stats, m.StatsSHA256, err = d.syncStats(); err != nil {
 		return err
 	}
-	if err := d.save(folder, m, meta, files); err != nil {
+	if err := d.save(folder, m, meta, files, nil); err != nil {
 		return fmt.Errorf("save result: %w", err)
 	}
 	return nil
