@@ -129,8 +129,8 @@ func openUNet(path string) (weights.Source, error) {
 		path = folder
 	}
 	src, err := weights.OpenModel(path)
-	if err != nil || ldm.Identify(src) == ldm.Diffusers {
-		return src, err
+	if err != nil {
+		return nil, err
 	}
 	c, err := ldm.New(path, src, nil)
 	if err != nil {

@@ -46,10 +46,11 @@ type Bundle struct {
 
 	metadata   map[string]string // of the single file or the UNet's file
 	files      map[string][]byte // by slash path; nil for a directory, whose files are read when asked for
-	checkpoint *ldm.Checkpoint   // of a single file or a UNet with LDM's names
-	unet       *weights.File     // of a UNet with diffusers' names
+	checkpoint *ldm.Checkpoint   // of a file
+	leftOut    []string          // of what was opened: tensors that no component has
 	opened     []io.Closer
 
+	read             map[string]weights.Source // components that were asked for
 	replaced         map[string]weights.Source
 	replacedFiles    map[string][]byte
 	replacedMetadata map[string]string
@@ -98,25 +99,18 @@ func OfFile(f *weights.File, opt Options) (*Bundle, error) {
 }
 
 func newBundle(path string, layout Layout) *Bundle {
-	return &Bundle{Path: path, Layout: layout, replaced: map[string]weights.Source{}, replacedFiles: map[string][]byte{}}
+	return &Bundle{Path: path, Layout: layout, read: map[string]weights.Source{}, replaced: map[string]weights.Source{}, replacedFiles: map[string][]byte{}}
 }
 
 // look tells the file's layout and fills in what it does not say about itself.
 func (b *Bundle) look(f *weights.File, opt Options) (err error) {
 	b.metadata = f.Metadata()
-	switch family := ldm.Identify(f); {
-	case family == ldm.Diffusers && slices.Contains(f.Names(), "conv_in.weight"):
-		b.Layout, b.unet = UNetFile, f
-	case family == ldm.Diffusers:
-		return fmt.Errorf("%s: %s, nor a UNet", b.Path, family.Sentence())
-	default:
-		if b.checkpoint, err = ldm.New(b.Path, f, b.metadata); err != nil {
-			return err
-		}
-		b.Layout = SingleFile
-		if !b.Has(ldm.VAE) && !b.Has(ldm.Text) && !b.Has(ldm.Text2) {
-			b.Layout = UNetFile
-		}
+	if b.checkpoint, err = ldm.New(b.Path, f, b.metadata); err != nil {
+		return err
+	}
+	b.Layout, b.leftOut = SingleFile, b.checkpoint.LeftOut()
+	if !b.Has(ldm.VAE) && !b.Has(ldm.Text) && !b.Has(ldm.Text2) {
+		b.Layout = UNetFile
 	}
 	b.files = map[string][]byte{}
 	for key, text := range b.metadata {
@@ -161,11 +155,8 @@ func (b *Bundle) readConfig(folder string) error {
 
 // Has says whether the model has a component's weights.
 func (b *Bundle) Has(component string) bool {
-	switch {
-	case b.checkpoint != nil:
+	if b.checkpoint != nil {
 		return b.checkpoint.Has(component)
-	case b.unet != nil:
-		return component == ldm.UNet
 	}
 	_, err := weights.ModelFiles(filepath.Join(b.Path, component))
 	return err == nil
@@ -190,18 +181,49 @@ func (b *Bundle) Weights(component string) (weights.Source, error) {
 	switch {
 	case b.replaced[component] != nil:
 		return b.replaced[component], nil
-	case b.checkpoint != nil:
-		return b.checkpoint.Component(component)
-	case b.unet != nil && component == ldm.UNet:
-		return b.unet, nil
-	case b.unet != nil:
-		return nil, fmt.Errorf("%s: a UNet alone, without %s", b.Path, component)
+	case b.read[component] != nil:
+		return b.read[component], nil
 	}
-	src, err := weights.OpenModel(filepath.Join(b.Path, component))
-	if err == nil {
-		b.opened = append(b.opened, src)
+	var src weights.Source
+	var err error
+	if b.checkpoint != nil {
+		src, err = b.checkpoint.Component(component)
+	} else {
+		var left []string
+		if src, left, err = OpenComponent(b.Path, component); err == nil {
+			b.opened = append(b.opened, src)
+			b.leftOut = append(b.leftOut, left...)
+		}
 	}
-	return src, err
+	if err != nil {
+		return nil, err
+	}
+	name := component + "/config.json"
+	if config, err := b.File(name); err == nil {
+		var left []string
+		src, left = Own(component, src, config, name)
+		b.leftOut = append(b.leftOut, left...)
+		b.read[component] = src
+	}
+	return src, nil
+}
+
+// OpenComponent opens a component's folder in a model directory, which may lack the others, under diffusers' names, and
+// lists the tensors in it that are none of the component's.
+func OpenComponent(dir, component string) (weights.Source, []string, error) {
+	folder := filepath.Join(dir, component)
+	src, err := weights.OpenModel(folder)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !slices.Contains(ldm.Components, component) {
+		return src, nil, nil
+	}
+	named, left, err := ldm.Component(folder, component, src)
+	if err != nil {
+		return nil, nil, errors.Join(err, src.Close())
+	}
+	return named, left, nil
 }
 
 // File gives one of the small files of a diffusers directory, "unet/config.json", wherever it comes from. A file that
@@ -250,13 +272,8 @@ func (b *Bundle) Metadata() (map[string]string, error) {
 	return metadata, nil
 }
 
-// LeftOut are the tensors of a single file that no component has.
-func (b *Bundle) LeftOut() []string {
-	if b.checkpoint == nil {
-		return nil
-	}
-	return b.checkpoint.LeftOut()
-}
+// LeftOut are the tensors that no component has; of a directory, those of the components that were asked for.
+func (b *Bundle) LeftOut() []string { return b.leftOut }
 
 // Close closes all files.
 func (b *Bundle) Close() error {

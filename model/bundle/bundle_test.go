@@ -131,7 +131,7 @@ func TestShardsAndVariants(t *testing.T) {
 		same(t, filepath.Join(mini, name), filepath.Join(out, name))
 	}
 	must(t, os.Remove(filepath.Join(dir, "unet", "part-1.safetensors")))
-	if _, err := b.Weights(ldm.UNet); err == nil || !strings.Contains(err.Error(), "part-1.safetensors") || !strings.Contains(err.Error(), "index.json") {
+	if _, err := open(t, dir).Weights(ldm.UNet); err == nil || !strings.Contains(err.Error(), "part-1.safetensors") || !strings.Contains(err.Error(), "index.json") {
 		t.Errorf("a missing shard: %v", err)
 	}
 }
@@ -216,9 +216,16 @@ func TestRefuses(t *testing.T) {
 		"other shape": {func(x map[string]weights.Tensor, _ map[string]string) {
 			x[unet+"out.2.bias"] = value(unet+"out.2.bias", 5)
 		}, "tensor conv_out.bias has the shape [5], the config's is [4]"},
-		"unknown name": {func(x map[string]weights.Tensor, _ map[string]string) {
-			x[unet+"extra.weight"] = value(unet+"extra.weight", 1)
-		}, "tensor " + unet + "extra.weight has no place"},
+		"scaled fp8": {func(x map[string]weights.Tensor, _ map[string]string) {
+			x[unet+"out.2.scale_weight"] = value(unet+"out.2.scale_weight", 1)
+		}, "conv_out.scale_weight"},
+		"a block too many": {func(x map[string]weights.Tensor, _ map[string]string) {
+			x[unet+"output_blocks.12.0.in_layers.0.weight"] = value(unet+"output_blocks.12.0.in_layers.0.weight", 1)
+		}, "tensor " + unet + "output_blocks.12.0.in_layers.0.weight has no place"},
+		"a layer too many": {func(x map[string]weights.Tensor, _ map[string]string) {
+			name := unet + "middle_block.1.transformer_blocks.9.norm1.weight"
+			x[name] = value(name, 1)
+		}, "1 tensors have no place in the model (mid_block.attentions.0.transformer_blocks.9.norm1.weight)"},
 		"twice": {func(x map[string]weights.Tensor, _ map[string]string) {
 			x[open+"text_projection.weight"] = value(open+"text_projection.weight", 128, 128)
 		}, "is the same part of the model"},
@@ -252,12 +259,13 @@ func TestRefuses(t *testing.T) {
 // What other tools add is left out, and told.
 func TestLeavesOut(t *testing.T) {
 	path := rewrite(t, func(x map[string]weights.Tensor, _ map[string]string) {
-		for _, name := range []string{"model_ema.decay", "conditioner.embedders.0.transformer.text_model.embeddings.position_ids", "conditioner.embedders.1.model.logit_scale", "v_pred"} {
+		for _, name := range []string{"model_ema.decay", "model.diffusion_model.extra.weight", "lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha",
+			"model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.processor.to_k_ip.weight", "bundle_emb.x.clip_l", "conditioner.embedders.0.transformer.text_model.embeddings.position_ids", "conditioner.embedders.1.model.logit_scale", "v_pred"} {
 			x[name] = weights.FromFloat32(name, []int{}, []float32{1}, weights.F32)
 		}
 	})
 	b := open(t, path)
-	if got := b.LeftOut(); len(got) != 4 {
+	if got := b.LeftOut(); len(got) != 8 {
 		t.Errorf("left out %v", got)
 	}
 }

@@ -94,6 +94,53 @@ func compare(component string, src weights.Source, want map[string][]int) *Misma
 	return m
 }
 
+// Own hides, of a component's tensors under diffusers' names, those of modules that the config's network does not have
+// and that no part of it is named like, such as an IP-Adapter's in a UNet, and lists them. Check judges what is left.
+func Own(component string, src weights.Source, config []byte, where string) (weights.Source, []string) {
+	want, err := expected(component, config, where)
+	if err != nil {
+		return src, nil // Check tells
+	}
+	return OwnOf(src, want)
+}
+
+// OwnOf is Own for a network whose tensors have the given names.
+func OwnOf[V any](src weights.Source, want map[string]V) (weights.Source, []string) {
+	elements, modules := map[string]bool{}, map[string]bool{}
+	for name := range want {
+		for _, e := range strings.Split(name, ".") {
+			elements[e] = true
+		}
+		modules[name[:strings.LastIndexByte(name, '.')]] = true
+	}
+	hidden := hiding{src, map[string]bool{}}
+	for _, name := range src.Names() {
+		dot := strings.LastIndexByte(name, '.')
+		if _, ok := want[name]; ok || dot < 0 || modules[name[:dot]] {
+			continue // its own, or one that changes what a module of the network is
+		}
+		if slices.ContainsFunc(strings.Split(name, "."), func(e string) bool {
+			return !elements[e] && strings.ContainsFunc(e, func(r rune) bool { return r < '0' || r > '9' })
+		}) {
+			hidden.names[name] = true
+		}
+	}
+	if len(hidden.names) == 0 {
+		return src, nil
+	}
+	return hidden, slices.Sorted(maps.Keys(hidden.names))
+}
+
+// hiding is a source without some of its tensors.
+type hiding struct {
+	weights.Source
+	names map[string]bool
+}
+
+func (h hiding) Names() []string {
+	return slices.DeleteFunc(h.Source.Names(), func(name string) bool { return h.names[name] })
+}
+
 // expected are the tensors that a component's config asks for.
 func expected(component string, raw []byte, where string) (map[string][]int, error) {
 	switch component {

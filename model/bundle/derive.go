@@ -50,6 +50,7 @@ func (b *Bundle) derive() error {
 			return fmt.Errorf("%s: %s: %w", b.Path, component, s.err)
 		}
 		b.files[name] = indented(config)
+		delete(b.read, component)
 	}
 	if b.files["scheduler/scheduler_config.json"] == nil {
 		b.files["scheduler/scheduler_config.json"] = indented(schedulerConfig(spec, b.LeftOut()))

@@ -26,7 +26,8 @@ type Report struct {
 	Family     string            `json:"family,omitempty"` // of models: "SDXL", …
 	Detail     string            `json:"detail,omitempty"` // naming, rank, …
 	LoadedBy   string            `json:"loaded_by"`
-	Problems   []string          `json:"problems"` // what is missing, damaged or does not fit
+	Problems   []string          `json:"problems"`           // what is missing, damaged or does not fit
+	LeftOut    []string          `json:"left_out,omitempty"` // tensors that no part of a model has
 	Tensors    int               `json:"tensors"`
 	Parameters int64             `json:"parameters"`
 	Bytes      int64             `json:"bytes"`
@@ -159,6 +160,12 @@ func (r *Report) checkStructure(src weights.Source) error {
 		} else if err != nil {
 			return err
 		}
+		named, left, err := ldm.Component(r.Path, component, src)
+		if err != nil {
+			return err
+		}
+		src, others := bundle.Own(component, named, config, where)
+		r.leftOut(append(left, others...))
 		return bundle.Check(component, src, config, where)
 	}
 	if r.Family != string(ldm.SDXL) || r.Kind != SingleFile && r.Kind != UNet {
@@ -178,9 +185,7 @@ func (r *Report) checkStructure(src weights.Source) error {
 	if b.Layout != bundle.SingleFile {
 		return nil
 	}
-	if n := len(b.LeftOut()); n > 0 {
-		r.Detail += fmt.Sprintf("; %d tensors belong to none", n)
-	}
+	r.leftOut(b.LeftOut())
 	if err := b.Complete(); err != nil {
 		return err
 	}
@@ -188,6 +193,14 @@ func (r *Report) checkStructure(src weights.Source) error {
 		r.Detail += "; it needs --config"
 	}
 	return nil
+}
+
+// leftOut tells of tensors that no part of a model has.
+func (r *Report) leftOut(names []string) {
+	if len(names) > 0 {
+		r.LeftOut = names
+		r.Detail += fmt.Sprintf("; %d tensors belong to none, such as %s", len(names), names[0])
+	}
 }
 
 // Types lists the element types, the most frequent first: "F16 ×900, F32 ×3".

@@ -59,7 +59,7 @@ func TestKinds(t *testing.T) {
 		"diffusers' refiner": {weights.Collect([]weights.Tensor{tensor("down_blocks.0.a.attn2.to_k.weight", 320, 1280), tensor("time_embedding.linear_1.weight", 1), tensor("add_embedding.linear_1.weight", 1)}), UNet, "SDXL refiner", "not fewstep"},
 		"diffusers' Flux":    {named("single_transformer_blocks.0.x"), Network, "Flux", "FluxTransformer2DModel"},
 		"diffusers' control": {named("controlnet_cond_embedding.conv_in.weight", "down_blocks.0.x"), ControlNet, "", "ControlNet"},
-		"VAE":                {named("encoder.conv_in.weight", "decoder.conv_in.weight"), VAE, "", "diffusers' names"},
+		"VAE":                {named("encoder.conv_in.weight", "decoder.mid_block.resnets.0.conv1.weight"), VAE, "", "diffusers' names"},
 		"LDM's VAE":          {named("encoder.down.0.block.0.conv1.weight", "decoder.conv_in.weight"), VAE, "", "LDM's names"},
 		"text encoder":       {named("text_model.final_layer_norm.weight", "text_projection.weight"), Text, "", "with projection"},
 		"T5":                 {named("encoder.block.0.layer.0.SelfAttention.q.weight"), Text, "", "T5"},

@@ -69,30 +69,35 @@ func (s sight) dim(name string, axis int) int {
 // classify tells the kind by names that no other kind has.
 func classify(src weights.Source) verdict {
 	s := sight{src, src.Names()}
+	family, parts := ldm.Contents(src)
 	switch {
 	case s.contains(".weight.lora_down"):
 		return verdict{kind: Adapters, loadedBy: "fewstep export, which writes it as a LoRA file"}
-	case s.contains("hada_w1_a"):
-		return verdict{kind: LoRA, detail: "LyCORIS's LoHa", loadedBy: "ComfyUI's LoraLoader; not fewstep, which reads plain LoRA"}
-	case s.contains("lokr_w1"):
-		return verdict{kind: LoRA, detail: "LyCORIS's LoKr", loadedBy: "ComfyUI's LoraLoader; not fewstep, which reads plain LoRA"}
-	case s.contains("dora_scale"):
-		return verdict{kind: LoRA, detail: "DoRA", loadedBy: "ComfyUI's LoraLoader; not fewstep, which reads plain LoRA"}
-	case s.contains("lora_down") || s.contains("lora_A.") || s.contains(".lora.down.") || s.contains("_lora.down.") || s.contains("lora_linear_layer.down."):
-		return loraVerdict(src)
 	case s.begins("emb_params") || s.begins("clip_g") && s.begins("clip_l") && len(s.names) <= 4:
 		return verdict{kind: Embedding, loadedBy: "ComfyUI's embeddings folder; diffusers' load_textual_inversion"}
 	case s.contains("Mixed_7c."):
 		return verdict{kind: Inception, loadedBy: "fewstep eval"}
 	case s.begins("text_model.") && s.begins("vision_model."):
 		return verdict{kind: CLIP, loadedBy: "transformers' CLIPModel, beside its config.json"}
-	case s.begins("text_model.") || s.begins("encoder.block.0.layer.0.SelfAttention.") || s.begins("transformer.resblocks.") || s.begins("model.transformer.resblocks."):
-		return textVerdict(s)
+	case s.begins("encoder.block.0.layer.0.SelfAttention."):
+		return verdict{kind: Text, detail: "T5", loadedBy: "transformers' T5EncoderModel, beside its config.json; no part of SDXL"}
+	case s.contains("hada_w1_a"):
+		return verdict{kind: LoRA, detail: "LyCORIS's LoHa", loadedBy: "ComfyUI's LoraLoader; not fewstep, which reads plain LoRA"}
+	case s.contains("lokr_w1"):
+		return verdict{kind: LoRA, detail: "LyCORIS's LoKr", loadedBy: "ComfyUI's LoraLoader; not fewstep, which reads plain LoRA"}
+	case s.contains("dora_scale"):
+		return verdict{kind: LoRA, detail: "DoRA", loadedBy: "ComfyUI's LoraLoader; not fewstep, which reads plain LoRA"}
+	case family == ldm.LoRA:
+		return loraVerdict(src)
+	case family == ldm.ControlNet && s.begins("control_model."):
+		return verdict{kind: ControlNet, loadedBy: "ComfyUI's ControlNetLoader; not fewstep"}
+	case family == ldm.ControlNet:
+		return verdict{kind: ControlNet, loadedBy: "diffusers' ControlNetModel, beside its config.json; not fewstep"}
 	}
-	if v, ok := ldmVerdict(s); ok {
+	if v, ok := transformerVerdict(s, family); ok {
 		return v
 	}
-	return diffusersVerdict(s)
+	return s.model(family, parts)
 }
 
 func loraVerdict(src weights.Source) verdict {
@@ -139,99 +144,6 @@ func loraVerdict(src weights.Source) verdict {
 		v.loadedBy = "ComfyUI's LoraLoader and diffusers' load_lora_weights, on its own family; not fewstep"
 	case slices.Equal(d.Namings, []lora.Naming{lora.PEFT}):
 		v.loadedBy = "fewstep sample --lora; diffusers' load_lora_weights; ComfyUI loads such names in part only: fewstep lora merge, or kohya's names"
-	}
-	return v
-}
-
-func textVerdict(s sight) verdict {
-	switch {
-	case s.begins("encoder.block."):
-		return verdict{kind: Text, detail: "T5", loadedBy: "transformers' T5EncoderModel, beside its config.json; no part of SDXL"}
-	case !s.begins("text_model."):
-		return verdict{kind: Text, detail: "OpenCLIP's names", loadedBy: "open_clip; ComfyUI's CLIPLoader"}
-	case s.begins("text_projection."):
-		return verdict{kind: Text, detail: "with projection, as SDXL's second", loadedBy: "transformers' CLIPTextModelWithProjection, beside its config.json; ComfyUI's CLIPLoader"}
-	}
-	return verdict{kind: Text, loadedBy: "transformers' CLIPTextModel, beside its config.json; ComfyUI's CLIPLoader"}
-}
-
-func ldmVerdict(s sight) (verdict, bool) {
-	family := ldm.Identify(s.src)
-	unet, vae := s.begins("model.diffusion_model."), s.begins("first_stage_model.")
-	text := s.begins("conditioner.") || s.begins("cond_stage_model.")
-	v := verdict{kind: SingleFile, family: string(family)}
-	switch {
-	case family == ldm.ControlNet:
-		return verdict{kind: ControlNet, loadedBy: "ComfyUI's ControlNetLoader; not fewstep"}, true
-	case vae && !unet || s.begins("encoder.down.0.block."):
-		return verdict{kind: VAE, detail: "LDM's names", loadedBy: "ComfyUI's VAELoader; diffusers' AutoencoderKL.from_single_file"}, true
-	case !unet && (family == ldm.Flux || family == ldm.SD3):
-		return verdict{kind: Network, family: string(family), loadedBy: "ComfyUI's UNETLoader; not fewstep"}, true
-	case s.has("input_blocks.0.0.weight"):
-		return verdict{kind: UNet, detail: "LDM's names without their prefix", loadedBy: "ComfyUI's UNETLoader"}, true
-	case !unet:
-		return v, false
-	case !vae && !text:
-		v.kind, v.detail = UNet, "LDM's names"
-		v.loadedBy = "fewstep sample --unet; ComfyUI's UNETLoader"
-	default:
-		parts := []string{"UNet"}
-		if vae {
-			parts = append(parts, "VAE")
-		}
-		if text {
-			parts = append(parts, "text encoders")
-		}
-		v.detail = strings.Join(parts, ", ")
-		v.loadedBy = "fewstep sample --model, fewstep convert; ComfyUI's CheckpointLoaderSimple; A1111; diffusers' from_single_file"
-	}
-	if family != ldm.SDXL {
-		v.detail += "; " + family.Sentence()
-		v.loadedBy = "ComfyUI; diffusers' from_single_file, for its own family; not fewstep"
-	}
-	return v, true
-}
-
-func diffusersVerdict(s sight) verdict {
-	switch {
-	case s.begins("controlnet_cond_embedding."):
-		return verdict{kind: ControlNet, loadedBy: "diffusers' ControlNetModel, beside its config.json; not fewstep"}
-	case s.begins("down_blocks.") && s.begins("time_embedding."):
-		return unetVerdict(s)
-	case s.begins("single_transformer_blocks."):
-		return verdict{kind: Network, family: string(ldm.Flux), loadedBy: "diffusers' FluxTransformer2DModel, beside its config.json; not fewstep"}
-	case s.begins("transformer_blocks.0.attn.add_k_proj."):
-		return verdict{kind: Network, family: string(ldm.SD3), loadedBy: "diffusers' SD3Transformer2DModel, beside its config.json; not fewstep"}
-	case s.begins("encoder.") && s.begins("decoder."):
-		return verdict{kind: VAE, detail: "diffusers' names", loadedBy: "diffusers' AutoencoderKL, beside its config.json; ComfyUI's VAELoader"}
-	}
-	return verdict{kind: Other, loadedBy: "unknown"}
-}
-
-func unetVerdict(s sight) verdict {
-	v := verdict{kind: UNet, detail: "diffusers' names", loadedBy: "diffusers' UNet2DConditionModel, beside its config.json; not fewstep"}
-	var text int
-	for _, name := range s.names {
-		if strings.HasSuffix(name, "attn2.to_k.weight") {
-			text = s.dim(name, 1)
-			break
-		}
-	}
-	inputs := s.dim("conv_in.weight", 1)
-	switch {
-	case s.begins("add_embedding.") && inputs > 4:
-		v.family = string(ldm.SDXLInpainting)
-	case s.begins("add_embedding.") && text == 1280:
-		v.family = string(ldm.SDXLRefiner)
-	case s.begins("add_embedding."):
-		v.family = string(ldm.SDXL)
-		v.loadedBy = "fewstep sample --unet; ComfyUI's UNETLoader; diffusers' UNet2DConditionModel, beside its config.json"
-	case inputs == 9:
-		v.family = string(ldm.SDInpainting)
-	case text == 1024:
-		v.family = string(ldm.SD2)
-	case text == 768:
-		v.family = string(ldm.SD1)
 	}
 	return v
 }

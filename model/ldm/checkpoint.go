@@ -12,7 +12,6 @@
 package ldm
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -81,102 +80,138 @@ func Open(path string) (*Checkpoint, error) {
 
 // New sees an open source, which the checkpoint closes, as a single file. path is for messages.
 func New(path string, src weights.Source, metadata map[string]string) (*Checkpoint, error) {
-	if family := Identify(src); family != SDXL {
-		return nil, fmt.Errorf("%s: %s: only SDXL's family can be read", path, family.Sentence())
+	found := look(src)
+	if !readable[found.family] {
+		return nil, fmt.Errorf("%s: %s: only SDXL's family can be read", path, found.family.Sentence())
 	}
 	c := &Checkpoint{path: path, src: src, metadata: metadata, components: map[string]map[string]origin{}}
-	parts := map[string][]string{}
-	for _, name := range src.Names() {
-		component, rest := split(name)
-		if component == "" || ignored(component, rest) {
-			c.leftOut = append(c.leftOut, name)
+	_, c.leftOut = plainNames(src.Names())
+	parts := map[site][]string{}
+	for _, name := range found.src.names {
+		if s, rest, ok := owner(found.sites, name); ok {
+			parts[s] = append(parts[s], rest)
 		} else {
-			parts[component] = append(parts[component], rest)
+			c.leftOut = append(c.leftOut, found.src.plain[name])
 		}
 	}
-	for component, names := range parts {
-		tensors, err := translate(component, names)
+	for s, names := range parts {
+		tensors, foreign, err := translate(s, names, found.src.plain)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
-		c.components[component] = tensors
+		c.leftOut = append(c.leftOut, foreign...)
+		if len(tensors) > 0 {
+			c.components[s.component] = tensors
+		}
 	}
+	slices.Sort(c.leftOut)
 	return c, nil
 }
 
-func split(name string) (component, rest string) {
-	for component, prefix := range prefixes {
-		if rest, ok := strings.CutPrefix(name, prefix); ok {
-			return component, rest
+// readable are the families whose files can be opened as a model.
+var readable = map[Family]bool{SDXL: true}
+
+// Component gives the tensors of a component's own folder or file under diffusers' names, whichever of the namings it
+// has, and the names of those that are none of the component's. Closing it closes src; path is for messages.
+func Component(path, component string, src weights.Source) (weights.Source, []string, error) {
+	w := unwrapped(src)
+	s := site{component: component}
+	for _, found := range findSites(w.names) {
+		if found.component == component || isText(found.component) && isText(component) {
+			s.names, s.prefix = found.names, found.prefix
 		}
 	}
-	return "", name
-}
-
-// ignored says whether a tensor is a buffer that no loader of diffusers' layout reads.
-func ignored(component, rest string) bool {
-	switch component {
-	case Text:
-		return rest == "text_model.embeddings.position_ids"
-	case Text2:
-		return rest == "logit_scale" || rest == "attn_mask" || rest == "transformer.text_model.embeddings.position_ids"
+	c := &Checkpoint{path: path, src: src}
+	_, c.leftOut = plainNames(src.Names())
+	var names []string
+	for _, name := range w.names {
+		if rest, ok := strings.CutPrefix(name, s.prefix); ok {
+			names = append(names, rest)
+		} else {
+			c.leftOut = append(c.leftOut, w.plain[name])
+		}
 	}
-	return false
+	tensors, foreign, err := translate(s, names, w.plain)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return &part{c, component, tensors, src.Close}, append(c.leftOut, foreign...), nil
 }
 
-// translate gives the diffusers tensors of a component's names, which come without their prefix.
-func translate(component string, names []string) (map[string]origin, error) {
-	tensors := map[string]origin{}
-	var failed error
-	put := func(name string, ok bool, from string, how how, part int) {
-		from = prefixes[component] + from
-		if other, twice := tensors[name]; twice {
-			failed = errors.Join(failed, fmt.Errorf("tensor %s: %s is the same part of the model", from, other.name))
-		} else if !ok {
-			failed = errors.Join(failed, fmt.Errorf("tensor %s has no place in SDXL's layout", from))
+func isText(component string) bool { return component == Text || component == Text2 }
+
+// translate gives the diffusers tensors of a component's names, which come without the site's prefix, and the names of
+// the tensors that are none of it: buffers, and what other tools add. plain has the names in the file.
+func translate(s site, names []string, plain map[string]string) (tensors map[string]origin, foreign []string, failed error) {
+	tensors = map[string]origin{}
+	put := func(name, from string, how how, part int) {
+		from = plain[s.prefix+from]
+		if other, twice := tensors[name]; twice && failed == nil {
+			failed = fmt.Errorf("tensor %s: %s is the same part of the model", from, other.name)
 		}
 		tensors[name] = origin{from, how, part}
 	}
-	var toDiffusers func(string) (string, bool)
-	switch component {
-	case UNet:
-		toDiffusers = namesOfLDM(names).toDiffusers
-	case VAE:
-		v := vaeNamesOf(names)
-		toDiffusers = func(name string) (string, bool) { return v.translate(name, diffusers) }
-	case Text:
-		toDiffusers = func(name string) (string, bool) { return name, true }
-	case Text2:
-		toDiffusers = func(name string) (string, bool) { return openTranslate(name, diffusers) }
-	}
+	toDiffusers := s.translator(names)
 	for _, from := range names {
-		if failed != nil {
-			return nil, failed // the first is enough
-		}
-		if component == Text2 {
+		if isText(s.component) && s.names == ldm {
 			if layer, kind, ok := fusedOf(from); ok {
 				for i, part := range fusedParts {
-					put(layer+part+kind, true, from, fused, i)
+					put(layer+part+kind, from, fused, i)
 				}
 				continue
 			}
-			switch from {
-			case openProjection:
-				put(projection, true, from, transpose, 0)
-				continue
-			case projection: // diffusers' conversion script leaves it as it is
-				put(projection, true, from, same, 0)
+			if from == openProjection {
+				put(projection, from, transpose, 0)
 				continue
 			}
 		}
 		name, ok := toDiffusers(from)
+		if own, is := siteOf(from); !ok && is && own.prefix == "" && failed == nil {
+			failed = fmt.Errorf("tensor %s has no place in SDXL's layout", plain[s.prefix+from])
+		}
+		if !ok {
+			foreign = append(foreign, plain[s.prefix+from])
+			continue
+		}
 		how := same
-		if component == VAE && isAttention(name) {
+		if s.component == VAE && isAttention(name) {
 			how = flat
 		}
-		put(name, ok, from, how, 0)
+		put(name, from, how, 0)
 	}
-	return tensors, failed
+	return tensors, foreign, failed
+}
+
+// translator gives the diffusers name of each name of a component, and says which have none.
+func (s site) translator(names []string) func(string) (string, bool) {
+	switch {
+	case s.component == UNet && s.names == ldm:
+		return namesOfLDM(names).toDiffusers
+	case s.component == UNet:
+		u := namesOfDiffusers(names)
+		return func(name string) (string, bool) {
+			_, ok := u.toLDM(name)
+			return name, ok
+		}
+	case s.component == VAE && s.names == ldm:
+		v := vaeNamesOf(names)
+		return func(name string) (string, bool) { return v.translate(name, diffusers) }
+	case s.component == VAE:
+		v := vaeNamesOf(names)
+		return func(name string) (string, bool) {
+			name = newAttention(name)
+			_, ok := v.translate(name, ldm)
+			return name, ok
+		}
+	case s.names == ldm:
+		return func(name string) (string, bool) {
+			if name == projection { // diffusers' conversion script leaves it as it is
+				return name, true
+			}
+			return openTranslate(name, diffusers)
+		}
+	}
+	return transformersName
 }
 
 // Path is the file's path.
@@ -198,7 +233,7 @@ func (c *Checkpoint) Component(component string) (weights.Source, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s: it holds no %s (no tensor %s*)", c.path, component, prefixes[component])
 	}
-	return &part{c, component, tensors}, nil
+	return &part{c, component, tensors, nil}, nil
 }
 
 // Close closes the file; tensors' data must not be touched afterwards.
@@ -209,11 +244,17 @@ type part struct {
 	c         *Checkpoint
 	component string
 	tensors   map[string]origin
+	close     func() error // nil where the checkpoint is closed by itself
 }
 
 func (p *part) Names() []string { return slices.Sorted(maps.Keys(p.tensors)) }
 
-func (p *part) Close() error { return nil }
+func (p *part) Close() error {
+	if p.close == nil {
+		return nil
+	}
+	return p.close()
+}
 
 func (p *part) Tensor(name string) (weights.Tensor, error) {
 	from, ok := p.tensors[name]

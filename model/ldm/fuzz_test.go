@@ -1,6 +1,7 @@
 package ldm
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +17,8 @@ func FuzzCheckpoint(f *testing.F) {
 	f.Add("model.diffusion_model.label_emb.0.0.bias 1\nmodel.diffusion_model.label_emb.0.0.weight 8 4\nmodel.diffusion_model.output_blocks.2.2.conv.weight 1 1 3 3\nmodel.diffusion_model.output_blocks.0.1.norm.weight 1\nmodel.diffusion_model.input_blocks.3.0.op.weight 2 2")
 	f.Add("first_stage_model.encoder.conv_in.weight 4 3 3 3\nfirst_stage_model.encoder.down.1.block.0.norm1.weight 4\nfirst_stage_model.decoder.up.0.block.0.norm1.weight 4\nfirst_stage_model.decoder.mid.attn_1.q.weight 4 4 1 1")
 	f.Add("model.diffusion_model.middle_block.-1.x 1\nmodel.diffusion_model.input_blocks.-3.0.in_layers.0.weight 2\nmodel.diffusion_model.label_emb.0.0.weight 1")
+	f.Add("unet._orig_mod.down_blocks.0.resnets.0.norm1.weight 4\nunet._orig_mod.add_embedding.linear_1.weight 4 4\nvae.encoder.mid_block.attentions.0.query.weight 4 4\nte.encoder.layers.0.mlp.fc1.bias 4\ntext_encoder_2.text_projection.weight 4 4")
+	f.Add("module.input_blocks.0.0.weight 4 4 3 3\nlabel_emb.0.0.weight 4 4\nx.ema.input_blocks.0.0.weight 4 4 3 3\nclip_g.token_embedding.weight 4 4")
 	f.Fuzz(func(t *testing.T, text string) {
 		file := tensors{}
 		for line := range strings.Lines(text) {
@@ -59,6 +62,10 @@ func FuzzCheckpoint(f *testing.F) {
 			}
 			components[component] = src
 		}
+		if plain, doubles := plainNames(file.Names()); len(doubles) > 0 || !slices.Equal(slices.Sorted(maps.Keys(plain)), file.Names()) ||
+			slices.ContainsFunc(look(file).sites, func(s site) bool { return !slices.Contains(standard, s) }) {
+			return // written, the names are others
+		}
 		if src := components[UNet]; src != nil && !slices.Equal(namesOfDiffusers(src.Names()).layers, namesOfLDM(restOf(file, UNet)).layers) {
 			return // without its down blocks, a UNet's numbers cannot be told
 		}
@@ -94,8 +101,9 @@ func FuzzCheckpoint(f *testing.F) {
 }
 
 func restOf(src weights.Source, component string) (names []string) {
-	for _, name := range src.Names() {
-		if c, rest := split(name); c == component {
+	found := look(src)
+	for _, name := range found.src.names {
+		if s, rest, ok := owner(found.sites, name); ok && s.component == component {
 			names = append(names, rest)
 		}
 	}

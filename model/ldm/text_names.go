@@ -1,6 +1,7 @@
 package ldm
 
 import (
+	"slices"
 	"strings"
 )
 
@@ -72,4 +73,24 @@ func partOf(name string) (fused string, place int, ok bool) {
 		}
 	}
 	return "", 0, false
+}
+
+// transformersName gives a tensor of transformers' text encoder its name with text_model. before it, which transformers 5
+// has no longer.
+func transformersName(name string) (string, bool) {
+	if name == projection {
+		return name, true
+	}
+	inner := strings.TrimPrefix(name, "text_model.")
+	for _, begins := range []string{"embeddings.token_embedding.", "embeddings.position_embedding.", "final_layer_norm."} {
+		if strings.HasPrefix(inner, begins) {
+			return "text_model." + inner, true
+		}
+	}
+	f := strings.SplitN(inner, ".", 5)
+	if len(f) < 5 || f[0] != "encoder" || f[1] != "layers" {
+		return "", false
+	}
+	_, ok := number(f[2])
+	return "text_model." + inner, ok && slices.Contains([]string{"self_attn", "mlp", "layer_norm1", "layer_norm2"}, f[3])
 }

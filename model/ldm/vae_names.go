@@ -103,3 +103,18 @@ func (v vaeNames) translate(name string, to layout) (string, bool) {
 func isAttention(name string) bool {
 	return strings.Contains(name, ".mid_block.attentions.") && strings.HasSuffix(name, ".weight") && !strings.Contains(name, "group_norm")
 }
+
+// oldAttention are the names that diffusers had before 0.17 for the middle's attention.
+var oldAttention = pairs{{"to_q", "query"}, {"to_k", "key"}, {"to_v", "value"}, {"to_out.0", "proj_attn"}}
+
+// newAttention gives a diffusers name of the autoencoder today's spelling.
+func newAttention(name string) string {
+	before, inner, ok := strings.Cut(name, ".mid_block.attentions.0.")
+	if !ok {
+		return name
+	}
+	if today, ok := oldAttention.translate(inner, diffusers); ok {
+		inner = today
+	}
+	return before + ".mid_block.attentions.0." + inner
+}

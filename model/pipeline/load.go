@@ -71,6 +71,7 @@ func (w *Weights) openOwn(p *Pipeline) error {
 	if w.src, err = b.Weights(ldm.UNet); err != nil {
 		return err
 	}
+	w.leftOut(p.Dir, b.LeftOut())
 	metadata, err := b.Metadata()
 	if err != nil {
 		return err
@@ -88,12 +89,13 @@ func (w *Weights) openUNet(path string, specs []nn.Spec) error {
 		return err
 	}
 	w.src, w.close = src, src.Close
+	var leftOut, strangers []string
 	var metadata map[string]string
 	if f, ok := src.(*weights.File); ok {
 		metadata = f.Metadata()
 	}
 	switch ldm.Identify(src) {
-	case ldm.Diffusers, ldm.Unknown: // judged by the tensors below
+	case ldm.Unknown: // judged by the tensors below
 	case ldm.LoRA:
 		return fmt.Errorf("%s: a LoRA, not a UNet; merge it onto the model instead", path)
 	default:
@@ -104,10 +106,17 @@ func (w *Weights) openUNet(path string, specs []nn.Spec) error {
 		if w.src, err = c.Component(ldm.UNet); err != nil {
 			return err
 		}
+		leftOut = c.LeftOut()
 	}
 	wrong := func(format string, args ...any) error {
 		return fmt.Errorf("%s: %s: the file is not for this model", path, fmt.Sprintf(format, args...))
 	}
+	want := map[string]bool{}
+	for _, s := range specs {
+		want[s.Name] = true
+	}
+	w.src, strangers = bundle.OwnOf(w.src, want)
+	w.leftOut(path, append(leftOut, strangers...))
 	left := map[string]bool{}
 	for _, name := range w.src.Names() {
 		left[name] = true
@@ -131,6 +140,16 @@ func (w *Weights) openUNet(path string, specs []nn.Spec) error {
 		}
 	}
 	return w.describe(path, metadata)
+}
+
+// leftOut notes tensors that no part of the model has.
+func (w *Weights) leftOut(path string, names []string) {
+	switch n := len(names); {
+	case n > 1:
+		w.Notes = append(w.Notes, fmt.Sprintf("%s: %d tensors are no part of the model and left out, such as %s", path, n, names[0]))
+	case n == 1:
+		w.Notes = append(w.Notes, fmt.Sprintf("%s: the tensor %s is no part of the model and left out", path, names[0]))
+	}
 }
 
 func (w *Weights) merge(path string, specs []nn.Spec) error {

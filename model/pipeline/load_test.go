@@ -70,6 +70,10 @@ func TestLoadUNet(t *testing.T) {
 	if w.Steps != 4 || w.Prediction != distill.Epsilon || !slices.Equal(valuesOf(t, w, "mid.to_q.weight"), []float32{7, 7, 7, 7, 7, 7}) || valuesOf(t, w, "conv_in.bias")[0] != 2 {
 		t.Errorf("with a LoRA of 4/1·2·0.5 everywhere: %+v", w)
 	}
+	// What is none of the model's is left out and told.
+	if w, err = p.LoadUNet(loadSpecs, saved(t, nil, append(unetTensors(), filled("extra.weight", weights.F16, 0, 1))...), ""); err != nil || len(w.Notes) != 1 || !strings.Contains(w.Notes[0], "extra.weight") {
+		t.Errorf("%+v, %v", w, err)
+	}
 	// A file without metadata leaves the pipeline's own.
 	if w, err = (&Pipeline{Prediction: distill.Sample}).LoadUNet(loadSpecs, saved(t, nil, unetTensors()...), ""); err != nil || w.Steps != 0 || w.Prediction != distill.Sample {
 		t.Errorf("%+v, %v", w, err)
@@ -86,7 +90,7 @@ func TestLoadUNetRefuses(t *testing.T) {
 		want    string
 	}{
 		"missing":      {good[:2], false, "tensor mid.to_q.weight of shape [2 3] is missing"},
-		"surplus":      {append(unetTensors(), filled("extra.weight", weights.F16, 0, 1)), false, "tensor extra.weight has no place in the model"},
+		"surplus":      {append(unetTensors(), filled("mid.to_q.scale", weights.F16, 0, 1)), false, "tensor mid.to_q.scale has no place in the model"},
 		"shape":        {[]weights.Tensor{good[0], good[1], filled("mid.to_q.weight", weights.F16, 0, 3, 2)}, false, "tensor mid.to_q.weight has the shape [3 2], the model's is [2 3]"},
 		"SD 1":         {[]weights.Tensor{filled("model.diffusion_model.time_embed.0.weight", weights.F16, 0, 1)}, false, "Stable Diffusion 1.x"},
 		"LoRA as UNet": {[]weights.Tensor{filled("lora_unet_mid_to_q.alpha", weights.F16, 0)}, false, "a LoRA, not a UNet"},

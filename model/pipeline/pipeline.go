@@ -174,7 +174,8 @@ func Reader(src weights.Source) func(nn.Spec) ([]float32, error) {
 // components, or in a single file.
 func OpenWeights(dir, component string) (weights.Source, error) {
 	if info, err := os.Stat(dir); err != nil || info.IsDir() {
-		return weights.OpenModel(filepath.Join(dir, component))
+		src, _, err := bundle.OpenComponent(dir, component)
+		return src, err
 	}
 	c, err := ldm.Open(dir)
 	if err != nil {
