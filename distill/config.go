@@ -17,7 +17,12 @@ type Config struct {
 
 	directory string            // of the file it was loaded from; see Locate
 	given     map[string]string // what gave the values that are not defaults; see Provenance
+	predicts  Prediction        // what the base model does; see SetPrediction
 }
+
+// SetPrediction tells the ladder what the base model predicts, which no key
+// says: its scheduler does. Without it, that is ε.
+func (c *Config) SetPrediction(p Prediction) { c.predicts = p }
 
 // Data says where the captioned images come from.
 type Data struct {

@@ -96,7 +96,7 @@ type plan struct {
 // count: full where there is one. The error names the stage and phase whose
 // place is impossible.
 func Plan(c *Config) ([]Step, error) {
-	p := plan{config: c, byStep: map[int]Model{}, full: Model{Full: Base}}
+	p := plan{config: c, byStep: map[int]Model{}, full: Model{Full: Base, Prediction: c.predicts}}
 	for i := range c.Stages {
 		if err := p.stage(i); err != nil {
 			return nil, err
@@ -155,7 +155,7 @@ func (p *plan) stage(i int) error {
 		p.byStep[s.StudentSteps] = s.full
 	case s.lora:
 		p.ahead = true
-		p.byStep[s.StudentSteps] = Model{Full: Base, LoRA: p.lora}
+		p.byStep[s.StudentSteps] = p.adapted(p.lora)
 	}
 	return nil
 }
@@ -174,10 +174,15 @@ func (p *plan) teacher(s *stageState, m int, key string) (Model, error) {
 		return model, nil
 	}
 	if s.index == 0 || s.Guidance > 0 && key == "teacher_steps" {
-		return Model{Full: Base}, nil
+		return p.adapted(""), nil
 	}
 	return Model{}, fmt.Errorf("stage %q needs a teacher of %d steps, and no earlier stage makes one; set its %s to one of %s, or put a stage with student_steps %d before it",
 		s.Name, m, key, p.made(), m)
+}
+
+// adapted is the base with a LoRA, or without where it is empty.
+func (p *plan) adapted(lora Artifact) Model {
+	return Model{Full: Base, LoRA: lora, Prediction: p.config.predicts}
 }
 
 // made lists the step counts made so far, largest first.
@@ -228,7 +233,7 @@ func (p *plan) phase(s *stageState, j int) (Step, error) {
 			step.Teacher, step.TeacherSteps, step.Guidance = s.skip, s.SkipTeacherSteps, 0
 		}
 		if step.Teacher.Prediction == Sample {
-			return refuse("its teacher %s predicts x0; a teacher must predict ε, so put the x0 conversion into the last stage", step.Teacher)
+			return refuse("its teacher %s predicts x0; a teacher must predict as the base model does, so put the x0 conversion into the last stage", step.Teacher)
 		}
 	case KindX0:
 		if ph.Target != TargetFull {
@@ -245,10 +250,10 @@ func (p *plan) phase(s *stageState, j int) (Step, error) {
 		if s.merged {
 			return refuse("the LoRA is merged already, and a second merge would undo the full training since; leave it out")
 		}
-		s.full = Model{Full: FullOf(s.Name)}
+		s.full = Model{Full: FullOf(s.Name), Prediction: p.config.predicts}
 		s.merged = true
-		step.Start = Model{Full: Base, LoRA: p.lora}
-		step.Produces = FullOf(s.Name)
+		step.Start = p.adapted(p.lora)
+		step.Produces, step.Prediction = s.full.Full, s.full.Prediction
 		return step, nil
 	default:
 		return refuse("its kind %q is unknown%s", ph.Kind, suggest(ph.Kind, kinds))
@@ -264,11 +269,11 @@ func (p *plan) phase(s *stageState, j int) (Step, error) {
 		if s.merged || s.apart {
 			return refuse("a LoRA phase cannot follow a merge or a full phase of its stage, because a LoRA applies to the original base; move it before them, or into a stage of its own")
 		}
-		step.Start = Model{Full: Base, LoRA: p.lora}
+		step.Start = p.adapted(p.lora)
 		step.FreshLoRA = p.lora == ""
 		p.lora = LoRAOf(s.Name)
 		s.lora = true
-		step.Produces = p.lora
+		step.Produces, step.Prediction = p.lora, p.config.predicts
 	case TargetFull:
 		if s.lora && !s.merged && !s.apart {
 			return refuse("the LoRA trained before is not in the full model; put a merge phase before it")

@@ -1,32 +1,54 @@
 package distill
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+
+	"fewstep/model/prediction"
+)
 
 // Prediction is what a network's output u means.
 type Prediction int
 
 const (
-	Epsilon Prediction = iota // u is the noise ε
-	Sample                    // u is the clean latent x0
+	Epsilon  Prediction = iota // u is the noise ε
+	Sample                     // u is the clean latent x0
+	Velocity                   // u is v = sqrt(ā_t)·ε − sqrt(1 − ā_t)·x0 (Salimans and Ho, arXiv 2202.00512)
 )
 
-// ParsePrediction reads diffusers' prediction_type: "epsilon" or "sample".
+// ParsePrediction reads diffusers' prediction_type: "epsilon", "v_prediction"
+// or "sample".
 func ParsePrediction(name string) (Prediction, error) {
 	switch name {
-	case "epsilon":
+	case prediction.Epsilon:
 		return Epsilon, nil
-	case "sample":
+	case prediction.Sample:
 		return Sample, nil
+	case prediction.V:
+		return Velocity, nil
 	}
-	return 0, fmt.Errorf("prediction type %q; only epsilon and sample are supported", name)
+	return 0, fmt.Errorf("prediction type %q; only epsilon, v_prediction and sample are supported", name)
 }
 
 // String returns diffusers' name of the prediction type.
 func (p Prediction) String() string {
-	if p == Sample {
-		return "sample"
+	switch p {
+	case Sample:
+		return prediction.Sample
+	case Velocity:
+		return prediction.V
 	}
-	return "epsilon"
+	return prediction.Epsilon
+}
+
+// CheckZeroSNR says why a network that predicts p cannot go with a schedule of
+// zero terminal SNR: at its end the input is noise alone, and to predict that
+// noise says nothing about the picture.
+func (p Prediction) CheckZeroSNR(zero bool) error {
+	if zero && p == Epsilon {
+		return errors.New("a network that predicts epsilon cannot go with rescale_betas_zero_snr (zero terminal SNR): one of the two is wrong")
+	}
+	return nil
 }
 
 // NoisyCoefficients returns (a, b) of x_t = a·x0 + b·ε by (1):
@@ -45,23 +67,31 @@ func (s *Schedule) ForwardCoefficients(t int) (a, b float64) {
 }
 
 // X0Coefficients returns (a, b) of x0 = a·x_t + b·u: (3) for an ε-predicting
-// network, (0, 1) for an x0-predicting one.
+// network, (0, 1) for an x0-predicting one, (sqrt(ā_t), −sqrt(1 − ā_t)) for a
+// v-predicting one.
 func (s *Schedule) X0Coefficients(pred Prediction, t int) (a, b float64) {
-	if pred == Sample {
-		return 0, 1
-	}
 	signal, noise := s.signalNoise(t)
+	switch pred {
+	case Sample:
+		return 0, 1
+	case Velocity:
+		return signal, -noise
+	}
 	return 1 / signal, -noise / signal
 }
 
 // EpsilonCoefficients returns (a, b) of ε = a·x_t + b·u: (4) for an
-// x0-predicting network, (0, 1) for an ε-predicting one. ε is undefined for
-// x0-prediction at t = 0; the coefficients are then infinite.
+// x0-predicting network, (0, 1) for an ε-predicting one, (sqrt(1 − ā_t),
+// sqrt(ā_t)) for a v-predicting one. ε is undefined for x0-prediction at t = 0;
+// the coefficients are then infinite.
 func (s *Schedule) EpsilonCoefficients(pred Prediction, t int) (a, b float64) {
-	if pred == Epsilon {
-		return 0, 1
-	}
 	signal, noise := s.signalNoise(t)
+	switch pred {
+	case Epsilon:
+		return 0, 1
+	case Velocity:
+		return noise, signal
+	}
 	return 1 / noise, -signal / noise
 }
 
@@ -74,9 +104,12 @@ func (s *Schedule) MoveCoefficients(pred Prediction, t, tNext int) (a, b float64
 	}
 	signal, noise := s.signalNoise(t)
 	signalNext, noiseNext := s.signalNoise(tNext)
-	if pred == Sample {
+	switch pred {
+	case Sample:
 		a = noiseNext / noise
 		return a, signalNext - a*signal
+	case Velocity:
+		return signalNext*signal + noiseNext*noise, noiseNext*signal - signalNext*noise
 	}
 	a = signalNext / signal
 	return a, noiseNext - a*noise

@@ -4,12 +4,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+
+	"fewstep/model/prediction"
 )
 
 // Schedule is a discrete noise schedule: the cumulative alphas ā_t for
 // t = 0..T, with ā_0 = 1 (clean data). It is immutable.
 type Schedule struct {
 	alphaBar []float64 // indexed by the paper's t, length T+1
+	plain    *Schedule // that this one rescales; nil where it is as it was made
 }
 
 // NewSchedule returns the "scaled linear" schedule of latent diffusion:
@@ -42,37 +45,71 @@ func SDXLSchedule() *Schedule {
 }
 
 // ParseScheduler reads a diffusers scheduler_config.json and returns its
-// schedule and the prediction type of the model beside it. Schedules other
-// than scaled_linear, rescaled zero-terminal-SNR schedules and v-prediction
-// are errors: the method keeps the original schedule (3.5).
+// schedule, rescaled where it says so, and the prediction type of the model
+// beside it. Schedules other than scaled_linear, and schedulers over another
+// noise than that of diffusion in discrete steps, are errors that name them.
 func ParseScheduler(data []byte) (*Schedule, Prediction, error) {
 	c := struct {
-		BetaStart  float64 `json:"beta_start"`
-		BetaEnd    float64 `json:"beta_end"`
-		Schedule   string  `json:"beta_schedule"`
-		Steps      int     `json:"num_train_timesteps"`
-		Prediction string  `json:"prediction_type"`
-		Rescale    bool    `json:"rescale_betas_zero_snr"`
-	}{BetaStart: 0.00085, BetaEnd: 0.012, Schedule: "scaled_linear", Steps: 1000, Prediction: "epsilon"}
+		BetaStart float64 `json:"beta_start"`
+		BetaEnd   float64 `json:"beta_end"`
+		Schedule  string  `json:"beta_schedule"`
+		Steps     int     `json:"num_train_timesteps"`
+	}{BetaStart: 0.00085, BetaEnd: 0.012, Schedule: "scaled_linear", Steps: 1000}
 	if err := json.Unmarshal(data, &c); err != nil {
 		return nil, 0, fmt.Errorf("scheduler config: %w", err)
 	}
 	if c.Schedule != "scaled_linear" {
 		return nil, 0, fmt.Errorf("scheduler config: beta_schedule %q; only scaled_linear is supported", c.Schedule)
 	}
-	if c.Rescale {
-		return nil, 0, fmt.Errorf("scheduler config: rescale_betas_zero_snr is set; the method needs the original schedule, so use a base model trained without it")
-	}
-	p, err := ParsePrediction(c.Prediction)
+	said, err := prediction.OfScheduler(data)
 	if err != nil {
+		return nil, 0, err
+	}
+	kind, _, err := prediction.Of(said)
+	if err != nil {
+		return nil, 0, fmt.Errorf("scheduler config: %w", err)
+	}
+	p, err := ParsePrediction(kind.Target)
+	if err != nil {
+		return nil, 0, fmt.Errorf("scheduler config: %w", err)
+	}
+	if err := p.CheckZeroSNR(kind.ZeroSNR); err != nil {
 		return nil, 0, fmt.Errorf("scheduler config: %w", err)
 	}
 	s, err := NewSchedule(c.BetaStart, c.BetaEnd, c.Steps)
 	if err != nil {
 		return nil, 0, fmt.Errorf("scheduler config: %w", err)
 	}
-	return s, p, nil
+	return s.WithZeroSNR(kind.ZeroSNR), p, nil
 }
+
+// terminalAlpha is ā_T of a rescaled schedule: diffusers' EulerDiscreteScheduler
+// keeps it above zero so that the first noise level is finite.
+const terminalAlpha = 1.0 / (1 << 24)
+
+// WithZeroSNR returns the schedule rescaled to zero terminal SNR, or as it was
+// before that: sqrt(ā_t) is shifted so that it ends at zero, and scaled so that
+// it begins where it did (Lin et al., "Common Diffusion Noise Schedules and
+// Sample Steps are Flawed", arXiv 2305.08891, algorithm 1).
+func (s *Schedule) WithZeroSNR(zero bool) *Schedule {
+	if zero == s.ZeroSNR() {
+		return s
+	}
+	if !zero {
+		return s.plain
+	}
+	out := &Schedule{alphaBar: make([]float64, len(s.alphaBar)), plain: s}
+	first, last := math.Sqrt(s.alphaBar[1]), math.Sqrt(s.alphaBar[s.T()])
+	for t := range out.alphaBar {
+		root := (math.Sqrt(s.alphaBar[t]) - last) * first / (first - last)
+		out.alphaBar[t] = root * root
+	}
+	out.alphaBar[0], out.alphaBar[s.T()] = 1, terminalAlpha
+	return out
+}
+
+// ZeroSNR says whether the schedule is rescaled to zero terminal SNR.
+func (s *Schedule) ZeroSNR() bool { return s.plain != nil }
 
 // T is the last timestep, where the network is fed pure noise (3.5).
 func (s *Schedule) T() int { return len(s.alphaBar) - 1 }

@@ -91,14 +91,83 @@ func TestParseScheduler(t *testing.T) {
 	}
 	for _, c := range [][2]string{
 		{`{"beta_schedule": "linear"}`, "scaled_linear"},
-		{`{"prediction_type": "v_prediction"}`, "v_prediction"},
-		{`{"rescale_betas_zero_snr": true}`, "rescale"},
+		{`{"prediction_type": "flow_prediction"}`, "flow_prediction"},
+		{`{"rescale_betas_zero_snr": true}`, "rescale_betas_zero_snr"},
+		{`{"_class_name": "EDMEulerScheduler"}`, "EDM"},
+		{`{"_class_name": "EulerDiscreteScheduler", "prediction_type": "v_prediction", "timestep_type": "continuous", "sigma_max": 120.0}`, "EDM"},
+		{`{"_class_name": "FlowMatchEulerDiscreteScheduler"}`, "flow matching"},
+		{`{"_class_name": "EulerDiscreteScheduler", "use_flow_sigmas": true}`, "flow matching"},
+		{`{"_class_name": "NewScheduler"}`, "NewScheduler"},
+		{`{"trained_betas": [0.1, 0.2]}`, "trained_betas"},
 		{`{"num_train_timesteps": -3}`, "timesteps"},
 		{`{`, "scheduler config"},
 	} {
 		if _, _, err := ParseScheduler([]byte(c[0])); err == nil || !strings.Contains(err.Error(), c[1]) {
 			t.Errorf("%s: error %v does not speak of %s", c[0], err, c[1])
 		}
+	}
+}
+
+// A v-predicting network's output and an ε-predicting one's that mean the same lead to the same: at every timestep, on the
+// plain schedule and on one of zero terminal SNR, where the picture is all of v.
+func TestVelocity(t *testing.T) {
+	plain, pred, err := ParseScheduler([]byte(`{"prediction_type": "v_prediction"}`))
+	if err != nil || pred != Velocity || plain.ZeroSNR() {
+		t.Fatal(pred, err)
+	}
+	zero, _, err := ParseScheduler([]byte(`{"prediction_type": "v_prediction", "rescale_betas_zero_snr": true}`))
+	if err != nil || !zero.ZeroSNR() || zero.WithZeroSNR(false).AlphaBar(1000) != plain.AlphaBar(1000) || zero.WithZeroSNR(true) != zero {
+		t.Fatal(err)
+	}
+	if a, b := zero.AlphaBar(1), plain.AlphaBar(1); math.Abs(a-b) > 1e-12 || zero.AlphaBar(1000) != 1.0/(1<<24) || zero.AlphaBar(0) != 1 {
+		t.Errorf("rescaled from %g at the start, %g before, to %g", a, b, zero.AlphaBar(1000))
+	}
+	const x0, e = 0.7, -1.3
+	for _, s := range []*Schedule{plain, zero} {
+		for _, at := range []int{1, 250, 999, 1000} {
+			signal, noise := s.NoisyCoefficients(at)
+			x, v := signal*x0+noise*e, signal*e-noise*x0
+			for _, next := range []int{0, 1, 500, at} {
+				a, b := s.MoveCoefficients(Velocity, at, next)
+				ns, nn := s.NoisyCoefficients(next)
+				if got, want := a*x+b*v, ns*x0+nn*e; math.Abs(got-want) > 1e-12 {
+					t.Errorf("zero SNR %t: from %d to %d is %g, want %g", s.ZeroSNR(), at, next, got, want)
+				}
+			}
+			if a, b := s.X0Coefficients(Velocity, at); math.Abs(a*x+b*v-x0) > 1e-12 {
+				t.Errorf("x0 at %d is %g", at, a*x+b*v)
+			}
+			if a, b := s.EpsilonCoefficients(Velocity, at); math.Abs(a*x+b*v-e) > 1e-12 {
+				t.Errorf("ε at %d is %g", at, a*x+b*v)
+			}
+		}
+	}
+}
+
+// A ladder over a base that predicts v has teachers and students that do, until the conversion to x0.
+func TestLadderOverVelocity(t *testing.T) {
+	c, err := Load("../configs/sdxl/lightning.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.SetPrediction(Velocity)
+	steps, err := Plan(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	converted := false
+	for _, s := range steps {
+		want := Velocity
+		converted = converted || s.Kind == KindX0
+		if converted {
+			want = Sample
+		}
+		if s.Prediction != want || s.Kind != KindMerge && s.Teacher.Prediction != Velocity {
+			t.Errorf("%s/%s predicts %v, its teacher %v", s.StageName, s.PhaseName, s.Prediction, s.Teacher.Prediction)
+		}
+	}
+	if !converted {
+		t.Error("the ladder has no conversion")
 	}
 }
 

@@ -1,6 +1,7 @@
 package eval
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"fewstep/engine"
 	"fewstep/eval/report"
 	"fewstep/eval/sample"
+	"fewstep/eval/scheduler"
 	"fewstep/model/pipeline"
 )
 
@@ -148,8 +150,9 @@ func (r *runner) drawn(ctx context.Context, e Entry, name, sum string, look, sho
 		return err
 	}
 	d.options = sample.Options{Steps: e.Steps, Guidance: e.Guidance, Prediction: e.Prediction, Seed: p.settings.Seed, Size: pipeline.Square(p.resolution), Batch: p.settings.Batch}
-	if e.Sampler != "" {
-		if d.options.Plan, err = e.Sampler.PlanBy(d.pipeline.Scheduler, d.pipeline.Schedule, e.Prediction, e.Steps); err != nil {
+	if e.Sampler != "" || e.Schedule != nil {
+		schedule := cmp.Or(e.Schedule, d.pipeline.Schedule)
+		if d.options.Plan, err = cmp.Or(e.Sampler, scheduler.Trained).PlanBy(d.pipeline.Scheduler, schedule, e.Prediction, e.Steps); err != nil {
 			return err
 		}
 	}

@@ -168,7 +168,7 @@ func (s *Spec) entriesOf(r RowSpec) ([]Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	e.Files, e.Prediction, e.Guidance = said.files, said.prediction, guidance(said.guidance)
+	e.Files, e.Prediction, e.Schedule, e.Guidance = said.files, said.prediction, said.schedule, guidance(said.guidance)
 	steps := []int(r.Steps)
 	switch {
 	case r.LoRA != "":
@@ -260,13 +260,14 @@ func (s *Spec) Loader(p *pipeline.Pipeline, unetFile, loraFile string) Loader {
 type description struct {
 	files      []report.Artifact
 	prediction distill.Prediction
+	schedule   *distill.Schedule
 	steps      int
 	guidance   float64
 	title      string
 }
 
 func describe(p *pipeline.Pipeline, unetFile, loraFile string) (description, error) {
-	d := description{prediction: p.Prediction}
+	d := description{prediction: p.Prediction, schedule: p.Schedule}
 	unets := []string{unetFile}
 	if unetFile == "" {
 		unets[0] = p.Dir
@@ -278,19 +279,23 @@ func describe(p *pipeline.Pipeline, unetFile, loraFile string) (description, err
 		}
 	}
 	for _, path := range unets {
-		// A directory's prediction type is its scheduler's, and shards say nothing.
-		if err := d.add("UNet", path, len(unets) == 1, unetFile != ""); err != nil {
+		var predicts *pipeline.Pipeline
+		if unetFile != "" {
+			predicts = p
+		}
+		if err := d.add("UNet", path, len(unets) == 1, predicts); err != nil {
 			return d, err
 		}
 	}
 	if loraFile != "" {
-		return d, d.add("LoRA", loraFile, true, true)
+		return d, d.add("LoRA", loraFile, true, nil)
 	}
 	return d, nil
 }
 
-// add hashes a file and takes over what it says.
-func (d *description) add(role, path string, listen, predicts bool) error {
+// add hashes a file and takes over what it says about sampling, unless it is a shard; and, where it is a UNet's in place of
+// a pipeline's own, about what it predicts.
+func (d *description) add(role, path string, listen bool, in *pipeline.Pipeline) error {
 	sum, err := weights.HashFile(path)
 	if err != nil {
 		return err
@@ -305,9 +310,9 @@ func (d *description) add(role, path string, listen, predicts bool) error {
 	}
 	defer f.Close()
 	spec, _ := weights.ParseModelSpec(f.Metadata())
-	if spec.PredictionType != "" && predicts {
-		if d.prediction, err = distill.ParsePrediction(spec.PredictionType); err != nil {
-			return fmt.Errorf("%s: metadata: %w", path, err)
+	if in != nil {
+		if d.prediction, d.schedule, _, err = in.Predicts(path, f.Names(), f.Metadata()); err != nil {
+			return err
 		}
 	}
 	if spec.SamplerSteps > 0 {

@@ -64,6 +64,7 @@ type Entry struct {
 	Steps      int                // of inference
 	Guidance   float64            // classifier-free guidance; 0 or 1 = none
 	Prediction distill.Prediction // of its network
+	Schedule   *distill.Schedule  // of the noise that it was trained on; nil = the pipeline's
 	Sampler    scheduler.Name     // "" = the students' own
 	Digest     string             // of its weights: a saved row of other weights is measured again; may be empty
 

@@ -89,6 +89,7 @@ func Open(c *distill.Config, opt Options) (*Run, error) {
 	if err := c.CheckSchedule(r.Pipeline.Schedule); err != nil {
 		return nil, err
 	}
+	c.SetPrediction(r.Pipeline.Prediction)
 	if c.Data.VAETile > 0 {
 		if _, err := r.Pipeline.VAE.EncodeTiles(c.Data.VAETile); err != nil {
 			return nil, fmt.Errorf("data.vae_tile: %w", err)

@@ -81,6 +81,13 @@ func (a *app) convert(ctx context.Context, o convertOptions) error {
 		return err
 	}
 	defer b.Close()
+	_, notes, err := b.Prediction()
+	if err != nil {
+		return err
+	}
+	for _, note := range notes {
+		a.log.Warn(o.in + ": " + note)
+	}
 	if left := b.LeftOut(); len(left) > 0 {
 		a.log.Info(fmt.Sprintf("%d tensors have no place in another form: %s", len(left), some(left)))
 	}

@@ -140,10 +140,6 @@ func openRun(dir, model string) (*rundir.Dir, *distill.Config, []distill.Step, e
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	steps, err := distill.Plan(c)
-	if err != nil {
-		return nil, nil, nil, err
-	}
 	if model != "" {
 		if c.Model, err = filepath.Abs(model); err != nil {
 			return nil, nil, nil, err
@@ -154,7 +150,17 @@ func openRun(dir, model string) (*rundir.Dir, *distill.Config, []distill.Step, e
 		return nil, nil, nil, withHint(fmt.Errorf("the base model is not there: %w", err), "name it with --model")
 	}
 	defer base.Close()
-	return d, c, steps, nil
+	kind, _, err := base.Prediction()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	predicts, err := distill.ParsePrediction(kind.Target)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	c.SetPrediction(predicts)
+	steps, err := distill.Plan(c)
+	return d, c, steps, err
 }
 
 func (a *app) exportMissing(d *rundir.Dir, c *distill.Config, steps []distill.Step) error {

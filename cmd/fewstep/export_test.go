@@ -115,7 +115,7 @@ func TestExport(t *testing.T) {
 		}
 	}
 	release := filepath.Join(t.TempDir(), "release")
-	if out, errs, code := runCommand(t, "export", run, "--release", "mini", "--out", release); code != 0 || strings.Count(out, "\n") != 4 || !strings.Contains(out, "mini_32step_unet.safetensors") {
+	if out, errs, code := runCommand(t, "export", run, "--release", "mini", "--out", release); code != 0 || strings.Count(out, "\n") != 5 || !strings.Contains(out, "mini_32step_unet.safetensors") {
 		t.Errorf("code %d, %q, %q", code, out, errs)
 	}
 	if _, errs, code := runCommand(t, "export", run, "--release", "mini", "--steps", "32", "--out", release); code != 2 || !strings.Contains(errs, "--release takes --out") {

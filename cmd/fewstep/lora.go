@@ -146,14 +146,15 @@ func typeOf(src weights.Source) weights.DType {
 	return best
 }
 
-// withSampler is metadata with what a LoRA's says about sampling, which holds for the merged model.
+// withSampler is metadata with what a LoRA's says about sampling, which holds for the merged model; what that predicts is
+// the base's own.
 func withSampler(metadata, of map[string]string) map[string]string {
 	out := maps.Clone(metadata)
 	if out == nil {
 		out = map[string]string{}
 	}
 	for key, value := range of {
-		if strings.HasPrefix(key, "fewstep.sampler.") || key == "modelspec.prediction_type" || key == "modelspec.title" && out[key] == "" {
+		if strings.HasPrefix(key, "fewstep.sampler.") && key != "fewstep.sampler.prediction_type" || key == "modelspec.title" && out[key] == "" {
 			out[key] = value
 		}
 	}

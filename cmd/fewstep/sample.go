@@ -139,14 +139,14 @@ func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 		return err
 	}
 	defer w.Close()
-	for _, note := range w.Notes {
+	for _, note := range append(p.Notes, w.Notes...) {
 		a.log.Warn(note)
 	}
 	a.samplerOf(cmd, w, &s)
 	if s.Steps < 1 || s.Steps > p.Schedule.T() {
 		return usageErrorf("--steps is %d; it must be 1 to %d", s.Steps, p.Schedule.T())
 	}
-	if s.Plan, err = sampler.PlanBy(p.Scheduler, p.Schedule, s.Prediction, s.Steps); err != nil {
+	if s.Plan, err = sampler.PlanBy(p.Scheduler, w.Schedule, s.Prediction, s.Steps); err != nil {
 		return withCode(exitUsage, err)
 	}
 	if !a.quiet {

@@ -23,6 +23,7 @@ import (
 	"strings"
 
 	"fewstep/model/ldm"
+	"fewstep/model/prediction"
 	"fewstep/model/weights"
 )
 
@@ -48,6 +49,8 @@ type Bundle struct {
 	files      map[string][]byte // by slash path; nil for a directory, whose files are read when asked for
 	checkpoint *ldm.Checkpoint   // of a file
 	leftOut    []string          // of what was opened: tensors that no component has
+	markers    []string          // and those that say what it predicts
+	taken      []prediction.Said // what a model says whose UNet took this one's place
 	opened     []io.Closer
 
 	read             map[string]weights.Source // components that were asked for
@@ -108,7 +111,8 @@ func (b *Bundle) look(f *weights.File, opt Options) (err error) {
 	if b.checkpoint, err = ldm.New(b.Path, f, b.metadata); err != nil {
 		return err
 	}
-	b.Layout, b.leftOut = SingleFile, b.checkpoint.LeftOut()
+	b.Layout = SingleFile
+	b.leaveOut(b.checkpoint.LeftOut())
 	if !b.Has(ldm.VAE) && !b.Has(ldm.Text) && !b.Has(ldm.Text2) {
 		b.Layout = UNetFile
 	}
@@ -170,7 +174,8 @@ func (b *Bundle) Complete() error {
 				return err
 			}
 		} else if !b.Has(component) {
-			return fmt.Errorf("%s: it holds no %s", b.Path, component)
+			have := slices.DeleteFunc(slices.Clone(ldm.Components), func(c string) bool { return !b.Has(c) })
+			return fmt.Errorf("%s: it holds no %s, only %s", b.Path, component, strings.Join(have, ", "))
 		}
 	}
 	return nil
@@ -192,7 +197,7 @@ func (b *Bundle) Weights(component string) (weights.Source, error) {
 		var left []string
 		if src, left, err = OpenComponent(b.Path, component); err == nil {
 			b.opened = append(b.opened, src)
-			b.leftOut = append(b.leftOut, left...)
+			b.leaveOut(left)
 		}
 	}
 	if err != nil {
@@ -202,7 +207,7 @@ func (b *Bundle) Weights(component string) (weights.Source, error) {
 	if config, err := b.File(name); err == nil {
 		var left []string
 		src, left = Own(component, src, config, name)
-		b.leftOut = append(b.leftOut, left...)
+		b.leaveOut(left)
 		b.read[component] = src
 	}
 	return src, nil
@@ -226,12 +231,24 @@ func OpenComponent(dir, component string) (weights.Source, []string, error) {
 	return named, left, nil
 }
 
-// File gives one of the small files of a diffusers directory, "unet/config.json", wherever it comes from. A file that
-// the model does not have is fs.ErrNotExist.
+// File gives one of the small files of a diffusers directory, "unet/config.json", wherever it comes from; the scheduler's
+// config says what Prediction does. A file that the model does not have is fs.ErrNotExist.
 func (b *Bundle) File(name string) ([]byte, error) {
 	if content, ok := b.replacedFiles[name]; ok {
 		return content, nil
 	}
+	content, err := b.ownFile(name)
+	if err != nil || name != schedulerFile {
+		return content, err
+	}
+	kind, _, err := b.Prediction()
+	if err != nil {
+		return nil, err
+	}
+	return kind.Schedule(content)
+}
+
+func (b *Bundle) ownFile(name string) ([]byte, error) {
 	if b.files == nil {
 		return os.ReadFile(filepath.Join(b.Path, filepath.FromSlash(name)))
 	}

@@ -265,7 +265,7 @@ func TestLeavesOut(t *testing.T) {
 		}
 	})
 	b := open(t, path)
-	if got := b.LeftOut(); len(got) != 8 {
+	if got := b.LeftOut(); len(got) != 7 {
 		t.Errorf("left out %v", got)
 	}
 }

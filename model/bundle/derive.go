@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"fewstep/model/ldm"
+	"fewstep/model/prediction"
 	"fewstep/model/weights"
 )
 
@@ -52,8 +53,12 @@ func (b *Bundle) derive() error {
 		b.files[name] = indented(config)
 		delete(b.read, component)
 	}
-	if b.files["scheduler/scheduler_config.json"] == nil {
-		b.files["scheduler/scheduler_config.json"] = indented(schedulerConfig(spec, b.LeftOut()))
+	if b.files[schedulerFile] == nil {
+		config, err := b.schedulerConfig(spec)
+		if err != nil {
+			return err
+		}
+		b.files[schedulerFile] = config
 	}
 	if b.files["model_index.json"] == nil {
 		b.files["model_index.json"] = indented(modelIndex())
@@ -249,28 +254,21 @@ func textConfig(s *shapes) object {
 	}
 }
 
-// schedulerConfig is SDXL's, with what the metadata, or a marker among the tensors, says about the prediction.
-func schedulerConfig(spec weights.ModelSpec, leftOut []string) object {
-	prediction, spacing, zero := "epsilon", "leading", false
-	if spec.PredictionType != "" {
-		prediction = spec.PredictionType
-	}
+// schedulerConfig is SDXL's, with what the file says about its prediction.
+func (b *Bundle) schedulerConfig(spec weights.ModelSpec) ([]byte, error) {
+	spacing := "leading"
 	if spec.Spacing != "" {
 		spacing = spec.Spacing
 	}
-	for _, name := range leftOut {
-		switch name {
-		case "v_pred":
-			prediction = "v_prediction"
-		case "ztsnr":
-			zero = true
-		}
+	kind, _, err := b.Prediction()
+	if err != nil {
+		return nil, err
 	}
-	return object{
+	return kind.Schedule(indented(object{
 		"_class_name": "EulerDiscreteScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
-		"interpolation_type": "linear", "num_train_timesteps": 1000, "prediction_type": prediction,
-		"rescale_betas_zero_snr": zero, "steps_offset": 1, "timestep_spacing": spacing, "use_karras_sigmas": false,
-	}
+		"interpolation_type": "linear", "num_train_timesteps": 1000, "prediction_type": prediction.Epsilon,
+		"rescale_betas_zero_snr": false, "steps_offset": 1, "timestep_spacing": spacing, "use_karras_sigmas": false,
+	}))
 }
 
 func modelIndex() object {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"fewstep/model/ldm"
+	"fewstep/model/prediction"
 	"fewstep/model/weights"
 )
 
@@ -143,5 +144,79 @@ func TestChoosesOneUNet(t *testing.T) {
 	must(t, err)
 	if _, err := first.Bytes(); err != nil {
 		t.Error(err)
+	}
+}
+
+// What a model predicts survives every way through every form, whichever place said it.
+func TestPredictionSurvives(t *testing.T) {
+	marker := func(name string) weights.Tensor {
+		return weights.Tensor{Name: name, DType: weights.F32, Shape: []int{0}, Data: []byte{}}
+	}
+	want := prediction.Type{Target: prediction.V, ZeroSNR: true}
+	for what, change := range map[string]func(map[string]weights.Tensor, map[string]string){
+		"tensors": func(x map[string]weights.Tensor, m map[string]string) {
+			x["v_pred"], x["ztsnr"] = marker("v_pred"), marker("ztsnr")
+		},
+		"tensors, no scheduler": func(x map[string]weights.Tensor, m map[string]string) {
+			x["v_pred"], x["ztsnr"] = marker("v_pred"), marker("ztsnr")
+			delete(m, metadataFile+schedulerFile)
+		},
+		"metadata": func(x map[string]weights.Tensor, m map[string]string) {
+			m["modelspec.prediction_type"], m["ss_zero_terminal_snr"] = "v", "True"
+			delete(m, metadataFile+schedulerFile)
+		},
+		"sd-scripts": func(x map[string]weights.Tensor, m map[string]string) {
+			m["ss_v_parameterization"], m["ss_zero_terminal_snr"] = "True", "True"
+			delete(m, metadataFile+schedulerFile)
+		},
+		"scheduler": func(x map[string]weights.Tensor, m map[string]string) {
+			m[metadataFile+schedulerFile] = strings.Replace(m[metadataFile+schedulerFile], `"prediction_type": "epsilon"`, `"prediction_type": "v_prediction", "rescale_betas_zero_snr": true`, 1)
+		},
+	} {
+		dir := t.TempDir()
+		at := func(name string) string { return filepath.Join(dir, name) }
+		check := func(path string) *Bundle {
+			b := open(t, path)
+			if got, _, err := b.Prediction(); err != nil || got != want {
+				t.Errorf("%s: %s predicts %v, %v", what, filepath.Base(path), got, err)
+			}
+			if slices.ContainsFunc(b.LeftOut(), prediction.IsMarker) {
+				t.Errorf("%s: markers are left out", what)
+			}
+			return b
+		}
+		b := check(rewrite(t, change))
+		must(t, b.WriteSingleFile(at("single.safetensors"), WriteOptions{DType: weights.BF16}))
+		must(t, b.WriteDirectory(at("dir"), WriteOptions{}))
+		must(t, b.WriteUNet(at("unet.safetensors"), WriteOptions{}))
+		must(t, check(at("dir")).WriteSingleFile(at("back.safetensors"), WriteOptions{}))
+		check(at("unet.safetensors"))
+		for _, name := range []string{"single.safetensors", "back.safetensors"} {
+			check(at(name))
+			f, err := weights.Open(at(name))
+			must(t, err)
+			for _, marker := range []string{"v_pred", "ztsnr"} {
+				if x, err := f.Tensor(marker); err != nil || x.Elements() != 0 {
+					t.Errorf("%s: %s has no tensor %s", what, name, marker)
+				}
+			}
+			if got := f.Metadata()["modelspec.prediction_type"]; got != "v" {
+				t.Errorf("%s: modelspec.prediction_type of %s is %q", what, name, got)
+			}
+			f.Close()
+		}
+		// A UNet file brings along what it predicts into another base.
+		whole, other := open(t, mini), open(t, at("unet.safetensors"))
+		must(t, whole.Take(other))
+		if got, _, err := whole.Prediction(); err != nil || got != want {
+			t.Errorf("%s: taken into a base it predicts %v, %v", what, got, err)
+		}
+	}
+	// One that says nothing predicts what its base does.
+	whole, silent := open(t, rewrite(t, func(x map[string]weights.Tensor, m map[string]string) { x["v_pred"] = marker("v_pred") })), filepath.Join(t.TempDir(), "unet.safetensors")
+	must(t, open(t, mini).WriteUNet(silent, WriteOptions{}))
+	must(t, whole.Take(open(t, silent)))
+	if got, _, err := whole.Prediction(); err != nil || got.Target != prediction.V {
+		t.Errorf("%v, %v", got, err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"fewstep/internal/atomicfile"
 	"fewstep/model/clip"
 	"fewstep/model/ldm"
+	"fewstep/model/prediction"
 	"fewstep/model/weights"
 )
 
@@ -62,7 +63,7 @@ func (b *Bundle) WriteDirectory(out string, opt WriteOptions) error {
 			return err
 		}
 	}
-	metadata, err := b.Metadata()
+	_, metadata, err := b.description()
 	if err != nil {
 		return err
 	}
@@ -93,6 +94,31 @@ func (b *Bundle) WriteDirectory(out string, opt WriteOptions) error {
 		}
 		return nil
 	})
+}
+
+// description is what the model predicts, and what it says about itself with that under every key that tells it.
+func (b *Bundle) description() (prediction.Type, map[string]string, error) {
+	kind, _, err := b.Prediction()
+	if err != nil {
+		return kind, nil, err
+	}
+	metadata, err := b.Metadata()
+	if err != nil {
+		return kind, nil, err
+	}
+	if metadata == nil {
+		metadata = map[string]string{}
+	}
+	kind.Describe(metadata)
+	return kind, metadata, nil
+}
+
+// markersOf are the tensors without values by which ComfyUI and others know what a file with LDM's names predicts.
+func markersOf(kind prediction.Type) (tensors []weights.Tensor) {
+	for _, name := range kind.Markers() {
+		tensors = append(tensors, weights.Tensor{Name: name, DType: weights.F32, Shape: []int{0}, Data: []byte{}})
+	}
+	return tensors
 }
 
 // described adapts what a model says about itself to a file of other data with the tensor names of the given
@@ -133,13 +159,11 @@ func (b *Bundle) WriteSingleFile(out string, opt WriteOptions) error {
 	for i := range tensors {
 		tensors[i] = tensors[i].As(opt.DType)
 	}
-	metadata, err := b.Metadata()
+	kind, metadata, err := b.description()
 	if err != nil {
 		return err
 	}
-	if metadata == nil {
-		metadata = map[string]string{}
-	}
+	tensors = append(tensors, markersOf(kind)...)
 	if err := b.addFiles(metadata); err != nil {
 		return err
 	}
@@ -179,12 +203,9 @@ func (b *Bundle) WriteUNet(out string, opt WriteOptions) error {
 	if err != nil {
 		return err
 	}
-	metadata, err := b.Metadata()
+	_, metadata, err := b.description()
 	if err != nil {
 		return err
-	}
-	if metadata == nil {
-		metadata = map[string]string{}
 	}
 	const name = ldm.UNet + "/config.json"
 	config, err := b.File(name)
@@ -283,7 +304,12 @@ func (b *Bundle) Take(other *Bundle) error {
 	if err != nil {
 		return err
 	}
-	b.ReplaceMetadata(metadata)
+	if other.Has(ldm.UNet) {
+		if b.taken, err = other.saidItself(); err != nil {
+			return err
+		}
+		b.ReplaceMetadata(metadata)
+	}
 	b.opened = append(b.opened, other)
 	return nil
 }

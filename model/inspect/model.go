@@ -111,7 +111,7 @@ func (s sight) unet(family ldm.Family, p ldm.Part) verdict {
 		if p.LDM {
 			by = append(by, "ComfyUI's UNETLoader")
 		} else {
-			by = append(by, "ComfyUI's UNETLoader, which logs some lines about biases that the network does not have")
+			by = append(by, "ComfyUI's UNETLoader, which logs 20 harmless lines about keys that it does not find")
 		}
 	}
 	if !p.LDM && p.Prefix == "" {

@@ -231,7 +231,7 @@ func (c *Checkpoint) LeftOut() []string { return slices.Clone(c.leftOut) }
 func (c *Checkpoint) Component(component string) (weights.Source, error) {
 	tensors, ok := c.components[component]
 	if !ok {
-		return nil, fmt.Errorf("%s: it holds no %s (no tensor %s*)", c.path, component, prefixes[component])
+		return nil, fmt.Errorf("%s: it holds no %s, only %s", c.path, component, strings.Join(slices.Sorted(maps.Keys(c.components)), ", "))
 	}
 	return &part{c, component, tensors, nil}, nil
 }

@@ -11,12 +11,14 @@ import (
 	"fewstep/model/ldm"
 	"fewstep/model/lora"
 	"fewstep/model/nn"
+	"fewstep/model/prediction"
 	"fewstep/model/weights"
 )
 
 // Weights are a UNet's tensors and how to sample with them. The tensors stay in their files until Load.
 type Weights struct {
 	Prediction distill.Prediction // what the network predicts
+	Schedule   *distill.Schedule  // of the noise that it was trained on
 	Steps      int                // network calls the weights are made for; 0 = the files do not say
 	Guidance   float64            // classifier-free guidance they are made for, where Steps is given; 0 = none
 	Title      string             // what the file calls itself, may be empty
@@ -28,13 +30,13 @@ type Weights struct {
 
 // LoadUNet opens the pipeline's UNet, or unetFile in its place (a UNet file of either naming, in shards or not, or a
 // single file; any element type), and puts the LoRA loraFile on it (any naming package lora reads); both files may be
-// "". Prediction, steps and guidance are those in the files' metadata, the LoRA's before the UNet's, else the pipeline's
-// own.
+// "". What the network predicts is what the UNet file says, else the pipeline's; a LoRA changes nothing in that. Steps and
+// guidance are those in the files' metadata, the LoRA's before the UNet's.
 //
 // specs are those of UNetSpecs without adapters. A file for another architecture is an error that names the tensor
 // or module. The caller closes the weights when they have been loaded.
 func (p *Pipeline) LoadUNet(specs []nn.Spec, unetFile, loraFile string) (w *Weights, err error) {
-	w = &Weights{Prediction: p.Prediction, close: func() error { return nil }}
+	w = &Weights{Prediction: p.Prediction, Schedule: p.Schedule, close: func() error { return nil }}
 	defer func() {
 		if err != nil {
 			w.Close()
@@ -44,7 +46,7 @@ func (p *Pipeline) LoadUNet(specs []nn.Spec, unetFile, loraFile string) (w *Weig
 	if unetFile == "" {
 		err = w.openOwn(p)
 	} else {
-		err = w.openUNet(unetFile, specs)
+		err = w.openUNet(p, unetFile, specs)
 	}
 	if err == nil && loraFile != "" {
 		err = w.merge(loraFile, specs)
@@ -76,14 +78,12 @@ func (w *Weights) openOwn(p *Pipeline) error {
 	if err != nil {
 		return err
 	}
-	own := w.Prediction
-	err = w.describe(p.Dir, metadata)
-	w.Prediction = own
-	return err
+	w.describe(metadata)
+	return nil
 }
 
 // openUNet opens a file that must have exactly the tensors of specs.
-func (w *Weights) openUNet(path string, specs []nn.Spec) error {
+func (w *Weights) openUNet(p *Pipeline, path string, specs []nn.Spec) error {
 	src, err := weights.OpenModel(path)
 	if err != nil {
 		return err
@@ -139,11 +139,49 @@ func (w *Weights) openUNet(path string, specs []nn.Spec) error {
 			return wrong("tensor %s has no place in the model", name)
 		}
 	}
-	return w.describe(path, metadata)
+	w.describe(metadata)
+	notes, err := w.predict(p, path, src.Names(), metadata)
+	w.Notes = append(w.Notes, notes...)
+	return err
+}
+
+// Predicts is what the UNet of a file predicts, of which noise, by its tensors and its metadata; the pipeline's own where
+// they are silent. notes tell of contradictions.
+func (p *Pipeline) Predicts(path string, tensors []string, metadata map[string]string) (distill.Prediction, *distill.Schedule, []string, error) {
+	said := []prediction.Said{prediction.OfTensors(tensors), prediction.OfMetadata(metadata)}
+	if !slices.ContainsFunc(said, prediction.Said.Says) {
+		return p.Prediction, p.Schedule, nil, nil
+	}
+	kind, notes, err := prediction.Of(said...)
+	if err != nil {
+		return 0, nil, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	for i := range notes {
+		notes[i] = path + ": " + notes[i]
+	}
+	predicted, err := distill.ParsePrediction(kind.Target)
+	if err == nil {
+		err = predicted.CheckZeroSNR(kind.ZeroSNR)
+	}
+	if err != nil {
+		return 0, nil, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	// A student that predicts x0 learned it on its base's schedule, whether its file tells or not.
+	schedule := p.Schedule
+	if schedule != nil && (predicted != distill.Sample || kind.ZeroSNR) {
+		schedule = schedule.WithZeroSNR(kind.ZeroSNR)
+	}
+	return predicted, schedule, notes, nil
+}
+
+func (w *Weights) predict(p *Pipeline, path string, tensors []string, metadata map[string]string) (notes []string, err error) {
+	w.Prediction, w.Schedule, notes, err = p.Predicts(path, tensors, metadata)
+	return notes, err
 }
 
 // leftOut notes tensors that no part of the model has.
 func (w *Weights) leftOut(path string, names []string) {
+	names = slices.DeleteFunc(slices.Clone(names), prediction.IsMarker)
 	switch n := len(names); {
 	case n > 1:
 		w.Notes = append(w.Notes, fmt.Sprintf("%s: %d tensors are no part of the model and left out, such as %s", path, n, names[0]))
@@ -163,26 +201,22 @@ func (w *Weights) merge(path string, specs []nn.Spec) error {
 	if n := len(report.TextEncoder); n > 0 {
 		w.Notes = append(w.Notes, fmt.Sprintf("%s: %d modules of text encoders are left out", path, n))
 	}
-	return w.describe(path, report.Metadata)
+	if said := prediction.OfMetadata(report.Metadata); said.Target != "" && said.Target != w.Prediction.String() {
+		w.Notes = append(w.Notes, fmt.Sprintf("%s: the LoRA was made for a network that predicts %s, and this one predicts %s", path, said.Target, w.Prediction))
+	}
+	w.describe(report.Metadata)
+	return nil
 }
 
 // describe takes over what a file says about sampling with it.
-func (w *Weights) describe(path string, metadata map[string]string) error {
+func (w *Weights) describe(metadata map[string]string) {
 	spec, _ := weights.ParseModelSpec(metadata)
-	if spec.PredictionType != "" {
-		p, err := distill.ParsePrediction(spec.PredictionType)
-		if err != nil {
-			return fmt.Errorf("%s: metadata: %w", path, err)
-		}
-		w.Prediction = p
-	}
 	if spec.SamplerSteps > 0 {
 		w.Steps, w.Guidance = spec.SamplerSteps, spec.GuidanceScale
 	}
 	if spec.Title != "" {
 		w.Title = spec.Title
 	}
-	return nil
 }
 
 // Modules are the paths of a network's linear and convolution layers: what a LoRA can adapt.

@@ -67,7 +67,7 @@ func TestLoadUNet(t *testing.T) {
 	if w, err = p.LoadUNet(loadSpecs, unetFile, loraFile); err != nil {
 		t.Fatal(err)
 	}
-	if w.Steps != 4 || w.Prediction != distill.Epsilon || !slices.Equal(valuesOf(t, w, "mid.to_q.weight"), []float32{7, 7, 7, 7, 7, 7}) || valuesOf(t, w, "conv_in.bias")[0] != 2 {
+	if w.Steps != 4 || w.Prediction != distill.Sample || len(w.Notes) != 1 || !strings.Contains(w.Notes[0], "made for a network that predicts epsilon") || !slices.Equal(valuesOf(t, w, "mid.to_q.weight"), []float32{7, 7, 7, 7, 7, 7}) || valuesOf(t, w, "conv_in.bias")[0] != 2 {
 		t.Errorf("with a LoRA of 4/1·2·0.5 everywhere: %+v", w)
 	}
 	// What is none of the model's is left out and told.

@@ -84,7 +84,9 @@ func TestOpenRefuses(t *testing.T) {
 		{"text_encoder_2/config.json", map[string]any{"projection_dim": 9}, "projects to 9 values, the UNet takes 8 pooled"},
 		{"vae/config.json", map[string]any{"latent_channels": 16}, "the VAE has 16 latent channels, the UNet takes 4"},
 		{"unet/config.json", map[string]any{"addition_embed_type": nil}, "addition_embed_type is missing"},
-		{"scheduler/scheduler_config.json", map[string]any{"prediction_type": "v_prediction"}, `prediction type "v_prediction"`},
+		{"scheduler/scheduler_config.json", map[string]any{"prediction_type": "flow_prediction"}, "flow_prediction"},
+		{"scheduler/scheduler_config.json", map[string]any{"_class_name": "EDMEulerScheduler"}, "EDM's noise"},
+		{"scheduler/scheduler_config.json", map[string]any{"rescale_betas_zero_snr": true}, "zero terminal SNR"},
 		{"model_index.json", map[string]any{"force_zeros_for_empty_prompt": 3}, "model_index.json"},
 	} {
 		dir := tiny(t)

@@ -43,7 +43,8 @@ type Pipeline struct {
 	Vision     *clip.VisionConfig // nil when the directory has no clip folder
 	Schedule   *distill.Schedule
 	Prediction distill.Prediction
-	Scheduler  []byte // scheduler_config.json, of which samplers read more than Schedule and Prediction
+	Notes      []string // what the model says about itself that contradicts something else
+	Scheduler  []byte   // scheduler_config.json, of which samplers read more than Schedule and Prediction
 	ZeroEmpty  bool   // a missing negative prompt is zero embeddings, not the encoded empty text
 }
 
@@ -87,6 +88,9 @@ func OpenWith(dir, folder string) (*Pipeline, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	p.Scheduler = raw
+	if _, p.Notes, err = b.Prediction(); err != nil {
+		return nil, err
+	}
 	if _, err := os.Stat(filepath.Join(dir, "clip", "config.json")); err == nil {
 		if p.Vision, err = clip.LoadVisionConfig(filepath.Join(dir, "clip", "config.json")); err != nil {
 			return nil, err

@@ -74,9 +74,13 @@ func Artifact(d *rundir.Dir, c *distill.Config, s distill.Step) error {
 	if err != nil {
 		return err
 	}
+	b, err := basisOf(c, base)
+	if err != nil {
+		return err
+	}
 	files = append(files,
 		rundir.Bytes(schedulerName(s), scheduler),
-		rundir.Bytes(workflowName(s), workflow(c, s, name)))
+		rundir.Bytes(workflowName(s), workflow(b, s, name)))
 	for _, file := range files {
 		if err := d.SaveArtifact(rundir.Exports, file); err != nil {
 			return err

@@ -55,8 +55,7 @@ func replace(b *bundle.Bundle, f *weights.File, d *rundir.Dir, c *distill.Config
 		return err
 	}
 	b.ReplaceFile("model_index.json", index)
-	s.Target = distill.TargetFull // what is written is not an adapter
-	metadata, err := metadataOf(d, c, s)
+	metadata, err := metadataOf(d, c, asFull(s)) // what is written is not an adapter
 	if err != nil {
 		return err
 	}

@@ -189,13 +189,14 @@ func TestFilesAndMetadata(t *testing.T) {
 // ComfyUI samples one-step weights as x0 predictions and others as they are.
 func TestWorkflow(t *testing.T) {
 	_, c := fakeRun(t)
+	b := basis{config: c}
 	for _, want := range []struct {
 		stage, phase, loader string
 		x0                   bool
 	}{{"8", "lora-uncond", "LoraLoaderModelOnly", false}, {"8", "full-uncond", "UNETLoader", false}, {"1", "full-uncond", "UNETLoader", true}} {
 		s := stepOf(t, c, want.stage, want.phase)
 		var nodes map[string]node
-		must(t, json.Unmarshal(workflow(c, s, Name(s)), &nodes))
+		must(t, json.Unmarshal(workflow(b, s, Name(s)), &nodes))
 		if nodes["2"].Class != want.loader || (nodes["3"].Class == "ModelSamplingDiscrete") != want.x0 {
 			t.Errorf("%s/%s: %v", want.stage, want.phase, nodes)
 		}
@@ -277,8 +278,9 @@ func TestRelease(t *testing.T) {
 	for _, f := range files {
 		names = append(names, filepath.Base(f))
 	}
-	want := []string{"mini_8step_lora.safetensors", "mini_8step.safetensors", "mini_8step_unet.safetensors", "mini_8step_scheduler_config.json", "mini_8step_comfyui.json",
-		"mini_1step_x0.safetensors", "mini_1step_unet_x0.safetensors", "mini_1step_scheduler_config.json", "mini_1step_comfyui.json"}
+	want := []string{"mini_8step_lora.safetensors", "mini_8step_lora_comfyui.json", "mini_8step.safetensors", "mini_8step_unet.safetensors", "mini_8step_scheduler_config.json",
+		"mini_8step_comfyui.json", "mini_8step_unet_comfyui.json", "mini_1step_x0.safetensors", "mini_1step_unet_x0.safetensors", "mini_1step_scheduler_config.json",
+		"mini_1step_x0_comfyui.json", "mini_1step_unet_x0_comfyui.json"}
 	if !slices.Equal(names, want) {
 		t.Errorf("files %v, want %v", names, want)
 	}
@@ -304,7 +306,7 @@ func TestRelease(t *testing.T) {
 		t.Errorf("%v and %v", a[:3], b[:3])
 	}
 	var nodes map[string]node
-	raw, err := os.ReadFile(filepath.Join(out, "mini_1step_comfyui.json"))
+	raw, err := os.ReadFile(filepath.Join(out, "mini_1step_x0_comfyui.json"))
 	must(t, err)
 	must(t, json.Unmarshal(raw, &nodes))
 	if nodes["1"].Inputs["ckpt_name"] != "mini_1step_x0.safetensors" || nodes["3"].Class != "ModelSamplingDiscrete" || nodes["2"].Class != "" {

@@ -8,6 +8,7 @@ import (
 
 	"fewstep/distill"
 	"fewstep/model/bundle"
+	"fewstep/model/prediction"
 	"fewstep/model/unet"
 	"fewstep/model/weights"
 	"fewstep/train/rundir"
@@ -47,8 +48,27 @@ func metadataOf(d *rundir.Dir, c *distill.Config, s distill.Step) (map[string]st
 		SamplerSteps:   s.StudentSteps,
 		Spacing:        "trailing",
 	}
-	return spec.Metadata()
+	metadata, err := spec.Metadata()
+	if err != nil {
+		return nil, err
+	}
+	kind, err := predicts(base, s)
+	if err != nil {
+		return nil, err
+	}
+	kind.Describe(metadata)
+	return metadata, nil
 }
+
+// predicts is what a step's network predicts, on the noise of the base model.
+func predicts(base *bundle.Bundle, s distill.Step) (prediction.Type, error) {
+	kind, _, err := base.Prediction()
+	kind.Target = s.Prediction.String()
+	return kind, err
+}
+
+// sdxlBase is Stability AI's name for SDXL's own UNet.
+const sdxlBase = "stable-diffusion-xl-v1-base"
 
 // architectureOf is modelspec's name for a UNet: Stability AI's for one of SDXL's own size, else
 // "stable-diffusion-xl-family", which no program mistakes for it.
@@ -62,7 +82,7 @@ func architectureOf(model *bundle.Bundle) (string, error) {
 		return "", err
 	}
 	if fmt.Sprint(c.BlockOutChannels, c.TransformerLayers, c.CrossAttentionDim) == "[320 640 1280] [1 2 10] 2048" {
-		return "stable-diffusion-xl-v1-base", nil
+		return sdxlBase, nil
 	}
 	return "stable-diffusion-xl-family", nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 
 	"fewstep/distill"
 	"fewstep/internal/atomicfile"
@@ -18,8 +19,9 @@ import (
 //	<name>_4step.safetensors       everything in one file, as ComfyUI and A1111 load it
 //	<name>_4step_unet.safetensors  the UNet, diffusers' names
 //	<name>_4step_lora.safetensors  the LoRA, where the stage trained one
-//	<name>_4step_scheduler_config.json, <name>_4step_comfyui.json
+//	<name>_4step_scheduler_config.json
 //
+// with a workflow for ComfyUI beside each weights file, LoRAs first;
 // and of a network that predicts x0, <name>_1step_x0.safetensors and <name>_1step_unet_x0.safetensors. Whole models are
 // of full weights where a stage trained them, else of its LoRA merged. The folder appears complete or not at all; the
 // names of its files come back. told, which may be nil, hears how many bytes of a file are written.
@@ -48,9 +50,18 @@ func Release(d *rundir.Dir, c *distill.Config, steps []distill.Step, name, out s
 	if len(counts) == 0 {
 		return nil, errors.New("the run has finished no stage yet")
 	}
+	base, err := bundle.Open(c.ModelPath(), bundle.Options{})
+	if err != nil {
+		return nil, err
+	}
+	defer base.Close()
+	basis, err := basisOf(c, base)
+	if err != nil {
+		return nil, err
+	}
 	var files []string
-	err := atomicfile.WriteDir(out, func(folder string) error {
-		w := release{d: d, c: c, folder: folder, to: to, told: told}
+	err = atomicfile.WriteDir(out, func(folder string) error {
+		w := release{d: d, c: c, folder: folder, to: to, told: told, basis: basis}
 		for _, n := range counts {
 			if err := w.students(name, made[n]); err != nil {
 				return err
@@ -73,6 +84,7 @@ type release struct {
 	to     weights.DType
 	told   func(file string, written, total int64)
 	files  []string
+	basis  basis
 }
 
 // path is the place of a file, which is counted among the release's.
@@ -87,7 +99,11 @@ func (w *release) students(name string, steps []distill.Step) error {
 		if !IsLoRA(s) {
 			continue
 		}
-		if err := w.lora(fmt.Sprintf("%s_%s", name, Name(s)), s); err != nil {
+		file := fmt.Sprintf("%s_%s", name, Name(s))
+		if err := w.lora(file, s); err != nil {
+			return err
+		}
+		if err := w.workflow(file, workflow(w.basis, s, file)); err != nil {
 			return err
 		}
 	}
@@ -115,7 +131,21 @@ func (w *release) students(name string, steps []distill.Step) error {
 	if err := atomicfile.WriteBytes(w.path(prefix+"_scheduler_config.json"), scheduler); err != nil {
 		return err
 	}
-	return atomicfile.WriteBytes(w.path(prefix+"_comfyui.json"), checkpointWorkflow(w.c, s, single))
+	if err := w.workflow(single, checkpointWorkflow(w.basis, s, single)); err != nil {
+		return err
+	}
+	return w.workflow(unet, workflow(w.basis, asFull(s), unet))
+}
+
+// asFull is a step as the whole network that it makes: a LoRA merged.
+func asFull(s distill.Step) distill.Step {
+	s.Target = distill.TargetFull
+	return s
+}
+
+// workflow writes a weights file's workflow beside it.
+func (w *release) workflow(file string, content []byte) error {
+	return atomicfile.WriteBytes(w.path(strings.TrimSuffix(file, ".safetensors")+"_comfyui.json"), content)
 }
 
 func (w *release) options(file string) bundle.WriteOptions {

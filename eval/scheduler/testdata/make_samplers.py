@@ -35,6 +35,18 @@ for steps in (1, 2, 4, 7, 8, 32):
         for to_one in (True, False):
             cases.append({"sampler": "ddim", "prediction": prediction, "steps": steps, "alpha_to_one": to_one,
                           **walk(DDIMScheduler(prediction_type=prediction, set_alpha_to_one=to_one, clip_sample=False, **COMMON), steps)})
+# v-prediction, as it is and with zero terminal SNR. There Euler's schedulers keep the last alpha at 2⁻²⁴, which is done to DDIM's
+# too: it has zero there, and the difference is below f32's at every step but the first.
+for steps in (1, 2, 4, 8):
+    for zero in (False, True):
+        cases.append({"sampler": "euler", "prediction": "v_prediction", "steps": steps, "zero_snr": zero,
+                      **walk(EulerDiscreteScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=zero, **COMMON), steps)})
+        ddim = DDIMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=zero, clip_sample=False, **COMMON)
+        if zero:
+            ddim.alphas_cumprod[-1] = 2 ** -24
+        cases.append({"sampler": "ddim", "prediction": "v_prediction", "steps": steps, "zero_snr": zero, "alpha_to_one": True, **walk(ddim, steps)})
+    cases.append({"sampler": "euler", "prediction": "sample", "steps": steps, "zero_snr": True,
+                  **walk(EulerDiscreteScheduler(prediction_type="sample", rescale_betas_zero_snr=True, **COMMON), steps)})
 with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "samplers.json"), "w") as f:
     json.dump({"noise": NOISE, "cases": cases}, f, separators=(",", ":"))
     f.write("\n")
