@@ -16,6 +16,7 @@ import (
 	"fewstep/eval/report"
 	"fewstep/eval/scheduler"
 	"fewstep/model/hub"
+	"fewstep/model/lora"
 	"fewstep/model/pipeline"
 	"fewstep/model/weights"
 
@@ -164,6 +165,12 @@ func (s *Spec) entriesOf(r RowSpec) ([]Entry, error) {
 		}
 		e.Pipeline = p
 	}
+	if r.LoRA != "" {
+		var err error
+		if r.LoRA, err = lora.File(r.LoRA); err != nil {
+			return nil, err
+		}
+	}
 	said, err := describe(p, r.UNet, r.LoRA)
 	if err != nil {
 		return nil, err
@@ -245,6 +252,9 @@ func (s *Spec) Loader(p *pipeline.Pipeline, unetFile, loraFile string) Loader {
 			return nil, nil, err
 		}
 		defer w.Close()
+		if w.ChangesText() {
+			w.Notes = append(w.Notes, loraFile+": prompts are encoded without its changes of the text encoders: merge it with 'fewstep lora merge' and evaluate the model")
+		}
 		for _, note := range w.Notes {
 			s.warn("%s", note)
 		}

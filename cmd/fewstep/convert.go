@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"fewstep/model/bundle"
+	"fewstep/model/lora"
 	"fewstep/model/weights"
 	"fewstep/train/monitor"
 )
@@ -17,6 +18,7 @@ func init() { register(newConvert) }
 
 type convertOptions struct {
 	in, out, to, dtype, base, config string
+	loraNames                        string
 }
 
 const configUsage = "folder with config.json files and tokenizers as in a diffusers directory, for a file that lacks them and is not like SDXL"
@@ -45,10 +47,11 @@ func newConvert(a *app) *cobra.Command {
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.to, "to", "", "directory, single or unet")
+	f.StringVar(&o.to, "to", "", "directory, single, unet, or unet-ldm: a UNet under the names that ComfyUI loads without a line in its log")
 	f.StringVar(&o.dtype, "dtype", "keep", "element type to write: fp16, bf16, f32, or keep")
 	f.StringVar(&o.base, "base", "", "model that has the components which MODEL lacks")
 	f.StringVar(&o.config, "config", "", configUsage)
+	f.StringVar(&o.loraNames, "lora-names", string(lora.SGM), loraNamesUsage)
 	return c
 }
 
@@ -63,7 +66,10 @@ type written struct {
 	LeftOut []string      `json:"left_out"` // tensors of the model that the new form has no place for
 }
 
-var layouts = map[string]bundle.Layout{"directory": bundle.Directory, "single": bundle.SingleFile, "unet": bundle.UNetFile}
+var layouts = map[string]bundle.Layout{"directory": bundle.Directory, "single": bundle.SingleFile, "unet": bundle.UNetFile, "unet-ldm": unetLDM}
+
+// unetLDM is a UNet file under LDM's names.
+const unetLDM bundle.Layout = "UNet file, LDM's names"
 
 func (a *app) convert(ctx context.Context, o convertOptions) error {
 	to, dtype, err := outputForm(o.to, o.out, o.dtype)
@@ -110,7 +116,8 @@ func (a *app) write(b *bundle.Bundle, to bundle.Layout, out string, dtype weight
 		err = b.WriteDirectory(out, opt)
 	case bundle.SingleFile:
 		err = b.WriteSingleFile(out, opt)
-	case bundle.UNetFile:
+	case bundle.UNetFile, unetLDM:
+		opt.LDMNames = to == unetLDM
 		err = b.WriteUNet(out, opt)
 	}
 	if err != nil {

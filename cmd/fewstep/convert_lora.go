@@ -3,20 +3,34 @@ package main
 import (
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
-	"strings"
 
+	"fewstep/model/bundle"
+	"fewstep/model/clip"
 	"fewstep/model/ldm"
 	"fewstep/model/lora"
 	"fewstep/model/weights"
 	"fewstep/train/bench"
 )
 
-// isLoRA says whether a file is a LoRA, of whatever naming.
+const loraNamesUsage = "how the LoRA names the UNet's blocks: sgm, under which every program loads all of SDXL's, or diffusers, as the published few-step LoRAs do"
+
+// isLoRA says whether a file, or the file of a folder that PEFT saved, is a LoRA, of whatever naming.
 func isLoRA(path string) bool {
-	f, err := weights.Open(path)
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		if _, err := os.Stat(filepath.Join(path, "model_index.json")); err == nil {
+			return false
+		}
+	}
+	path, err := lora.File(path)
 	if err != nil {
 		return false // the error is for the one who opens it as a model
+	}
+	f, err := weights.Open(path)
+	if err != nil {
+		return false
 	}
 	defer f.Close()
 	return ldm.Identify(f) == ldm.LoRA
@@ -31,11 +45,18 @@ func (a *app) convertLoRA(o convertOptions) error {
 	if o.to != "" {
 		return usageErrorf("%s is a LoRA, which is converted to one with kohya's names, not to %s; 'fewstep lora merge' puts it into a model", o.in, o.to)
 	}
-	known, err := adaptable(o.base)
+	blocks, err := lora.ParseBlocks(o.loraNames)
+	if err != nil {
+		return usageErrorf("--lora-names: %v", err)
+	}
+	layers, err := adaptable(o.base)
 	if err != nil {
 		return err
 	}
-	modules, report, err := lora.Read(o.in, known)
+	if o.in, err = lora.File(o.in); err != nil {
+		return err
+	}
+	adapter, err := lora.Open(o.in, layers)
 	if err != nil {
 		if o.base == "" {
 			return withHint(err, "layers are taken to be SDXL's; name another model with --base")
@@ -47,44 +68,63 @@ func (a *app) convertLoRA(o convertOptions) error {
 			return err
 		}
 	}
-	if n := len(report.TextEncoder); n > 0 {
-		a.log.Warn(fmt.Sprintf("%s: %d modules of text encoders are left out", o.in, n))
+	for _, note := range adapter.Notes() {
+		a.log.Warn(o.in + ": " + note)
 	}
-	tensors, err := lora.Tensors(modules, dtype)
+	tensors, err := adapter.Tensors(blocks, layers, dtype)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", o.in, err)
 	}
-	metadata := maps.Clone(report.Metadata)
+	metadata := maps.Clone(adapter.Metadata)
 	delete(metadata, weights.KeyHash)
 	delete(metadata, "lora_adapter_metadata") // alphas stand in the file
 	if err := weights.Save(o.out, tensors, weights.Options{Metadata: metadata, Finite: true}); err != nil {
 		return err
 	}
 	if a.json {
-		return a.writeJSON(map[string]any{"out": o.out, "modules": len(modules), "from": report.Namings, "left_out": report.TextEncoder})
+		return a.writeJSON(map[string]any{"out": o.out, "modules": len(adapter.Changes), "from": adapter.Namings, "left_out": slices.Concat(adapter.TextEncoder, adapter.LeftOut)})
 	}
 	_, err = fmt.Fprintln(a.stdout, o.out)
 	return err
 }
 
-// adaptable are the layers of a model's UNet, or of SDXL's where none is named.
-func adaptable(model string) ([]string, error) {
-	if model != "" {
-		unet, err := openUNet(model)
-		if err != nil {
-			return nil, err
-		}
-		defer unet.Close()
-		return lora.Layers(unet)
+// adaptable are the layers of a model, or of SDXL where none is named.
+func adaptable(model string) (lora.Layers, error) {
+	layers := lora.Layers{}
+	if model == "" {
+		layers[ldm.UNet] = modulesOf(bench.Presets["sdxl"].UNet.Tensors())
+		layers[ldm.Text] = modulesOf((&clip.TextConfig{Tower: clip.Tower{HiddenSize: 768, IntermediateSize: 3072, Layers: 12}}).Tensors())
+		layers[ldm.Text2] = modulesOf((&clip.TextConfig{Tower: clip.Tower{HiddenSize: 1280, IntermediateSize: 5120, Layers: 32}, Projected: true}).Tensors())
+		return layers, nil
 	}
-	var paths []string
-	for name, shape := range bench.Presets["sdxl"].UNet.Tensors() {
-		if path, ok := strings.CutSuffix(name, ".weight"); ok && len(shape) > 1 {
-			paths = append(paths, path)
+	unet, err := openUNet(model)
+	if err != nil {
+		return nil, err
+	}
+	defer unet.Close()
+	layers[ldm.UNet] = lora.AllLayers(unet)
+	if b, err := bundle.Open(model, bundle.Options{}); err == nil { // a component's folder is no bundle
+		defer b.Close()
+		for _, component := range []string{ldm.Text, ldm.Text2} {
+			if !b.Has(component) {
+				continue
+			}
+			src, err := b.Weights(component)
+			if err != nil {
+				return nil, err
+			}
+			layers[component] = lora.AllLayers(src)
 		}
 	}
-	slices.Sort(paths)
-	return paths, nil
+	return layers, nil
+}
+
+func modulesOf(tensors map[string][]int) []string {
+	var all []weights.Tensor
+	for name := range tensors {
+		all = append(all, weights.Tensor{Name: name})
+	}
+	return lora.AllLayers(weights.Collect(all))
 }
 
 // halfType is the element type of most of a LoRA's values.

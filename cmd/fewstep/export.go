@@ -12,6 +12,7 @@ import (
 
 	"fewstep/distill"
 	"fewstep/model/bundle"
+	"fewstep/model/lora"
 	"fewstep/model/weights"
 	"fewstep/train/export"
 	"fewstep/train/rundir"
@@ -23,6 +24,7 @@ type exportOptions struct {
 	run, out, model, dtype, release string
 	steps                           int
 	lora, full                      bool
+	loraNames, unetNames            string
 }
 
 func newExport(a *app) *cobra.Command {
@@ -52,6 +54,8 @@ func newExport(a *app) *cobra.Command {
 	f.BoolVar(&o.lora, "lora", false, "the stage's LoRA, merged into the base model")
 	f.BoolVar(&o.full, "full", false, "the stage's fully trained UNet (the default where there is one)")
 	f.StringVar(&o.dtype, "dtype", "fp16", "element type of the model's UNet: fp16, bf16 or f32")
+	f.StringVar(&o.loraNames, "lora-names", string(lora.SGM), loraNamesUsage)
+	f.StringVar(&o.unetNames, "unet-names", "diffusers", "how a release's UNet files are named: diffusers, for diffusers and ComfyUI, which logs 20 harmless lines about them, or ldm, for ComfyUI, which logs none")
 	f.StringVar(&o.model, "model", "", "the base model, where it has moved since the run")
 	return c
 }
@@ -70,15 +74,22 @@ func (a *app) export(o exportOptions) error {
 	case o.release == "" && (o.steps > 0) != (o.out != ""):
 		return withHint(usageErrorf("a whole model needs both --steps and --out"), "leave both out to complete the run's exports folder")
 	}
+	blocks, err := lora.ParseBlocks(o.loraNames)
+	if err != nil {
+		return usageErrorf("--lora-names: %v", err)
+	}
+	if o.unetNames != "diffusers" && o.unetNames != "ldm" {
+		return withHint(usageErrorf("unknown names %q of a UNet file", o.unetNames), "choose diffusers or ldm for --unet-names")
+	}
 	d, c, steps, err := openRun(o.run, o.model)
 	if err != nil {
 		return err
 	}
 	if o.release != "" {
-		return a.exportRelease(d, c, steps, o, to)
+		return a.exportRelease(d, c, steps, o, export.Options{DType: to, LoRA: blocks, LDMNames: o.unetNames == "ldm"})
 	}
 	if o.out == "" {
-		return a.exportMissing(d, c, steps)
+		return a.exportMissing(d, c, steps, blocks)
 	}
 	s, err := chooseStep(d, steps, o)
 	if err != nil {
@@ -87,9 +98,9 @@ func (a *app) export(o exportOptions) error {
 	return a.exportStudent(d, c, s, o.out, to)
 }
 
-func (a *app) exportRelease(d *rundir.Dir, c *distill.Config, steps []distill.Step, o exportOptions, to weights.DType) error {
+func (a *app) exportRelease(d *rundir.Dir, c *distill.Config, steps []distill.Step, o exportOptions, opt export.Options) error {
 	shown, progress := "", a.byteProgress("")
-	files, err := export.Release(d, c, steps, o.release, o.out, to, func(file string, written, total int64) {
+	files, err := export.Release(d, c, steps, o.release, o.out, opt, func(file string, written, total int64) {
 		if file != shown {
 			progress.Close()
 			shown, progress = file, a.byteProgress(file)
@@ -163,13 +174,13 @@ func openRun(dir, model string) (*rundir.Dir, *distill.Config, []distill.Step, e
 	return d, c, steps, err
 }
 
-func (a *app) exportMissing(d *rundir.Dir, c *distill.Config, steps []distill.Step) error {
+func (a *app) exportMissing(d *rundir.Dir, c *distill.Config, steps []distill.Step, blocks lora.Blocks) error {
 	owed, err := export.Missing(d, steps)
 	if err != nil {
 		return err
 	}
 	for _, s := range owed {
-		if err := export.Artifact(d, c, s); err != nil {
+		if err := export.ArtifactNamed(d, c, s, blocks); err != nil {
 			return err
 		}
 	}

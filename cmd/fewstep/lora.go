@@ -14,6 +14,7 @@ import (
 	"fewstep/model/bundle"
 	"fewstep/model/ldm"
 	"fewstep/model/lora"
+	"fewstep/model/prediction"
 	"fewstep/model/weights"
 )
 
@@ -40,10 +41,11 @@ func newLoRAMerge(a *app) *cobra.Command {
 	var o mergeOptions
 	c := &cobra.Command{
 		Use:   "merge",
-		Short: "Add LoRA files to a model's UNet.",
-		Long: "Adds LoRA files to a model's UNet, in f32, as diffusers' fuse_lora does.\n\n" +
-			"Files with kohya's names, over diffusers' or LDM's blocks, diffusers' older names and PEFT's are read. A strength\n" +
-			"follows the file after a colon. Parts for text encoders are left out, with a warning.",
+		Short: "Add LoRA files to a model's UNet and text encoders.",
+		Long: "Adds LoRA files to a model's UNet and text encoders, in f32, as diffusers' fuse_lora does.\n\n" +
+			"LoRA, LoCon, LoHa, LoKr, DoRA and full differences are read, with kohya's names over diffusers' or LDM's blocks,\n" +
+			"diffusers' older names and PEFT's, and folders of PEFT's, whose adapter_config.json holds the scale. A strength\n" +
+			"follows the file after a colon. What is no part of an adapter, such as a bundled embedding, is left out and told.",
 		Example: "  fewstep lora merge --model sdxl.safetensors --lora 4step_lora.safetensors --out sdxl_4step.safetensors\n" +
 			"  fewstep lora merge --model assets/mini --lora style.safetensors:0.7 --lora 8step_lora.safetensors --out models/merged",
 		Args: cobra.NoArgs,
@@ -75,48 +77,105 @@ func (a *app) loraMerge(ctx context.Context, o mergeOptions) error {
 		return err
 	}
 	defer b.Close()
-	unet, err := b.Weights(ldm.UNet)
-	if err != nil {
-		return err
-	}
-	base := unet
-	known, err := lora.Layers(unet)
-	if err != nil {
-		return err
-	}
 	metadata, err := b.Metadata()
 	if err != nil {
 		return err
 	}
-	for i, arg := range o.loras {
-		path, strength := loraArgument(arg)
-		if err := a.localAll(ctx, &path); err != nil {
-			return err
-		}
-		modules, report, err := lora.Read(path, known)
-		if err != nil {
-			return err
-		}
-		if n := len(report.TextEncoder); n > 0 {
-			a.log.Warn(fmt.Sprintf("%s: %d modules of text encoders are left out", path, n))
-		}
-		// Between two LoRAs the sum stays in f32; the last one rounds.
-		step := weights.F32
-		if i == len(o.loras)-1 {
-			if step = dtype; step == "" && i > 0 {
-				step = typeOf(base)
-			}
-		}
-		if unet, err = lora.Merged(unet, modules, strength, step); err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-		metadata = withSampler(metadata, report.Metadata)
-	}
-	if err := b.Replace(ldm.UNet, unet); err != nil {
+	merged, err := a.mergeAll(ctx, b, o.loras, dtype)
+	if err != nil {
 		return err
+	}
+	for component, src := range merged.components {
+		if err := b.Replace(component, src); err != nil {
+			return err
+		}
+	}
+	for _, of := range merged.metadata {
+		metadata = withSampler(metadata, of)
 	}
 	b.ReplaceMetadata(metadata)
 	return a.write(b, to, o.out, dtype, "merge")
+}
+
+// mergedLoRAs are a model's components with LoRAs over them, and the LoRAs' metadata in their order.
+type mergedLoRAs struct {
+	components map[string]weights.Source
+	metadata   []map[string]string
+}
+
+// mergeAll puts LoRAs over the components that they change, to be written in a type, empty for each component's own. Between
+// two of them, the sum stays in f32.
+func (a *app) mergeAll(ctx context.Context, b *bundle.Bundle, loras []string, dtype weights.DType) (*mergedLoRAs, error) {
+	m := &mergedLoRAs{components: map[string]weights.Source{}}
+	layers, types := lora.Layers{}, map[string]weights.DType{}
+	for _, component := range ldm.Components {
+		if component == ldm.VAE || !b.Has(component) {
+			continue
+		}
+		src, err := b.Weights(component)
+		if err != nil {
+			return nil, err
+		}
+		m.components[component], layers[component], types[component] = src, lora.AllLayers(src), typeOf(src)
+	}
+	var last = map[string]int{}
+	var adapters []*lora.Adapter
+	var strengths []float64
+	for i, arg := range loras {
+		path, strength := loraArgument(arg)
+		if err := a.localAll(ctx, &path); err != nil {
+			return nil, err
+		}
+		path, err := lora.File(path)
+		if err != nil {
+			return nil, err
+		}
+		adapter, err := lora.Open(path, layers)
+		if err != nil {
+			return nil, err
+		}
+		for _, note := range adapter.Notes() {
+			a.log.Warn(path + ": " + note)
+		}
+		if said, _, err := b.Prediction(); err == nil {
+			if of := prediction.OfMetadata(adapter.Metadata).Target; of != "" && of != said.Target {
+				a.log.Warn(fmt.Sprintf("%s: the LoRA was made for a network that predicts %s, and %s predicts %s", path, of, b.Path, said.Target))
+			}
+		}
+		for component := range layers {
+			if adapter.Has(component) {
+				last[component] = i
+			}
+		}
+		adapters, strengths, m.metadata = append(adapters, adapter), append(strengths, strength), append(m.metadata, adapter.Metadata)
+	}
+	for component := range layers {
+		if _, changed := last[component]; !changed {
+			delete(m.components, component)
+			continue
+		}
+		for i, adapter := range adapters {
+			if !adapter.Has(component) {
+				continue
+			}
+			step := weights.F32
+			if i == last[component] {
+				if step = dtype; step == "" {
+					step = types[component]
+				}
+			}
+			if step == weights.F8E4M3 || step == weights.F8E5M2 {
+				return nil, withHint(fmt.Errorf("%s: its %s is of %s, which a merge cannot write without losing most of what a LoRA changes", b.Path, component, step), "choose another type with --dtype, such as fp16")
+			}
+			src, err := adapter.Merged(component, m.components[component], strengths[i], step)
+			if err != nil {
+				path, _ := loraArgument(loras[i])
+				return nil, fmt.Errorf("%s: %w", path, err)
+			}
+			m.components[component] = src
+		}
+	}
+	return m, nil
 }
 
 // loraArgument takes FILE or FILE:STRENGTH apart.
@@ -171,7 +230,7 @@ func outputForm(to, out, dtype string) (bundle.Layout, weights.DType, error) {
 	case to == "":
 		form = bundle.Directory
 	case !ok:
-		return "", "", withHint(usageErrorf("unknown form %q", to), "choose directory, single or unet")
+		return "", "", withHint(usageErrorf("unknown form %q", to), "choose directory, single, unet or unet-ldm")
 	}
 	element, ok := exportTypes[dtype]
 	if !ok && dtype != "keep" {

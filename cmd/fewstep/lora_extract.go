@@ -21,6 +21,7 @@ import (
 
 type extractOptions struct {
 	base, tuned, out, dtype string
+	names                   string
 	rank                    int
 }
 
@@ -43,6 +44,7 @@ func newLoRAExtract(a *app) *cobra.Command {
 	f.StringVarP(&o.out, "out", "o", "", "the LoRA file to write, with kohya's names")
 	f.IntVarP(&o.rank, "rank", "r", 64, "rank of each module; smaller layers have less")
 	f.StringVar(&o.dtype, "dtype", "fp16", "element type to write: fp16, bf16 or f32")
+	f.StringVar(&o.names, "lora-names", string(lora.SGM), loraNamesUsage)
 	return c
 }
 
@@ -66,6 +68,10 @@ func (a *app) loraExtract(cmd *cobra.Command, o extractOptions) error {
 		return usageErrorf("--rank is %d; it must be at least 1", o.rank)
 	case !ok:
 		return withHint(usageErrorf("unknown element type %q", o.dtype), "choose fp16, bf16 or f32")
+	}
+	blocks, err := lora.ParseBlocks(o.names)
+	if err != nil {
+		return usageErrorf("--lora-names: %v", err)
 	}
 	name := func(path string) string { return strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)) }
 	title := fmt.Sprintf("%s from %s, rank %d", name(o.tuned), name(o.base), o.rank)
@@ -98,7 +104,7 @@ func (a *app) loraExtract(cmd *cobra.Command, o extractOptions) error {
 	if err := progress.Close(); err != nil {
 		return err
 	}
-	tensors, err := lora.Tensors(r.Modules, dtype)
+	tensors, err := lora.Tensors(r.Modules, blocks, lora.AllLayers(base), dtype)
 	if err != nil {
 		return err
 	}

@@ -32,7 +32,7 @@ func writeLoRA(t *testing.T) string {
 		{Path: "up_blocks.2.resnets.0.conv_shortcut", Rank: 2, Alpha: 1, Down: lora.Matrix{Shape: []int{2, 96, 1, 1}, Data: normal(192)}, Up: lora.Matrix{Shape: []int{32, 2, 1, 1}, Data: normal(64)}},
 	}
 	path := filepath.Join(t.TempDir(), "three.safetensors")
-	if err := lora.Write(path, modules, weights.F32, nil); err != nil {
+	if err := lora.Write(path, modules, lora.Diffusers, nil, weights.F32, nil); err != nil {
 		t.Fatal(err)
 	}
 	return path

@@ -66,7 +66,7 @@ func newSample(a *app) *cobra.Command {
 	f.StringVar(&o.model, "model", "assets/mini", "diffusers directory, single file as ComfyUI loads it, or hf:OWNER/NAME")
 	f.StringVar(&o.config, "config", "", configUsage)
 	f.StringVar(&o.unet, "unet", "", "UNet state dict in place of the directory's, as in a run's exports folder")
-	f.StringVar(&o.lora, "lora", "", "LoRA file to merge into the UNet")
+	f.StringVar(&o.lora, "lora", "", "LoRA file, or PEFT's folder of one, to merge into UNet and text encoders")
 	f.StringArrayVarP(&o.prompts, "prompt", "p", nil, "what to draw; repeat for several pictures")
 	f.StringVar(&o.promptFile, "prompts", "", "text file with one prompt a line")
 	f.StringVar(&o.negative, "negative", "", "what guidance leads away from; without it the model's own empty prompt")
@@ -253,7 +253,7 @@ type drawing struct {
 
 // draw makes one picture [H·W·3] per prompt. Text encoders, UNet and VAE are on the device one after the other.
 func (d *drawing) draw(ctx context.Context, specs []nn.Spec, w *pipeline.Weights) ([][]float32, error) {
-	embeddings, err := d.text()
+	embeddings, err := d.text(w)
 	if err != nil {
 		return nil, err
 	}
@@ -276,8 +276,8 @@ func (d *drawing) draw(ctx context.Context, specs []nn.Spec, w *pipeline.Weights
 }
 
 // text encodes the prompts, and the negative one into the sampler's options.
-func (d *drawing) text() ([]pipeline.Embedding, error) {
-	enc, err := d.p.LoadEncoders(d.e, d.s.Batch, pipeline.TextPart)
+func (d *drawing) text(w *pipeline.Weights) ([]pipeline.Embedding, error) {
+	enc, err := w.LoadText(d.p, d.e, d.s.Batch)
 	if err != nil {
 		return nil, err
 	}

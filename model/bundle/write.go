@@ -19,6 +19,7 @@ import (
 // WriteOptions say how a model is written.
 type WriteOptions struct {
 	DType    weights.DType              // of all floating-point tensors; empty keeps each tensor's own
+	LDMNames bool                       // of a UNet file: Stability AI's names without a prefix, as ComfyUI loads it, not diffusers'
 	Progress func(written, total int64) // bytes of data; may be nil
 }
 
@@ -197,13 +198,15 @@ func (b *Bundle) addFiles(metadata map[string]string) error {
 	return nil
 }
 
-// WriteUNet makes a file of the UNet alone, under diffusers' names.
+// WriteUNet makes a file of the UNet alone. Under diffusers' names it holds a UNet's tensors and nothing else, which is what
+// diffusers' load_state_dict wants; what it predicts stands in its metadata. Under LDM's names it has marker tensors too,
+// which ComfyUI finds where no prefix stands before the others.
 func (b *Bundle) WriteUNet(out string, opt WriteOptions) error {
 	tensors, err := b.converted(ldm.UNet, opt.DType)
 	if err != nil {
 		return err
 	}
-	_, metadata, err := b.description()
+	kind, metadata, err := b.description()
 	if err != nil {
 		return err
 	}
@@ -214,6 +217,13 @@ func (b *Bundle) WriteUNet(out string, opt WriteOptions) error {
 	}
 	metadata[metadataFile+name] = string(config)
 	save := described(metadata, "diffusers")
+	if opt.LDMNames {
+		if tensors, err = ldm.UNetTensors(weights.Collect(tensors)); err != nil {
+			return fmt.Errorf("%s: %w", b.Path, err)
+		}
+		tensors = append(tensors, markersOf(kind)...)
+		save = described(metadata, sgm)
+	}
 	save.Progress = after(0, size(tensors), opt.Progress)
 	return weights.Save(out, tensors, save)
 }

@@ -127,6 +127,7 @@ func File(path string, opt Options) (Report, error) {
 	}
 	v := classify(src)
 	r.Kind, r.Family, r.Detail, r.LoadedBy = v.kind, v.family, v.detail, v.loadedBy
+	r.LeftOut = v.leftOut
 	r.Problems = append(r.Problems, v.problems...)
 	var tensors []weights.Tensor
 	for _, name := range src.Names() {

@@ -36,6 +36,7 @@ type verdict struct {
 	detail   string
 	loadedBy string
 	problems []string
+	leftOut  []string
 }
 
 // sight is a file's names and shapes.
@@ -81,12 +82,6 @@ func classify(src weights.Source) verdict {
 		return verdict{kind: CLIP, loadedBy: "transformers' CLIPModel, beside its config.json"}
 	case s.begins("encoder.block.0.layer.0.SelfAttention."):
 		return verdict{kind: Text, detail: "T5", loadedBy: "transformers' T5EncoderModel, beside its config.json; no part of SDXL"}
-	case s.contains("hada_w1_a"):
-		return verdict{kind: LoRA, detail: "LyCORIS's LoHa", loadedBy: "ComfyUI's LoraLoader; not fewstep, which reads plain LoRA"}
-	case s.contains("lokr_w1"):
-		return verdict{kind: LoRA, detail: "LyCORIS's LoKr", loadedBy: "ComfyUI's LoraLoader; not fewstep, which reads plain LoRA"}
-	case s.contains("dora_scale"):
-		return verdict{kind: LoRA, detail: "DoRA", loadedBy: "ComfyUI's LoraLoader; not fewstep, which reads plain LoRA"}
 	case family == ldm.LoRA:
 		return loraVerdict(src)
 	case family == ldm.ControlNet && s.begins("control_model."):
@@ -131,19 +126,42 @@ func loraVerdict(src weights.Source) verdict {
 	} else if n > 1 {
 		parts = append(parts, fmt.Sprintf("ranks %d to %d", d.Ranks[0], d.Ranks[n-1]))
 	}
+	if len(d.Kinds) > 0 {
+		parts = append(parts, strings.Join(d.Kinds, ", "))
+	}
 	if d.MissingAlpha > 0 {
 		parts = append(parts, fmt.Sprintf("%d without alpha", d.MissingAlpha))
 	}
 	if d.TextEncoder > 0 {
-		parts = append(parts, fmt.Sprintf("and %d of text encoders, which fewstep leaves out", d.TextEncoder))
+		parts = append(parts, fmt.Sprintf("and %d of text encoders", d.TextEncoder))
+	}
+	if n := len(d.LeftOut); n > 0 {
+		parts = append(parts, fmt.Sprintf("and %d tensors that are no part of an adapter, such as %s", n, d.LeftOut[0]))
+		v.leftOut = d.LeftOut
 	}
 	v.detail = strings.Join(parts, ", ")
-	v.loadedBy = "fewstep sample --lora; ComfyUI's LoraLoader; diffusers' load_lora_weights"
+	const ours = "fewstep sample --lora, fewstep lora merge"
 	switch {
 	case v.family != "" && v.family != string(ldm.SDXL):
 		v.loadedBy = "ComfyUI's LoraLoader and diffusers' load_lora_weights, on its own family; not fewstep"
+	case d.Mentions("base_model.model."):
+		v.loadedBy = ours + "; PEFT, beside its adapter_config.json; 'fewstep convert' gives it kohya's names, which other programs load"
 	case slices.Equal(d.Namings, []lora.Naming{lora.PEFT}):
-		v.loadedBy = "fewstep sample --lora; diffusers' load_lora_weights; ComfyUI loads such names in part only: fewstep lora merge, or kohya's names"
+		v.loadedBy = ours + "; diffusers' load_lora_weights; ComfyUI loads such names in part only: 'fewstep convert' gives it kohya's"
+	case len(d.Kinds) > 0:
+		v.loadedBy = ours + "; ComfyUI's LoraLoader, on its own model"
+	case v.family == "":
+		v.loadedBy = ours + "; ComfyUI's LoraLoader and diffusers' load_lora_weights, on a model of its widths"
+	default:
+		v.loadedBy = ours + "; ComfyUI's LoraLoader; diffusers' load_lora_weights; " + a1111(d)
 	}
 	return v
+}
+
+// a1111 says what A1111 finds of a LoRA of SDXL's.
+func a1111(d lora.Description) string {
+	if d.Mentions("up_blocks_0_upsamplers_0_conv") {
+		return "A1111 but for one module, up_blocks.0.upsamplers.0.conv ('fewstep convert' names it so that A1111 finds it)"
+	}
+	return "A1111"
 }

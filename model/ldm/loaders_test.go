@@ -157,10 +157,10 @@ func TestComfyUILoadsUNetFile(t *testing.T) {
 
 // adapters are the tensors of a LoRA of rank 1 of the layers of SDXL that fewstep adapts, as Write saves them: all but
 // the embeddings and the first and the last convolution.
-func adapters(t *testing.T) []weights.Tensor {
+func adapters(t *testing.T, blocks lora.Blocks) []weights.Tensor {
 	t.Helper()
 	base := sdxl(t)[ldm.UNet]
-	paths, err := lora.Layers(base)
+	paths, err := lora.UNetLayers(base)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +181,7 @@ func adapters(t *testing.T) []weights.Tensor {
 		m.Down.Data, m.Up.Data = make([]float32, x.Elements()/x.Shape[0]), make([]float32, x.Shape[0])
 		modules = append(modules, m)
 	}
-	tensors, err := lora.Tensors(modules, weights.F16)
+	tensors, err := lora.Tensors(modules, blocks, paths, weights.F16)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,28 +193,32 @@ func adapters(t *testing.T) []weights.Tensor {
 func TestComfyUILoadsLoRA(t *testing.T) {
 	parameters, keys := sdxlDetected.parameters(), map[string]string{}
 	for diffusers, name := range sdxlDetected.diffusersNames() {
-		if path, ok := strings.CutSuffix(diffusers, ".weight"); ok {
-			keys["lora_unet_"+strings.ReplaceAll(path, ".", "_")] = name
+		for _, path := range []string{diffusers, name} { // it looks for either kind of blocks
+			if path, ok := strings.CutSuffix(path, ".weight"); ok {
+				keys["lora_unet_"+strings.ReplaceAll(path, ".", "_")] = name
+			}
 		}
 	}
-	file := map[string]weights.Tensor{}
-	for _, x := range adapters(t) {
-		file[x.Name] = x
-	}
-	loaded := 0
-	for key, layer := range keys {
-		up, ok := file[key+".lora_up.weight"]
-		if !ok {
-			continue
+	for _, blocks := range []lora.Blocks{lora.SGM, lora.Diffusers} {
+		file := map[string]weights.Tensor{}
+		for _, x := range adapters(t, blocks) {
+			file[x.Name] = x
 		}
-		down, alpha := file[key+".lora_down.weight"], file[key+".alpha"]
-		if alpha.Elements() != 1 || up.Elements()/up.Shape[1]*(down.Elements()/down.Shape[0]) != product(parameters[layer]) {
-			t.Errorf("%s: up %v, down %v, alpha %v for a weight of %v", key, up.Shape, down.Shape, alpha.Shape, parameters[layer])
+		loaded := 0
+		for key, layer := range keys {
+			up, ok := file[key+".lora_up.weight"]
+			if !ok {
+				continue
+			}
+			down, alpha := file[key+".lora_down.weight"], file[key+".alpha"]
+			if alpha.Elements() != 1 || up.Elements()/up.Shape[1]*(down.Elements()/down.Shape[0]) != product(parameters[layer]) {
+				t.Errorf("%s: up %v, down %v, alpha %v for a weight of %v", key, up.Shape, down.Shape, alpha.Shape, parameters[layer])
+			}
+			loaded += 3
 		}
-		loaded += 3
-	}
-	if loaded != len(file) || loaded != 2364 {
-		t.Errorf("ComfyUI loads %d of %d keys", loaded, len(file))
+		if loaded != len(file) || loaded != 2364 {
+			t.Errorf("%s: ComfyUI loads %d of %d keys", blocks, loaded, len(file))
+		}
 	}
 }
 
@@ -227,7 +231,8 @@ func product(shape []int) int {
 }
 
 // A1111 turns diffusers' blocks into LDM's by patterns made for Stable Diffusion 1, by which it finds all but one of
-// SDXL's 788 layers: that it leaves out of every LoRA with these names, of the published ones too.
+// SDXL's 788 layers: that it leaves out of every LoRA with these names, of the published ones too. Under LDM's own names it
+// finds all, which is why fewstep writes them.
 func TestA1111LoadsLoRA(t *testing.T) {
 	resnet := map[string]string{"conv1": "in_layers_2", "conv2": "out_layers_3", "norm1": "in_layers_0", "norm2": "out_layers_0",
 		"time_emb_proj": "emb_layers_1", "conv_shortcut": "skip_connection"}
@@ -265,25 +270,27 @@ func TestA1111LoadsLoRA(t *testing.T) {
 	for name := range sdxlDetected.parameters() {
 		layers[strings.ReplaceAll(strings.TrimSuffix(name, ".weight"), ".", "_")] = true
 	}
-	var missed []string
-	for _, x := range adapters(t) {
-		name, ok := strings.CutSuffix(x.Name, ".alpha")
-		if !ok {
-			continue
-		}
-		name = strings.TrimPrefix(name, "lora_unet_")
-		to := name
-		for _, p := range patterns {
-			if m := p.re.FindStringSubmatch(name); m != nil {
-				to = p.to(m)
+	for blocks, want := range map[lora.Blocks][]string{lora.Diffusers: {"up_blocks_0_upsamplers_0_conv"}, lora.SGM: nil} {
+		var missed []string
+		for _, x := range adapters(t, blocks) {
+			name, ok := strings.CutSuffix(x.Name, ".alpha")
+			if !ok {
+				continue
+			}
+			name = strings.TrimPrefix(name, "lora_unet_")
+			to := name
+			for _, p := range patterns {
+				if m := p.re.FindStringSubmatch(name); m != nil {
+					to = p.to(m)
+				}
+			}
+			if !layers[to] {
+				missed = append(missed, name)
 			}
 		}
-		if !layers[to] {
-			missed = append(missed, name)
+		slices.Sort(missed)
+		if !slices.Equal(missed, want) {
+			t.Errorf("%s: A1111 does not find %v, want %v", blocks, missed, want)
 		}
-	}
-	slices.Sort(missed)
-	if want := []string{"up_blocks_0_upsamplers_0_conv"}; !slices.Equal(missed, want) {
-		t.Errorf("A1111 does not find %v, want %v", missed, want)
 	}
 }

@@ -263,6 +263,18 @@ func UNetModules(known []string) map[string]string {
 	return paths
 }
 
+// LaidOutAsSDXL says whether a UNet of the given modules has as many resnets on every level, and attention before every
+// upsampler: what programs take for granted that count a LoRA's blocks through.
+func LaidOutAsSDXL(known []string) bool {
+	u := namesOfDiffusers(known)
+	for block, n := range u.layers {
+		if n != u.layers[0] || block < len(u.layers)-1 && !u.attended[block] {
+			return false
+		}
+	}
+	return len(u.layers) > 0
+}
+
 // layout is one of the two ways of naming tensors.
 type layout int
 

@@ -25,6 +25,15 @@ func Tensors(components map[string]weights.Source) ([]weights.Tensor, error) {
 	return all, nil
 }
 
+// UNetTensors are a UNet's tensors under LDM's names without their prefix.
+func UNetTensors(src weights.Source) ([]weights.Tensor, error) {
+	tensors, err := toLDM(UNet, src)
+	for i := range tensors {
+		tensors[i].Name = strings.TrimPrefix(tensors[i].Name, prefixes[UNet])
+	}
+	return tensors, err
+}
+
 func toLDM(component string, src weights.Source) ([]weights.Tensor, error) {
 	names := src.Names()
 	var translate func(string) (string, bool)

@@ -114,7 +114,7 @@ func TestWritesDiffusersNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := t.TempDir() + "/lora.safetensors"
-	if err := Write(path, modules, weights.F32, nil); err != nil {
+	if err := Write(path, modules, Diffusers, nil, weights.F32, nil); err != nil {
 		t.Fatal(err)
 	}
 	ours, err := weights.Open(path)

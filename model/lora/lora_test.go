@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"fewstep/model/ldm"
 	"fewstep/model/weights"
 )
 
@@ -43,7 +44,7 @@ func TestRoundTripKohya(t *testing.T) {
 	modules, known := sample()
 	for _, dtype := range []weights.DType{"", weights.F16, weights.BF16, weights.F32} {
 		path := filepath.Join(t.TempDir(), "lora.safetensors")
-		if err := Write(path, modules, dtype, map[string]string{"k": "v"}); err != nil {
+		if err := Write(path, modules, Diffusers, nil, dtype, map[string]string{"k": "v"}); err != nil {
 			t.Fatal(err)
 		}
 		got, report, err := Read(path, known)
@@ -58,7 +59,7 @@ func TestRoundTripKohya(t *testing.T) {
 		}
 	}
 	path := filepath.Join(t.TempDir(), "lora.safetensors")
-	if err := Write(path, modules, "", nil); err != nil {
+	if err := Write(path, modules, Diffusers, nil, "", nil); err != nil {
 		t.Fatal(err)
 	}
 	f, err := weights.Open(path)
@@ -77,7 +78,7 @@ func TestWriteUnifiesAlpha(t *testing.T) {
 	modules, known := sample()
 	modules[0].Alpha, modules[1].Alpha, modules[2].Alpha = 4, 0.1, 0.1
 	path := filepath.Join(t.TempDir(), "lora.safetensors")
-	if err := Write(path, modules, "", nil); err != nil {
+	if err := Write(path, modules, Diffusers, nil, "", nil); err != nil {
 		t.Fatal(err)
 	}
 	got, _, err := Read(path, known)
@@ -194,8 +195,15 @@ func TestReadRefuses(t *testing.T) {
 			weights.FromFloat32("unet.a.b.alpha", []int{}, []float32{0}, weights.F32)}, "alpha is 0"},
 		{"not finite", []weights.Tensor{nan, f("unet.a.b.lora.up.weight", 3, 1)}, "element 1 is not a finite number"},
 		{"down twice", []weights.Tensor{f("unet.a.b.lora.down.weight", 1, 2), f("unet.a.b.lora_A.weight", 1, 2)}, "module a.b: both"},
-		{"DoRA", []weights.Tensor{f("lora_unet_a_b.dora_scale", 1)}, "tensor lora_unet_a_b.dora_scale: not the down, up or alpha"},
-		{"a plain model", []weights.Tensor{f("a.b.weight", 1, 2)}, "tensor a.b.weight: not the down"},
+		{"DoRA alone", []weights.Tensor{f("lora_unet_a_b.dora_scale", 1)}, "module a.b: it has only lora_unet_a_b.dora_scale"},
+		{"a plain model", []weights.Tensor{f("a.b.weight", 1, 2)}, "it has no modules of a LoRA"},
+		{"IA3", []weights.Tensor{f("lora_unet_a_b.weight", 2), f("lora_unet_a_b.on_input"), f("lora_unet_a_c.lora_down.weight", 1, 2), f("lora_unet_a_c.lora_up.weight", 2, 1)}, "tensor lora_unet_a_b.on_input: it changes the layer a.b in a way that is not known"},
+		{"OFT", []weights.Tensor{f("lora_unet_a_b.oft_blocks", 1, 2, 2)}, "tensor lora_unet_a_b.oft_blocks: it changes the layer a.b"},
+		{"two adapters", []weights.Tensor{f("a.b.lora_A.one.weight", 1, 2), f("a.b.lora_A.two.weight", 1, 2)}, "module a.b: it holds the adapters one, two"},
+		{"LoHa without a factor", []weights.Tensor{f("lora_unet_a_b.hada_w1_a", 2, 1), f("lora_unet_a_b.hada_w1_b", 1, 2), f("lora_unet_a_b.hada_w2_a", 2, 1)}, "module a.b: it has no hada_w2_b"},
+		{"LoHa of two sizes", []weights.Tensor{f("lora_unet_a_b.hada_w1_a", 2, 1), f("lora_unet_a_b.hada_w1_b", 1, 2), f("lora_unet_a_b.hada_w2_a", 2, 1), f("lora_unet_a_b.hada_w2_b", 1, 3)}, "module a.b: its two products are of 2×2 and 2×3"},
+		{"LoKr that does not fit", []weights.Tensor{f("lora_unet_a_b.lokr_w1", 2, 1), f("lora_unet_a_b.lokr_w2_a", 2, 1), f("lora_unet_a_b.lokr_w2_b", 2, 2)}, "module a.b: factors of 2×1 and 2×2"},
+		{"middle that does not fit", []weights.Tensor{f("lora_unet_a_b.lora_down.weight", 2, 3, 1, 1), f("lora_unet_a_b.lora_up.weight", 4, 2, 1, 1), f("lora_unet_a_b.lora_mid.weight", 3, 2, 3, 3)}, "module a.b: a core of [3 2 3 3]"},
 		{"text encoder alone", []weights.Tensor{f("lora_te1_x.lora_down.weight", 1, 2)}, "no UNet modules"},
 		{"complex", []weights.Tensor{{Name: "unet.a.b.lora_A.weight", DType: weights.C64, Shape: []int{1, 1}, Data: make([]byte, 8)}, f("unet.a.b.lora_B.weight", 3, 1)}, "C64 cannot be read"},
 	} {
@@ -234,7 +242,12 @@ func TestAdapterMetadata(t *testing.T) {
 		`{"text_encoder.lora_alpha":6}`:         4,
 		`{"lora_alpha":6,"use_rslora":true}`:    12,
 		`{"lora_alpha":6,"alpha_pattern":null}`: 6,
-		`{"lora_alpha":6,"alpha_pattern":{"b":2,"a.b":3,"a":9,"x.b":8}}`: 3,
+		`{"lora_alpha":6,"alpha_pattern":{"a":9,"x.b":8,"b":2,"a.b":3}}`: 2,
+		`{"lora_alpha":6,"alpha_pattern":{"a.b":3,"b":2}}`:               3,
+		`{"lora_alpha":6,"alpha_pattern":{"^a.b":3}}`:                    3,
+		`{"lora_alpha":6,"alpha_pattern":{"c|b":3}}`:                     3,
+		`{"lora_alpha":6,"alpha_pattern":{".b":3}}`:                      6,
+		`{"lora_alpha":6,"alpha_pattern":{"(a|c).b":3}}`:                 3,
 	} {
 		path := filepath.Join(t.TempDir(), "lora.safetensors")
 		if err := weights.Write(path, []weights.Tensor{one, two}, map[string]string{"lora_adapter_metadata": text}); err != nil {
@@ -265,7 +278,7 @@ func TestWriteRefuses(t *testing.T) {
 		m := good()
 		c.change(&m)
 		path := filepath.Join(t.TempDir(), "lora.safetensors")
-		err := Write(path, []Module{m}, "", nil)
+		err := Write(path, []Module{m}, Diffusers, nil, "", nil)
 		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: error %v, want the path and %q", c.name, err, c.want)
 		}
@@ -274,10 +287,10 @@ func TestWriteRefuses(t *testing.T) {
 		}
 	}
 	path := filepath.Join(t.TempDir(), "lora.safetensors")
-	if err := Write(path, []Module{good(), good()}, "", nil); err == nil || !strings.Contains(err.Error(), "taken") {
+	if err := Write(path, []Module{good(), good()}, Diffusers, nil, "", nil); err == nil || !strings.Contains(err.Error(), "taken") {
 		t.Errorf("a module twice: %v", err)
 	}
-	if err := Write(path, nil, "", nil); err == nil {
+	if err := Write(path, nil, Diffusers, nil, "", nil); err == nil {
 		t.Error("wrote an empty LoRA")
 	}
 }
@@ -316,16 +329,25 @@ func TestMergeShapes(t *testing.T) {
 
 // FuzzParseKey wants no panic, and module and part for what it accepts.
 func FuzzParseKey(f *testing.F) {
-	for _, s := range suffixes {
-		f.Add("unet.a.b" + s.suffix)
-		f.Add("lora_unet_a_b" + s.suffix)
+	for _, end := range []string{".lora_down.weight", ".lora_up.weight", ".lora_mid.weight", ".lora.down.weight", "_lora.up.weight", ".lora_linear_layer.down.weight",
+		".lora_A.weight", ".lora_B.my-style.weight", ".lora_B.bias", ".lora_magnitude_vector", ".lora_magnitude_vector.x.weight", ".dora_scale", ".alpha", ".scalar",
+		".hada_w1_a", ".hada_t2.default", ".lokr_w2_b", ".lokr_t2", ".diff", ".diff_b", ".w_norm", ".b_norm"} {
+		f.Add("unet.a.b" + end)
+		f.Add("lora_unet_a_b" + end)
 	}
 	f.Add("lora_te1_x.dora_scale")
 	f.Add(".alpha")
 	f.Fuzz(func(t *testing.T, name string) {
-		k, err := parseKey(name)
-		if err == nil && k.module == "" && !strings.HasPrefix(name, "unet.") && !strings.HasPrefix(name, kohyaPrefix) && !strings.HasPrefix(name, "base_model.") {
-			t.Errorf("%q has no module", name)
+		k, ok := parseKey(name)
+		if ok && (k.module == "" || k.part == "") {
+			t.Errorf("%q: %+v", name, k)
+		}
+		resolve, err := resolverOf(Layers{ldm.UNet: {"a.b", "conv_in"}, ldm.Text: {"text_model.encoder.layers.0.self_attn.q_proj"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if to, ok := resolve.find(k.module); ok && !strings.HasSuffix(flat(k.module), flat(to.path)) && to.component == ldm.UNet {
+			t.Errorf("%q is taken for %+v", k.module, to)
 		}
 	})
 }
@@ -336,7 +358,7 @@ func FuzzRead(f *testing.F) {
 	dir := f.TempDir()
 	for i, dtype := range []weights.DType{weights.F16, weights.F32} {
 		path := filepath.Join(dir, fmt.Sprint(i))
-		if err := Write(path, modules, dtype, map[string]string{"lora_adapter_metadata": `{"unet.lora_alpha": 3, "unet.use_rslora": true}`}); err != nil {
+		if err := Write(path, modules, Diffusers, nil, dtype, map[string]string{"lora_adapter_metadata": `{"unet.lora_alpha": 3, "unet.use_rslora": true}`}); err != nil {
 			f.Fatal(err)
 		}
 		content, err := os.ReadFile(path)
@@ -368,7 +390,7 @@ func FuzzRead(f *testing.F) {
 			}
 		}
 		again := filepath.Join(t.TempDir(), "y.safetensors")
-		if err := Write(again, got, weights.F32, nil); err != nil {
+		if err := Write(again, got, Diffusers, nil, weights.F32, nil); err != nil {
 			return // an alpha so far from the others that up overflows
 		}
 		if twice, _, err := Read(again, known); err != nil || len(twice) != len(got) {

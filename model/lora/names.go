@@ -1,8 +1,11 @@
 package lora
 
 import (
-	"errors"
+	"fmt"
+	"regexp"
 	"strings"
+
+	"fewstep/model/ldm"
 )
 
 // Naming is a convention for the tensor names of a LoRA file.
@@ -15,97 +18,121 @@ const (
 )
 
 // part is what a tensor is to its module.
-type part int
+type part string
 
 const (
-	down part = iota
-	up
-	alpha
+	down      part = "down"
+	up        part = "up"
+	mid       part = "mid" // between down and up of a convolution
+	alpha     part = "alpha"
+	scalar    part = "scalar"     // a learned factor
+	magnitude part = "dora_scale" // of each row or column of the weight, DoRA
+	upBias    part = "bias of up"
+	diff      part = "diff"   // the whole change of a weight
+	diffBias  part = "diff_b" // and of a bias
+	// LyCORIS's factors are called by their own names, hada_w1_a and so on.
 )
 
-func (p part) String() string { return [...]string{"down", "up", "alpha"}[p] }
-
-const kohyaPrefix = "lora_unet_"
-
-// kohyaName is the module's name in kohya's convention.
-func kohyaName(path string) string { return kohyaPrefix + strings.ReplaceAll(path, ".", "_") }
-
-var suffixes = []struct {
-	suffix string
-	part   part
+// tails are the ends of tensor names, behind the module, with the part that they are. A part in angle brackets is the name
+// that PEFT's users give an adapter.
+var tails = []struct {
+	end    *regexp.Regexp
+	part   part // "" = the first group
 	naming Naming
 }{
-	{".lora_down.weight", down, Kohya},
-	{".lora_up.weight", up, Kohya},
-	{".lora.down.weight", down, DiffusersLegacy},
-	{".lora.up.weight", up, DiffusersLegacy},
-	{".lora_linear_layer.down.weight", down, DiffusersLegacy},
-	{".lora_linear_layer.up.weight", up, DiffusersLegacy},
-	{"_lora.down.weight", down, DiffusersLegacy}, // attention processors: …attn1.processor.to_q_lora
-	{"_lora.up.weight", up, DiffusersLegacy},
-	{".lora_A.weight", down, PEFT},
-	{".lora_B.weight", up, PEFT},
-	{".lora_A.default.weight", down, PEFT},
-	{".lora_B.default.weight", up, PEFT},
-	{".alpha", alpha, ""},
+	{tail(`\.lora_down\.weight`), down, Kohya},
+	{tail(`\.lora_up\.weight`), up, Kohya},
+	{tail(`\.lora_mid\.weight`), mid, Kohya},
+	{tail(`(?:\.lora|_lora|\.lora_linear_layer)\.down\.weight`), down, DiffusersLegacy},
+	{tail(`(?:\.lora|_lora|\.lora_linear_layer)\.up\.weight`), up, DiffusersLegacy},
+	{tail(`\.lora_A(?:\.(?P<adapter>[^.]+))?\.weight`), down, PEFT},
+	{tail(`\.lora_B(?:\.(?P<adapter>[^.]+))?\.weight`), up, PEFT},
+	{tail(`\.lora_B(?:\.(?P<adapter>[^.]+))?\.bias`), upBias, PEFT},
+	{tail(`\.lora_magnitude_vector(?:\.(?P<adapter>[^.]+?))??(?:\.weight)?`), magnitude, PEFT},
+	{tail(`\.dora_scale`), magnitude, ""},
+	{tail(`\.alpha`), alpha, ""},
+	{tail(`\.scalar`), scalar, ""},
+	{tail(`\.(hada_(?:w1_a|w1_b|w2_a|w2_b|t1|t2)|lokr_(?:w1|w1_a|w1_b|w2|w2_a|w2_b|t2))(?:\.(?P<adapter>[^.]+))?`), "", ""},
+	{tail(`\.(?:diff|w_norm)`), diff, ""},
+	{tail(`\.(?:diff_b|b_norm)`), diffBias, ""},
 }
 
-var textEncoderPrefixes = []string{
-	"lora_te_", "lora_te1_", "lora_te2_", "lora_te3_",
-	"text_encoder.", "text_encoder_2.", "text_encoder_3.",
-}
-
-var unetPrefixes = []string{"base_model.model.unet.", "base_model.model.", "unet."}
+func tail(end string) *regexp.Regexp { return regexp.MustCompile("(?:" + end + ")$") }
 
 // key is a tensor name taken apart.
 type key struct {
-	module      string // as the file spells it, without the prefix
-	flat        bool   // module has underscores for dots
-	part        part
-	naming      Naming // "" for alpha of a dotted module
-	textEncoder bool
+	module  string // as the file spells it, prefix and all
+	part    part
+	naming  Naming // "" where the part does not tell
+	adapter string // the name that PEFT's user gave, or ""
 }
 
-// parseKey takes a tensor name of any known convention apart.
-func parseKey(name string) (key, error) {
-	var k key
-	for _, prefix := range textEncoderPrefixes {
-		if strings.HasPrefix(name, prefix) {
-			k.textEncoder = true
-		}
-	}
-	for _, s := range suffixes {
-		module, ok := strings.CutSuffix(name, s.suffix)
-		if !ok {
+// parseKey takes a tensor name of any known convention apart. ok is false for a tensor of which no part of an adapter is
+// known that ends so.
+func parseKey(name string) (k key, ok bool) {
+	for _, t := range tails {
+		at := t.end.FindStringSubmatchIndex(name)
+		if at == nil || at[0] == 0 {
 			continue
 		}
-		k.module, k.part, k.naming = module, s.part, s.naming
-		if s.suffix[0] == '_' {
+		k = key{module: name[:at[0]], part: t.part, naming: t.naming}
+		group := func(i int) string {
+			if i < 1 || 2*i+1 >= len(at) || at[2*i] < 0 {
+				return ""
+			}
+			return name[at[2*i]:at[2*i+1]]
+		}
+		k.adapter = group(t.end.SubexpIndex("adapter"))
+		if k.part == "" {
+			k.part = part(group(1))
+		}
+		if strings.HasPrefix(name[at[0]:], "_lora.") { // an attention processor of older diffusers
 			k.module = strings.Replace(k.module, ".processor.", ".", 1)
 			if strings.HasSuffix(k.module, ".to_out") {
 				k.module += ".0"
 			}
 		}
-		break
+		return k, true
 	}
-	if k.textEncoder {
-		if k.module == "" {
-			k.module = name
+	return key{module: name}, false
+}
+
+const kohyaPrefix = "lora_unet_"
+
+// Blocks is how a written file names a UNet's blocks, behind kohya's prefix.
+type Blocks string
+
+const (
+	// SGM is the naming of Stability AI's code, on which sd-scripts trains SDXL: lora_unet_input_blocks_4_1_…. ComfyUI,
+	// A1111, Forge, sd-scripts and diffusers load all of SDXL's 788 modules under it.
+	SGM Blocks = "sgm"
+	// Diffusers is the naming of the published few-step LoRAs: lora_unet_down_blocks_1_attentions_0_…. A1111 misses one
+	// of the 788 modules under it, up_blocks.0.upsamplers.0.conv, and does not say so.
+	Diffusers Blocks = "diffusers"
+)
+
+// ParseBlocks reads a naming; "" is SGM.
+func ParseBlocks(name string) (Blocks, error) {
+	switch b := Blocks(name); b {
+	case "", SGM:
+		return SGM, nil
+	case Diffusers:
+		return b, nil
+	}
+	return "", fmt.Errorf("unknown names %q of a LoRA's blocks: choose %s or %s", name, SGM, Diffusers)
+}
+
+// namer gives modules kohya's names, over blocks of the UNet that has the given layers. A UNet whose blocks are not laid
+// out as SDXL's, so that diffusers would take SGM's numbers for others, has diffusers' names.
+func (b Blocks) namer(layers []string) func(path string) string {
+	names := map[string]string{}
+	if b != Diffusers && ldm.LaidOutAsSDXL(layers) {
+		names = ldm.UNetModules(layers)
+	}
+	return func(path string) string {
+		if name, ok := names[path]; ok {
+			path = name
 		}
-		return k, nil
+		return kohyaPrefix + flat(path)
 	}
-	if k.module == "" {
-		return key{}, errors.New("not the down, up or alpha of a LoRA: only plain LoRA files can be read (no DoRA, LoHa, LoKr or full differences)")
-	}
-	if module, ok := strings.CutPrefix(k.module, kohyaPrefix); ok {
-		k.module, k.flat = module, true
-		return k, nil
-	}
-	for _, prefix := range unetPrefixes {
-		if module, ok := strings.CutPrefix(k.module, prefix); ok {
-			k.module = module
-			break
-		}
-	}
-	return k, nil
 }

@@ -66,11 +66,11 @@ func (t *Trained) Modules() ([]Module, error) {
 
 // Merged is Merged of all, each of which is read when its layer is asked for.
 func (t *Trained) Merged(base weights.Source, to weights.DType) (weights.Source, error) {
-	var changes []change
-	for _, m := range t.modules {
-		changes = append(changes, change{m, func() (Module, error) { return t.read(m) }})
+	m := merged{Source: base, changes: map[string][]changeOf{}, to: to}
+	for _, module := range t.modules {
+		m.add(module, func() (Module, error) { return t.read(module) })
 	}
-	return mergedOf(base, changes, to)
+	return m.checked(t.modules)
 }
 
 func (t *Trained) read(m Module) (Module, error) {

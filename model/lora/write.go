@@ -4,19 +4,19 @@ import (
 	"fmt"
 	"slices"
 
+	"fewstep/model/ldm"
 	"fewstep/model/weights"
 )
 
-// Write saves modules as a kohya-named safetensors file, which ComfyUI, A1111
-// and diffusers load: per module lora_down.weight, lora_up.weight and alpha, a
-// scalar (shape []). dtype is F16 when empty; an alpha that it cannot hold
-// exactly is written as F32. The file is written atomically and streamed.
+// Write saves modules as a safetensors file with kohya's names, which ComfyUI, A1111 and diffusers load: per module
+// lora_down.weight, lora_up.weight and alpha, a scalar (shape []). layers are those of the whole UNet, by which blocks are
+// numbered. dtype is F16 when empty; an alpha that it cannot hold exactly is written as F32. The file is written
+// atomically and streamed.
 //
-// All modules get the most frequent alpha; where a module has another one, its
-// up is rescaled, so that its change stays the same. diffusers (0.42) loses the
-// alphas of attention layers when they differ within a file.
-func Write(path string, modules []Module, dtype weights.DType, metadata map[string]string) error {
-	tensors, err := Tensors(modules, dtype)
+// All modules get the most frequent alpha; where a module has another one, its up is rescaled, so that its change stays
+// the same. diffusers (0.42) loses the alphas of attention layers when they differ within a file.
+func Write(path string, modules []Module, blocks Blocks, layers []string, dtype weights.DType, metadata map[string]string) error {
+	tensors, err := Tensors(modules, blocks, layers, dtype)
 	if err != nil {
 		return fmt.Errorf("cannot write LoRA %s: %w", path, err)
 	}
@@ -24,7 +24,12 @@ func Write(path string, modules []Module, dtype weights.DType, metadata map[stri
 }
 
 // Tensors are what Write saves, for weights.DataHash.
-func Tensors(modules []Module, dtype weights.DType) ([]weights.Tensor, error) {
+func Tensors(modules []Module, blocks Blocks, layers []string, dtype weights.DType) ([]weights.Tensor, error) {
+	return named(modules, blocks.namer(layers), dtype)
+}
+
+// named are the tensors of modules under the names that name gives.
+func named(modules []Module, name func(path string) string, dtype weights.DType) ([]weights.Tensor, error) {
 	if dtype == "" {
 		dtype = weights.F16
 	}
@@ -37,11 +42,47 @@ func Tensors(modules []Module, dtype weights.DType) ([]weights.Tensor, error) {
 		if err := m.Validate(); err != nil {
 			return nil, err
 		}
-		name := kohyaName(m.Path)
+		name := name(m.Path)
 		tensors = append(tensors,
 			encoded(name+".lora_down.weight", m.Down, 1, dtype),
 			encoded(name+".lora_up.weight", m.Up, m.Alpha/common, dtype),
 			alphaTensor(name+".alpha", common, dtype))
+	}
+	return tensors, nil
+}
+
+// textNames are kohya's prefixes of the text encoders.
+var textNames = map[string]string{ldm.Text: "lora_te1_", ldm.Text2: "lora_te2_"}
+
+// Tensors are the adapter's plain LoRA under kohya's names, text encoders included. Another kind of change is an error.
+func (a *Adapter) Tensors(blocks Blocks, layers Layers, dtype weights.DType) ([]weights.Tensor, error) {
+	modules, err := a.Modules()
+	if err != nil {
+		return nil, err
+	}
+	tensors, err := Tensors(modules, blocks, layers[ldm.UNet], dtype)
+	if err != nil {
+		return nil, err
+	}
+	for _, component := range []string{ldm.Text, ldm.Text2} {
+		var modules []Module
+		for _, c := range a.Changes {
+			switch {
+			case c.Component != component:
+			case c.Module == nil:
+				return nil, fmt.Errorf("module %s of %s: %s is no plain LoRA", c.Path, component, c.kind())
+			default:
+				modules = append(modules, *c.Module)
+			}
+		}
+		if len(modules) == 0 {
+			continue
+		}
+		text, err := named(modules, func(path string) string { return textNames[component] + flat(path) }, dtype)
+		if err != nil {
+			return nil, err
+		}
+		tensors = append(tensors, text...)
 	}
 	return tensors, nil
 }

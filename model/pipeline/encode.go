@@ -7,6 +7,7 @@ import (
 	"fewstep/engine"
 	"fewstep/model/nn"
 	"fewstep/model/vae"
+	"fewstep/model/weights"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -59,13 +60,22 @@ func (c *Encoders) together(pixels int) int { return min(c.n, max(1, pixelsToget
 // LoadEncoders puts the named parts on the engine's device; programs work on batches of n, the VAE's on fewer where
 // pictures are large.
 func (p *Pipeline) LoadEncoders(e *engine.Engine, n int, parts ...string) (*Encoders, error) {
+	return p.loadEncoders(e, n, nil, parts...)
+}
+
+// loadEncoders takes the weights of some components from elsewhere.
+func (p *Pipeline) loadEncoders(e *engine.Engine, n int, instead map[string]weights.Source, parts ...string) (*Encoders, error) {
 	c := &Encoders{p: p, e: e, bind: engine.Bind{}, n: n}
 	load := func(net, component string, specs []nn.Spec) error {
-		src, err := OpenWeights(p.Dir, component)
-		if err != nil {
-			return err
+		src, ok := instead[component]
+		if !ok {
+			var err error
+			if src, err = OpenWeights(p.Dir, component); err != nil {
+				return err
+			}
+			defer src.Close()
 		}
-		defer src.Close()
+		var err error
 		if c.bind[net], err = e.LoadFunc(specs, Reader(src), nil); err != nil {
 			return fmt.Errorf("%s/%s: %w", p.Dir, component, err)
 		}

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -24,7 +25,8 @@ type Weights struct {
 	Title      string             // what the file calls itself, may be empty
 	Notes      []string           // what of the files was left out, for the user
 
-	src   weights.Source // diffusers' names
+	src   weights.Source            // diffusers' names
+	text  map[string]weights.Source // text encoders that a LoRA changes
 	close func() error
 }
 
@@ -49,7 +51,7 @@ func (p *Pipeline) LoadUNet(specs []nn.Spec, unetFile, loraFile string) (w *Weig
 		err = w.openUNet(p, unetFile, specs)
 	}
 	if err == nil && loraFile != "" {
-		err = w.merge(loraFile, specs)
+		err = w.merge(p, loraFile, specs)
 	}
 	return w, err
 }
@@ -190,22 +192,61 @@ func (w *Weights) leftOut(path string, names []string) {
 	}
 }
 
-func (w *Weights) merge(path string, specs []nn.Spec) error {
-	modules, report, err := lora.Read(path, Modules(specs))
+// merge puts a LoRA over the UNet, and over the text encoders that it changes.
+func (w *Weights) merge(p *Pipeline, path string, specs []nn.Spec) error {
+	path, err := lora.File(path)
 	if err != nil {
 		return err
 	}
-	if w.src, err = lora.Merged(w.src, modules, 1, weights.F32); err != nil {
+	layers := lora.Layers{ldm.UNet: modulePaths(specs)}
+	text := map[string]weights.Source{}
+	for i, component := range []string{ldm.Text, ldm.Text2} {
+		if p.Text[i] == nil {
+			continue
+		}
+		src, err := OpenWeights(p.Dir, component)
+		if err != nil {
+			return err
+		}
+		before := w.close
+		w.close = func() error { return errors.Join(before(), src.Close()) }
+		text[component], layers[component] = src, lora.AllLayers(src)
+	}
+	a, err := lora.Open(path, layers)
+	if err != nil {
+		return err
+	}
+	if w.src, err = a.Merged(ldm.UNet, w.src, 1, weights.F32); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	if n := len(report.TextEncoder); n > 0 {
-		w.Notes = append(w.Notes, fmt.Sprintf("%s: %d modules of text encoders are left out", path, n))
+	for component, src := range text {
+		if !a.Has(component) {
+			continue
+		}
+		if text[component], err = a.Merged(component, src, 1, weights.F32); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		if w.text == nil {
+			w.text = map[string]weights.Source{}
+		}
+		w.text[component] = text[component]
 	}
-	if said := prediction.OfMetadata(report.Metadata); said.Target != "" && said.Target != w.Prediction.String() {
+	for _, note := range a.Notes() {
+		w.Notes = append(w.Notes, path+": "+note)
+	}
+	if said := prediction.OfMetadata(a.Metadata); said.Target != "" && said.Target != w.Prediction.String() {
 		w.Notes = append(w.Notes, fmt.Sprintf("%s: the LoRA was made for a network that predicts %s, and this one predicts %s", path, said.Target, w.Prediction))
 	}
-	w.describe(report.Metadata)
+	w.describe(a.Metadata)
 	return nil
+}
+
+// ChangesText says whether a LoRA changes the text encoders, which LoadEncoders of the weights then loads with it.
+func (w *Weights) ChangesText() bool { return len(w.text) > 0 }
+
+// LoadText is Pipeline.LoadEncoders of the text encoders, with what a LoRA changes of them.
+func (w *Weights) LoadText(p *Pipeline, e *engine.Engine, n int) (*Encoders, error) {
+	return p.loadEncoders(e, n, w.text, TextPart)
 }
 
 // describe takes over what a file says about sampling with it.
@@ -219,10 +260,10 @@ func (w *Weights) describe(metadata map[string]string) {
 	}
 }
 
-// Modules are the paths of a network's linear and convolution layers: what a LoRA can adapt.
-func Modules(specs []nn.Spec) (paths []string) {
+// modulePaths are the paths of a network's layers.
+func modulePaths(specs []nn.Spec) (paths []string) {
 	for _, s := range specs {
-		if path, ok := strings.CutSuffix(s.Name, ".weight"); ok && len(s.Dims) > 1 {
+		if path, ok := strings.CutSuffix(s.Name, ".weight"); ok {
 			paths = append(paths, path)
 		}
 	}

@@ -45,7 +45,7 @@ type Pipeline struct {
 	Prediction distill.Prediction
 	Notes      []string // what the model says about itself that contradicts something else
 	Scheduler  []byte   // scheduler_config.json, of which samplers read more than Schedule and Prediction
-	ZeroEmpty  bool   // a missing negative prompt is zero embeddings, not the encoded empty text
+	ZeroEmpty  bool     // a missing negative prompt is zero embeddings, not the encoded empty text
 }
 
 // Open reads every config of a model directory or of a single file.

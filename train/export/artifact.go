@@ -12,6 +12,7 @@ import (
 
 	"fewstep/distill"
 	"fewstep/model/bundle"
+	"fewstep/model/lora"
 	"fewstep/model/weights"
 	"fewstep/train/rundir"
 )
@@ -44,6 +45,11 @@ func Name(s distill.Step) string {
 // Errors: fs.ErrNotExist where the phase has no result yet, *rundir.Damaged where it was changed; a weight beyond
 // fp16's range is named.
 func Artifact(d *rundir.Dir, c *distill.Config, s distill.Step) error {
+	return ArtifactNamed(d, c, s, lora.SGM)
+}
+
+// ArtifactNamed is Artifact with the names of a LoRA's blocks.
+func ArtifactNamed(d *rundir.Dir, c *distill.Config, s distill.Step, blocks lora.Blocks) error {
 	result, err := d.Result(s.StageName, s.PhaseName)
 	if err != nil {
 		return err
@@ -53,7 +59,7 @@ func Artifact(d *rundir.Dir, c *distill.Config, s distill.Step) error {
 		return err
 	}
 	defer f.Close()
-	tensors, err := tensorsOf(f, c, s, weights.F16)
+	tensors, err := tensorsOf(f, c, s, blocks, weights.F16)
 	if err != nil {
 		return fmt.Errorf("%s: %w", f.Path(), err)
 	}
@@ -80,7 +86,7 @@ func Artifact(d *rundir.Dir, c *distill.Config, s distill.Step) error {
 	}
 	files = append(files,
 		rundir.Bytes(schedulerName(s), scheduler),
-		rundir.Bytes(workflowName(s), workflow(b, s, name)))
+		rundir.Bytes(workflowName(s), workflow(b, s, name, false)))
 	for _, file := range files {
 		if err := d.SaveArtifact(rundir.Exports, file); err != nil {
 			return err

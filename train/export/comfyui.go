@@ -36,11 +36,11 @@ type link [2]any
 // workflow draws one picture with exported weights in ComfyUI: Euler, sgm_uniform (the trailing grid), cfg 1, as many steps
 // as the student has, and the model-sampling node where the network predicts something else than the noise. Text encoders,
 // VAE and, under a LoRA, the UNet come from a checkpoint file of the base model.
-func workflow(b basis, s distill.Step, weightsFile string) []byte {
+func workflow(b basis, s distill.Step, weightsFile string, ldmNames bool) []byte {
 	loader := node{Class: "UNETLoader", Inputs: map[string]any{"unet_name": weightsFile, "weight_dtype": "default"}}
 	if IsLoRA(s) {
 		loader = node{Class: "LoraLoaderModelOnly", Inputs: map[string]any{"model": link{"1", 0}, "lora_name": weightsFile, "strength_model": 1.0}}
-	} else {
+	} else if !ldmNames {
 		loader.Meta = &meta{"Load the UNet (ComfyUI logs 20 lines about keys that a UNet of diffusers' names lacks: they are harmless)"}
 	}
 	return b.draw(s, b.checkpoint(), map[string]node{"2": loader}, link{"2", 0})

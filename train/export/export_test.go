@@ -196,7 +196,7 @@ func TestWorkflow(t *testing.T) {
 	}{{"8", "lora-uncond", "LoraLoaderModelOnly", false}, {"8", "full-uncond", "UNETLoader", false}, {"1", "full-uncond", "UNETLoader", true}} {
 		s := stepOf(t, c, want.stage, want.phase)
 		var nodes map[string]node
-		must(t, json.Unmarshal(workflow(b, s, Name(s)), &nodes))
+		must(t, json.Unmarshal(workflow(b, s, Name(s), false), &nodes))
 		if nodes["2"].Class != want.loader || (nodes["3"].Class == "ModelSamplingDiscrete") != want.x0 {
 			t.Errorf("%s/%s: %v", want.stage, want.phase, nodes)
 		}
@@ -272,7 +272,7 @@ func TestRelease(t *testing.T) {
 	steps, err := distill.Plan(c)
 	must(t, err)
 	out := filepath.Join(t.TempDir(), "release")
-	files, err := Release(d, c, steps, "mini", out, weights.F16, nil)
+	files, err := Release(d, c, steps, "mini", out, Options{DType: weights.F16}, nil)
 	must(t, err)
 	var names []string
 	for _, f := range files {

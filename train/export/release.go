@@ -10,14 +10,22 @@ import (
 	"fewstep/distill"
 	"fewstep/internal/atomicfile"
 	"fewstep/model/bundle"
+	"fewstep/model/lora"
 	"fewstep/model/weights"
 	"fewstep/train/rundir"
 )
 
+// Options say how weights are written.
+type Options struct {
+	DType    weights.DType // of whole models
+	LoRA     lora.Blocks   // names of a LoRA's blocks
+	LDMNames bool          // UNet files under LDM's names, which ComfyUI loads without a line in its log, not diffusers'
+}
+
 // Release writes into a new folder what the published models consist of, for every step count that a run has finished:
 //
 //	<name>_4step.safetensors       everything in one file, as ComfyUI and A1111 load it
-//	<name>_4step_unet.safetensors  the UNet, diffusers' names
+//	<name>_4step_unet.safetensors  the UNet, diffusers' names or LDM's
 //	<name>_4step_lora.safetensors  the LoRA, where the stage trained one
 //	<name>_4step_scheduler_config.json
 //
@@ -25,7 +33,7 @@ import (
 // and of a network that predicts x0, <name>_1step_x0.safetensors and <name>_1step_unet_x0.safetensors. Whole models are
 // of full weights where a stage trained them, else of its LoRA merged. The folder appears complete or not at all; the
 // names of its files come back. told, which may be nil, hears how many bytes of a file are written.
-func Release(d *rundir.Dir, c *distill.Config, steps []distill.Step, name, out string, to weights.DType, told func(file string, written, total int64)) ([]string, error) {
+func Release(d *rundir.Dir, c *distill.Config, steps []distill.Step, name, out string, opt Options, told func(file string, written, total int64)) ([]string, error) {
 	made := map[int][]distill.Step{} // by step count: those with a result, full weights last
 	var counts []int
 	for _, s := range steps {
@@ -61,7 +69,7 @@ func Release(d *rundir.Dir, c *distill.Config, steps []distill.Step, name, out s
 	}
 	var files []string
 	err = atomicfile.WriteDir(out, func(folder string) error {
-		w := release{d: d, c: c, folder: folder, to: to, told: told, basis: basis}
+		w := release{d: d, c: c, folder: folder, opt: opt, told: told, basis: basis}
 		for _, n := range counts {
 			if err := w.students(name, made[n]); err != nil {
 				return err
@@ -81,7 +89,7 @@ type release struct {
 	d      *rundir.Dir
 	c      *distill.Config
 	folder string
-	to     weights.DType
+	opt    Options
 	told   func(file string, written, total int64)
 	files  []string
 	basis  basis
@@ -103,12 +111,12 @@ func (w *release) students(name string, steps []distill.Step) error {
 		if err := w.lora(file, s); err != nil {
 			return err
 		}
-		if err := w.workflow(file, workflow(w.basis, s, file)); err != nil {
+		if err := w.workflow(file, workflow(w.basis, s, file, false)); err != nil {
 			return err
 		}
 	}
 	s := steps[len(steps)-1]
-	student, close, err := Student(w.d, w.c, s, w.to)
+	student, close, err := Student(w.d, w.c, s, w.opt.DType)
 	if err != nil {
 		return err
 	}
@@ -121,7 +129,9 @@ func (w *release) students(name string, steps []distill.Step) error {
 	if err := student.WriteSingleFile(w.path(single), w.options(single)); err != nil {
 		return err
 	}
-	if err := student.WriteUNet(w.path(unet), w.options(unet)); err != nil {
+	named := w.options(unet)
+	named.LDMNames = w.opt.LDMNames
+	if err := student.WriteUNet(w.path(unet), named); err != nil {
 		return err
 	}
 	scheduler, err := student.File("scheduler/scheduler_config.json")
@@ -134,7 +144,7 @@ func (w *release) students(name string, steps []distill.Step) error {
 	if err := w.workflow(single, checkpointWorkflow(w.basis, s, single)); err != nil {
 		return err
 	}
-	return w.workflow(unet, workflow(w.basis, asFull(s), unet))
+	return w.workflow(unet, workflow(w.basis, asFull(s), unet, w.opt.LDMNames))
 }
 
 // asFull is a step as the whole network that it makes: a LoRA merged.
@@ -165,7 +175,7 @@ func (w *release) lora(file string, s distill.Step) error {
 		return err
 	}
 	defer f.Close()
-	tensors, err := tensorsOf(f, w.c, s, w.to)
+	tensors, err := tensorsOf(f, w.c, s, w.opt.LoRA, w.opt.DType)
 	if err != nil {
 		return fmt.Errorf("%s: %w", f.Path(), err)
 	}

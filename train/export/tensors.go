@@ -5,13 +5,24 @@ import (
 
 	"fewstep/distill"
 	"fewstep/engine"
+	"fewstep/model/bundle"
+	"fewstep/model/ldm"
 	"fewstep/model/lora"
 	"fewstep/model/weights"
 )
 
 // tensorsOf gives the tensors of an export file, converted one at a time while they are written.
-func tensorsOf(f weights.Source, c *distill.Config, s distill.Step, to weights.DType) ([]weights.Tensor, error) {
+func tensorsOf(f weights.Source, c *distill.Config, s distill.Step, blocks lora.Blocks, to weights.DType) ([]weights.Tensor, error) {
 	if IsLoRA(s) {
+		base, err := bundle.Open(c.ModelPath(), bundle.Options{})
+		if err != nil {
+			return nil, err
+		}
+		defer base.Close()
+		unet, err := base.Weights(ldm.UNet)
+		if err != nil {
+			return nil, err
+		}
 		trained, err := lora.OpenTrained(f, c.LoRA.Alpha)
 		if err != nil {
 			return nil, err
@@ -20,7 +31,7 @@ func tensorsOf(f weights.Source, c *distill.Config, s distill.Step, to weights.D
 		if err != nil {
 			return nil, err
 		}
-		return lora.Tensors(modules, to)
+		return lora.Tensors(modules, blocks, lora.AllLayers(unet), to)
 	}
 	return converted(f, to)
 }
