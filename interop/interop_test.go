@@ -12,6 +12,7 @@ import (
 
 	"fewstep/eval/sample"
 	"fewstep/model/pipeline"
+	"fewstep/model/prediction"
 	"fewstep/model/weights"
 	"fewstep/train/tinypipeline"
 )
@@ -107,6 +108,11 @@ func (s *scene) written(t *testing.T) {
 		task{Out: "single file", Steps: 4, Single: made.single(t, "4", s.path("4step.safetensors"), weights.F16), Config: s.path("4step-fp16")},
 		task{Out: "single file f32", Steps: 8, Single: made.single(t, "8", s.path("8step.safetensors"), weights.F32), Config: s.path("4step-fp16"), format: true},
 		task{Out: "lora", Steps: 8, LoRA: made.file("8")},
+		task{Out: "lora, diffusers' names", Steps: 8, LoRA: s.renamed(t, made.file("8")), format: true},
+		task{Out: "v", Steps: 6, Guidance: 3, Model: s.predicts(t, "v", false), unlike: "teacher"},
+		task{Out: "v, zero SNR", Steps: 6, Guidance: 3, Model: s.predicts(t, "vz", true), unlike: "v"},
+		task{Out: "v, zero SNR, ddim", Steps: 6, Model: s.path("vz"), Sampler: "ddim", format: true},
+		task{Out: "v, zero SNR, converted", Steps: 6, Guidance: 3, Model: s.converted(t, s.converted(t, s.path("vz"), "vz.safetensors"), "vz back"), format: true},
 		task{Out: "lora merged", Steps: 8, Model: made.directory(t, "8", s.path("8step"), weights.F16), format: true},
 	)
 	// The UNet file in the exports folder is the fp16 directory's, and says its steps itself.
@@ -126,13 +132,58 @@ func (s *scene) saved(t *testing.T) {
 		}
 		draws = append(draws, d)
 	}
+	// from_single_file(…).save_pretrained(…), of a file that we wrote.
+	single, again := s.converted(t, s.model, "again.safetensors"), s.path("saved-single")
+	s.side.do(t, task{Do: "save", Kind: "single", Single: single, Config: s.model, Out: again})
+	draws = append(draws, task{Out: "saved from a single file", Model: again, Steps: 2})
 	must(t, os.MkdirAll(s.path("lora"), 0o777))
-	for i, kind := range []string{"peft", "diffusers", "kohya"} {
+	for i, kind := range []string{"peft", "diffusers", "kohya", "text"} {
 		out := s.path("lora/" + kind + ".safetensors")
 		s.side.do(t, task{Do: "save", Kind: kind, Seed: i + 1, Model: s.model, Out: out})
-		draws = append(draws, task{Out: "saved " + kind, LoRA: out, Steps: 2, unlike: "saved f32", format: kind != "peft"})
+		draws = append(draws, task{Out: "saved " + kind, LoRA: out, Steps: 2, unlike: "saved f32", format: kind != "peft" && kind != "text"})
 	}
 	s.draw(t, draws...)
+}
+
+// run runs fewstep.
+func (s *scene) run(t *testing.T, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(s.fewstep, args...).CombinedOutput(); err != nil {
+		t.Fatalf("fewstep %q: %v\n%s", args, err, out)
+	}
+}
+
+// converted is a model in another form.
+func (s *scene) converted(t *testing.T, model, name string) string {
+	t.Helper()
+	s.run(t, "convert", model, s.path(name))
+	return s.path(name)
+}
+
+// renamed is a LoRA with diffusers' block names.
+func (s *scene) renamed(t *testing.T, lora string) string {
+	t.Helper()
+	out := s.path("renamed.safetensors")
+	s.run(t, "convert", lora, out, "--base", s.model, "--lora-names", "diffusers")
+	return out
+}
+
+// predicts is the model as if it predicted v.
+func (s *scene) predicts(t *testing.T, name string, zeroSNR bool) string {
+	t.Helper()
+	out := s.path(name)
+	must(t, os.CopyFS(out, os.DirFS(s.model)))
+	raw, err := prediction.Type{Target: prediction.V, ZeroSNR: zeroSNR}.Schedule(read(t, filepath.Join(out, "scheduler", "scheduler_config.json")))
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(out, "scheduler", "scheduler_config.json"), raw, 0o666))
+	return out
+}
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	raw, err := os.ReadFile(path)
+	must(t, err)
+	return raw
 }
 
 func (s *scene) path(name string) string { return filepath.Join(s.dir, name) }

@@ -243,7 +243,10 @@ func TestRefuses(t *testing.T) {
 		}, "Stable Diffusion 1.x"},
 		"inpainting": {func(x map[string]weights.Tensor, _ map[string]string) {
 			x[unet+"input_blocks.0.0.weight"] = value(unet+"input_blocks.0.0.weight", 32, 9, 3, 3)
-		}, "an inpainting model of SDXL's family"},
+		}, "tensor conv_in.weight has the shape [32 9 3 3], the config's is [32 4 3 3]"},
+		"conditioned on more": {func(x map[string]weights.Tensor, _ map[string]string) {
+			x[unet+"time_embed.cond_proj.weight"] = value(unet+"time_embed.cond_proj.weight", 32, 64)
+		}, "time_embed.cond_proj.weight has no place"},
 	} {
 		path := rewrite(t, c.change)
 		b, err := Open(path, Options{})

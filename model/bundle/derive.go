@@ -8,6 +8,7 @@ import (
 
 	"fewstep/model/ldm"
 	"fewstep/model/prediction"
+	"fewstep/model/unet"
 	"fewstep/model/weights"
 )
 
@@ -139,20 +140,31 @@ func unetConfig(s *shapes, pooled int) object {
 	if pooled > 0 && added > pooled && (added-pooled)%timeIDs == 0 {
 		time = (added - pooled) / timeIDs
 	}
-	proj := "mid_block.attentions.0.proj_in.weight"
-	t, err := s.src.Tensor(proj)
-	if err != nil && s.err == nil {
-		s.err = err
+	mid := any(unet.MidAttention)
+	switch {
+	case s.has("mid_block.attentions.0.proj_in.weight"):
+	case s.has("mid_block.resnets.0.conv1.weight"):
+		mid = unet.MidResnet
+	default:
+		mid = nil
+	}
+	linear := false
+	for _, name := range s.src.Names() {
+		if strings.HasSuffix(name, ".proj_in.weight") {
+			t, err := s.src.Tensor(name)
+			linear = err == nil && len(t.Shape) == 2
+			break
+		}
 	}
 	config := object{
 		"_class_name": "UNet2DConditionModel", "act_fn": "silu", "addition_embed_type": "text_time",
 		"addition_time_embed_dim": time, "attention_head_dim": heads, "block_out_channels": widths,
 		"center_input_sample": false, "cross_attention_dim": text, "down_block_types": down, "downsample_padding": 1,
 		"flip_sin_to_cos": true, "freq_shift": 0, "in_channels": s.dim("conv_in.weight", 1),
-		"layers_per_block": oneOrAll(layers), "mid_block_type": "UNetMidBlock2DCrossAttn",
+		"layers_per_block": oneOrAll(layers), "mid_block_type": mid,
 		"norm_eps": 1e-5, "norm_num_groups": groups, "out_channels": s.dim("conv_out.weight", 0),
 		"projection_class_embeddings_input_dim": added, "sample_size": latentSide,
-		"transformer_layers_per_block": depthList(downDepths), "up_block_types": up, "use_linear_projection": len(t.Shape) == 2,
+		"transformer_layers_per_block": depthList(downDepths), "up_block_types": up, "use_linear_projection": linear,
 	}
 	if !mirrored(downDepths, upDepths) {
 		config["reverse_transformer_layers_per_block"] = depthList(upDepths)

@@ -46,7 +46,7 @@ func smallFiles() []string {
 // WriteDirectory makes a diffusers directory. out must not exist, or be an empty folder; it appears complete or not at
 // all. What the model says about itself goes into the UNet file's metadata.
 func (b *Bundle) WriteDirectory(out string, opt WriteOptions) error {
-	if err := b.Complete(); err != nil {
+	if err := b.writable(); err != nil {
 		return err
 	}
 	components := map[string][]weights.Tensor{}
@@ -122,6 +122,25 @@ func markersOf(kind prediction.Type) (tensors []weights.Tensor) {
 	return tensors
 }
 
+// writable says whether all components are there, and are networks of SDXL's family by their configs: a form without
+// configs would make something else of others.
+func (b *Bundle) writable() error {
+	if err := b.Complete(); err != nil {
+		return err
+	}
+	for _, component := range ldm.Components {
+		name := component + "/config.json"
+		config, err := b.File(name)
+		if err != nil {
+			return err
+		}
+		if _, err := expected(component, config, filepath.Join(b.Path, filepath.FromSlash(name))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // described adapts what a model says about itself to a file of other data with the tensor names of the given
 // implementation: a modelspec gets that and the hash of the new data.
 func described(metadata map[string]string, implementation string) weights.Options {
@@ -142,7 +161,7 @@ const sgm = "https://github.com/Stability-AI/generative-models"
 // WriteSingleFile makes a single file. Configurations, and tokenizers that are not OpenAI's, go into its metadata; a
 // model that describes itself by modelspec gets the hash of the new data.
 func (b *Bundle) WriteSingleFile(out string, opt WriteOptions) error {
-	if err := b.Complete(); err != nil {
+	if err := b.writable(); err != nil {
 		return err
 	}
 	sources := map[string]weights.Source{}

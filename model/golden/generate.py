@@ -325,6 +325,12 @@ def main():
          down_block_types=["CrossAttnDownBlock2D"], up_block_types=["UpBlock2D"], transformer_layers_per_block=2,
          attention_head_dim=5, cross_attention_dim=14, use_linear_projection=False, addition_time_embed_dim=4,
          projection_class_embeddings_input_dim=31, norm_num_groups=5, act_fn="swish")
+    # The mid blocks of Segmind-Vega, one resnet, and of KOALA, none.
+    for case, mid, params in (("unet_vega", "UNetMidBlock2D", ["mid_block.resnets.0.conv2.weight"]), ("unet_koala", None, ["up_blocks.0.resnets.0.conv1.bias"])):
+        unet(case, 6, 4, 3, params, in_channels=4, out_channels=4, sample_size=6, block_out_channels=[8, 16], layers_per_block=1,
+             down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"], up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
+             mid_block_type=mid, transformer_layers_per_block=[1, 1], attention_head_dim=[1, 2], cross_attention_dim=10,
+             use_linear_projection=True, addition_time_embed_dim=4, projection_class_embeddings_input_dim=30, norm_num_groups=4)
     critic("critic", 16, 5, 12, 4, in_channels=4, out_channels=4, sample_size=16, block_out_channels=[16, 24],
            layers_per_block=1, down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"],
            up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"], transformer_layers_per_block=[1, 1],

@@ -24,7 +24,7 @@ func comparisons(t *testing.T) (all []comparison) {
 			t.Fatal(err)
 		}
 	}
-	for _, folder := range []string{"unet", "unet_odd", "unet_lists", "unet_single"} {
+	for _, folder := range []string{"unet", "unet_odd", "unet_lists", "unet_single", "unet_vega", "unet_koala"} {
 		config, err := unet.LoadConfig(configOf(folder))
 		must(err)
 		var lora *nn.LoRA
@@ -115,7 +115,7 @@ func TestBFloat16(t *testing.T) {
 	}
 	e := engine.New(backend(t).Backend, dtypes.BFloat16, nn.Layer)
 	for _, c := range comparisons(t) {
-		if !slices.Contains([]string{"unet", "unet_single", "vae_odd"}, c.folder) { // the others have every kind of layer
+		if !slices.Contains([]string{"unet", "unet_single", "unet_vega", "unet_koala", "vae_odd"}, c.folder) { // the others have every kind of layer
 			t.Run(c.folder, func(t *testing.T) { c.runLayers(t, e, bfloat16Tolerance) })
 		}
 	}

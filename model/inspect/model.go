@@ -65,6 +65,9 @@ func (s sight) model(family ldm.Family, parts []ldm.Part) verdict {
 	case family != ldm.SDXL:
 		v.detail += "; " + family.Sentence()
 		v.loadedBy = "ComfyUI; diffusers' from_single_file, for its own family; not fewstep"
+		if family == ldm.SDXLInpainting || family == ldm.SDXLEdit {
+			v.loadedBy = "fewstep convert, fewstep lora merge; ComfyUI; diffusers' from_single_file"
+		}
 	case !s.standard(parts):
 		v.loadedBy = "fewstep sample --model, fewstep convert, which writes it as other programs load it"
 	case !s.comfyKnows(unet):
@@ -103,6 +106,9 @@ func (s sight) unet(family ldm.Family, p ldm.Part) verdict {
 		v.loadedBy = "ComfyUI, for its own family; not fewstep"
 		if !p.LDM && p.Prefix == "" {
 			v.loadedBy = "diffusers' UNet2DConditionModel, beside its config.json; not fewstep"
+		}
+		if family == ldm.SDXLInpainting || family == ldm.SDXLEdit {
+			v.loadedBy = "fewstep convert, fewstep lora merge; " + strings.TrimSuffix(v.loadedBy, "; not fewstep")
 		}
 		return v
 	}

@@ -108,8 +108,14 @@ func New(path string, src weights.Source, metadata map[string]string) (*Checkpoi
 	return c, nil
 }
 
-// readable are the families whose files can be opened as a model.
-var readable = map[Family]bool{SDXL: true}
+// readable are the families whose files can be opened as a model: SDXL's, and those that only take further inputs, which
+// can be converted and merged, not drawn with.
+var readable = map[Family]bool{SDXL: true, SDXLInpainting: true, SDXLEdit: true}
+
+// conditional are the modules of UNets that are conditioned on more than SDXL's: leaving them out would make another
+// network of one.
+var conditional = map[string]bool{"time_embed": true, "label_emb": true, "time_embedding": true, "add_embedding": true,
+	"class_embedding": true, "encoder_hid_proj": true, "position_net": true, "out": true, "conv_in": true, "conv_out": true, "conv_norm_out": true}
 
 // Component gives the tensors of a component's own folder or file under diffusers' names, whichever of the namings it
 // has, and the names of those that are none of the component's. Closing it closes src; path is for messages.
@@ -166,7 +172,8 @@ func translate(s site, names []string, plain map[string]string) (tensors map[str
 			}
 		}
 		name, ok := toDiffusers(from)
-		if own, is := siteOf(from); !ok && is && own.prefix == "" && failed == nil {
+		own, is := siteOf(from)
+		if !ok && (is && own.prefix == "" || s.component == UNet && conditional[strings.SplitN(from, ".", 2)[0]]) && failed == nil {
 			failed = fmt.Errorf("tensor %s has no place in SDXL's layout", plain[s.prefix+from])
 		}
 		if !ok {

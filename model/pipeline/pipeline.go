@@ -124,6 +124,8 @@ func zeroEmpty(raw []byte, path string) (bool, error) {
 func (p *Pipeline) check() error {
 	text := p.Text[0].HiddenSize + p.Text[1].HiddenSize
 	switch {
+	case p.UNet.InChannels > p.VAE.LatentChannels && p.UNet.InChannels > p.UNet.OutChannels:
+		return fmt.Errorf("%s: its UNet takes %d channels, a mask or a second picture beside the %d of the noise, as inpainting models do: fewstep converts and merges such models, and neither draws with them nor distils them", p.Dir, p.UNet.InChannels, p.VAE.LatentChannels)
 	case p.Text[0].MaxPositions != p.Text[1].MaxPositions:
 		return fmt.Errorf("%s: text_encoder takes %d tokens and text_encoder_2 %d: their outputs do not fit together", p.Dir, p.Text[0].MaxPositions, p.Text[1].MaxPositions)
 	case !p.Text[1].Projected:

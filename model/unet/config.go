@@ -25,11 +25,30 @@ type Config struct {
 	AttentionHeads    intList   `json:"attention_head_dim"` // diffusers' historic name: the number of heads, for all levels or per level
 	CrossAttentionDim int       `json:"-"`                  // width of a text token
 	LinearProjection  bool      `json:"use_linear_projection"`
+	MidBlock          MidBlock  `json:"-"`                // between down and up blocks; empty = MidAttention
 	UpcastAttention   bool      `json:"upcast_attention"` // products of queries and keys in f32, whatever the compute dtype
 	AdditionTimeDim   int       `json:"addition_time_embed_dim"`
 	ProjectionDim     int       `json:"projection_class_embeddings_input_dim"` // pooled text + 6 · addition_time_embed_dim
 	NormGroups        int       `json:"norm_num_groups"`
 	NormEps           float64   `json:"norm_eps"`
+}
+
+// MidBlock is the type of a UNet's mid block.
+type MidBlock string
+
+// Mid blocks: SDXL's, Segmind-Vega's, which is one resnet, and KOALA's, which has none.
+const (
+	MidAttention MidBlock = "UNetMidBlock2DCrossAttn"
+	MidResnet    MidBlock = "UNetMidBlock2D"
+	MidNone      MidBlock = "none" // null in a config.json
+)
+
+// mid is the mid block's type, never empty.
+func (c *Config) mid() MidBlock {
+	if c.MidBlock == "" {
+		return MidAttention
+	}
+	return c.MidBlock
 }
 
 // TimeIDs is the number of micro-conditions: original height, width, crop top, left, target height, width.
@@ -98,6 +117,12 @@ func ParseConfig(raw []byte, path string) (*Config, error) {
 		if err := json.Unmarshal(raw, into); err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
+	}
+	switch mid := keys["mid_block_type"]; string(mid) {
+	case "null":
+		c.MidBlock = MidNone
+	case `"` + string(MidResnet) + `"`:
+		c.MidBlock = MidResnet
 	}
 	err := checkFixed(c.ClassName, keys)
 	if err == nil {

@@ -82,7 +82,6 @@ func TestRefusedConfigs(t *testing.T) {
 		{object{"addition_embed_type": nil}, `addition_embed_type null, only "text_time"`},
 		{object{"addition_embed_type": "text_image"}, `addition_embed_type "text_image", only "text_time"`},
 		{object{"act_fn": "gelu"}, `act_fn "gelu", only "silu" or "swish"`},
-		{object{"mid_block_type": nil}, "mid_block_type null"},
 		{object{"mid_block_type": "UNetMidBlock2DSimpleCrossAttn"}, "mid_block_type"},
 		{object{"norm_num_groups": nil}, "norm_num_groups is null"},
 		{object{"norm_eps": 0}, "norm_eps is 0"},

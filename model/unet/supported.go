@@ -27,7 +27,7 @@ var fixed = map[string][]any{
 	"freq_shift":                     {0.0},
 	"mid_block_only_cross_attention": {nil, false},
 	"mid_block_scale_factor":         {1.0},
-	"mid_block_type":                 {"UNetMidBlock2DCrossAttn"},
+	"mid_block_type":                 {string(MidAttention), string(MidResnet), nil},
 	"num_attention_heads":            {nil}, // diffusers refuses it too: attention_head_dim holds the number of heads
 	"num_class_embeds":               {nil},
 	"only_cross_attention":           {false},

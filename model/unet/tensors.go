@@ -31,9 +31,13 @@ func (c *Config) Tensors() map[string][]int {
 			skips = append(skips, ch)
 		}
 	}
-	t.resnet("mid_block.resnets.0.", in, in, wide)
-	t.transformer("mid_block.attentions.0.", in, c.levelDepths(levels-1), 0, c)
-	t.resnet("mid_block.resnets.1.", in, in, wide)
+	if c.mid() != MidNone {
+		t.resnet("mid_block.resnets.0.", in, in, wide)
+	}
+	if c.mid() == MidAttention {
+		t.transformer("mid_block.attentions.0.", in, c.levelDepths(levels-1), 0, c)
+		t.resnet("mid_block.resnets.1.", in, in, wide)
+	}
 	for i := range levels {
 		level := levels - 1 - i
 		ch := c.BlockOutChannels[level]

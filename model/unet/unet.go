@@ -41,7 +41,11 @@ func (c *Config) Encoder(name string) nn.Block {
 }
 
 func (c *Config) signature() string {
-	return fmt.Sprintf("%d,%d,%v,%v,%v,%v,%v,%v,%v,%v,%d,%t,%t,%d,%d,%d,%g", c.InChannels, c.OutChannels, c.BlockOutChannels,
+	mid := ""
+	if c.mid() != MidAttention {
+		mid = "mid=" + string(c.mid()) + ","
+	}
+	return mid + fmt.Sprintf("%d,%d,%v,%v,%v,%v,%v,%v,%v,%v,%d,%t,%t,%d,%d,%d,%g", c.InChannels, c.OutChannels, c.BlockOutChannels,
 		c.DownBlockTypes, c.UpBlockTypes, c.LayersPerBlock, c.TransformerLayers, c.DownDepths, c.UpDepths, c.AttentionHeads,
 		c.CrossAttentionDim, c.LinearProjection, c.UpcastAttention, c.AdditionTimeDim, c.ProjectionDim, c.NormGroups, c.NormEps)
 }
@@ -66,6 +70,9 @@ func (c *Config) encode(r nn.Runner, x nn.Value, seen conditions) (h nn.Value, s
 		out := r.Run(c.downBlock(i), h, seen.temb, seen.text)
 		skips = append(skips, out...)
 		h = out[len(out)-1]
+	}
+	if c.mid() == MidNone {
+		return h, skips
 	}
 	return nn.One(r, c.midBlock(), h, seen.temb, seen.text), skips
 }
@@ -108,6 +115,15 @@ func (c *Config) downBlock(i int) nn.Block {
 func (c *Config) midBlock() nn.Block {
 	n := len(c.BlockOutChannels) - 1
 	ch, heads, depth := c.BlockOutChannels[n], c.AttentionHeads.at(n), c.levelDepths(n)[0]
+	if c.mid() == MidResnet {
+		return nn.Block{
+			Kind: fmt.Sprintf("mid_resnet(%d,%s)", ch, c.layerSignature()),
+			Name: "mid_block", Level: nn.Stage,
+			Compose: func(r nn.Runner, in []nn.Value) []nn.Value {
+				return r.Run(c.resnet("resnets.0", ch, false), in[0], in[1])
+			},
+		}
+	}
 	return nn.Block{
 		Kind: fmt.Sprintf("mid(%d,%d,%d,%s)", ch, heads, depth, c.layerSignature()),
 		Name: "mid_block", Level: nn.Stage,
