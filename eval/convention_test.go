@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"image"
+	"image/png"
 	"math"
 	"os"
 	"path/filepath"
@@ -98,6 +100,41 @@ func TestConvention(t *testing.T) {
 	again.ReferenceStats, again.SaveStats = nil, t.TempDir()
 	if _, err := Evaluate(context.Background(), again); err == nil || !strings.Contains(err.Error(), "no real images whose statistics") {
 		t.Errorf("statistics of no real images: %v", err)
+	}
+	// Images of any sizes are measured, and without resamples no value has an interval.
+	odd := s
+	odd.SaveStats = ""
+	odd.Entries = []Entry{{Model: "odd", Kind: "full", Steps: 2, Images: t.TempDir()}}
+	odd.Config.Eval.Bootstrap = 0
+	for i := range captionsOfTests {
+		img := image.NewRGBA(image.Rect(0, 0, 13+3*i, 40-2*i))
+		for k := range img.Pix {
+			img.Pix[k] = uint8(k*(7*i+3) | 3)
+		}
+		var b bytes.Buffer
+		if err := png.Encode(&b, img); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(odd.Entries[0].Images, fmt.Sprintf("%02d.png", i)), b.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	measured := evaluated(t, odd)
+	if len(measured.Rows) != len(table.Rows) {
+		t.Errorf("%d values of odd-sized images, %d of others", len(measured.Rows), len(table.Rows))
+	}
+	for _, r := range measured.Rows {
+		if !math.IsNaN(r.Low) || !math.IsNaN(r.High) || math.IsNaN(r.Value) {
+			t.Errorf("without resamples: %+v", r)
+		}
+	}
+	for _, m := range measured.Metrics {
+		if strings.Contains(m.Note, "Interval from") || !strings.Contains(m.Note, "No interval.") {
+			t.Errorf("without resamples: %s", m.Note)
+		}
+	}
+	if raw, err := measured.Sheet(nil); err != nil || len(raw) == 0 {
+		t.Errorf("a sheet of odd-sized images: %v", err)
 	}
 	got := strings.Join(names, " ")
 	if strings.Contains(got, "FID") || !strings.Contains(got, "FD(unknown-") || !strings.Contains(got, "Precision(unknown-") {

@@ -30,8 +30,8 @@ func (r *runner) found(ctx context.Context, e Entry, look func(batch) error) err
 		b := batch{first: first, n: min(r.protocol.settings.Batch, prompts-first)}
 		for _, path := range paths[first : first+b.n] {
 			img, err := readPicture(path)
-			if err == nil && img.Rect.Size() != image.Pt(side, side) {
-				err = fmt.Errorf("%s: %d×%d pixels, where all images must be %d×%d", path, img.Rect.Dx(), img.Rect.Dy(), side, side)
+			if err == nil && img.Rect.Size() != image.Pt(side, side) && !r.protocol.judge.AnySize() {
+				err = fmt.Errorf("%s: %d×%d pixels, where all images must be %d×%d: conventions with Inception features (--convention) take any size", path, img.Rect.Dx(), img.Rect.Dy(), side, side)
 			}
 			if err != nil {
 				bad = append(bad, err)

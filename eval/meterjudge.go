@@ -3,8 +3,10 @@ package eval
 import (
 	"fmt"
 	"image"
+	"math"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"fewstep/data/images"
 	"fewstep/eval/metric"
@@ -101,12 +103,19 @@ func (s *Spec) saveStats(judge Judge) error {
 
 func (j *meterJudge) Measure(images []Features, captions Captions) ([]Value, error) {
 	c := captions.(meterCaptions)
-	results, err := j.meter.Results(meterLooks(images), c.prompts, c.embedded, j.resampling)
+	opt := j.resampling
+	if !j.intervals() {
+		opt.Resamples = 20 // the fewest that the statistics take; what they give is left out
+	}
+	results, err := j.meter.Results(meterLooks(images), c.prompts, c.embedded, opt)
 	if err != nil {
 		return nil, err
 	}
 	out := make([]Value, len(results))
 	for i, r := range results {
+		if !j.intervals() {
+			r.Interval = stats.Interval{Value: r.Value, Low: math.NaN(), High: math.NaN(), Samples: r.Samples}
+		}
 		if out[i], err = valueOf(r.Name, r.Interval); err != nil {
 			return nil, err
 		}
@@ -114,9 +123,15 @@ func (j *meterJudge) Measure(images []Features, captions Captions) ([]Value, err
 	return out, nil
 }
 
+// intervals says whether values have them: without resamples, none has.
+func (j *meterJudge) intervals() bool { return j.resampling.Resamples > 0 }
+
 func (j *meterJudge) Metrics() []report.Metric {
 	var out []report.Metric
 	for _, m := range j.meter.Measures() {
+		if how, _, ok := strings.Cut(m.Note, " Interval from "); ok && !j.intervals() {
+			m.Note = how + " No interval."
+		}
 		out = append(out, report.Metric{Name: m.Name, Convention: j.meter.Standard.Name, Higher: m.Higher, Note: m.Note, Counterpart: m.Counterpart})
 	}
 	return out

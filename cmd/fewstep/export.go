@@ -85,6 +85,11 @@ func (a *app) export(o exportOptions) error {
 	if err != nil {
 		return err
 	}
+	if sdxl, err := export.OfSDXL(c); err != nil {
+		return err
+	} else if !sdxl {
+		a.log.Info("the base is not of SDXL's own size, the only one that ComfyUI and A1111 know of its family: these files are for fewstep and diffusers")
+	}
 	if o.release != "" {
 		return a.exportRelease(d, c, steps, o, export.Options{DType: to, LoRA: blocks, LDMNames: o.unetNames == "ldm"})
 	}

@@ -70,6 +70,17 @@ func predicts(base *bundle.Bundle, s distill.Step) (prediction.Type, error) {
 // sdxlBase is Stability AI's name for SDXL's own UNet.
 const sdxlBase = "stable-diffusion-xl-v1-base"
 
+// OfSDXL says whether a recipe's base model is of SDXL's own size.
+func OfSDXL(c *distill.Config) (bool, error) {
+	base, err := bundle.Open(c.ModelPath(), bundle.Options{})
+	if err != nil {
+		return false, err
+	}
+	defer base.Close()
+	architecture, err := architectureOf(base)
+	return architecture == sdxlBase, err
+}
+
 // architectureOf is modelspec's name for a UNet: Stability AI's for one of SDXL's own size, else
 // "stable-diffusion-xl-family", which no program mistakes for it.
 func architectureOf(model *bundle.Bundle) (string, error) {
