@@ -82,8 +82,7 @@ def load_single(path, config):
 
 def load_lora(pipe, path):
     pipe.load_lora_weights(os.path.dirname(path), weight_name=os.path.basename(path))
-    have = sum(1 for m in (pipe.unet, pipe.text_encoder, pipe.text_encoder_2) for name, _ in m.named_modules()
-               if name.endswith("lora_A.default_0"))
+    have = sum(1 for name, _ in pipe.unet.named_modules() if name.endswith("lora_A.default_0"))
     want = sum(1 for name in load_file(path) if name.endswith((".lora_down.weight", ".lora_A.weight", ".lora.down.weight")))
     assert have == want > 0, f"{path}: {want} modules in the file, {have} loaded"
 
@@ -112,12 +111,12 @@ def draw(out, latents, steps, guidance=0, prompt="", negative=None, sampler="eul
 
 def save(out, kind, seed=1, **source):
     """Saves a pipeline as a directory (f32, fp16, bf16, fp16 variant, shards), one read from a single file (single), or
-    fresh adapters of its UNet as a LoRA file (peft, diffusers, kohya), of the text encoders too (text)."""
+    fresh adapters of its UNet as a LoRA file (peft, diffusers, kohya)."""
     if kind == "single":
         load_single(**source).save_pretrained(out)
         return
     pipe = load(dtype={"fp16": "float16", "variant": "float16", "bf16": "bfloat16"}.get(kind, "float32"), **source)
-    if kind in ("peft", "diffusers", "kohya", "text"):
+    if kind in ("peft", "diffusers", "kohya"):
         save_lora(pipe, out, kind, seed)
         return
     pipe.save_pretrained(out, variant="fp16" if kind == "variant" else None, max_shard_size="200KB" if kind == "shards" else "10GB")
@@ -128,25 +127,14 @@ def save_lora(pipe, out, kind, seed):
                and n not in ("conv_in", "conv_out") and not n.startswith(("time_embedding", "add_embedding"))]
     if kind == "diffusers":  # whose reader knows these names in attention alone
         targets = [n for n in targets if n.rsplit(".", 1)[-1] in ("to_q", "to_k", "to_v") or n.endswith("to_out.0")]
+    pipe.unet.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=targets, init_lora_weights=False))
     generator = torch.Generator().manual_seed(seed)
-
-    def adapt(model, config):
-        model.add_adapter(config)
-        for name, p in model.named_parameters():
-            if "lora_" in name:
-                fan = p[0].numel() if "lora_A" in name else 4
-                p.copy_(torch.randn(p.shape, generator=generator) * 0.4 / fan ** 0.5)
-        return get_peft_model_state_dict(model)
-
-    state = adapt(pipe.unet, LoraConfig(r=4, lora_alpha=4, target_modules=targets, init_lora_weights=False))
+    for name, p in pipe.unet.named_parameters():
+        if "lora_" in name:
+            fan = p[0].numel() if "lora_A" in name else 4
+            p.copy_(torch.randn(p.shape, generator=generator) * 0.4 / fan ** 0.5)
+    state = get_peft_model_state_dict(pipe.unet)
     folder, name = os.path.split(out)
-    if kind == "text":  # scales other than 1, which stand in the file's metadata
-        config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "fc1"], init_lora_weights=False)
-        text = [adapt(pipe.text_encoder, config), adapt(pipe.text_encoder_2, config)]
-        StableDiffusionXLPipeline.save_lora_weights(
-            folder, unet_lora_layers=state, text_encoder_lora_layers=text[0], text_encoder_2_lora_layers=text[1], weight_name=name,
-            **{f"{m}_lora_adapter_metadata": getattr(pipe, m).peft_config["default"].to_dict() for m in ("unet", "text_encoder", "text_encoder_2")})
-        return
     if kind == "peft":  # unet.<path>.lora_A.weight
         StableDiffusionXLPipeline.save_lora_weights(folder, unet_lora_layers=state, weight_name=name)
     elif kind == "diffusers":  # unet.<path>.lora.down.weight
