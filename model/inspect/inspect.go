@@ -16,6 +16,7 @@ import (
 
 	"fewstep/model/bundle"
 	"fewstep/model/ldm"
+	"fewstep/model/prediction"
 	"fewstep/model/weights"
 )
 
@@ -27,6 +28,7 @@ type Report struct {
 	Detail     string            `json:"detail,omitempty"` // naming, rank, …
 	LoadedBy   string            `json:"loaded_by"`
 	Problems   []string          `json:"problems"`           // what is missing, damaged or does not fit
+	Predicts   string            `json:"predicts,omitempty"` // of a UNet in a file: "epsilon", "v_prediction with zero terminal SNR", …
 	LeftOut    []string          `json:"left_out,omitempty"` // tensors that no part of a model has
 	Tensors    int               `json:"tensors"`
 	Parameters int64             `json:"parameters"`
@@ -183,10 +185,18 @@ func (r *Report) checkStructure(src weights.Source) error {
 	} else if err != nil {
 		return err
 	}
+	r.leftOut(b.LeftOut())
+	kind, notes, err := b.Prediction()
+	if err != nil {
+		return err
+	}
+	if r.Predicts = kind.String(); r.Predicts != prediction.Epsilon {
+		r.Detail += "; predicts " + r.Predicts
+	}
+	r.Problems = append(r.Problems, notes...)
 	if b.Layout != bundle.SingleFile {
 		return nil
 	}
-	r.leftOut(b.LeftOut())
 	if err := b.Complete(); err != nil {
 		return err
 	}

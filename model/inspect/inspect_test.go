@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"fewstep/model/bundle"
 	"fewstep/model/weights"
 )
 
@@ -110,6 +111,59 @@ func TestDirectory(t *testing.T) {
 	for name, want := range map[string]Kind{"unet": UNet, "vae": VAE, "text_encoder": Text, "text_encoder_2": Text, "clip": CLIP} {
 		if kinds[name] != want {
 			t.Errorf("%s: %s, want %s", name, kinds[name], want)
+		}
+	}
+}
+
+// What a file predicts is told, and where it contradicts itself.
+func TestPredicts(t *testing.T) {
+	b, err := bundle.Open("../../assets/mini", bundle.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	for what, c := range map[string]struct {
+		metadata map[string]string
+		marker   bool
+		says     string
+		problems int
+	}{
+		"plain":         {nil, false, "epsilon", 0},
+		"metadata":      {map[string]string{"modelspec.prediction_type": "v"}, false, "v_prediction", 0},
+		"marker":        {nil, true, "v_prediction", 0},
+		"contradiction": {map[string]string{"modelspec.prediction_type": "epsilon"}, true, "v_prediction", 1},
+	} {
+		whole := filepath.Join(t.TempDir(), "u.safetensors")
+		if err := b.WriteUNet(whole, bundle.WriteOptions{LDMNames: true}); err != nil {
+			t.Fatal(err)
+		}
+		f, err := weights.Open(whole)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var tensors []weights.Tensor
+		for _, name := range f.Names() {
+			x, err := f.Tensor(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tensors = append(tensors, x)
+		}
+		if c.marker {
+			tensors = append(tensors, weights.Tensor{Name: "v_pred", DType: weights.F32, Shape: []int{0}, Data: []byte{}})
+		}
+		metadata := f.Metadata()
+		for key, value := range c.metadata {
+			metadata[key] = value
+		}
+		path := filepath.Join(t.TempDir(), "x.safetensors")
+		if err := weights.Write(path, tensors, metadata); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		r, err := File(path, Options{})
+		if err != nil || r.Kind != UNet || r.Predicts != c.says || len(r.Problems) != c.problems || len(r.LeftOut) > 0 {
+			t.Errorf("%s: %+v, %v", what, r, err)
 		}
 	}
 }
