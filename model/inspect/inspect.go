@@ -193,7 +193,9 @@ func (r *Report) checkStructure(src weights.Source) error {
 	if r.Predicts = kind.String(); r.Predicts != prediction.Epsilon {
 		r.Detail += "; predicts " + r.Predicts
 	}
-	r.Problems = append(r.Problems, notes...)
+	for _, note := range notes {
+		r.Detail += "; " + note
+	}
 	if b.Layout != bundle.SingleFile {
 		return nil
 	}
