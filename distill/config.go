@@ -91,6 +91,8 @@ type Eval struct {
 	SheetSamples int      `yaml:"sheet_samples"` // images on a sheet
 	Seed         uint64   `yaml:"seed"`          // of the starting noise
 	Convention   string   `yaml:"convention"`    // of the metrics in a run's own report: mini-clip; "fewstep eval" knows others
+	Inception    string   `yaml:"inception"`     // weights of an independent network for a second distance, a file or nsfwjs-inception; "" or not there = none
+	Rivals       []string `yaml:"rivals"`        // directories of other runs whose models stand in the report beside this one's
 	Bootstrap    int      `yaml:"bootstrap"`     // resamples behind an interval; 0 = no intervals
 }
 

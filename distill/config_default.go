@@ -46,6 +46,7 @@ func Default() *Config {
 			SheetSamples: 16,
 			Seed:         1,
 			Convention:   "mini-clip",
+			Rivals:       []string{},
 			Bootstrap:    200,
 		},
 		Stages: Lightning(),

@@ -179,14 +179,14 @@ func TestRealImages(t *testing.T) {
 	}
 	s.Reference = filepath.Join(filepath.Dir(s.Pipeline.Dir), "images.parquet")
 	once := evaluated(t, s)
-	if len(once.Rows) != 3 {
+	if len(once.Rows) != 4 {
 		t.Errorf("by a parquet file, %d values", len(once.Rows))
 	}
 	// Several images of every caption have a diversity.
 	alone := *s.Captions
 	s.Captions.Repeat(2)
 	twice := evaluated(t, s)
-	if len(twice.Rows) != 4 || !strings.Contains(fmt.Sprint(twice.Facts), "2 images each") || !bytes.Equal(twice.Columns[0].Pictures[0], once.Columns[0].Pictures[0]) {
+	if len(twice.Rows) != 5 || !strings.Contains(fmt.Sprint(twice.Facts), "2 images each") || !bytes.Equal(twice.Columns[0].Pictures[0], once.Columns[0].Pictures[0]) {
 		t.Errorf("twice every caption: %+v, %v", twice.Rows, twice.Facts)
 	}
 	if d := twice.Rows[2]; d.Metric != metric.Diversity || !(d.Value > 0 && d.Low <= d.Value && d.Value <= d.High) || d.Samples != 20 {

@@ -93,6 +93,11 @@ func ViewRun(dir string) (*rundir.Dir, *distill.Config, error) {
 // not measured again. show is given the table whenever it has grown, and how many of the ladder's models are in it.
 // Where nothing is new it looks again after the time given.
 func (v *Evaluation) Follow(ctx context.Context, d *rundir.Dir, c *distill.Config, every time.Duration, show func(t *Table, entries []Entry, models, of int) error) error {
+	ladder, err := distill.NewLadder(c)
+	if err != nil {
+		return err
+	}
+	first, counts, _ := Earlier(ladder)
 	had := -1
 	for {
 		steps, ready, err := exports(d, c)
@@ -100,6 +105,7 @@ func (v *Evaluation) Follow(ctx context.Context, d *rundir.Dir, c *distill.Confi
 			return err
 		}
 		var entries []Entry
+		models := 0
 		for i, step := range steps {
 			if !ready[i] {
 				continue
@@ -109,13 +115,16 @@ func (v *Evaluation) Follow(ctx context.Context, d *rundir.Dir, c *distill.Confi
 				return err
 			}
 			entries = append(entries, e)
+			if models++; step.Stage == first.Stage && step.Phase == first.Phase {
+				entries = append(entries, e.AtFewerSteps(counts)...)
+			}
 		}
-		if len(entries) > had {
+		if models > had {
 			t, err := v.Table(ctx, entries)
 			if err != nil {
 				return err
 			}
-			if had = len(entries); len(t.Rows) > 0 {
+			if had = models; len(t.Rows) > 0 {
 				if err := show(t, entries, had, len(steps)); err != nil {
 					return err
 				}

@@ -98,6 +98,7 @@ func TestFollow(t *testing.T) {
 			measured = append(measured, p.Model)
 		}
 	}
+	const untrained = 4 // the first model at the counts of the others
 	follow := func(ctx context.Context, show func(models, of int)) error {
 		d, c, err := ViewRun(run)
 		if err != nil {
@@ -110,7 +111,7 @@ func TestFollow(t *testing.T) {
 		}
 		defer v.Close()
 		return v.Follow(ctx, d, c, time.Millisecond, func(table *Table, entries []Entry, models, of int) error {
-			if len(entries) != models || len(table.Columns) != models {
+			if len(entries) != models+untrained || len(table.Columns) != len(entries) {
 				return fmt.Errorf("%d models, %d entries, %d columns", models, len(entries), len(table.Columns))
 			}
 			show(models, of)
@@ -148,8 +149,11 @@ func TestFollow(t *testing.T) {
 		t.Fatalf("seen %v, ended with %v", seen, err)
 	}
 	var want []string
-	for _, step := range g.steps {
+	for i, step := range g.steps {
 		want = append(want, fmt.Sprintf("%dstep", step.StudentSteps))
+		for range untrained * (1 - min(i, 1)) {
+			want = append(want, want[0])
+		}
 	}
 	if !slices.Equal(measured, want) {
 		t.Errorf("measured %v, want each of %v once", measured, want)
@@ -158,11 +162,11 @@ func TestFollow(t *testing.T) {
 		t.Error("the run's directory was changed")
 	}
 	csv, err := os.ReadFile(filepath.Join(out, "metrics.csv"))
-	if err != nil || strings.Count(string(csv), "\n") != 1+5 {
+	if err != nil || strings.Count(string(csv), "\n") != 1+5+untrained {
 		t.Errorf("metrics.csv: %s, %v", csv, err)
 	}
 	times, err := ReadTimings(filepath.Join(out, timingName))
-	if err != nil || len(times) != 5 || !(times[0].SecondsPerImage > 0) {
+	if err != nil || len(times) != 5+untrained || !(times[0].SecondsPerImage > 0) {
 		t.Errorf("times %+v, %v", times, err)
 	}
 	page, err := os.ReadFile(filepath.Join(out, "index.html"))

@@ -101,7 +101,11 @@ func (s *Spec) saveStats(judge Judge) error {
 	return nil
 }
 
-func (j *meterJudge) Measure(images []Features, captions Captions) ([]Value, error) {
+// Pack and Unpack do nothing: the conventions of papers compare no image with the teacher's.
+func (j *meterJudge) Pack([]Features) ([]byte, error)   { return nil, nil }
+func (j *meterJudge) Unpack([]byte) ([]Features, error) { return nil, nil }
+
+func (j *meterJudge) Measure(images []Features, captions Captions, _ []Features) ([]Value, error) {
 	c := captions.(meterCaptions)
 	opt := j.resampling
 	if !j.intervals() {

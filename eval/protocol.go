@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"image"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	"fewstep/eval/report"
 	"fewstep/eval/sample"
 	"fewstep/model/pipeline"
+	"fewstep/model/weights"
 )
 
 // sheetNoise numbers the noise of prompts that stand on the sheet only.
@@ -34,8 +36,9 @@ type protocol struct {
 
 	sheetPrompts []string // the first prompts, or others that are drawn for the sheet alone
 
-	facts  []report.Fact
-	digest string // of everything above that decides a row's numbers
+	facts    []report.Fact
+	identity string // digest of the real images that distances are measured from; "" = none
+	digest   string // of everything above that decides a row's numbers
 }
 
 func (p *protocol) sheetOfPrompts() bool { return len(p.settings.SheetPrompts) == 0 }
@@ -78,13 +81,42 @@ func (s *Spec) prepare(judge Judge) (*protocol, error) {
 	p.facts = append(p.facts,
 		report.Fact{Name: "Images", Value: fmt.Sprintf("%d×%d pixels, rounded to 8 bits; drawn in %s", p.resolution, p.resolution, s.drawer().Compute)},
 		report.Fact{Name: "Seed", Value: fmt.Sprint(p.settings.Seed)})
+	p.facts = append(p.facts, s.facts...)
 	if s.Base != nil {
 		p.facts = append(p.facts,
 			report.Fact{Name: "Teacher", Value: fmt.Sprintf("%d Euler steps on the trailing grid, guidance %g", p.settings.TeacherSteps, p.settings.Guidance)},
 			report.Fact{Name: "Undistilled", Value: "the same network at " + numbers(p.settings.Steps) + " steps, with that guidance and without"})
 	}
-	p.digest, err = digest(p.settings, p.resolution, s.Convention, s.Sources, s.ReferenceStats, p.prompts, p.sheetPrompts, ends(reference), len(reference), s.drawer().Compute.String())
+	settings := p.settings
+	settings.Steps, settings.Rivals = nil, nil // they choose rows and decide none
+	ruler, err := s.ruler(reference)
+	if err != nil {
+		return nil, err
+	}
+	p.digest, err = digest(settings, judge.Metrics(), p.resolution, s.Convention, s.Sources, s.ReferenceStats, p.prompts, p.sheetPrompts, p.identity, ruler, s.drawer().Compute.String())
 	return p, err
+}
+
+// ruler identifies the networks that measure, so that rows of two machines are known to be of one protocol though these
+// compute in other orders: by the weights of the pipeline's CLIP, for other conventions by what they see in real images.
+func (s *Spec) ruler(reference []Features) (any, error) {
+	if s.Convention != "" && s.Convention != metric.Convention {
+		return ends(reference), nil
+	}
+	files, err := weights.ModelFiles(filepath.Join(s.Pipeline.Dir, "clip"))
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(files)
+	var sums []string
+	for _, path := range files {
+		sum, err := weights.HashFile(path)
+		if err != nil {
+			return nil, err
+		}
+		sums = append(sums, sum)
+	}
+	return sums, nil
 }
 
 // ends stand for a whole reference in a digest.
@@ -151,7 +183,7 @@ func (s *Spec) mini(p *protocol) (reference []Features, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.floor, err = p.judge.Measure(real, texts); err != nil {
+	if p.floor, err = p.judge.Measure(real, texts, nil); err != nil {
 		return nil, err
 	}
 	// Rows are drawn more than once, and an image does not differ from itself.
@@ -160,6 +192,7 @@ func (s *Spec) mini(p *protocol) (reference []Features, err error) {
 	if err != nil {
 		return nil, err
 	}
+	p.identity = sum
 	distinct := map[string]bool{}
 	for _, prompt := range p.prompts {
 		distinct[prompt] = true
@@ -194,6 +227,7 @@ func (s *Spec) listed(p *protocol) (reference []Features, err error) {
 	if err != nil {
 		return nil, err
 	}
+	p.identity = sum
 	p.facts = append(p.facts, report.Fact{Name: "Real images", Value: fmt.Sprintf("%d of %s, sha256 of their files in order %s", len(reference), s.Reference, sum)})
 	if err := p.judge.Refer(reference); err != nil {
 		return nil, fmt.Errorf("%s: %w", s.Reference, err)

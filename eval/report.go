@@ -156,7 +156,7 @@ func NewReport(d *rundir.Dir, t *Table) (*report.Report, error) {
 	}
 	r := &report.Report{
 		Title:     fmt.Sprintf("%s: %s", c.Name, ladder(c)),
-		Summary:   fmt.Sprintf("Progressive adversarial distillation of %s on %s. Each model is compared with the undistilled one at the same number of network calls.", c.Model, c.Data.Source),
+		Summary:   fmt.Sprintf("Progressive adversarial distillation of %s on %s. Each model is compared at the same number of network calls: with the undistilled teacher, and with a student of more steps that was not trained for so few.", c.Model, c.Data.Source),
 		Facts:     t.Facts,
 		Commands:  commands(c),
 		Config:    string(config),
@@ -237,9 +237,9 @@ func (t *Table) sheets() ([]report.Sheet, error) {
 		if !slices.ContainsFunc(t.Columns, teacher) && !slices.ContainsFunc(t.Columns, rival) {
 			continue // the first sheet shows as much
 		}
-		title := fmt.Sprintf("%d network calls: distilled and undistilled", n)
+		title := fmt.Sprintf("%d network calls: distilled and rivals", n)
 		if n == 1 {
-			title = "One network call: distilled and undistilled"
+			title = "One network call: distilled and rivals"
 		}
 		caption := "Models of equally many network calls. One prompt and one starting noise per row."
 		if slices.ContainsFunc(t.Columns, teacher) {
@@ -255,7 +255,7 @@ func (t *Table) sheets() ([]report.Sheet, error) {
 // curves are the report's names of a record's values, in the order of the plots.
 var curves = []struct{ value, curve string }{
 	{monitor.Loss, report.LossCurve}, {monitor.LossG, report.LossCurve}, {monitor.LossD, report.DLossCurve},
-	{monitor.Accuracy, report.AccuracyCurve}, {monitor.Gap, report.LogitGapCurve},
+	{monitor.Accuracy, report.AccuracyCurve}, {monitor.PairedAccuracy, report.PairedCurve}, {monitor.Gap, report.LogitGapCurve},
 }
 
 // stages turns the run's records into curves, phase by phase, with the discriminator's troubles as notes.
@@ -288,6 +288,13 @@ func stages(c *distill.Config, records []monitor.Record) []report.Stage {
 			if f := watcher.Update(r); f != nil {
 				p.Notes = append(p.Notes, f.String())
 			}
+		}
+	}
+	moves := monitor.CountMoves(records) // as many as there are phases, in the same order
+	for i := range out {
+		for k := range out[i].Phases {
+			p, m := &out[i].Phases[k], moves[0]
+			p.Student, p.Discriminator, p.Few, moves = m.Student, m.Discriminator, m.Few(), moves[1:]
 		}
 	}
 	return out

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path"
 	"runtime"
+	"slices"
 	"strings"
 
 	"fewstep/engine"
@@ -29,6 +30,9 @@ type runner struct {
 	protocol *protocol
 	rows     int // of the table
 	at       int // row
+
+	teacher    []Features // of the teacher's images, once they are known; see Judge.Pack
+	teacherSum string     // which these are
 
 	model     *engine.Params // last used: rows of the same weights follow each other
 	weights   string         // which these are
@@ -53,10 +57,11 @@ func (r *runner) free() {
 func (r *runner) row(ctx context.Context, e Entry) (measure func() (*saved, error), err error) {
 	p := r.protocol
 	r.at++
-	sum, err := digest(p.digest, e.Model, e.Kind, e.Steps, e.Guidance, e.Prediction, e.Digest, e.Sampler)
+	sum, err := r.digest(e)
 	if err != nil {
 		return nil, err
 	}
+	teaches := e.Kind == report.Teacher && r.teacherSum == ""
 	name := e.fileName()
 	note := Progress{Model: e.Model, Steps: e.Steps, Calls: e.calls(), Row: r.at, Rows: r.rows, Total: len(p.prompts)}
 	done := func(n int) {
@@ -66,7 +71,7 @@ func (r *runner) row(ctx context.Context, e Entry) (measure func() (*saved, erro
 	if r.spec.Load != nil {
 		if raw, ok := r.spec.Load(name + ".json"); ok {
 			var s saved
-			if json.Unmarshal(raw, &s) == nil && s.Digest == sum {
+			if json.Unmarshal(raw, &s) == nil && s.Digest == sum && (!teaches || r.recall(name, sum)) {
 				note.Saved = true
 				done(note.Total)
 				return func() (*saved, error) { return &s, nil }, nil
@@ -108,13 +113,25 @@ func (r *runner) row(ctx context.Context, e Entry) (measure func() (*saved, erro
 	if err != nil {
 		return nil, err
 	}
+	teacher := r.teacher
+	var pack []byte
+	if teaches {
+		if pack, err = r.teach(features, sum); err != nil {
+			return nil, err
+		}
+	}
 	return func() (*saved, error) {
 		var err error
-		if s.Values, err = p.judge.Measure(features, p.captions); err != nil {
+		if s.Values, err = p.judge.Measure(features, p.captions, teacher); err != nil {
 			return nil, err
 		}
 		if r.spec.Save == nil {
 			return s, nil
+		}
+		if pack != nil { // before the row, which is not found again without it
+			if err := r.spec.Save(name+teacherSuffix, pack); err != nil {
+				return nil, err
+			}
 		}
 		raw, err := json.Marshal(s)
 		if err != nil {
@@ -122,6 +139,58 @@ func (r *runner) row(ctx context.Context, e Entry) (measure func() (*saved, erro
 		}
 		return s, r.spec.Save(name+".json", raw)
 	}, nil
+}
+
+// digest says which row an entry's is: measured on what, and compared with which teacher's images.
+func (r *runner) digest(e Entry) (string, error) {
+	return digest(r.protocol.digest, e.Model, e.Kind, e.Steps, e.Guidance, e.Prediction, e.Digest, e.Sampler, r.teacherSum)
+}
+
+// recallTeacher makes the images of the undistilled teacher, which were measured before, those that entries without a
+// teacher of their own are compared with.
+func (r *runner) recallTeacher(entries []Entry) error {
+	all := r.spec.undistilled()
+	if len(all) == 0 || r.spec.Load == nil || slices.ContainsFunc(entries, func(e Entry) bool { return e.Kind == report.Teacher }) {
+		return nil
+	}
+	sum, err := r.digest(all[0])
+	if err != nil {
+		return err
+	}
+	var row saved
+	raw, _ := r.spec.Load(all[0].fileName() + ".json")
+	if json.Unmarshal(raw, &row) != nil || row.Digest != sum || !r.recall(all[0].fileName(), sum) {
+		r.spec.warn("the teacher's images are not kept, so nothing is compared with them")
+	}
+	return nil
+}
+
+// teacherSuffix names the file of the teacher's images beside that of its row.
+const teacherSuffix = ".images"
+
+// teach makes a row's images those that later rows are compared with, as they are kept, so that a stopped evaluation goes
+// on with the same.
+func (r *runner) teach(features []Features, sum string) (pack []byte, err error) {
+	judge := r.protocol.judge
+	if pack, err = judge.Pack(features); err != nil || pack == nil {
+		return nil, err
+	}
+	r.teacher, err = judge.Unpack(pack)
+	r.teacherSum = sum
+	return pack, err
+}
+
+// recall is teach of a row that was measured before; it says whether its images were kept.
+func (r *runner) recall(name, sum string) bool {
+	raw, _ := r.spec.Load(name + teacherSuffix)
+	teacher, err := r.protocol.judge.Unpack(raw)
+	if err != nil {
+		return false
+	}
+	if r.teacher = teacher; teacher != nil {
+		r.teacherSum = sum
+	}
+	return true
 }
 
 // drawn draws an entry's images: those that are measured, and those that only stand on the sheet.

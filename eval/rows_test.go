@@ -228,7 +228,7 @@ func TestRowsAreMeasuredByOneRuler(t *testing.T) {
 	}
 	s.Entries = entries
 	table := evaluated(t, s)
-	if len(table.Rows) != 4 || len(table.Columns) != 4 {
+	if len(table.Rows) != 4+3*2 || len(table.Columns) != 4 { // scores, and what the others have of the teacher's images
 		t.Fatalf("%d rows, %d columns", len(table.Rows), len(table.Columns))
 	}
 	if slices.Equal(table.Columns[2].Pictures[0], table.Columns[0].Pictures[0]) {

@@ -3,7 +3,9 @@ package eval
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"regexp"
 	"slices"
 
@@ -27,8 +29,9 @@ type Spec struct {
 	Config   *distill.Config    // Eval and Data decide the protocol
 
 	// Base loads the undistilled model, once: the teacher, and the same network at fewer steps. nil leaves them out.
-	Base    Loader
-	Entries []Entry // the models to measure beside it
+	Base        Loader
+	BaseWeights string  // its digest, which rival runs must share; "" = not known
+	Entries     []Entry // the models to measure beside it
 
 	// Captions replace the mini protocol's prompts, which are drawn from the data set: one image each, in their order.
 	// Reference are then the real images that distances are measured from, a captioned parquet file or a folder; ""
@@ -55,6 +58,8 @@ type Spec struct {
 	Metric   func(name string)         // is told each metric before it is computed, which may take a minute; may be nil
 	Warn     func(string)              // may be nil
 	Timed    func(report.Timing) error // is given the time per image of each row that was drawn; may be nil
+
+	facts []report.Fact // of the report, beside the protocol's
 }
 
 // Entry is one model at one step count.
@@ -133,19 +138,47 @@ func (v *Evaluation) Close() { v.protocol.judge.Free() }
 // Table measures the undistilled model and the entries.
 func (v *Evaluation) Table(ctx context.Context, entries []Entry) (*Table, error) {
 	s, p := v.spec, v.protocol
-	t := &Table{Metrics: p.judge.Metrics(), Facts: p.facts, Prompts: p.sheetPrompts}
+	t := &Table{Metrics: p.judge.Metrics(), Facts: p.facts, Prompts: p.sheetPrompts, Protocol: p.digest}
 	if p.floor != nil {
 		t.add(Column{Model: "real images", Kind: report.Real}, p.floor)
 	}
+	rivals, err := v.rivals()
+	if err != nil {
+		return nil, err
+	}
 	entries = append(s.undistilled(), entries...)
-	r := runner{spec: s, protocol: p, rows: len(entries)}
+	for _, r := range rivals {
+		entries = append(entries, r.entries...)
+	}
+	rows, err := v.measure(ctx, entries)
+	if err != nil {
+		return nil, err
+	}
+	for _, row := range rows {
+		t.add(row.Column, row.Values)
+	}
+	for _, r := range rivals {
+		for _, row := range r.known {
+			t.add(row.Column, row.Values)
+		}
+	}
+	return t, nil
+}
+
+// measure draws and measures entries.
+func (v *Evaluation) measure(ctx context.Context, entries []Entry) ([]*saved, error) {
+	r := runner{spec: v.spec, protocol: v.protocol, rows: len(entries)}
 	defer r.free()
+	if err := r.recallTeacher(entries); err != nil {
+		return nil, err
+	}
 	// Numbers of thousands of images take minutes of the processor: those of a row are made while the next one is drawn.
 	behind, line := errgroup.WithContext(ctx)
 	behind.SetLimit(1)
 	rows := make([]*saved, len(entries))
 	var failure error
-	for i, e := range entries {
+	for _, i := range teacherFirst(entries) {
+		e := entries[i]
 		named := func(err error) error { return fmt.Errorf("evaluating %s at %d steps: %w", e.Model, e.Steps, err) }
 		if line.Err() != nil {
 			break
@@ -162,13 +195,19 @@ func (v *Evaluation) Table(ctx context.Context, entries []Entry) (*Table, error)
 			return err
 		})
 	}
-	if err := cmp.Or(behind.Wait(), failure, ctx.Err()); err != nil {
-		return nil, err
+	return rows, cmp.Or(behind.Wait(), failure, ctx.Err())
+}
+
+// teacherFirst is the order in which entries are measured: the others are compared with the teacher's images.
+func teacherFirst(entries []Entry) []int {
+	order := make([]int, len(entries))
+	for i := range order {
+		order[i] = i
 	}
-	for _, row := range rows {
-		t.add(row.Column, row.Values)
+	if at := slices.IndexFunc(entries, func(e Entry) bool { return e.Kind == report.Teacher }); at > 0 {
+		order = append([]int{at}, slices.Delete(order, at, at+1)...)
 	}
-	return t, nil
+	return order
 }
 
 // drawer is the engine that images are drawn by.
@@ -191,7 +230,12 @@ func (s *Spec) judge() (Judge, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &miniJudge{net: net, resampling: opt, started: s.Metric}, nil
+		j := &miniJudge{net: net, resampling: opt, started: s.Metric}
+		if j.independent, err = s.independent(); err != nil {
+			j.Free()
+			return nil, err
+		}
+		return j, nil
 	}
 	standard, err := metric.FindStandard(s.Convention)
 	if err != nil {
@@ -211,6 +255,25 @@ func (s *Spec) judge() (Judge, error) {
 	}
 	return j, nil
 }
+
+// independent opens the network of a second opinion, where the settings name one and its file is there: a run that was made
+// on another machine can be measured without.
+func (s *Spec) independent() (*metric.Independent, error) {
+	name := cmp.Or(s.Sources.Inception, s.Config.Eval.Inception)
+	if name == "" {
+		return nil, nil
+	}
+	n, err := metric.OpenIndependent(s.Engine, name, min(s.Config.Eval.Batch, independentBatch))
+	if s.Sources.Inception == "" && errors.Is(err, fs.ErrNotExist) {
+		s.warn("no second opinion by an independent network: %v", err)
+		s.facts = append(s.facts, report.Fact{Name: "Independent network", Value: "not measured: " + name + " was not there; python3 scripts/fetch_nsfwjs.py fetches it"})
+		return nil, nil
+	}
+	return n, err
+}
+
+// independentBatch is the most images of 299 pixels a side that the independent network looks at at once.
+const independentBatch = 64
 
 // baseModel names the undistilled model in the table.
 const baseModel = "teacher"

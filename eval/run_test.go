@@ -114,6 +114,15 @@ func TestEvaluationContinues(t *testing.T) {
 		t.Errorf("after one row was lost, %v were measured", measured)
 	}
 
+	// Rows are compared with the teacher's images: without these it is drawn again, and the others stay what they are.
+	delete(kept, "teacher-teacher-2-4.images")
+	if again := evaluate(); !bytes.Equal(again, whole) {
+		t.Error("with the teacher drawn again, another table")
+	}
+	if !slices.Equal(measured, []string{"teacher"}) || len(kept["teacher-teacher-2-4.images"]) == 0 {
+		t.Errorf("after the teacher's images were lost, %v were measured", measured)
+	}
+
 	s.Config.Eval.Seed++
 	s.Base, s.Entries = nil, s.Entries[:1]
 	if other := evaluate(); bytes.Equal(other, whole) || len(measured) != 1 {
@@ -124,7 +133,7 @@ func TestEvaluationContinues(t *testing.T) {
 	if err := json.Unmarshal(whole, &table); err != nil {
 		t.Fatal(err)
 	}
-	if len(table.Rows) != 5*3 || len(table.Columns) != 4 || len(table.Columns[0].Pictures) != 3 {
+	if len(table.Rows) != 5*4+3*2 || len(table.Columns) != 4 || len(table.Columns[0].Pictures) != 3 {
 		t.Fatalf("%d rows, %d columns", len(table.Rows), len(table.Columns))
 	}
 	for _, r := range table.Rows {
@@ -190,7 +199,7 @@ func (j *slowJudge) Features(images []*image.NRGBA) ([]Features, error) {
 	return j.Judge.Features(images)
 }
 
-func (j *slowJudge) Measure(images []Features, captions Captions) ([]Value, error) {
+func (j *slowJudge) Measure(images []Features, captions Captions, teacher []Features) ([]Value, error) {
 	if j.measured++; j.measured == 1 {
 		select {
 		case <-j.looked:
@@ -201,7 +210,7 @@ func (j *slowJudge) Measure(images []Features, captions Captions) ([]Value, erro
 			return nil, errors.New("no number")
 		}
 	}
-	return j.Judge.Measure(images, captions)
+	return j.Judge.Measure(images, captions, teacher)
 }
 
 // TestMeasuringBehind: a row is measured while the next one is drawn; the table is the same, and an error names the row

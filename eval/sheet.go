@@ -46,5 +46,8 @@ func (c Column) Label() string {
 	if c.Kind == report.Teacher || c.Kind == report.Undistilled {
 		return fmt.Sprintf("%s %d, %s", c.Model, c.Steps, calls)
 	}
+	if c.Kind == report.Earlier {
+		return fmt.Sprintf("%s student untrained for it, %s", c.Model, calls)
+	}
 	return fmt.Sprintf("%s, %s", c.Model, calls)
 }

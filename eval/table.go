@@ -18,6 +18,8 @@ type tableFile struct {
 	Facts   []report.Fact   `json:"facts"`
 	Prompts []string        `json:"prompts"`
 	Results []result        `json:"results"`
+
+	Protocol string `json:"protocol,omitempty"`
 }
 
 // result is one measured model.
@@ -28,7 +30,7 @@ type result struct {
 
 // MarshalJSON writes everything that a report needs of the table.
 func (t *Table) MarshalJSON() ([]byte, error) {
-	return json.Marshal(tableFile{t.Metrics, t.Facts, t.Prompts, t.results})
+	return json.Marshal(tableFile{t.Metrics, t.Facts, t.Prompts, t.results, t.Protocol})
 }
 
 // UnmarshalJSON reads what MarshalJSON writes.
@@ -37,7 +39,7 @@ func (t *Table) UnmarshalJSON(raw []byte) error {
 	if err := json.Unmarshal(raw, &f); err != nil {
 		return fmt.Errorf("saved table: %w", err)
 	}
-	*t = Table{Metrics: f.Metrics, Facts: f.Facts, Prompts: f.Prompts}
+	*t = Table{Metrics: f.Metrics, Facts: f.Facts, Prompts: f.Prompts, Protocol: f.Protocol}
 	for _, r := range f.Results {
 		t.add(r.Column, r.Values)
 	}
@@ -51,6 +53,9 @@ type Table struct {
 	Facts   []report.Fact
 	Prompts []string // of the sheets
 	Columns []Column
+
+	// Protocol is the digest of all that decides a row's numbers but its model: rows of tables with the same one compare.
+	Protocol string
 
 	results []result
 }

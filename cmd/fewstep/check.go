@@ -8,6 +8,7 @@ import (
 	"fewstep/distill"
 	"fewstep/eval"
 	"fewstep/train/export"
+	"fewstep/train/monitor"
 	"fewstep/train/rundir"
 )
 
@@ -21,7 +22,8 @@ func newCheck(a *app) *cobra.Command {
 			"Sizes and SHA-256 of checkpoints, results, exports, sheets, report and encodings; the recipe, the lineage, the state of\n" +
 			"the data set and the statistics against their digests; weights and optimizer states that are not finite; results that\n" +
 			"are missing though something was made from them; exports that are due. It changes nothing.\n\n" +
-			"Damage ends with exit code 1. Harmless leftovers of an interrupted process are listed and do not.",
+			"Damage ends with exit code 1. Harmless leftovers of an interrupted process, and phases whose student hardly moved, are\n" +
+			"listed and do not.",
 		Example: "  fewstep check runs/demo\n  fewstep check runs/demo --json",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -29,7 +31,11 @@ func newCheck(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.printProblems(args[0], problems)
+			still, err := hardlyMoved(args[0])
+			if err != nil {
+				return err
+			}
+			return a.printProblems(args[0], problems, still)
 		},
 	}
 }
@@ -63,7 +69,32 @@ func checkRun(dir string) ([]rundir.Problem, error) {
 	return problems, nil
 }
 
-func (a *app) printProblems(dir string, problems []rundir.Problem) error {
+// hardlyMoved names the phases whose student made fewer than [monitor.HardlyMoved] updates: nothing is damaged, and yet what
+// they made is nearly what they started from.
+func hardlyMoved(dir string) (notes []string, err error) {
+	d, err := rundir.View(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	records, err := monitor.ReadStats(d.StatsPath())
+	if err != nil {
+		return nil, nil // Check has said what is wrong with them
+	}
+	for _, m := range monitor.CountMoves(records) {
+		if !m.Few() {
+			continue
+		}
+		note := fmt.Sprintf("stage %s, phase %s: its student moved in %d updates", m.Stage, m.Phase, m.Student)
+		if m.Discriminator > 0 {
+			note += fmt.Sprintf(", its discriminator in %d", m.Discriminator)
+		}
+		notes = append(notes, note+"; its model is nearly the one that it started from")
+	}
+	return notes, nil
+}
+
+func (a *app) printProblems(dir string, problems []rundir.Problem, notes []string) error {
 	damaged := 0
 	for _, p := range problems {
 		if !p.Harmless {
@@ -74,12 +105,18 @@ func (a *app) printProblems(dir string, problems []rundir.Problem) error {
 		if problems == nil {
 			problems = []rundir.Problem{}
 		}
-		if err := a.writeJSON(map[string]any{"run": dir, "sound": damaged == 0, "problems": problems}); err != nil {
+		if notes == nil {
+			notes = []string{}
+		}
+		if err := a.writeJSON(map[string]any{"run": dir, "sound": damaged == 0, "problems": problems, "notes": notes}); err != nil {
 			return err
 		}
 	} else {
 		for _, p := range problems {
 			fmt.Fprintln(a.stdout, p)
+		}
+		for _, note := range notes {
+			fmt.Fprintln(a.stdout, note)
 		}
 		if damaged == 0 {
 			fmt.Fprintf(a.stdout, "%s: sound\n", dir)

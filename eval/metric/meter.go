@@ -234,15 +234,11 @@ func wholeLook(l Look) []float32 { return l.Whole }
 func patchLook(l Look) []float32 { return l.Patch }
 
 func wide(all []Look, of func(Look) []float32) [][]float64 {
-	out := make([][]float64, len(all))
+	features := make([][]float32, len(all))
 	for i, l := range all {
-		f := of(l)
-		out[i] = make([]float64, len(f))
-		for k, v := range f {
-			out[i][k] = float64(v)
-		}
+		features[i] = of(l)
 	}
-	return out
+	return widened(features)
 }
 
 // fetchInception says where weights come from.

@@ -156,14 +156,18 @@ func (r *Ruler) Diversity(images []Features, prompts []string, opt stats.Resampl
 }
 
 func (s *scale) distance(all []View, opt stats.Resampling) (stats.Interval, error) {
-	x := s.vectors(all)
+	return frechet(s.vectors(all), s.reference, opt)
+}
+
+// frechet is the distance of features [n][dims] from a reference, with an interval if resamples are asked for.
+func frechet(x [][]float64, reference *stats.Moments, opt stats.Resampling) (stats.Interval, error) {
 	if opt.Resamples > 0 {
-		return stats.FrechetInterval(x, s.reference, opt)
+		return stats.FrechetInterval(x, reference, opt)
 	}
 	m, err := stats.MomentsOf(x)
 	if err != nil {
 		return stats.Interval{}, err
 	}
-	d, err := stats.Frechet(m, s.reference)
+	d, err := stats.Frechet(m, reference)
 	return stats.Interval{Value: d, Low: math.NaN(), High: math.NaN(), Samples: len(x)}, err
 }

@@ -159,7 +159,7 @@ func (c *chart) whisker(class string, x, low, high float64) {
 		coordinate(at), c.py(low), c.py(high), coordinate(at-3.5), c.py(low), coordinate(at-3.5), c.py(high))
 }
 
-// mark draws one of four shapes, so that series differ without colour.
+// mark draws one of the shapes, so that series differ without colour.
 func (c *chart) mark(class, shape string, x, y float64, title string) {
 	fmt.Fprintf(&c.b, `<path class="%s" transform="translate(%s %s)" d="%s"><title>%s</title></path>`,
 		class, c.px(x), c.py(y), shapes[shape], html.EscapeString(title))
@@ -170,6 +170,8 @@ var shapes = map[string]string{
 	"square":   "M-4 -4h8v8h-8z",
 	"triangle": "M0 -5.2L5 3.6H-5z",
 	"diamond":  "M0 -5.6L5.6 0L0 5.6L-5.6 0z",
+	"down":     "M0 5.2L5 -3.6H-5z",
+	"plus":     "M-1.6 -5h3.2v3.4h3.4v3.2h-3.4v3.4h-3.2v-3.4h-3.4v-3.2h3.4z",
 }
 
 func (c *chart) done() string {

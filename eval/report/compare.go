@@ -9,8 +9,7 @@ import (
 	"strings"
 )
 
-// Verdict compares the best distilled model with its best rival at the same
-// number of network calls.
+// Verdict compares the best distilled model with the best model of an opponent at the same number of network calls.
 type Verdict int
 
 const (
@@ -29,13 +28,39 @@ func (v Verdict) Words() string {
 func (v Verdict) class() string  { return [...]string{"", "bad", "mid", "mid", "good"}[v] }
 func (v Verdict) symbol() string { return [...]string{"", "✗", "≈", "≈", "✓"}[v] }
 
-// compare judges a against b. Without intervals nothing is clear.
-func compare(m Metric, a, b Row) Verdict {
-	better := a.Value < b.Value
-	if m.Higher {
-		better = a.Value > b.Value
+// off is a row of a metric with an ideal as its distance from that, so that less is better.
+func (m Metric) off(r Row) Row {
+	if m.Ideal == 0 {
+		return r
 	}
-	clear := a.apart(b)
+	below := r.Value < m.Ideal
+	r.Value = math.Abs(r.Value - m.Ideal)
+	if low, high := r.Low-m.Ideal, r.High-m.Ideal; below {
+		r.Low, r.High = -high, -low
+	} else {
+		r.Low, r.High = low, high
+	}
+	if below {
+		r.Influences = slices.Clone(r.Influences)
+		for i := range r.Influences {
+			r.Influences[i] = -r.Influences[i]
+		}
+	}
+	return r
+}
+
+// better tells whether a is better than b.
+func (m Metric) better(a, b Row) bool {
+	if m.Higher {
+		return a.Value > b.Value
+	}
+	return m.off(a).Value < m.off(b).Value
+}
+
+// Compare judges a against b. Without intervals nothing is clear.
+func Compare(m Metric, a, b Row) Verdict {
+	better := m.better(a, b)
+	clear := m.off(a).apart(m.off(b))
 	switch {
 	case better && clear:
 		return ClearlyBetter
@@ -65,6 +90,10 @@ func (e entry) Label() string {
 		return "Distilled, full"
 	case LoRA:
 		return "Distilled, LoRA"
+	case Earlier:
+		return "Earlier student, no further training"
+	case Rival:
+		return "Other run"
 	case Teacher:
 		return "Teacher" + guidance(e.Steps, e.Calls)
 	}
@@ -130,7 +159,9 @@ func (r *Report) stepTables() []stepTable {
 				t.Others = append(t.Others, e)
 			}
 		}
-		order := func(e entry) int { return slices.Index([]Kind{Full, LoRA, Undistilled, Teacher, Real}, e.Kind) }
+		order := func(e entry) int {
+			return slices.Index([]Kind{Full, LoRA, Rival, Earlier, Undistilled, Teacher, Real}, e.Kind)
+		}
 		slices.SortStableFunc(t.Same, func(a, b entry) int { return order(a) - order(b) })
 		t.Published = r.published(t.Steps)
 	}
@@ -146,7 +177,7 @@ func best(m Metric, entries []entry, keep func(entry) bool) (Row, bool) {
 		if !has || !keep(e) {
 			continue
 		}
-		if !ok || (m.Higher && row.Value > found.Value) || (!m.Higher && row.Value < found.Value) {
+		if !ok || m.better(row, found) {
 			found, ok = row, true
 		}
 	}
@@ -154,16 +185,49 @@ func best(m Metric, entries []entry, keep func(entry) bool) (Row, bool) {
 }
 
 func distilled(e entry) bool { return e.Kind == Full || e.Kind == LoRA }
-func rival(e entry) bool     { return e.Kind == Undistilled || e.Kind == Teacher }
 
-// judge compares the table's best distilled row with its best rival.
-func (t stepTable) judge(m Metric) (v Verdict, ours, theirs Row) {
+// opponent is a group of models that the run's own are judged against.
+type opponent struct {
+	Name string
+	has  func(entry) bool
+}
+
+// opponents are the undistilled teacher, students of more steps without further training, and other runs, as far as there
+// are rows of them.
+func (r *Report) opponents() []opponent {
+	var out []opponent
+	add := func(name string, has func(entry) bool) {
+		if !slices.ContainsFunc(out, func(o opponent) bool { return o.Name == name }) {
+			out = append(out, opponent{name, has})
+		}
+	}
+	all := r.entries(r.Rows)
+	slices.SortStableFunc(all, func(a, b entry) int { return slices.Index(kinds, a.Kind) - slices.Index(kinds, b.Kind) })
+	for _, e := range all {
+		switch e.Kind {
+		case Teacher, Undistilled:
+			add("the undistilled teacher", func(e entry) bool { return e.Kind == Teacher || e.Kind == Undistilled })
+		case Earlier:
+			add("the "+e.Model+" student without further training", func(o entry) bool { return o.Kind == Earlier && o.Model == e.Model })
+		case Rival:
+			run := runOf(e.Model)
+			add("the run "+run, func(o entry) bool { return o.Kind == Rival && runOf(o.Model) == run })
+		}
+	}
+	return out
+}
+
+// runOf is the run of a rival's name RUN/MODEL.
+func runOf(model string) string { return model[:max(strings.LastIndexByte(model, '/'), 0)] }
+
+// judge compares the table's best distilled row with the opponent's best.
+func (t stepTable) judge(m Metric, o opponent) (v Verdict, ours, theirs Row) {
 	ours, okOurs := best(m, t.Same, distilled)
-	theirs, okTheirs := best(m, t.Same, rival)
+	theirs, okTheirs := best(m, t.Same, o.has)
 	if !okOurs || !okTheirs {
 		return NoRival, ours, theirs
 	}
-	return compare(m, ours, theirs), ours, theirs
+	return Compare(m, ours, theirs), ours, theirs
 }
 
 // teacherRow is the row that ratios refer to: the teacher with the most steps.
@@ -178,28 +242,34 @@ func (r *Report) teacherRow(m Metric) (Row, bool) {
 	return found, ok
 }
 
-// headline says per metric at how many calls distillation paid.
+// headline says per opponent and metric at how many calls distillation paid.
 func (r *Report) headline() []headlineView {
 	tables := r.stepTables()
 	var out []headlineView
-	for _, m := range r.metricsInUse() {
-		calls := map[Verdict][]string{}
-		for _, t := range tables {
-			v, _, _ := t.judge(m)
-			calls[v] = append(calls[v], strconv.Itoa(t.Calls))
-		}
-		view := headlineView{Metric: metricTitle(m)}
-		for _, v := range []Verdict{ClearlyBetter, Better, Worse, ClearlyWorse} {
-			if n := calls[v]; len(n) > 0 {
-				at := "calls"
-				if len(n) == 1 && n[0] == "1" {
-					at = "call"
+	for _, o := range r.opponents() {
+		group := headlineView{Opponent: o.Name}
+		for _, m := range r.judged() {
+			calls := map[Verdict][]string{}
+			for _, t := range tables {
+				v, _, _ := t.judge(m, o)
+				calls[v] = append(calls[v], strconv.Itoa(t.Calls))
+			}
+			line := headlineMetric{Metric: metricTitle(m)}
+			for _, v := range []Verdict{ClearlyBetter, Better, Worse, ClearlyWorse} {
+				if n := calls[v]; len(n) > 0 {
+					at := "calls"
+					if len(n) == 1 && n[0] == "1" {
+						at = "call"
+					}
+					line.Parts = append(line.Parts, headlinePart{v.class(), v.symbol(), fmt.Sprintf("%s at %s %s", v.Words(), enumerate(n), at)})
 				}
-				view.Parts = append(view.Parts, headlinePart{v.class(), v.symbol(), fmt.Sprintf("%s at %s %s", v.Words(), enumerate(n), at)})
+			}
+			if len(line.Parts) > 0 {
+				group.Metrics = append(group.Metrics, line)
 			}
 		}
-		if len(view.Parts) > 0 {
-			out = append(out, view)
+		if len(group.Metrics) > 0 {
+			out = append(out, group)
 		}
 	}
 	return out
@@ -215,9 +285,9 @@ func enumerate(items []string) string {
 	return strings.Join(items[:len(items)-1], ", ") + " and " + items[len(items)-1]
 }
 
-// significant formats v with the digits that its interval warrants: two of
+// Significant formats v with the digits that its interval warrants: two of
 // the interval's half-width, and never fewer than the integer part needs.
-func significant(v, low, high float64) string {
+func Significant(v, low, high float64) string {
 	half := (high - low) / 2
 	if math.IsNaN(half) || half <= 0 {
 		half = math.Abs(v) / 100

@@ -26,7 +26,7 @@ func TestCompare(t *testing.T) {
 		{score, row(25, 24.5, 25.5), row(23, 22.5, 23.5), ClearlyBetter},
 		{score, row(23, 22.5, 23.5), row(25, 24.5, 25.5), ClearlyWorse},
 	} {
-		if got := compare(c.m, c.a, c.b); got != c.want {
+		if got := Compare(c.m, c.a, c.b); got != c.want {
 			t.Errorf("%s: %v against %v: %s, want %s", c.m.Name, c.a, c.b, got.Words(), c.want.Words())
 		}
 	}
@@ -50,7 +50,7 @@ func TestPairedVerdict(t *testing.T) {
 		{row(2.2, 1.7, 2.7), ClearlyBetter},                // not paired
 		{row(1.2, 0.7, 1.7), Better},
 	} {
-		if got := compare(distance, a, c.b); got != c.want {
+		if got := Compare(distance, a, c.b); got != c.want {
 			t.Errorf("against %+v: %s, want %s", c.b, got.Words(), c.want.Words())
 		}
 	}
@@ -75,17 +75,17 @@ func TestStepTableRivals(t *testing.T) {
 		t.Fatalf("tables %+v", tables)
 	}
 	m := r.metricsInUse()[0]
-	verdict, ours, theirs := tables[1].judge(m)
+	verdict, ours, theirs := tables[1].judge(m, r.opponents()[0])
 	if verdict != ClearlyBetter || ours.Model != "4step_unet" || theirs.Steps != 2 || theirs.Value != 1.6 {
 		t.Errorf("4 calls: %s, %+v against %+v", verdict.Words(), ours, theirs)
 	}
 	if len(tables[1].Same) != 4 || tables[1].Same[0].Kind != Full || len(tables[1].Others) != 2 || len(tables[1].Floor) != 1 {
 		t.Errorf("4 calls: %d same, %d others, %d floor", len(tables[1].Same), len(tables[1].Others), len(tables[1].Floor))
 	}
-	if verdict, _, theirs := tables[0].judge(m); verdict != Better || theirs.Value != 1.1 {
+	if verdict, _, theirs := tables[0].judge(m, r.opponents()[0]); verdict != Better || theirs.Value != 1.1 {
 		t.Errorf("8 calls: %s against %+v", verdict.Words(), theirs)
 	}
-	want := []headlineView{{Metric: "FD [mini]", Parts: []headlinePart{{"good", "✓", "clearly better at 4 calls"}, {"mid", "≈", "better, within uncertainty at 8 calls"}}}}
+	want := []headlineView{{"the undistilled teacher", []headlineMetric{{"FD [mini]", []headlinePart{{"good", "✓", "clearly better at 4 calls"}, {"mid", "≈", "better, within uncertainty at 8 calls"}}}}}}
 	if got := r.headline(); !reflect.DeepEqual(got, want) {
 		t.Errorf("headline %q, want %q", got, want)
 	}
@@ -99,7 +99,7 @@ func TestSignificant(t *testing.T) {
 		{0.87654, 0.83, 0.92, "0.877"}, {25.4321, 25.1, 25.8, "25.43"}, {123.456, 80, 160, "123"},
 		{0.0004567, nan, nan, "0.000457"}, {18.4934, nan, nan, "18.49"}, {0, nan, nan, "0"}, {5, 5, 5, "5.000"},
 	} {
-		if got := significant(c.v, c.low, c.high); got != c.want {
+		if got := Significant(c.v, c.low, c.high); got != c.want {
 			t.Errorf("%v in [%v, %v]: %q, want %q", c.v, c.low, c.high, got, c.want)
 		}
 	}
@@ -122,7 +122,7 @@ func TestDiscriminatorHealth(t *testing.T) {
 		{flat(0.01), flat(1), "collapsed"}, {nil, flat(1), "collapsed"}, {nil, nil, "unknown"}, {nil, recovered, "balanced"},
 		{nil, flat(nan), "unknown"},
 	} {
-		if got := DiscriminatorHealth(c.loss, c.accuracy, nil); got.State != c.want {
+		if got := DiscriminatorHealth(c.loss, c.accuracy, nil, nil); got.State != c.want {
 			t.Errorf("got %+v, want %s", got, c.want)
 		}
 	}

@@ -33,9 +33,13 @@ func demoReport(t *testing.T) *Report {
 		},
 		Config: "run:\n  seed: 7\nstages:\n  - name: \"128 → 32\"\n    loss: mse\n    note: \"<b>not markup</b> & such\"\n",
 		Metrics: []Metric{
-			{"FD(mini-clip)", "mini", false, "Fréchet distance of the mini CLIP's image features, 128 dimensions, whole image.", "FID-Whole"},
-			{"FD-Patch(mini-clip)", "mini", false, "The same on early layers of the centre crop; sees blur.", "FID-Patch"},
-			{"CLIP score", "mini", true, "Cosine × 100 of the mini CLIP, clamped at 0. Shares its text encoder with the model.", "CLIP score"},
+			{"FD(mini-clip)", "mini", false, "Fréchet distance of the mini CLIP's image features, 128 dimensions, whole image.", "FID-Whole", 0, false},
+			{"FD-Patch(mini-clip)", "mini", false, "The same on early layers of the centre crop; sees blur.", "FID-Patch", 0, false},
+			{"CLIP score", "mini", true, "Cosine × 100 of the mini CLIP, clamped at 0. Shares its text encoder with the model.", "CLIP score", 0, false},
+			{"FD(nsfwjs-inception)", "mini", false, "Fréchet distance in the features of an independent network.", "FID-Whole", 0, false},
+			{"Laplacian energy", "mini", false, "Mean variance of the Laplacian as a multiple of the real images'.", "", 1, true},
+			{"Teacher RMS", "mini", false, "Root mean square difference from the teacher's image, in grey levels.", "", 0, true},
+			{"Teacher similarity", "mini", true, "Cosine × 100 of image and teacher's image.", "", 0, true},
 		},
 		Published: Lightning(),
 	}
@@ -45,8 +49,12 @@ func demoReport(t *testing.T) *Report {
 		shared[i] = own.NormFloat64()
 	}
 	add := func(model string, steps, calls int, kind Kind, whole, patch, clip float64) {
-		for i, v := range []float64{whole, patch, clip} {
-			spread := []float64{0.04, 0.03, 0.35}[i] * (0.8 + 0.4*rng.Float64())
+		all := []float64{whole, patch, clip, 3 + 4*whole, 1.3 - 0.4*patch, 20 + 9*whole, 99 - 9*whole}
+		if kind == Real || kind == Teacher {
+			all = all[:5]
+		}
+		for i, v := range all {
+			spread := []float64{0.04, 0.03, 0.35, 0.2, 0.03, 0.6, 0.4}[i] * (0.8 + 0.4*rng.Float64())
 			if i < 2 {
 				spread *= 0.5 + v/2
 			}
@@ -79,6 +87,15 @@ func demoReport(t *testing.T) *Report {
 	add("4step_lora", 4, 4, LoRA, 0.97, 0.70, 24.8)
 	add("2step_lora", 2, 2, LoRA, 1.18, 0.98, 23.6)
 
+	for _, e := range []struct {
+		steps              int
+		whole, patch, clip float64
+	}{{8, 0.91, 0.64, 25.2}, {4, 0.99, 0.75, 24.6}, {2, 1.4, 1.2, 22.4}, {1, 2.2, 2.3, 18.8}} {
+		add("32step", e.steps, e.steps, Earlier, e.whole, e.patch, e.clip)
+		add(fmt.Sprintf("mse-only/%dstep", e.steps), e.steps, e.steps, Rival, e.whole-0.02, e.patch-0.01, e.clip+0.1)
+	}
+	add("mse-only/4step_lora", 4, 4, Rival, 0.98, 0.74, 24.6)
+
 	prompts := []string{"bear, noto style", "a red heart with an arrow, fluent 3d style", "keycap, symbol", "tiger face, noto style", "volcano, travel and places, fluent 3d style"}
 	columns := []string{"teacher 32 (64 calls)", "full 8", "LoRA 8", "full 4", "LoRA 4", "full 2", "LoRA 2", "full 1"}
 	var grid [][]image.Image
@@ -99,18 +116,20 @@ func demoReport(t *testing.T) *Report {
 	for _, s := range []struct{ name, kind string }{{"128 → 32", "mse"}, {"32 → 8", "adv"}, {"2 → 1", "adv"}} {
 		stage := Stage{Name: s.name}
 		if s.kind == "mse" {
-			stage.Phases = []Phase{{Name: "MSE, full", Curves: []Curve{demoCurve(rng, LossCurve, 600, func(x float64) float64 { return 0.02*math.Exp(-5*x) + 0.001 }, 0.2)}}}
+			stage.Phases = []Phase{{Name: "MSE, full", Student: 600, Curves: []Curve{demoCurve(rng, LossCurve, 600, func(x float64) float64 { return 0.02*math.Exp(-5*x) + 0.001 }, 0.2)}}}
 		} else {
 			for _, phase := range []string{"LoRA, conditional", "LoRA, unconditional", "full, unconditional"} {
-				stage.Phases = append(stage.Phases, Phase{Name: phase, Curves: []Curve{
+				stage.Phases = append(stage.Phases, Phase{Name: phase, Student: 380, Discriminator: 400, Curves: []Curve{
 					demoCurve(rng, LossCurve, 400, func(x float64) float64 { return 0.8 + 0.3*x }, 0.2),
 					demoCurve(rng, DLossCurve, 400, func(x float64) float64 { return 1.38 - 0.3*x }, 0.1),
 					demoCurve(rng, AccuracyCurve, 400, func(x float64) float64 { return 0.5 + 0.2*x }, 0.1),
+					demoCurve(rng, PairedCurve, 400, func(x float64) float64 { return 0.5 + 0.3*x }, 0.1),
 					demoCurve(rng, LogitGapCurve, 400, func(x float64) float64 { return 0.1 + x }, 0.5),
 				}})
 			}
 			stage.Phases[2].Curves[2] = demoCurve(rng, AccuracyCurve, 100, func(x float64) float64 { return 0.995 }, 0.002)
 			stage.Phases[2].Curves[1] = demoCurve(rng, DLossCurve, 100, func(x float64) float64 { return 0.02 }, 0.5)
+			stage.Phases[1].Student, stage.Phases[1].Few = 2, true
 			stage.Phases[2].Notes = []string{"Discriminator collapse reported at 12,800 samples."}
 		}
 		r.Stages = append(r.Stages, stage)

@@ -37,6 +37,7 @@ type page struct {
 	Headline    []headlineView
 	Warnings    []string
 	Metrics     []Metric
+	Judged      []Metric // those of the verdicts
 	Tables      []tableView
 	TeacherName string
 	Timed       bool
@@ -55,8 +56,13 @@ type page struct {
 type tableView struct {
 	ID, Title string
 	Calls     int
-	Verdicts  []verdictView
+	Against   []againstView
 	Groups    []groupView
+}
+
+type againstView struct {
+	Opponent string
+	Verdicts []verdictView // by metric
 }
 
 type verdictView struct{ Class, Symbol, Words, Ours, Theirs, Difference string }
@@ -78,6 +84,11 @@ type cellView struct {
 }
 
 type headlineView struct {
+	Opponent string
+	Metrics  []headlineMetric
+}
+
+type headlineMetric struct {
 	Metric string
 	Parts  []headlinePart
 }
@@ -113,6 +124,7 @@ type stageView struct {
 
 type phaseView struct {
 	Name   string
+	Phase  Phase
 	Health *healthView
 	Notes  []string
 	Curves []curveView
@@ -144,7 +156,7 @@ type rowView struct {
 func renderPage(r *Report) ([]byte, error) {
 	p := &page{
 		R: r, CSS: template.CSS(pageCSS), JS: template.JS(pageJS), Blank: blankImage,
-		Headline: r.headline(), Warnings: r.warnings(), Metrics: r.metricsInUse(), Timed: len(r.Timings) > 0,
+		Headline: r.headline(), Warnings: r.warnings(), Metrics: r.metricsInUse(), Judged: r.judged(), Timed: len(r.Timings) > 0,
 		SortColumns: []sortColumn{{"model", false}, {"steps", true}, {"calls", true}, {"kind", false}, {"metric", false}, {"convention", false}, {"value", true}, {"low", true}, {"high", true}, {"samples", true}},
 	}
 	p.Devices = r.devices()
@@ -179,11 +191,11 @@ func renderPage(r *Report) ([]byte, error) {
 		v := rowView{
 			Model: row.Model, Metric: row.Metric, Convention: row.Convention, Kind: row.Kind,
 			Steps: row.Steps, Calls: row.Calls, Samples: row.Samples,
-			Value: number(row.Value), Shown: significant(row.Value, row.Low, row.High), ShownLow: "–", ShownHigh: "–",
+			Value: number(row.Value), Shown: Significant(row.Value, row.Low, row.High), ShownLow: "–", ShownHigh: "–",
 		}
 		if row.HasInterval() {
 			v.Low, v.High = number(row.Low), number(row.High)
-			v.ShownLow, v.ShownHigh = significant(row.Low, row.Low, row.High), significant(row.High, row.Low, row.High)
+			v.ShownLow, v.ShownHigh = Significant(row.Low, row.Low, row.High), Significant(row.High, row.Low, row.High)
 		}
 		p.All = append(p.All, v)
 	}
@@ -206,18 +218,16 @@ func (r *Report) viewTable(t stepTable, metrics []Metric) tableView {
 		Title: fmt.Sprintf("%s, %s per image", plural(t.Steps, "step"), plural(t.Calls, "network call")),
 		Calls: t.Calls,
 	}
-	for _, m := range metrics {
-		verdict, ours, theirs := t.judge(m)
-		view := verdictView{Words: verdict.Words()}
-		if verdict != NoRival {
-			view.Class, view.Symbol = verdict.class(), verdict.symbol()
-			view.Ours = significant(ours.Value, ours.Low, ours.High) + " " + map[Kind]string{Full: "full", LoRA: "LoRA"}[ours.Kind]
-			view.Theirs = significant(theirs.Value, theirs.Low, theirs.High) + " undistilled, " + plural(theirs.Steps, "step") + guidance(theirs.Steps, theirs.Calls)
-			if d, ok := ours.difference(theirs); ok {
-				view.Difference = "difference " + significant(d.Value, d.Low, d.High) + ", " + significant(d.Low, d.Low, d.High) + " to " + significant(d.High, d.Low, d.High)
-			}
+	for _, o := range r.opponents() {
+		against, met := againstView{Opponent: o.Name}, false
+		for _, m := range r.judged() {
+			verdict, ours, theirs := t.judge(m, o)
+			against.Verdicts = append(against.Verdicts, viewVerdict(m, verdict, ours, theirs))
+			met = met || verdict != NoRival
 		}
-		v.Verdicts = append(v.Verdicts, view)
+		if met {
+			v.Against = append(v.Against, against)
+		}
 	}
 	everyone := func(entry) bool { return true }
 	bests := make([]Row, len(metrics))
@@ -253,9 +263,9 @@ func (r *Report) viewTable(t stepTable, metrics []Metric) tableView {
 					view.Cells = append(view.Cells, cellView{})
 					continue
 				}
-				cell := cellView{Value: significant(row.Value, row.Low, row.High), Best: g.contest && row.sameModel(bests[i])}
+				cell := cellView{Value: Significant(row.Value, row.Low, row.High), Best: g.contest && row.sameModel(bests[i])}
 				if row.HasInterval() {
-					cell.Interval = significant(row.Low, row.Low, row.High) + " to " + significant(row.High, row.Low, row.High)
+					cell.Interval = Significant(row.Low, row.Low, row.High) + " to " + Significant(row.High, row.Low, row.High)
 				}
 				if teacher, ok := r.teacherRow(m); ok && teacher.Value > 0 && e.Kind != Real {
 					cell.Ratio = "×" + strconv.FormatFloat(row.Value/teacher.Value, 'f', 2, 64) + " teacher"
@@ -272,6 +282,30 @@ func (r *Report) viewTable(t stepTable, metrics []Metric) tableView {
 	return v
 }
 
+func viewVerdict(m Metric, verdict Verdict, ours, theirs Row) verdictView {
+	view := verdictView{Words: verdict.Words()}
+	if verdict == NoRival {
+		return view
+	}
+	view.Class, view.Symbol = verdict.class(), verdict.symbol()
+	view.Ours = Significant(ours.Value, ours.Low, ours.High) + " " + map[Kind]string{Full: "full", LoRA: "LoRA"}[ours.Kind]
+	view.Theirs = Significant(theirs.Value, theirs.Low, theirs.High) + " "
+	switch theirs.Kind {
+	case Earlier, Rival:
+		view.Theirs += theirs.Model
+	default:
+		view.Theirs += "undistilled, " + plural(theirs.Steps, "step") + guidance(theirs.Steps, theirs.Calls)
+	}
+	if d, ok := m.off(ours).difference(m.off(theirs)); ok {
+		of := ""
+		if m.Ideal != 0 {
+			of = fmt.Sprintf(" in how far from %g", m.Ideal)
+		}
+		view.Difference = "difference" + of + " " + Significant(d.Value, d.Low, d.High) + ", " + Significant(d.Low, d.Low, d.High) + " to " + Significant(d.High, d.Low, d.High)
+	}
+	return view
+}
+
 func plural(n int, word string) string {
 	if n == 1 {
 		return "1 " + word
@@ -285,6 +319,8 @@ func entryClass(e entry) string {
 		return string(e.Kind)
 	case e.Kind == Real:
 		return "floor"
+	case e.Kind == Earlier || e.Kind == Rival:
+		return string(e.Kind)
 	case e.Calls >= 2*e.Steps:
 		return "guided"
 	}
@@ -369,10 +405,10 @@ func (r *Report) viewStages(p *page) {
 	for i, stage := range r.Stages {
 		view := stageView{Name: stage.Name}
 		for j, phase := range stage.Phases {
-			pv := phaseView{Name: phase.Name, Notes: phase.Notes}
+			pv := phaseView{Name: phase.Name, Phase: phase, Notes: phase.Notes}
 			if phase.adversarial() {
 				p.Adversarial = true
-				h := DiscriminatorHealth(phase.curve(DLossCurve), phase.curve(AccuracyCurve), phase.curve(LogitGapCurve))
+				h := DiscriminatorHealth(phase.curve(DLossCurve), phase.curve(AccuracyCurve), phase.curve(PairedCurve), phase.curve(LogitGapCurve))
 				class := map[string]string{"balanced": "good", "collapsed": "bad"}[h.State]
 				if class == "" {
 					class = "mid"

@@ -16,6 +16,8 @@ type series struct {
 var qualitySeries = []series{
 	{"full", "circle", "distilled, full", func(r Row) bool { return r.Kind == Full }},
 	{"lora", "square", "distilled, LoRA", func(r Row) bool { return r.Kind == LoRA }},
+	{"rival", "plus", "other runs", func(r Row) bool { return r.Kind == Rival }},
+	{"earlier", "down", "student of more steps, no further training", func(r Row) bool { return r.Kind == Earlier }},
 	{"guided", "triangle", "undistilled, guided (two calls per step)", func(r Row) bool { return (r.Kind == Undistilled || r.Kind == Teacher) && r.Guided() }},
 	{"unguided", "diamond", "undistilled, unguided", func(r Row) bool { return (r.Kind == Undistilled || r.Kind == Teacher) && !r.Guided() }},
 }
@@ -79,16 +81,12 @@ func (r *Report) qualityPlot(id string, m Metric, xTitle string, at func(Row) (f
 		if len(lines[i]) > 0 {
 			var values []string
 			for _, p := range lines[i] {
-				values = append(values, fmt.Sprintf("%s at %s", significant(p.Value, p.Low, p.High), tickLabel(p.x)))
+				values = append(values, fmt.Sprintf("%s at %s", Significant(p.Value, p.Low, p.High), tickLabel(p.x)))
 			}
 			described = append(described, s.Name+": "+strings.Join(values, ", "))
 		}
 	}
-	direction := "lower is better"
-	if m.Higher {
-		direction = "higher is better"
-	}
-	out := quality{title: fmt.Sprintf("%s, %s", metricTitle(m), direction)}
+	out := quality{title: fmt.Sprintf("%s, %s", metricTitle(m), m.Direction())}
 	c := newChart(id, out.title+", against "+xTitle, strings.Join(described, ". "), 480, 340, xs, spanning(low, high, logY))
 	var xTicks []float64
 	for v := math.Pow(2, math.Ceil(math.Log2(xs.min))); v <= xs.max; v *= 2 {
@@ -112,16 +110,18 @@ func (r *Report) qualityPlot(id string, m Metric, xTitle string, at func(Row) (f
 		for _, p := range lines[i] {
 			px, py = append(px, p.x), append(py, p.Value)
 		}
-		c.line("line "+s.Class, px, py)
+		if s.Class != "rival" { // several models of several runs
+			c.line("line "+s.Class, px, py)
+		}
 		for _, p := range lines[i] {
 			if p.HasInterval() {
 				c.whisker("whisker "+s.Class, p.x, p.Low, p.High)
 			}
 		}
 		for _, p := range lines[i] {
-			text := fmt.Sprintf("%s, %d steps, %d calls: %s", p.Model, p.Steps, p.Calls, significant(p.Value, p.Low, p.High))
+			text := fmt.Sprintf("%s, %d steps, %d calls: %s", p.Model, p.Steps, p.Calls, Significant(p.Value, p.Low, p.High))
 			if p.HasInterval() {
-				text += fmt.Sprintf(" (%s to %s)", significant(p.Low, p.Low, p.High), significant(p.High, p.Low, p.High))
+				text += fmt.Sprintf(" (%s to %s)", Significant(p.Low, p.Low, p.High), Significant(p.High, p.Low, p.High))
 			}
 			c.mark("mark "+s.Class, s.Shape, p.x, p.Value, text)
 		}
@@ -169,7 +169,7 @@ func curvePlot(id, where string, curve Curve) string {
 	}
 	low, high := slices.Min(lows), slices.Max(highs)
 	y := spanning(low, high, low > 0 && high/low > 30)
-	if curve.Name == AccuracyCurve {
+	if curve.Name == AccuracyCurve || curve.Name == PairedCurve {
 		y = scale{0, 1, false}
 	}
 	x := scale{float64(points[0].Samples), float64(points[len(points)-1].Samples), false}
@@ -186,7 +186,7 @@ func curvePlot(id, where string, curve Curve) string {
 	c.top, c.bottom, c.left = 8, 38, 46
 	ticks := c.y.ticks(4)
 	c.axes(c.x.ticks(5), ticks, "training samples", "")
-	if curve.Name == AccuracyCurve {
+	if curve.Name == AccuracyCurve || curve.Name == PairedCurve {
 		c.level(0.5, "line chance")
 	}
 	if len(points) > buckets {

@@ -71,11 +71,13 @@ const (
 	Real        Kind = "real"        // real images against real images: the floor
 	Teacher     Kind = "teacher"     // the teacher as it was meant to be used: 32 steps with guidance
 	Undistilled Kind = "undistilled" // the same network at fewer steps
+	Earlier     Kind = "earlier"     // a distilled student of more steps, at fewer steps and with no further training
+	Rival       Kind = "rival"       // a model of another run, named RUN/MODEL
 	Full        Kind = "full"        // distilled, all weights
 	LoRA        Kind = "lora"        // distilled, LoRA on the teacher
 )
 
-var kinds = []Kind{Real, Teacher, Undistilled, Full, LoRA}
+var kinds = []Kind{Real, Teacher, Undistilled, Earlier, Rival, Full, LoRA}
 
 // Row is one number: one metric of one model at one step count.
 type Row struct {
@@ -135,6 +137,26 @@ type Metric struct {
 	// Counterpart names the published metric that measures the same under another convention ("FID-Whole"): ratios
 	// to the teacher may then be set beside each other, values not.
 	Counterpart string `json:"counterpart,omitempty"`
+	// Ideal is the value of real images where neither more nor less is better; 0 = none.
+	Ideal float64 `json:"ideal,omitempty"`
+	// Diagnostic says that it tells how images differ rather than how good they are: no verdict is made of it.
+	Diagnostic bool `json:"diagnostic,omitempty"`
+}
+
+// distance tells whether it is a Fréchet distance, which falls with the number of samples.
+func (m Metric) distance() bool {
+	return strings.HasPrefix(m.Name, "FD") || strings.HasPrefix(m.Name, "FID")
+}
+
+// Direction says in words which values are better.
+func (m Metric) Direction() string {
+	switch {
+	case m.Higher:
+		return "higher is better"
+	case m.Ideal != 0:
+		return fmt.Sprintf("nearer to %g is better", m.Ideal)
+	}
+	return "lower is better"
 }
 
 // Timing is the measured sampling time of a model.
@@ -168,6 +190,11 @@ type Phase struct {
 	Name   string // "LoRA, conditional"
 	Curves []Curve
 	Notes  []string // what the run itself reported, in its words
+
+	// Updates of student and discriminator that were made.
+	Student, Discriminator int
+	// Few says that the student has hardly moved: the phase's model is nearly the one that it started from.
+	Few bool
 }
 
 // Curve names; a phase may have others.
@@ -175,6 +202,7 @@ const (
 	LossCurve     = "loss"
 	DLossCurve    = "discriminator loss"
 	AccuracyCurve = "discriminator accuracy"
+	PairedCurve   = "accuracy of pairs"
 	LogitGapCurve = "logit gap"
 )
 
@@ -246,7 +274,7 @@ func (r *Report) warnings() []string {
 	var few, mixed []string
 	fewest := math.MaxInt
 	for _, m := range r.metricsInUse() {
-		if m.Higher {
+		if !m.distance() {
 			continue
 		}
 		least, most := math.MaxInt, 0
@@ -265,6 +293,13 @@ func (r *Report) warnings() []string {
 	if len(few) > 0 {
 		out = append(out, fmt.Sprintf("Few samples (%d) for %s: below %d a Fréchet distance is noticeably biased upwards, so compare the rows of this page with each other only.", fewest, enumerate(few), recommendedSamples))
 	}
+	for _, stage := range r.Stages {
+		for _, p := range stage.Phases {
+			if p.Few {
+				out = append(out, fmt.Sprintf("In stage %s the phase %s moved its student in %s only: what it made is nearly what it started from.", stage.Name, p.Name, plural(p.Student, "update")))
+			}
+		}
+	}
 	if len(mixed) > 0 {
 		out = append(out, fmt.Sprintf("Different sample counts for %s: fewer samples raise a distance, so only rows of equal count compare.", enumerate(mixed)))
 	}
@@ -280,6 +315,11 @@ func (r *Report) metric(name, convention string) Metric {
 		}
 	}
 	return Metric{Name: name, Convention: convention, Higher: strings.Contains(strings.ToLower(name), "score")}
+}
+
+// judged lists the metrics that verdicts are made of.
+func (r *Report) judged() []Metric {
+	return slices.DeleteFunc(r.metricsInUse(), func(m Metric) bool { return m.Diagnostic })
 }
 
 // metricsInUse lists the metrics of the rows in order of first appearance.

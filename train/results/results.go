@@ -186,8 +186,11 @@ func (m *Maker) Report(ctx context.Context, r *train.Run) (worked bool, err erro
 	s := eval.Spec{Engine: m.meter(r), Drawer: r.Engine, Pipeline: r.Pipeline, Config: r.Config, Base: r.Base, Progress: m.progress(),
 		Metric: func(name string) { m.Log.Info("computing " + name) }}
 	s.Keep(r.Dir)
+	s.BaseWeights = r.Dir.Lineage().BaseWeights
+	s.Warn = func(text string) { m.Log.Warn(text) }
+	first, counts, _ := eval.Earlier(r.Ladder)
 	for _, step := range r.Ladder.Steps() {
-		if !step.Final || export.IsLoRA(step) && step.Stage == 0 {
+		if !step.Final || export.IsLoRA(step) && step.Stage == 0 && step.Phase != first.Phase {
 			continue // the first stage's LoRA is only the next one's start
 		}
 		result, err := r.Dir.Result(step.StageName, step.PhaseName)
@@ -200,6 +203,9 @@ func (m *Maker) Report(ctx context.Context, r *train.Run) (worked bool, err erro
 			e.Model, e.Kind = e.Model+"_lora", report.LoRA
 		}
 		s.Entries = append(s.Entries, e)
+		if step.Stage == first.Stage && step.Phase == first.Phase {
+			s.Entries = append(s.Entries, e.AtFewerSteps(counts)...)
+		}
 	}
 	t, err := eval.Evaluate(ctx, s)
 	if err != nil {

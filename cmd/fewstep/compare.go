@@ -1,0 +1,54 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"fewstep/eval/ablation"
+)
+
+func init() { register(newCompare) }
+
+func newCompare(a *app) *cobra.Command {
+	var format string
+	c := &cobra.Command{
+		Use:   "compare RUN...",
+		Short: "Set runs side by side, as the table of an ablation: every metric of every model, seeds put together.",
+		Long: "Set runs side by side, as the table of an ablation. Runs that differ in their seed alone are one row, with the spread\n" +
+			"over the seeds. Ratios are to the same run's teacher. The first recipe is what the others are compared with: better or\n" +
+			"worse is said only where it holds in every seed, by the interval of the paired difference.\n\n" +
+			"The runs must have been evaluated, as 'fewstep run' does at its end. Nothing is measured and nothing is changed.",
+		Example: "  fewstep compare runs/full-1 runs/full-2 runs/full-3 runs/mse-1 runs/mse-2 runs/mse-3\n" +
+			"  fewstep compare runs/full runs/mse-only --format csv > ablation.csv",
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if a.json {
+				format = "json"
+			}
+			return a.compare(args, format)
+		},
+	}
+	c.Flags().StringVar(&format, "format", "markdown", "markdown, csv or json")
+	return c
+}
+
+func (a *app) compare(dirs []string, format string) error {
+	if !strings.Contains(" markdown csv json ", " "+format+" ") {
+		return usageErrorf("--format is %q; it must be markdown, csv or json", format)
+	}
+	t, err := ablation.Read(dirs)
+	if err != nil {
+		return err
+	}
+	for _, note := range t.Notes {
+		a.log.Warn(note)
+	}
+	switch format {
+	case "csv":
+		return t.WriteCSV(a.stdout)
+	case "json":
+		return a.writeJSON(map[string]any{"cells": t.Cells(), "phases": t.Phases(), "notes": append([]string{}, t.Notes...)})
+	}
+	return t.WriteMarkdown(a.stdout)
+}
