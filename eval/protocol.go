@@ -33,12 +33,20 @@ type protocol struct {
 	judge      Judge
 	captions   Captions // of prompts
 	floor      []Value  // of real images measured against the others; nil without
+	held       *heldOut // these images; nil without
 
 	sheetPrompts []string // the first prompts, or others that are drawn for the sheet alone
 
 	facts    []report.Fact
 	identity string // digest of the real images that distances are measured from; "" = none
 	digest   string // of everything above that decides a row's numbers
+}
+
+// heldOut are the real images of the floor: rows, which may repeat, each with the caption that it is compared with.
+type heldOut struct {
+	set      imageSource
+	rows     []int
+	captions []string
 }
 
 func (p *protocol) sheetOfPrompts() bool { return len(p.settings.SheetPrompts) == 0 }
@@ -186,8 +194,7 @@ func (s *Spec) mini(p *protocol) (reference []Features, err error) {
 	if p.floor, err = p.judge.Measure(real, texts, nil); err != nil {
 		return nil, err
 	}
-	// Rows are drawn more than once, and an image does not differ from itself.
-	p.floor = slices.DeleteFunc(p.floor, func(v Value) bool { return strings.HasPrefix(v.Metric, metric.Diversity) })
+	p.floor, p.held = floorValues(p.floor), &heldOut{held, rows, captions}
 	sum, err := all.Digest()
 	if err != nil {
 		return nil, err
@@ -203,6 +210,11 @@ func (s *Spec) mini(p *protocol) (reference []Features, err error) {
 		{Name: "Captioned images", Value: fmt.Sprintf("%d rows, sha256 of keys, captions and images %s", all.Len(), sum)},
 	}
 	return reference, nil
+}
+
+// floorValues leaves the diversity out: rows are drawn more than once, and an image does not differ from itself.
+func floorValues(all []Value) []Value {
+	return slices.DeleteFunc(all, func(v Value) bool { return strings.HasPrefix(v.Metric, metric.Diversity) })
 }
 
 // listed takes the prompts from a list of captions and the real images from wherever Reference says.
@@ -236,7 +248,7 @@ func (s *Spec) listed(p *protocol) (reference []Features, err error) {
 }
 
 // measureReal returns the features of a set's rows in the given order; rows may repeat and are looked at once.
-func measureReal(judge Judge, set *data.Set, rows []int, resolution int, looked func(done int)) ([]Features, error) {
+func measureReal(judge Judge, set imageSource, rows []int, resolution int, looked func(done int)) ([]Features, error) {
 	at := map[int]int{}
 	var distinct []int
 	for _, r := range rows {

@@ -82,16 +82,21 @@ func (c *Column) add(img image.Image) error {
 func (t *Table) add(c Column, all []Value) {
 	t.results = append(t.results, result{c, all})
 	for _, v := range all {
-		row := report.Row{Model: c.Model, Steps: c.Steps, Calls: c.Calls, Kind: c.Kind, Metric: v.Metric, Convention: t.convention(v.Metric),
-			Value: v.Value, Low: math.NaN(), High: math.NaN(), Samples: v.Samples, Influences: v.Influences}
-		if v.Low != nil && v.High != nil {
-			row.Low, row.High = *v.Low, *v.High
-		}
-		t.Rows = append(t.Rows, row)
+		t.Rows = append(t.Rows, v.row(c, t.convention(v.Metric)))
 	}
 	if len(c.Pictures) > 0 {
 		t.Columns = append(t.Columns, c)
 	}
+}
+
+// row is a value of a model as reports have it.
+func (v Value) row(c Column, convention string) report.Row {
+	r := report.Row{Model: c.Model, Steps: c.Steps, Calls: c.Calls, Kind: c.Kind, Metric: v.Metric, Convention: convention,
+		Value: v.Value, Low: math.NaN(), High: math.NaN(), Samples: v.Samples, Influences: v.Influences}
+	if v.Low != nil && v.High != nil {
+		r.Low, r.High = *v.Low, *v.High
+	}
+	return r
 }
 
 func (t *Table) convention(name string) string {

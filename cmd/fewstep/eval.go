@@ -102,6 +102,7 @@ func newEval(a *app) *cobra.Command {
 	f.IntVar(&o.resolution, "resolution", 0, "side of the images in pixels; 0 = the model's own")
 	f.IntVar(&o.bootstrap, "bootstrap", 400, "resamples behind an interval; 0 = no intervals")
 	f.Uint64Var(&o.seed, "seed", 1, "seed of prompts and starting noise")
+	c.AddCommand(newAccept(a))
 	f.Float64SliceVar(&o.captions, "captions", []float64{0.4, 0.3, 0.3}, "probabilities of fine, kind and coarse captions")
 	return c
 }
