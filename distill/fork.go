@@ -28,10 +28,27 @@ func DiffBefore(a, b *Config, n int) ([]string, error) {
 		x, y := left[i], right[i]
 		x.Final, y.Final = false, false // what is exported depends on later phases
 		if !reflect.DeepEqual(x, y) {
-			return []string{fmt.Sprintf("stage %s, phase %s: its place in the ladder", y.StageName, y.PhaseName)}, nil
+			return []string{fmt.Sprintf("stage %s, phase %s: %s", y.StageName, y.PhaseName, stepDifference(x, y))}, nil
 		}
 	}
 	return nil, nil
+}
+
+// stepDifference says in what two recipes' same phase differs by its place in their ladders.
+func stepDifference(a, b Step) string {
+	for _, f := range []struct {
+		what     string
+		from, to any
+	}{
+		{"teacher", a.Teacher, b.Teacher}, {"start", a.Start, b.Start},
+		{"discriminator's backbone", a.DiscriminatorBackbone, b.DiscriminatorBackbone}, {"discriminator's head", a.DiscriminatorHead, b.DiscriminatorHead},
+		{"first sample", a.First, b.First}, {"samples", a.Samples, b.Samples},
+	} {
+		if !reflect.DeepEqual(f.from, f.to) {
+			return fmt.Sprintf("%s: %v → %v", f.what, f.from, f.to)
+		}
+	}
+	return "its place in the ladder"
 }
 
 // Before returns the phases before the first of a stage, or before "STAGE/PHASE".
@@ -68,6 +85,7 @@ func before(c *Config, steps []Step, n int) *Config {
 	t.Calls = t.CallGranularity()
 	d := &out.Discriminator
 	d.CollapseWindow, d.CollapseLoss, d.CollapseAccuracy = 0, 0, 0
+	d.CarryBackbone = false // of each phase the steps say what it carries
 	adversarial, lora := false, false
 	for _, s := range steps[:n] {
 		adversarial = adversarial || s.Kind == KindAdversarial

@@ -26,7 +26,8 @@ func TestDiffBefore(t *testing.T) {
 		{"data.resolution=512", "8", "data.resolution"},
 		// The first stage has no discriminator.
 		{"discriminator.carry_backbone=false", "8", ""},
-		{"discriminator.carry_backbone=false", "8/lora-uncond", "discriminator.carry_backbone"},
+		{"discriminator.carry_backbone=false", "8/lora-uncond", ""}, // the first of its stage begins anew anyway
+		{"discriminator.carry_backbone=false", "8/merge", "stage 8, phase lora-uncond: discriminator's backbone: carried → fresh"},
 		{"discriminator.collapse_loss=0.5", "1", ""},
 		{"lora.alpha=64", "8", "lora.alpha"},
 		{"stages.1.noise_levels=[500]", "1/full-cond", ""},
