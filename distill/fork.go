@@ -85,7 +85,7 @@ func before(c *Config, steps []Step, n int) *Config {
 	t.Calls = t.CallGranularity()
 	d := &out.Discriminator
 	d.CollapseWindow, d.CollapseLoss, d.CollapseAccuracy = 0, 0, 0
-	d.CarryBackbone = false // of each phase the steps say what it carries
+	d.CarryBackbone, out.Lineage = false, "" // the steps say of each phase what it carries and starts from
 	adversarial, lora := false, false
 	for _, s := range steps[:n] {
 		adversarial = adversarial || s.Kind == KindAdversarial
@@ -100,16 +100,16 @@ func before(c *Config, steps []Step, n int) *Config {
 	out.Stages = nil
 	for i := range c.Stages {
 		s := c.Stages[i]
-		phases := 0
+		var phases []Phase
 		for _, step := range steps[:n] {
 			if step.Stage == i {
-				phases++
+				phases = append(phases, s.Phases[step.Phase])
 			}
 		}
-		if phases == 0 {
+		if len(phases) == 0 {
 			break
 		}
-		s.Phases = s.Phases[:phases]
+		s.Phases = phases
 		s.Loss = "" // it only says which kinds of phases there may be
 		uses := func(is func(Phase) bool) bool {
 			for _, p := range s.Phases {

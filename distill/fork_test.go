@@ -35,6 +35,8 @@ func TestDiffBefore(t *testing.T) {
 		{"stages.2.skip_teacher_steps=0", "2/lora-uncond", ""},
 		{"stages.2.skip_teacher_steps=0", "2/merge", "skip_teacher"},
 		{"stages.2.timesteps=[500,1000]", "2/lora-uncond", "stages.2.timesteps"},
+		{"lineage=continued", "8/full-uncond", ""},
+		{"lineage=continued", "4", "full-uncond"},
 		// What is saved, shown or measured, and what things are called.
 		{"name=other", "1", ""},
 		{"model=elsewhere", "1", ""},
@@ -75,6 +77,27 @@ func TestDiffBefore(t *testing.T) {
 		if text := strings.Join(got, "\n"); c.want == "" && text != "" || !strings.Contains(text, c.want) {
 			t.Errorf("%s from %s: %q, want %q", c.set, c.from, text, c.want)
 		}
+	}
+	// Where a full lineage continues there are no merges, and the phases behind them count all the same.
+	x, y := base(), base()
+	for _, c := range []*Config{x, y} {
+		if err := c.Set("lineage=continued"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := y.Set("stages.8.phases.full-uncond.lr=1e-3"); err != nil {
+		t.Fatal(err)
+	}
+	l, err := NewLadder(y)
+	if err != nil {
+		t.Fatal(err)
+	}
+	steps, err := l.Before("4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := DiffBefore(x, y, len(steps)); err != nil || !strings.Contains(strings.Join(got, ""), "stages.8.phases.full-uncond.lr") {
+		t.Errorf("%v, %v", got, err)
 	}
 	// A recipe without the last stages agrees with the whole one in the first.
 	a, b := base(), base()

@@ -255,7 +255,7 @@ func (t *Table) sheets() ([]report.Sheet, error) {
 // curves are the report's names of a record's values, in the order of the plots.
 var curves = []struct{ value, curve string }{
 	{monitor.Loss, report.LossCurve}, {monitor.LossG, report.LossCurve}, {monitor.LossD, report.DLossCurve},
-	{monitor.Accuracy, report.AccuracyCurve}, {monitor.PairedAccuracy, report.PairedCurve}, {monitor.Gap, report.LogitGapCurve},
+	{monitor.Accuracy, report.AccuracyCurve}, {monitor.Paired, report.PairedCurve}, {monitor.Gap, report.LogitGapCurve},
 }
 
 // stages turns the run's records into curves, phase by phase, with the discriminator's troubles as notes.

@@ -69,7 +69,7 @@ func checkRun(dir string) ([]rundir.Problem, error) {
 	return problems, nil
 }
 
-// hardlyMoved names the phases whose student made fewer than [monitor.HardlyMoved] updates: nothing is damaged, and yet what
+// hardlyMoved names the phases whose student made fewer than [monitor.FewUpdates] updates: nothing is damaged, and yet what
 // they made is nearly what they started from.
 func hardlyMoved(dir string) (notes []string, err error) {
 	d, err := rundir.View(dir)

@@ -119,7 +119,7 @@ func phases(d *rundir.Dir) (out []Phase, err error) {
 	for _, m := range monitor.CountMoves(records) {
 		var paired []float64
 		for _, r := range records {
-			if v, ok := r.Values[monitor.PairedAccuracy]; ok && r.Stage == m.Stage && r.Phase == m.Phase {
+			if v, ok := r.Values[monitor.Paired]; ok && r.Stage == m.Stage && r.Phase == m.Phase {
 				paired = append(paired, v)
 			}
 		}

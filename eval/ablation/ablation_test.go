@@ -57,7 +57,7 @@ func evaluated(t *testing.T, name string, seed uint64, distance float64, moved i
 		t.Fatal(err)
 	}
 	for i := range 8 {
-		v := monitor.Values{monitor.LossD: 1, monitor.PairedAccuracy: 0.1 * float64(i)}
+		v := monitor.Values{monitor.LossD: 1, monitor.Paired: 0.1 * float64(i)}
 		if i < moved {
 			v[monitor.LossG] = 1
 		}

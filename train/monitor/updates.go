@@ -1,11 +1,5 @@
 package monitor
 
-// PairedAccuracy names the share of samples whose real logit exceeds the fake one, where a phase records it.
-const PairedAccuracy = "paired"
-
-// HardlyMoved is the number of updates below which a student is where it was: a phase that makes fewer is named.
-const HardlyMoved = 10
-
 // StudentMoved says whether a record is of an update in which the student moved: in adversarial phases a closed gate or a
 // warm-up leaves it still.
 func StudentMoved(r Record) bool {
@@ -44,4 +38,4 @@ func CountMoves(records []Record) []Moves {
 }
 
 // Few says whether the phase is done and its student has hardly moved: its model is nearly the one that it started from.
-func (m Moves) Few() bool { return m.Done && m.Student < HardlyMoved }
+func (m Moves) Few() bool { return m.Done && m.Student < FewUpdates }

@@ -26,7 +26,7 @@ func TestCountMoves(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
-	if !got[1].Few() || got[2].Few() || (Moves{Student: HardlyMoved, Done: true}).Few() {
+	if !got[1].Few() || got[2].Few() || (Moves{Student: FewUpdates, Done: true}).Few() {
 		t.Error("few updates are those below the bound of a phase that is done")
 	}
 }
