@@ -35,6 +35,25 @@
 // follows diffusers' schedulers). [Evaluation.Follow] measures a run's models as it exports them and only reads its
 // directory.
 //
+// # Opponents
+//
+// A run's report judges its models, at equal network calls, against the undistilled teacher, the first stage's student at
+// as few steps with no further training ([Earlier]), and the models of other runs. These have the figures of their own
+// report where both tables have the same protocol digest (prompts, noise, real images, the networks that measure, the
+// arithmetic that draws), and are measured as they were exported where they have not ([Table.AddRival], the recipe's key
+// eval.rivals). A rival must distil the same base model.
+//
+// The convention mini-clip also tells, of each row, the Laplacian's energy, the difference from the teacher's image of the
+// same prompt and noise, in pixels and in the CLIP's features, and the distance in an independent network, where the
+// recipe's key eval.inception names one whose file is there. The teacher's row is therefore measured first, and what
+// comparing takes of its first 512 images is kept beside the row.
+//
+// # Acceptance
+//
+// [Evaluation.Accept] asks whether a benchmark can tell good from bad before anything is judged by it: real images as they
+// are and damaged, the teacher, and its network at 8 calls, with stated criteria. A data set that can draw its images
+// without half of their objects has a method WithoutHalf(row, resolution).
+//
 // # The assembly line
 //
 // Encoding prompts, denoising, decoding, looking, and filing PNGs are stations of a line (stage.go), each a goroutine

@@ -65,6 +65,9 @@
 // So both parts of the real images have a total variance of 1, and a distance of 1 is a shift as large as their spread.
 //
 // FD-Whole is the distance of whole images, FD-Patch that of the central quarter enlarged twice by repeating pixels.
+// [Independent] is a distance in an Inception network's features beside them, [LaplacianEnergy] and [RMS] compare pixels as
+// scipy and numpy do (testdata/pixels.py).
+//
 // Diversity is the mean distance of two images of one prompt in the features of FD-Whole, in units of the distance of two
 // random real images.
 package metric
