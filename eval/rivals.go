@@ -66,7 +66,7 @@ func (s *Spec) rival(dir, protocol string, prepare func() error) (*rival, error)
 	}
 	r := &rival{name: filepath.Base(path)}
 	t, err := ReadTable(d)
-	if err == nil && t.Protocol == protocol {
+	if err == nil && t.Protocol == protocol && protocol != "" {
 		for _, row := range t.results {
 			if row.Column.Kind == report.Full || row.Column.Kind == report.LoRA {
 				row.Column.Model, row.Column.Kind = r.name+"/"+row.Column.Model, report.Rival

@@ -52,7 +52,7 @@ func commandLine(cmd *cobra.Command) string {
 // follow measures the models of a run as they appear.
 func (a *app) follow(cmd *cobra.Command, s eval.Spec, d *rundir.Dir, o evalOptions) error {
 	s.Config.Model = s.Pipeline.Dir
-	s.Base = s.Loader(s.Pipeline, "", "")
+	s.Base, s.BaseWeights = s.Loader(s.Pipeline, "", ""), d.Lineage().BaseWeights
 	v, err := eval.Open(s)
 	if err != nil {
 		return err

@@ -74,7 +74,10 @@ func Read(dirs []string) (*Ablation, error) {
 				a.Metrics = append(a.Metrics, m)
 			}
 		}
-		if protocols = append(protocols, r.Table.Protocol); r.Table.Protocol != protocols[0] {
+		protocols = append(protocols, r.Table.Protocol)
+		if r.Table.Protocol == "" {
+			a.Notes = append(a.Notes, dir+" was measured by an earlier version, which does not say by which protocol")
+		} else if r.Table.Protocol != protocols[0] {
 			a.Notes = append(a.Notes, fmt.Sprintf("%s was measured by another protocol than %s: their values do not compare", dir, dirs[0]))
 		}
 	}
