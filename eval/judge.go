@@ -27,9 +27,11 @@ type Judge interface {
 	Refer(real []Features) error
 	// Measure returns the values of images, of which image i was made for caption i. Without a reference there are no
 	// distances among them. teacher are the features of the teacher's images from the same captions and noise, nil where
-	// there are none: images may be compared with them. It is called from one goroutine at a time, beside Features of the
-	// next images.
+	// there are none: images may be compared with them. It is called from at most AtOnce goroutines at a time, beside
+	// Features of the next images.
 	Measure(images []Features, captions Captions, teacher []Features) ([]Value, error)
+	// AtOnce is how many calls of Measure there may be at a time.
+	AtOnce() int
 	// Pack writes what Measure needs of the teacher's images, and Unpack reads it; both give nil where that is nothing.
 	Pack(teacher []Features) ([]byte, error)
 	Unpack(raw []byte) ([]Features, error)

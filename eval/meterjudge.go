@@ -28,6 +28,7 @@ type meterCaptions struct {
 
 func (j *meterJudge) Free()         { j.meter.Free() }
 func (j *meterJudge) AnySize() bool { return true }
+func (j *meterJudge) AtOnce() int   { return 1 }
 
 func (j *meterJudge) Warnings(images int) []string { return j.meter.Warnings(images) }
 

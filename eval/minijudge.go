@@ -3,6 +3,7 @@ package eval
 import (
 	"fmt"
 	"image"
+	"runtime"
 	"strings"
 
 	"fewstep/eval/images"
@@ -46,6 +47,9 @@ func (j *miniJudge) Free() {
 }
 
 func (j *miniJudge) AnySize() bool { return false }
+
+// AtOnce: the distance in an independent network keeps a few cores busy for some ten seconds.
+func (j *miniJudge) AtOnce() int { return min(max(runtime.GOMAXPROCS(0)/4, 1), 4) }
 
 // Warnings are none: the page warns of few samples itself.
 func (j *miniJudge) Warnings(int) []string { return nil }

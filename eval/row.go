@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	"fewstep/engine"
 	"fewstep/eval/report"
@@ -31,6 +32,7 @@ type runner struct {
 	rows     int // of the table
 	at       int // row
 
+	saving     sync.Mutex // rows are measured, and then saved, several at once
 	teacher    []Features // of the teacher's images, once they are known; see Judge.Pack
 	teacherSum string     // which these are
 
@@ -128,6 +130,8 @@ func (r *runner) row(ctx context.Context, e Entry) (measure func() (*saved, erro
 		if r.spec.Save == nil {
 			return s, nil
 		}
+		r.saving.Lock()
+		defer r.saving.Unlock()
 		if pack != nil { // before the row, which is not found again without it
 			if err := r.spec.Save(name+teacherSuffix, pack); err != nil {
 				return nil, err

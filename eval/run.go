@@ -174,7 +174,7 @@ func (v *Evaluation) measure(ctx context.Context, entries []Entry) ([]*saved, er
 	}
 	// Numbers of thousands of images take minutes of the processor: those of a row are made while the next one is drawn.
 	behind, line := errgroup.WithContext(ctx)
-	behind.SetLimit(1)
+	behind.SetLimit(v.protocol.judge.AtOnce())
 	rows := make([]*saved, len(entries))
 	var failure error
 	for _, i := range teacherFirst(entries) {

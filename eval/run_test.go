@@ -213,6 +213,13 @@ func (j *slowJudge) Measure(images []Features, captions Captions, teacher []Feat
 	return j.Judge.Measure(images, captions, teacher)
 }
 
+func (j *slowJudge) AtOnce() int { return 1 }
+
+// manyJudge measures several rows at a time.
+type manyJudge struct{ Judge }
+
+func (manyJudge) AtOnce() int { return 3 }
+
 // TestMeasuringBehind: a row is measured while the next one is drawn; the table is the same, and an error names the row
 // that could not be measured.
 func TestMeasuringBehind(t *testing.T) {
@@ -236,6 +243,15 @@ func TestMeasuringBehind(t *testing.T) {
 	}
 	if !bytes.Equal(marshalled(t, got), want) {
 		t.Error("measured behind the drawing the table is another")
+	}
+	v, err := Open(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	v.protocol.judge = manyJudge{v.protocol.judge}
+	if got, err = v.Table(t.Context(), s.Entries); err != nil || !bytes.Equal(marshalled(t, got), want) {
+		t.Errorf("several rows measured at once give another table (%v)", err)
 	}
 	if _, err := table(true); err == nil || err.Error() != "evaluating 2step at 2 steps: no number" {
 		t.Errorf("error %v", err)

@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
 	"gonum.org/v1/gonum/mat"
 )
 
@@ -19,16 +20,25 @@ func (s *measuredSet) influenceInterval(n int, opt Resampling) (Interval, error)
 	whole := opt.shuffled(n)
 	halves := [2][]int{slices.Sorted(slices.Values(whole[:n/2])), slices.Sorted(slices.Values(whole[n/2:]))}
 	chosen := whole[:min(n, influential)]
-	value, influences, err := s.influences(chosen)
-	if err != nil {
+	var value float64
+	var influences []float64
+	var half [2]float64
+	var g errgroup.Group // each takes seconds of one core
+	g.Go(func() (err error) {
+		value, influences, err = s.influences(chosen)
+		return err
+	})
+	for k, h := range halves {
+		g.Go(func() (err error) {
+			half[k], err = s.distance(h)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
 		return Interval{}, err
 	}
 	iv := Interval{Value: value, Samples: n, Method: ByInfluence, Bias: -value, Influences: influences}
-	for _, h := range halves {
-		v, err := s.distance(h)
-		if err != nil {
-			return Interval{}, err
-		}
+	for _, v := range half {
 		iv.Bias += v / 2
 	}
 	var squares float64
