@@ -6,7 +6,7 @@ import (
 	"runtime"
 	"strings"
 
-	"fewstep/eval/images"
+	"fewstep/data/images"
 	"fewstep/eval/metric"
 	"fewstep/eval/report"
 	"fewstep/eval/stats"

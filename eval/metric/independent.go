@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"runtime"
 
+	"fewstep/data/images"
 	"fewstep/engine"
-	"fewstep/eval/images"
 	"fewstep/eval/stats"
 
 	"golang.org/x/sync/errgroup"
