@@ -26,7 +26,8 @@ func newAccept(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "accept CONFIG",
 		Short: "Test whether a benchmark can tell good models from bad, before any ladder is judged by it.",
-		Long: "Tests a recipe's teacher, data and protocol. Measured are held-out real images, the teacher, its network at 8 calls, and the\n" +
+		Long: "Tests a recipe's teacher, data and protocol.\n\n" +
+			"Measured are held-out real images, the teacher, its network at 8 calls, and the\n" +
 			"real images blurred, with noise, with the captions of others and, where the data set is drawn, without half of their\n" +
 			"objects. The benchmark passes if at 8 calls the undistilled network is at least twice as far from the real images as the\n" +
 			"teacher, held-out real images are clearly nearer than the teacher, and every damage is clearly worse: in the pipeline's\n" +

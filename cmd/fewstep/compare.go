@@ -15,8 +15,8 @@ func newCompare(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "compare RUN...",
 		Short: "Set runs side by side, as the table of an ablation: every metric of every model, seeds put together.",
-		Long: "Set runs side by side, as the table of an ablation. Runs that differ in their seed alone are one row, with the spread\n" +
-			"over the seeds. Ratios are to the same run's teacher. The first recipe is what the others are compared with: better or\n" +
+		Long: "Sets runs side by side, as the table of an ablation.\n\n" +
+			"Runs that differ in their seed alone are one row, with the spread over the seeds. Ratios are to the same run's teacher. The first recipe is what the others are compared with: better or\n" +
 			"worse is said only where it holds in every seed, by the interval of the paired difference.\n\n" +
 			"The runs must have been evaluated, as 'fewstep run' does at its end. Nothing is measured and nothing is changed.",
 		Example: "  fewstep compare runs/full-1 runs/full-2 runs/full-3 runs/mse-1 runs/mse-2 runs/mse-3\n" +

@@ -45,7 +45,8 @@ func TestEval(t *testing.T) {
 	if err := json.Unmarshal([]byte(stdout), &table); err != nil {
 		t.Fatalf("%v in %s", err, stdout)
 	}
-	if len(table) != 3 || table[0].Model != "big" || table[0].Calls != 4 || table[2].Steps != 2 || table[2].Samples != 5 || table[1].Low == nil || table[1].Metric != "CLIP score" {
+	// Scores, and what the others have of the teacher's images.
+	if len(table) != 3+2*2 || table[0].Model != "big" || table[0].Calls != 4 || table[4].Steps != 2 || table[4].Samples != 5 || table[1].Low == nil || table[1].Metric != "CLIP score" || table[2].Metric != "Teacher RMS" {
 		t.Errorf("table %+v", table)
 	}
 	for _, name := range []string{"index.html", "metrics.csv", "metrics.json", "table.json", "timing.jsonl"} {
