@@ -6,12 +6,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"fewstep/eval/ablation"
+	"fewstep/internal/atomicfile"
 )
 
 func init() { register(newCompare) }
 
 func newCompare(a *app) *cobra.Command {
-	var format string
+	var format, sheet string
+	var calls int
 	c := &cobra.Command{
 		Use:   "compare RUN...",
 		Short: "Set runs side by side, as the table of an ablation: every metric of every model, seeds put together.",
@@ -20,20 +22,22 @@ func newCompare(a *app) *cobra.Command {
 			"worse is said only where it holds in every seed, by the interval of the paired difference.\n\n" +
 			"The runs must have been evaluated, as 'fewstep run' does at its end. Nothing is measured and nothing is changed.",
 		Example: "  fewstep compare runs/full-1 runs/full-2 runs/full-3 runs/mse-1 runs/mse-2 runs/mse-3\n" +
-			"  fewstep compare runs/full runs/mse-only --format csv > ablation.csv",
+			"  fewstep compare runs/full runs/mse-only --format csv --sheet one-step.png --calls 1 > ablation.csv",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if a.json {
 				format = "json"
 			}
-			return a.compare(args, format)
+			return a.compare(args, format, sheet, calls)
 		},
 	}
 	c.Flags().StringVar(&format, "format", "markdown", "markdown, csv or json")
+	c.Flags().StringVar(&sheet, "sheet", "", "also write a PNG of what the models draw here, one prompt and noise per row")
+	c.Flags().IntVar(&calls, "calls", 4, "network calls of the models on the sheet")
 	return c
 }
 
-func (a *app) compare(dirs []string, format string) error {
+func (a *app) compare(dirs []string, format, sheet string, calls int) error {
 	if !strings.Contains(" markdown csv json ", " "+format+" ") {
 		return usageErrorf("--format is %q; it must be markdown, csv or json", format)
 	}
@@ -43,6 +47,15 @@ func (a *app) compare(dirs []string, format string) error {
 	}
 	for _, note := range t.Notes {
 		a.log.Warn(note)
+	}
+	if sheet != "" {
+		png, err := t.Sheet(calls)
+		if err != nil {
+			return err
+		}
+		if err := atomicfile.WriteBytes(sheet, png); err != nil {
+			return err
+		}
 	}
 	switch format {
 	case "csv":

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/csv"
+	"image/png"
 	"math"
 	"os"
 	"path/filepath"
@@ -116,7 +117,13 @@ func TestRivalsInReports(t *testing.T) {
 	}
 
 	// The table of an ablation.
-	out, _ = run("compare", own, mse)
+	sheet := filepath.Join(home, "sheet.png")
+	out, _ = run("compare", own, mse, "--sheet", sheet)
+	if f, err := os.Open(sheet); err != nil {
+		t.Error(err)
+	} else if c, err := png.DecodeConfig(f); err != nil || c.Width < 6*96 { // teacher, earlier student, full and LoRA of both
+		t.Errorf("a sheet of %+v, %v", c, err)
+	}
 	if !strings.Contains(out, "### 4 calls, 4 steps: full") || !strings.Contains(out, "8/lora-cond") {
 		t.Error(out)
 	}
