@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -19,6 +20,10 @@ import (
 // overrides ("train.batch=8", "stages.8.phases.lora-cond.samples=320", see
 // [Config.Set]) in order, and validates the result. Errors name the file, the
 // line and the full key; unknown and repeated keys are errors.
+//
+// A recipe may begin from another one: "extends: ../scenes/full.yaml", a path
+// from the recipe's own folder, stands for that recipe, over which the rest is
+// read.
 //
 // "stages" has three forms, each over the paper's ladder of [Lightning]:
 //   - the word lightning: the ladder as it is;
@@ -70,20 +75,63 @@ func inFile(path string, err error) error {
 func Parse(data []byte, file string) (*Config, error) {
 	c := Default()
 	c.directory = filepath.Dir(file)
-	document, err := oneDocument(data)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	if document.Kind == 0 || len(document.Content) == 0 {
-		return nil, fmt.Errorf("%s: the recipe is empty; it needs at least model and data.source", file)
-	}
 	c.given = map[string]string{}
-	d := decoder{file: file, given: c.given}
-	d.config(document.Content[0], c)
-	if err := errors.Join(d.problems...); err != nil {
+	if err := c.read(data, file, nil); err != nil {
 		return nil, err
 	}
 	return c, nil
+}
+
+// read reads a recipe over c, after the one that it extends; below are the files that led to it.
+func (c *Config) read(data []byte, file string, below []string) error {
+	document, err := oneDocument(data)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	if document.Kind == 0 || len(document.Content) == 0 {
+		return fmt.Errorf("%s: the recipe is empty; it needs at least model and data.source", file)
+	}
+	root := document.Content[0]
+	parent, line, err := takeExtends(root)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	if parent != "" {
+		below = append(below, filepath.Clean(file))
+		path := parent
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(filepath.Dir(file), path)
+		}
+		if slices.Contains(below, filepath.Clean(path)) {
+			return fmt.Errorf("%s:%d: extends: %s extends this recipe in turn", file, line, parent)
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("%s:%d: extends: %w; the path starts at the recipe's folder", file, line, err)
+		}
+		if err := c.read(content, path, below); err != nil {
+			return err
+		}
+	}
+	d := decoder{file: file, given: c.given}
+	d.config(root, c)
+	return errors.Join(d.problems...)
+}
+
+// takeExtends takes the key extends out of a recipe; line is where it stands.
+func takeExtends(root *yaml.Node) (path string, line int, err error) {
+	for i := 0; root.Kind == yaml.MappingNode && i+1 < len(root.Content); i += 2 {
+		if root.Content[i].Value != "extends" {
+			continue
+		}
+		value := follow(root.Content[i+1])
+		if value.Kind != yaml.ScalarNode || value.Value == "" {
+			return "", 0, fmt.Errorf("line %d: extends: %s where the path of a recipe is expected", root.Content[i].Line, describe(value))
+		}
+		root.Content = slices.Delete(root.Content, i, i+2)
+		return value.Value, value.Line, nil
+	}
+	return "", 0, nil
 }
 
 // oneDocument reads the YAML document that a file consists of: a zero node where it is empty, an error where there are more.
