@@ -325,8 +325,14 @@ func (a *attacker) powerCuts() error {
 	if err := d.cut(durable, "strict", a.random); err != nil {
 		return err
 	}
-	if got, err := outcome(filepath.Join(durable, rel)); err != nil || got != a.want {
-		a.failed = append(a.failed, fmt.Sprintf("after the end not everything is durable: %v\n%s", err, got))
+	got, err := outcome(filepath.Join(durable, rel))
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(a.want) { // there may be more: removing old checkpoints need not be durable
+		if !strings.Contains(got, line) {
+			a.failed = append(a.failed, "at the end this is not durable: "+line)
+		}
 	}
 	for _, mode := range cutModes {
 		r := row{what: "power cut, simulated: " + mode}
