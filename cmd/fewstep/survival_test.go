@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"fewstep/data/images"
 	"fewstep/train/tinypipeline"
 )
 
@@ -24,6 +25,9 @@ type survivor struct {
 	recipe, straight string
 	want             map[string]string
 }
+
+// latents is the file of encoded images.
+var latents = fmt.Sprintf("latents-decoder%d.f32", images.DecoderVersion)
 
 // shortLadder has phases of every kind that hand something on: adapters, a merged model, full weights.
 const shortLadder = `stages:
@@ -51,7 +55,7 @@ func newSurvivor(t *testing.T) *survivor {
 	s := &survivor{recipe: recipe, straight: filepath.Join(t.TempDir(), "straight")}
 	s.run(t, s.straight, exitOK)
 	s.want = files(t, s.straight, wallClock)
-	for _, name := range []string{"exports/8step_unet.safetensors", "report/metrics.csv", "encoded/latents.f32"} {
+	for _, name := range []string{"exports/8step_unet.safetensors", "report/metrics.csv", "encoded/" + latents} {
 		if s.want[name] == "" {
 			t.Fatalf("the run made no %s", name)
 		}
@@ -158,7 +162,7 @@ func TestSurvival(t *testing.T) {
 	// Whatever is not as it was saved is made again: by its digest, not by its being there.
 	t.Run("damaged artifacts", func(t *testing.T) {
 		dir := s.copied(t)
-		for _, name := range []string{"encoded/latents.f32", "encoded/captions.f32", "exports/8step_unet.safetensors", "exports/16step_unet_comfyui.json",
+		for _, name := range []string{"encoded/" + latents, "encoded/captions.f32", "exports/8step_unet.safetensors", "exports/16step_unet_comfyui.json",
 			"sheets/full-8step.png", "report/index.html", "report/table.json"} {
 			flip(t, filepath.Join(dir, filepath.FromSlash(name)))
 		}
@@ -184,7 +188,7 @@ func TestSurvival(t *testing.T) {
 			t.Fatal(err)
 		}
 		out := s.run(t, dir, exitOK)
-		if !strings.Contains(out, "latents.f32 has SHA-256") || !strings.Contains(out, "it is made again") {
+		if !strings.Contains(out, latents+" has SHA-256") || !strings.Contains(out, "it is made again") {
 			t.Errorf("nothing was told:\n%s", out)
 		}
 		s.same(t, dir)
