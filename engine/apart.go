@@ -15,7 +15,7 @@ func (e *Engine) applyApart(o *Optimizer, step Step, outputs []*Array) (*Result,
 	if err != nil {
 		return nil, err
 	}
-	defer norm2.Free()
+	defer func() { norm2.Free() }() // unless the result took it
 	hyper, err := e.hyper(o, step.LR, scale)
 	if err != nil {
 		return nil, err
@@ -67,13 +67,9 @@ func (e *Engine) applyApart(o *Optimizer, step Step, outputs []*Array) (*Result,
 	if err := state.finish(); err != nil {
 		return nil, err
 	}
-	v, err := e.Floats(norm2)
-	if err != nil {
-		return nil, err
-	}
-	total := float64(v[0]) * scale * scale
-	o.count(total)
-	return &Result{Outputs: outputs, Norm2: total, Updated: true}, nil
+	norms := []*Array{norm2}
+	norm2 = nil
+	return e.updated(o, outputs, norms, scale), nil
 }
 
 // norm2OfSums is the squared norm of o.acc, on the device.

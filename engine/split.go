@@ -123,7 +123,7 @@ func (e *Engine) trainSplit(f Function, bind Bind, network string, o *Optimizer,
 			}
 		}
 		if !step.last() {
-			return &Result{Outputs: outputs, Norm2: -1}, nil
+			return &Result{Outputs: outputs}, nil
 		}
 		grads, o.acc = o.acc, nil
 	}
@@ -131,28 +131,30 @@ func (e *Engine) trainSplit(f Function, bind Bind, network string, o *Optimizer,
 		return nil, err
 	}
 	defer grads[0].Free()
-	norm2, err := e.applySplit(o, targets, grads[0], grads[1:], step)
-	return &Result{Outputs: outputs, Norm2: norm2, Updated: true}, err
+	norms, scale, err := e.applySplit(o, targets, grads[0], grads[1:], step)
+	if err != nil {
+		return nil, err
+	}
+	return e.updated(o, outputs, norms, scale), nil
 }
 
-// applySplit updates every target from its gradient, which it takes, in place, and returns the squared gradient norm.
-// Where sound is not finite nothing changes.
-func (e *Engine) applySplit(o *Optimizer, targets []string, sound *Array, grads []*Array, step Step) (float64, error) {
-	scale := e.share(step)
+// applySplit updates every target from its gradient, which it takes, in place, and returns the squared norms of the
+// gradient's parts, and the scale of the gradient that they are of. Where sound is not finite nothing changes.
+func (e *Engine) applySplit(o *Optimizer, targets []string, sound *Array, grads []*Array, step Step) (norms []*Array, scale float64, err error) {
+	scale = e.share(step)
 	hyper, err := e.hyper(o, step.LR, scale)
 	if err != nil {
-		return 0, err
+		return nil, 0, err
 	}
 	defer func() { hyper.Free() }()
 	var all *Array // squared norm of the gradients as they came, where they are clipped; with adapters, of the weights'
 	if o.ClipNorm > 0 {
 		if all, err = e.norm2(grads); err != nil {
-			return 0, err
+			return nil, 0, err
 		}
-		defer all.Free()
 		clipped, err := e.clipped(o, hyper, all)
 		if err != nil {
-			return 0, err
+			return nil, 0, err
 		}
 		hyper.Free()
 		hyper = clipped
@@ -161,7 +163,6 @@ func (e *Engine) applySplit(o *Optimizer, targets []string, sound *Array, grads 
 	for i, name := range o.names {
 		index[name] = i
 	}
-	var norms []*Array
 	for k, name := range targets {
 		units := []string{name}
 		if _, ok := o.params.adapters[name]; ok {
@@ -172,31 +173,15 @@ func (e *Engine) applySplit(o *Optimizer, targets []string, sound *Array, grads 
 		}
 		norm2, err := e.updateUnit(o, name, units, index, grads[k], hyper, sound)
 		if err != nil {
-			return 0, fmt.Errorf("updating %s: %w", name, err)
+			return nil, 0, fmt.Errorf("updating %s: %w", name, err)
 		}
 		norms = append(norms, norm2)
 	}
 	if all != nil {
-		v, err := e.Floats(all)
-		if err != nil {
-			return 0, err
-		}
 		Free(norms...)
-		total := float64(v[0]) * scale * scale
-		o.count(total)
-		return total, nil
+		return []*Array{all}, scale, nil
 	}
-	total := 0.0
-	for _, a := range norms {
-		v, err := e.Floats(a)
-		if err != nil {
-			return 0, err
-		}
-		total += float64(v[0])
-		a.Free()
-	}
-	o.count(total)
-	return total, nil
+	return norms, 1, nil // updates scale the gradient before they take its norm
 }
 
 // updateUnit takes one optimizer step for a tensor, or for the two factors of an adapted weight, and returns the squared

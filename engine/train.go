@@ -2,7 +2,6 @@ package engine
 
 import (
 	"fmt"
-	"math"
 
 	"fewstep/model/nn"
 
@@ -21,17 +20,11 @@ type Step struct {
 // last says whether the step's update comes with this micro-batch.
 func (s Step) last() bool { return s.Micro+1 >= s.Of }
 
-// Result is what a training call reports.
-type Result struct {
-	Outputs []*Array // the function's outputs; the first is the scalar loss that was differentiated
-	Norm2   float64  // squared norm of the gradient before clipping; only with the last micro-batch, else -1
-	Updated bool     // this was the step's last micro-batch: Norm2 tells whether anything changed
-}
-
 // Train evaluates f, whose first output is a scalar loss, differentiates it by the trained parameters of one network
-// and, with the last micro-batch, updates them. A gradient that is not finite changes nothing: the caller must look
-// at Norm2 and the loss. There is one exception: a tape that updates block by block (no accumulation, no clipping) has
-// updated the blocks behind the first bad gradient when the loss was still finite; such a state must be dropped.
+// and, with the last micro-batch, updates them. It queues this work and does not wait for it. A gradient that is not
+// finite changes nothing: the caller must look at Norm2 and the loss, at the latest before it keeps what later steps made.
+// There is one exception: a tape that updates block by block (no accumulation, no clipping) has updated the blocks behind
+// the first bad gradient when the loss was still finite; such a state must be dropped.
 func (e *Engine) Train(f Function, bind Bind, network string, o *Optimizer, step Step, in ...*Array) (*Result, error) {
 	if bind[network] != o.params {
 		return nil, fmt.Errorf("the optimizer belongs to other parameters than network %q", network)
@@ -156,32 +149,17 @@ func (e *Engine) trainFused(f Function, bind Bind, network string, o *Optimizer,
 		return nil, err
 	}
 	n := p.info.(trained).outputs
-	return e.finish(o, out[:n:n], out[n:])
+	return e.finish(o, out[:n:n], out[n:]), nil
 }
-
-// count counts an update, unless its gradient was not finite and so nothing changed.
-func (o *Optimizer) count(norm2 float64) {
-	if finite(norm2) {
-		o.Steps++
-	}
-}
-
-func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
 
 // finish installs [norm², parameters…, state…] into the optimizer.
-func (e *Engine) finish(o *Optimizer, outputs, rest []*Array) (*Result, error) {
-	norm, err := e.Floats(rest[0])
-	if err != nil {
-		return nil, err
-	}
-	rest[0].Free()
-	rest = rest[1:]
+func (e *Engine) finish(o *Optimizer, outputs, rest []*Array) *Result {
+	norm, rest := rest[0], rest[1:]
 	for i, name := range o.names {
 		o.params.arrays[name] = rest[i]
 	}
 	o.setState(rest[len(o.names):])
-	o.count(float64(norm[0]))
-	return &Result{Outputs: outputs, Norm2: float64(norm[0]), Updated: true}, nil
+	return e.updated(o, outputs, []*Array{norm}, 1)
 }
 
 // stateNodes makes the graph parameters of the moments and the hyper-parameters.
@@ -234,7 +212,7 @@ func (e *Engine) trainAccumulated(f Function, bind Bind, network string, o *Opti
 	n := p.info.(trained).outputs
 	o.acc = out[n:]
 	if !step.last() { // outputs are the caller's to append to
-		return &Result{Outputs: out[:n:n], Norm2: -1}, nil
+		return &Result{Outputs: out[:n:n]}, nil
 	}
 	if o.acc, err = e.sum(o.acc); err != nil {
 		return nil, err
@@ -301,5 +279,5 @@ func (e *Engine) applyAccumulated(o *Optimizer, step Step, outputs []*Array) (*R
 		return nil, err
 	}
 	o.acc = nil
-	return e.finish(o, outputs, out)
+	return e.finish(o, outputs, out), nil
 }

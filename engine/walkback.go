@@ -49,7 +49,7 @@ func (e *Engine) finishTape(t *tape, f Function, visits map[string]int, outputs 
 	if loss.grad, w.norm2, err = e.start(loss.array); err != nil {
 		return nil, err
 	}
-	defer func() { w.norm2.Free() }()
+	defer func() { w.norm2.Free() }() // unless the result took it
 	begun, err := e.sum([]*Array{w.norm2}) // one device's bad loss is all devices'
 	if err != nil {
 		return nil, err
@@ -68,14 +68,11 @@ func (e *Engine) finishTape(t *tape, f Function, visits map[string]int, outputs 
 	results := arraysOf(outputs)
 	switch {
 	case immediate:
-		norm2, err := e.Floats(w.norm2)
-		if err != nil {
-			return nil, err
-		}
-		o.count(float64(norm2[0]))
-		return &Result{Outputs: results, Norm2: float64(norm2[0]), Updated: true}, nil
+		norm2 := w.norm2
+		w.norm2 = nil
+		return e.updated(o, results, []*Array{norm2}, 1), nil
 	case !step.last():
-		return &Result{Outputs: results, Norm2: -1}, nil
+		return &Result{Outputs: results}, nil
 	}
 	for k, a := range o.acc {
 		if a != nil {

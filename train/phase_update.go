@@ -166,7 +166,7 @@ func (p *phase) collect(res *engine.Result, err error, values monitor.Values, of
 	if err != nil {
 		return err
 	}
-	defer engine.Free(res.Outputs...)
+	defer res.Free()
 	var all []float32
 	for _, out := range res.Outputs {
 		v, err := p.Engine.Floats(out)
@@ -183,7 +183,11 @@ func (p *phase) collect(res *engine.Result, err error, values monitor.Values, of
 		if names[0] == monitor.LossD {
 			norm += "_d"
 		}
-		values[norm] = math.Sqrt(res.Norm2)
+		norm2, err := res.Norm2()
+		if err != nil {
+			return err
+		}
+		values[norm] = math.Sqrt(norm2)
 	}
 	return nil
 }

@@ -33,7 +33,7 @@ func (w *world) curve(steps int) []float64 {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		engine.Free(r.Outputs...)
+		r.Free()
 		out[i] = float64(v[0])
 	}
 	return out
@@ -98,7 +98,7 @@ func (w *world) duel(steps int, form discriminator.Form, moments dtypes.DType) (
 		must(err)
 		v, err := w.e.Floats(r.Outputs[0])
 		must(err)
-		engine.Free(r.Outputs...)
+		r.Free()
 		losses = append(losses, float64(v[0]))
 	}
 	x := tinyInputs()[0]

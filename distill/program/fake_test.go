@@ -58,8 +58,10 @@ func (w *world) adversarial(form discriminator.Form, adam engine.Adam, share boo
 		must(err)
 		loss, err := w.e.Floats(r.Outputs[0])
 		must(err)
-		results[name] = []float32{loss[0], float32(r.Norm2)}
-		engine.Free(r.Outputs...)
+		norm2, err := r.Norm2()
+		must(err)
+		results[name] = []float32{loss[0], float32(norm2)}
+		r.Free()
 	}
 	x := tinyInputs()[0]
 	in, a, b, real := w.conditions(), w.vector(0.9, 0.8), w.vector(-0.3, 0.2), w.array(5, x...)

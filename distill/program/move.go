@@ -23,17 +23,22 @@ func (f *Functions) Move(e *engine.Engine, model *engine.Params, in []*engine.Ar
 		defer u.Free()
 		return one(e.Call(Blend(), nil, in[unet.InSample], a, u, b))
 	}
-	empty := inputs(in)
-	for _, i := range []int{unet.InText, unet.InPooled} {
-		var err error
-		s := in[i].Shape()
-		if empty[i], err = e.Upload(make([]float32, s.Size()), s.Dimensions...); err != nil {
-			return nil, err
-		}
-		defer empty[i].Free()
+	zeros, err := e.Call(emptyPrompt, nil, in[unet.InText], in[unet.InPooled])
+	if err != nil {
+		return nil, err
 	}
+	defer engine.Free(zeros...)
+	empty := inputs(in)
+	empty[unet.InText], empty[unet.InPooled] = zeros[0], zeros[1]
 	return f.MoveAway(e, model, in, empty, a, b, guidance)
 }
+
+// emptyPrompt are zeros in place of text and pooled embeddings, made on the device: an upload would wait for it.
+var emptyPrompt = engine.Function{Key: "empty prompt", Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+	return r.Run(nn.Block{Kind: "zeros", Build: func(_ *nn.Scope, in []*graph.Node) []*graph.Node {
+		return []*graph.Node{graph.ZerosLike(in[0]), graph.ZerosLike(in[1])}
+	}}, in...)
+}}
 
 // MoveAway is a guided Move that leads away from what the model makes of other inputs, by two calls.
 func (f *Functions) MoveAway(e *engine.Engine, model *engine.Params, in, from []*engine.Array, a, b, guidance *engine.Array) (*engine.Array, error) {

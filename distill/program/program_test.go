@@ -199,7 +199,10 @@ func (w *world) trainOnce(kind string, form discriminator.Form, adam engine.Adam
 			if err != nil {
 				w.t.Fatal(err)
 			}
-			loss, norm = float64(v[0]), r.Norm2
+			loss = float64(v[0])
+			if norm, err = r.Norm2(); err != nil {
+				w.t.Fatal(err)
+			}
 		}
 	}
 	after, err := w.e.Download(w.bind[network], w.bind[network].Trained())

@@ -197,14 +197,18 @@ func (t *Trainer) step(f engine.Function, name string, params *engine.Params, o 
 	if err != nil {
 		return 0, err
 	}
-	defer engine.Free(r.Outputs...)
+	defer r.Free()
 	v, err := t.e.Floats(r.Outputs[0])
 	if err != nil {
 		return 0, err
 	}
+	norm2, err := r.Norm2()
+	if err != nil {
+		return 0, err
+	}
 	loss := float64(v[0])
-	if math.IsNaN(loss) || math.IsInf(loss, 0) || math.IsNaN(r.Norm2) || math.IsInf(r.Norm2, 0) {
-		return 0, fmt.Errorf("loss %g with squared gradient norm %g is not finite; lower the learning rate", loss, r.Norm2)
+	if math.IsNaN(loss) || math.IsInf(loss, 0) || math.IsNaN(norm2) || math.IsInf(norm2, 0) {
+		return 0, fmt.Errorf("loss %g with squared gradient norm %g is not finite; lower the learning rate", loss, norm2)
 	}
 	return loss, nil
 }

@@ -236,7 +236,7 @@ func (r *rehearsal) update() error {
 	train := func(f engine.Function, network string, o *engine.Optimizer, micro int, more ...*engine.Array) error {
 		res, err := r.e.Train(f, bind, network, o, engine.Step{LR: 1, Micro: micro, Of: of}, append(append([]*engine.Array{}, call...), more...)...)
 		if err == nil {
-			engine.Free(res.Outputs...)
+			res.Free()
 		}
 		return err
 	}
@@ -271,7 +271,7 @@ func (r *rehearsal) update() error {
 		if err != nil {
 			return err
 		}
-		engine.Free(res.Outputs...)
+		res.Free()
 		fakes[k].Free()
 	}
 	return nil
