@@ -49,7 +49,7 @@ func (e *Engine) finishTape(t *tape, f Function, visits map[string]int, outputs 
 	if loss.grad, w.norm2, err = e.start(loss.array); err != nil {
 		return nil, err
 	}
-	defer func() { w.norm2.Free() }() // unless the result took it
+	defer func() { w.norm2.Free() }()      // unless the result took it
 	begun, err := e.sum([]*Array{w.norm2}) // one device's bad loss is all devices'
 	if err != nil {
 		return nil, err

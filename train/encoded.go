@@ -3,11 +3,14 @@ package train
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
+	"sync"
 
 	"fewstep/model/weights"
 	"fewstep/train/rundir"
@@ -18,7 +21,8 @@ import (
 // sample by sample, so neither a start nor the host's memory depends on how large the data set is.
 type encoded struct {
 	file *os.File
-	size int // values of a record
+	size int       // values of a record
+	raw  sync.Pool // of a record's bytes
 }
 
 // chunk is how many records are made, and synced, at a time.
@@ -53,7 +57,7 @@ func (r *Run) encoded(name string, n, size int, fill func(first, end int) ([][]f
 		f.Close()
 		return nil, err
 	}
-	return &encoded{f, size}, nil
+	return &encoded{file: f, size: size}, nil
 }
 
 // sumsSuffix names the file of SHA-256 digests, one for each chunk, beside a file that is not finished.
@@ -149,13 +153,25 @@ func encodeRecords(path string, records [][]float32, first, size int) ([]byte, e
 	return raw, nil
 }
 
-// read returns record i. Any number of goroutines may read.
-func (x *encoded) read(i int) ([]float32, error) {
-	raw := make([]byte, 4*x.size)
-	if _, err := x.file.ReadAt(raw, int64(i)*int64(len(raw))); err != nil {
-		return nil, fmt.Errorf("record %d: %w", i, err)
+// read puts record i into parts that take it up together. Any number of goroutines may read.
+func (x *encoded) read(i int, parts ...[]float32) error {
+	buffer, _ := x.raw.Get().(*[]byte)
+	if buffer == nil {
+		buffer = &[]byte{}
+		*buffer = make([]byte, 4*x.size)
 	}
-	return weights.Tensor{DType: weights.F32, Shape: []int{x.size}, Data: raw}.Float32()
+	defer x.raw.Put(buffer)
+	raw := *buffer
+	if _, err := x.file.ReadAt(raw, int64(i)*int64(len(raw))); err != nil {
+		return fmt.Errorf("%s: record %d: %w", x.file.Name(), i, err)
+	}
+	for _, part := range parts {
+		for k := range part {
+			part[k] = math.Float32frombits(binary.LittleEndian.Uint32(raw[4*k:]))
+		}
+		raw = raw[4*len(part):]
+	}
+	return nil
 }
 
 func (x *encoded) close() error {

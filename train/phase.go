@@ -10,6 +10,7 @@ import (
 	"fewstep/model/discriminator"
 	"fewstep/model/pipeline"
 	"fewstep/train/cost"
+	"fewstep/train/feed"
 	"fewstep/train/monitor"
 	"fewstep/train/rundir"
 )
@@ -29,6 +30,10 @@ type phase struct {
 	student, critic, teacher *engine.Params
 	freeTeacher              func()
 	optS, optD               *engine.Optimizer
+	feed                     *feed.Feed[micro, *inputs]
+	queue                    []*queued // updates whose numbers are not read, oldest first
+	read                     time.Time // when an update's numbers were read last
+	measured                 time.Time // when an update's parts were measured last
 	gate                     distill.Gate
 	done                     int64 // samples
 	updates                  int64 // of the discriminator, or of the student where there is none
@@ -57,21 +62,24 @@ func (r *Run) phase(ctx context.Context, step distill.Step, checkpoint *rundir.C
 		return err
 	}
 	defer p.free()
+	p.feeds()
 	r.saved, r.since = time.Now(), 0
 	for p.done < step.Samples {
 		if err := p.update(); err != nil {
 			return err
 		}
-		if ctx.Err() != nil && p.done < step.Samples {
+		if p.done < step.Samples && (p.due() || ctx.Err() != nil) {
 			if err := p.checkpoint(); err != nil {
 				return err
+			}
+		}
+		if p.done < step.Samples && ctx.Err() != nil {
+			if p.since > 0 { // it was interrupted while the checkpoint was made
+				if err := p.checkpoint(); err != nil {
+					return err
+				}
 			}
 			return ErrInterrupted
-		}
-		if p.done < step.Samples && p.due() {
-			if err := p.checkpoint(); err != nil {
-				return err
-			}
 		}
 	}
 	if err := p.finish(); err != nil {
@@ -161,6 +169,12 @@ func (r *Run) adamOf(network string, step distill.Step) engine.Adam {
 }
 
 func (p *phase) free() {
+	if p.feed != nil {
+		p.feed.Close()
+	}
+	for _, u := range p.queue {
+		u.free()
+	}
 	p.student.FreeTrained()
 	p.optS.Free()
 	if p.critic != nil {

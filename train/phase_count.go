@@ -30,17 +30,14 @@ func pairs(values monitor.Values, n int) {
 	}
 }
 
-// observe counts an update of n samples that is done, into values too, and lets the gate see it.
-func (p *phase) observe(values monitor.Values, n int64) {
-	if p.critic == nil {
-		p.moved++
-		return
-	}
-	if _, moved := values[monitor.LossG]; moved {
+// count counts an update that is queued, into its values too. Where the student moved they have its rate.
+func (p *phase) count(values monitor.Values) {
+	if _, moved := values[monitor.LR]; moved {
 		p.moved++
 	}
-	values[monitor.StudentUpdates], values[monitor.DiscriminatorUpdates] = float64(p.moved), float64(p.updates+1)
-	p.gate.Observe(p.settings, values[monitor.Paired], n, p.Config.Discriminator.GateWindow)
+	if p.critic != nil {
+		values[monitor.StudentUpdates], values[monitor.DiscriminatorUpdates] = float64(p.moved), float64(p.updates+1)
+	}
 }
 
 // summary tells what the phase's training amounted to, and the log where that is next to nothing.

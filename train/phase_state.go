@@ -35,8 +35,11 @@ func (p *phase) point() rundir.Point {
 	return rundir.Point{Stage: p.step.StageName, Phase: p.step.PhaseName, Samples: p.done, Position: p.step.First + p.done}
 }
 
-// checkpoint saves everything the phase needs to go on.
+// checkpoint saves everything the phase needs to go on, once all updates are known to be finite.
 func (p *phase) checkpoint() error {
+	if err := p.settle(0); err != nil {
+		return err
+	}
 	start := time.Now()
 	files := p.trainedFiles(studentFile, studentState, p.student, p.optS)
 	meta := progressMeta{Updates: p.updates, Moved: p.moved, StudentSteps: p.optS.Steps, Gate: p.gate}
@@ -181,8 +184,11 @@ func (p *phase) restore(c *rundir.Checkpoint) error {
 	return nil
 }
 
-// finish saves the phase's result: the averaged weights where EMA is on.
+// finish saves the phase's result, once all updates are known to be finite: the averaged weights where EMA is on.
 func (p *phase) finish() error {
+	if err := p.settle(0); err != nil {
+		return err
+	}
 	student := p.download(p.student)
 	if p.Config.Train.EMA > 0 {
 		student = func(s nn.Spec) ([]float32, error) { return p.Engine.Floats(p.optS.Averaged(s.Name)) }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -175,6 +176,87 @@ func TestLayerChangesNothing(t *testing.T) {
 	same(t, made(t, plain), made(t, layered))
 }
 
+// A run that reads an update's numbers when two more are queued makes the same bytes as one that reads each before the next,
+// as a checkpoint after every update makes it, and may be interrupted. So does one that waits because a gate decides.
+func TestQueuedUpdatesChangeNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("walks a ladder several times")
+	}
+	recipe := tiny(t)
+	for _, c := range []struct {
+		name, kind, stages string
+		set                []string
+	}{
+		{"every kind", xla.Go, everyKind, nil},
+		{"micro-batches", xla.Go, adversarial, []string{"train.batch=1", "train.accumulate=2"}},
+		{"gate", xla.Go, adversarial, []string{"stages.8.phases.lora-cond.gate=0.4", "stages.8.phases.lora-cond.warmup_discriminator=4"}},
+		{"queued on the device", xla.CPU, adversarial, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			recipe, one, queued, broken := with(t, recipe, c.stages), t.TempDir(), t.TempDir(), t.TempDir()
+			set := append(c.set, "stages.*.phases.*.samples=14")
+			opt := xla.Options{Programs: t.TempDir()}
+			walk(t, c.kind, recipe, one, "8", opt, nil, set...)
+			set = append(set, "train.checkpoint_samples=0")
+			walk(t, c.kind, recipe, queued, "8", opt, nil, set...)
+			same(t, made(t, one), made(t, queued))
+			walk(t, c.kind, recipe, broken, "8", opt, []int{3}, set...)
+			same(t, made(t, one), made(t, broken))
+		})
+	}
+}
+
+// An update that is not finite is known when later ones are queued: neither a checkpoint nor a result holds any of them, and
+// its own samples are named.
+func TestNotFiniteWhileOthersAreQueued(t *testing.T) {
+	recipe := with(t, tiny(t), `
+  - {name: "16", like: "32", teacher_steps: 32, student_steps: 16, guidance: 2, phases: [{name: mse-full, samples: 120, lr: 1e-3, weight_decay: 5e3}]}
+`) // decay multiplies the weights by nearly -4 in every update
+	rt, err := xla.Open(xla.Go, xla.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rt.Close()
+	after := 0 // records after which the run is interrupted; first none
+	for range 2 {
+		c, err := distill.Load(recipe, "train.checkpoint_samples=0", "train.batch=2")
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		ctx, stop := context.WithCancel(t.Context())
+		r, err := train.Open(c, train.Options{Dir: dir, Split: true, Backend: rt.Backend, Log: slog.New(slog.DiscardHandler), Progress: &stopAt{after, stop}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, walked := r.Walk(ctx)
+		stop()
+		if !r.Unsaved() {
+			t.Error("the updates count as saved")
+		}
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
+		var bad *monitor.NonFinite
+		if !errors.As(walked, &bad) {
+			t.Fatalf("%v", walked)
+		}
+		if after = int(bad.Step) - 1; after < 2 {
+			t.Fatalf("step %d is the first that is not finite; no other would be queued", bad.Step)
+		}
+		if len(bad.Samples) != 2 || bad.Samples[0] != 2*(bad.Step-1) || len(bad.Keys) != 2 {
+			t.Errorf("step %d was made of samples %v, %v", bad.Step, bad.Samples, bad.Keys)
+		}
+		records, err := monitor.ReadStats(filepath.Join(dir, "stats.jsonl"))
+		if err != nil || int64(len(records)) != bad.Step { // one when the phase began, and one for each update before
+			t.Errorf("%d records before step %d, %v", len(records), bad.Step, err)
+		}
+		if found, err := filepath.Glob(filepath.Join(dir, "stages", "*", "*", "*", "student.safetensors")); err != nil || len(found) > 0 {
+			t.Errorf("%v were saved, %v", found, err)
+		}
+	}
+}
+
 // SDXL's settings: blocks walked one by one in bf16 over bf16 frozen weights, in every kind of phase. An interrupted run
 // ends with the same bytes. One of the teachers is a LoRA beside the base.
 func TestLayersInBF16(t *testing.T) {
@@ -288,7 +370,7 @@ func TestMemoryIsPlanned(t *testing.T) {
 		{"full over a discriminator of adapters", with(t, recipe, everyKind), false, append(slices.Clone(layer), smallCard...)},
 	} {
 		t.Run(mode.name, func(t *testing.T) {
-			c, err := distill.Load(mode.recipe, append(mode.set, "stages.*.phases.*.samples=4")...)
+			c, err := distill.Load(mode.recipe, append(mode.set, "stages.*.phases.*.samples=6")...) // of three updates one moves the student while the next one is made ready
 			if err != nil {
 				t.Fatal(err)
 			}

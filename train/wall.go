@@ -29,10 +29,27 @@ func (r *Run) operations() (map[string]float64, error) {
 	return cost.ModelFLOPs(rt.Backend, r.Config, m)
 }
 
-func (p *phase) newWall() *wall {
-	w := &wall{values: monitor.Values{}, parts: p.updates%monitor.WallEvery == 0, last: time.Now()}
-	p.Engine.TimeUpdates(w.parts)
-	return w
+func (p *phase) newWall() (*wall, error) {
+	parts := p.updates == 0 || p.updates%monitor.WallEvery == 0 && time.Since(p.measured) >= monitor.WallPause
+	if parts {
+		if err := p.settle(0); err != nil { // what is still queued is not this update's
+			return nil, err
+		}
+		p.measured = time.Now()
+	}
+	p.Engine.TimeUpdates(parts)
+	return &wall{values: monitor.Values{}, parts: parts, last: time.Now()}, nil
+}
+
+// rest ends an update's last part, the student's, which waits for the update's numbers.
+func (w *wall) rest(e *engine.Engine, n *numbers) error {
+	if !w.parts {
+		return nil
+	}
+	if err := n.read(e); err != nil {
+		return err
+	}
+	return w.part(e, monitor.StudentSeconds, nil)
 }
 
 // part ends a part of the step, whose updates are a part of their own where they are seen. What is still queued on the

@@ -53,7 +53,7 @@ func TestSpeedAndMemoryOfUpdate(t *testing.T) {
 	} {
 		p := &phase{Run: &Run{Engine: e, opt: Options{Device: c.device}, perSample: map[string]float64{"8/full": 3e12}},
 			step: distill.Step{StageName: "8", PhaseName: "full"}}
-		got := p.finishWall(p.newWall(), 4, 2*time.Second)
+		got := p.finishWall(&wall{values: monitor.Values{}}, 4, 2*time.Second)
 		for key, v := range c.want {
 			if got[key] != v {
 				t.Errorf("%s: %s is %g, want %g", name, key, got[key], v)

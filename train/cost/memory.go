@@ -228,6 +228,7 @@ func (r *rehearsal) update() error {
 			return err
 		}
 	}
+	r.next(column)
 	micros := []int{0}
 	if of > 1 {
 		micros = append(micros, of-1)
@@ -275,6 +276,22 @@ func (r *rehearsal) update() error {
 		fakes[k].Free()
 	}
 	return nil
+}
+
+// next is what the device holds of the next update while this one's networks are trained: its first micro-batch.
+func (r *rehearsal) next(column func() *engine.Array) {
+	for _, s := range r.in {
+		r.e.Blank(s)
+	}
+	for range 2 { // the student's coefficients
+		column()
+	}
+	if r.critic != nil {
+		r.e.Blank(r.in[0]) // the view
+		for range 3 {
+			column()
+		}
+	}
 }
 
 // target is the teacher's part.

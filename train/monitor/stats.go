@@ -58,17 +58,20 @@ const (
 	MFU        = "mfu"               // of the device's peak in that, 0 to 1
 	MemoryLive = "memory_bytes"      // on the device now
 	MemoryPeak = "memory_peak_bytes" // most since the phase began, or since the process began where only the device knows
-	// The parts of a step, in seconds. Measured on every WallEvery-th step of a phase: knowing when the teacher is done
-	// takes waiting for it, and so does each update.
-	DataSeconds          = "data_seconds"          // noise, captions, and their way to the device
+	// The parts of a step, in seconds. Measured on a few steps of a phase, its first among them: knowing when the teacher is
+	// done takes waiting for it, and so does each update, where other steps are queued before the one ahead of them is done.
+	DataSeconds          = "data_seconds"          // waiting for noise, captions, and their way to the device
 	TeacherSeconds       = "teacher_seconds"       // its calls
 	DiscriminatorSeconds = "discriminator_seconds" // its gradient
 	StudentSeconds       = "student_seconds"       // its sample for the discriminator, its gradient
 	UpdateSeconds        = "update_seconds"        // of both; missing where an update is one program with its gradient, and counted there
 )
 
-// WallEvery is the number of steps from one measurement of a step's parts to the next.
-const WallEvery = 8
+// The parts of a step are measured on every WallEvery-th step of a phase, unless less than WallPause has passed since.
+const (
+	WallEvery = 8
+	WallPause = 5 * time.Second
+)
 
 // Kinds of records.
 const (

@@ -1,0 +1,123 @@
+package train
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"fewstep/engine"
+	"fewstep/train/monitor"
+)
+
+// The numbers of an update are read when a later one has been queued: the host would otherwise wait for the device, and the
+// device then for the host. They decide nothing until they are read, but no checkpoint or result is saved before: an update
+// that is not finite ends the run with the state that was saved before it.
+
+// inFlight is the most updates that are queued and not read.
+const inFlight = 2
+
+// numbers are an update's values. Those that are on the device are read when they are wanted.
+type numbers struct {
+	values monitor.Values
+	of     int // micro-batches
+	unread []unread
+}
+
+// unread is a training call, and what its outputs, numbers or lists of them, are called.
+type unread struct {
+	result *engine.Result
+	names  []string
+}
+
+// add takes a training call's result.
+func (n *numbers) add(res *engine.Result, err error, names ...string) error {
+	if err == nil {
+		n.unread = append(n.unread, unread{res, names})
+	}
+	return err
+}
+
+// read waits for the device. Outputs are means over micro-batches.
+func (n *numbers) read(e *engine.Engine) error {
+	defer n.free()
+	for _, u := range n.unread {
+		var all []float32
+		for _, out := range u.result.Outputs {
+			v, err := e.Floats(out)
+			if err != nil {
+				return err
+			}
+			all = append(all, v...)
+		}
+		for i, name := range u.names {
+			n.values[name] += float64(all[i]) / float64(n.of)
+		}
+		if !u.result.Updated {
+			continue
+		}
+		norm2, err := u.result.Norm2()
+		if err != nil {
+			return err
+		}
+		norm := monitor.GradNorm
+		if u.names[0] == monitor.LossD {
+			norm += "_d"
+		}
+		n.values[norm] = math.Sqrt(norm2)
+	}
+	return nil
+}
+
+func (n *numbers) free() {
+	for _, u := range n.unread {
+		u.result.Free()
+	}
+	n.unread = nil
+}
+
+// queued is an update whose numbers are not all read.
+type queued struct {
+	*numbers
+	record monitor.Record // of it, with these values
+	first  int64          // its samples
+	count  int64
+	wall   *wall
+	start  time.Time
+}
+
+// settle reads and reports all queued updates but the last so many.
+func (p *phase) settle(but int) error {
+	for len(p.queue) > but {
+		u := p.queue[0]
+		p.queue = p.queue[1:]
+		if err := u.read(p.Engine); err != nil {
+			return fmt.Errorf("step %d: %w", u.record.Step, err)
+		}
+		if p.critic != nil {
+			pairs(u.values, int(u.count))
+		}
+		if monitor.CheckFinite(u.record, nil, nil) != nil {
+			samples, keys := p.samples.keys(u.first, int(u.count))
+			return monitor.CheckFinite(u.record, samples, keys)
+		}
+		if p.critic != nil {
+			p.gate.Observe(p.settings, u.values[monitor.Paired], u.count, p.Config.Discriminator.GateWindow)
+		}
+		now := time.Now()
+		if p.read.After(u.start) {
+			u.start = p.read
+		}
+		p.read = now
+		u.record.Took = now.Sub(u.start)
+		u.record.Wall = p.finishWall(u.wall, u.count, u.record.Took)
+		if p.watch != nil {
+			if f := p.watch.Update(u.record); f != nil {
+				p.opt.Log.Warn("discriminator: " + f.String())
+			}
+		}
+		if err := p.report.Update(u.record); err != nil {
+			return err
+		}
+	}
+	return nil
+}
