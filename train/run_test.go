@@ -131,7 +131,7 @@ func tiny(t *testing.T) string {
 }
 
 // with is the recipe with other stages.
-func with(t *testing.T, recipe, stages string) string {
+func with(t testing.TB, recipe, stages string) string {
 	t.Helper()
 	raw, err := os.ReadFile(recipe)
 	if err != nil {

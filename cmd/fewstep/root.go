@@ -3,9 +3,12 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"time"
@@ -27,6 +30,8 @@ type app struct {
 	quiet    bool         // --quiet: errors only on stderr
 	backend  string       // --backend: one of xla.Choices()
 	memory   float64      // --memory-fraction: of a GPU's memory
+	profile  string       // --cpu-profile: file for a profile of the host
+	ended    func() error // ends that profile
 
 	settings *configs.Settings // of the user, with these flags
 
@@ -43,6 +48,11 @@ func (a *app) execute(ctx context.Context, args []string) error {
 	root := a.root()
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
+	if a.ended != nil {
+		if closed := a.ended(); err == nil {
+			err = closed
+		}
+	}
 	if err == nil || a.started || exitCode(err) == exitUsage {
 		return err
 	}
@@ -82,7 +92,7 @@ func (a *app) root() *cobra.Command {
 			}
 			a.log = a.newLogger()
 			a.started = true
-			return nil
+			return a.profileHost()
 		},
 	}
 	root.SetOut(a.stdout)
@@ -93,6 +103,7 @@ func (a *app) root() *cobra.Command {
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "write nothing but errors to stderr")
 	flags.StringVar(&a.backend, "backend", xla.Auto, "where to compute: "+strings.Join(xla.Choices(), "|"))
 	flags.Float64Var(&a.memory, "memory-fraction", 0.92, "the share of a GPU's memory that may be used")
+	flags.StringVar(&a.profile, "cpu-profile", "", "write where the host's time goes to this file, for 'go tool pprof'")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return withHint(withCode(exitUsage, err), "run '%s --help'", cmd.CommandPath())
 	})
@@ -117,6 +128,25 @@ func completeGroups(parent *cobra.Command) {
 		}
 		completeGroups(cmd)
 	}
+}
+
+// profileHost begins the profile that --cpu-profile asks for.
+func (a *app) profileHost() error {
+	if a.profile == "" {
+		return nil
+	}
+	f, err := os.Create(a.profile)
+	if err != nil {
+		return fmt.Errorf("--cpu-profile: %w", err)
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return errors.Join(fmt.Errorf("--cpu-profile: %w", err), f.Close())
+	}
+	a.ended = func() error {
+		pprof.StopCPUProfile()
+		return f.Close()
+	}
+	return nil
 }
 
 func (a *app) newLogger() *slog.Logger {

@@ -138,9 +138,9 @@ static void* execute_in_slot(int slot, void* args) {
 	return error;
 }
 
-// A few numbers are copied during the call. Otherwise the caller waits for the transfer, which itself waits for the
-// work that is queued on the device.
-enum { SMALL_ELEMENTS = 1 << 14, IMMUTABLE_ONLY_DURING_CALL = 0 };
+// A batch is copied during the call. With what is larger the caller waits for the transfer, which itself waits for the work
+// that is queued on the device.
+enum { SMALL_ELEMENTS = 1 << 22, IMMUTABLE_ONLY_DURING_CALL = 0 };
 
 static void* from_host_in_slot(int slot, void* args) {
 	from_host_args* a = args;

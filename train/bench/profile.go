@@ -28,7 +28,7 @@ func (s *setup) profile(rt *xla.Runtime, path string, summary io.Writer) (idle f
 			return 0, err
 		}
 	}
-	if err = s.step(); err != nil {
+	if _, err = s.step(); err != nil {
 		return 0, err
 	}
 	rec := xla.NewRecording(rt.Kind, programs)

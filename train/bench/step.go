@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"time"
 
 	"fewstep/distill/program"
 	"fewstep/engine"
@@ -209,44 +210,66 @@ func (s *setup) autoencoder(p Preset) error {
 	return s.input(shape, false)
 }
 
-// step does the yardstick's work once and waits for its result.
-func (s *setup) step() error {
+// step does the yardstick's work once and waits for its results; queued is the time in which the host had queued it all.
+func (s *setup) step() (queued time.Duration, err error) {
+	start := time.Now()
+	results, err := s.queue()
+	queued = time.Since(start)
+	for _, r := range results {
+		if err == nil {
+			_, err = s.e.Floats(r.Outputs[0])
+		}
+		r.Free()
+	}
+	return queued, err
+}
+
+// queue begins the yardstick's work.
+func (s *setup) queue() (results []*engine.Result, err error) {
+	add := func(res *engine.Result, err error) error {
+		if err == nil {
+			results = append(results, res)
+		}
+		return err
+	}
+	call := func(f engine.Function, bind engine.Bind) ([]*engine.Result, error) {
+		out, err := s.e.Call(f, bind, s.cond...)
+		return []*engine.Result{{Outputs: out}}, err
+	}
 	switch s.o.Step {
 	case "vae-encode", "vae-decode":
-		out, err := s.e.Call(*s.coder, engine.Bind{"vae": s.base}, s.cond...)
-		return s.wait(out, err)
+		return call(*s.coder, engine.Bind{"vae": s.base})
 	case "forward":
-		out, err := s.e.Call(s.f.Predict(), engine.Bind{program.NetUNet: s.student}, s.cond...)
-		return s.wait(out, err)
+		return call(s.f.Predict(), engine.Bind{program.NetUNet: s.student})
 	case "mse-lora", "mse-full":
 		real, err := s.walk(4, s.g)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		defer real.Free()
-		res, err := s.e.Train(s.f.MSE(), engine.Bind{program.NetUNet: s.student}, program.NetUNet, s.optS, engine.Step{LR: 1e-6}, s.inputs(s.a, s.b, real)...)
-		return s.done(res, err)
+		err = add(s.e.Train(s.f.MSE(), engine.Bind{program.NetUNet: s.student}, program.NetUNet, s.optS, engine.Step{LR: 1e-6}, s.inputs(s.a, s.b, real)...))
+		return results, err
 	}
 	real, err := s.walk(2, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer real.Free()
 	bind := engine.Bind{program.NetUNet: s.student, program.NetDisc: s.disc}
 	fake, err := s.f.Fake(s.e, bind, s.optS, 1, s.cond, s.a, s.b)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer fake.Free()
 	noise := s.cond[0]
-	res, err := s.e.Train(s.f.Discriminator(discriminator.Conditional), bind, program.NetDisc, s.optD, engine.Step{LR: 1e-6},
-		s.inputs(real, fake.Sample, s.next, noise, s.one, s.nul)...)
-	if err := s.done(res, err); err != nil {
-		return err
+	err = add(s.e.Train(s.f.Discriminator(discriminator.Conditional), bind, program.NetDisc, s.optD, engine.Step{LR: 1e-6},
+		s.inputs(real, fake.Sample, s.next, noise, s.one, s.nul)...))
+	if err != nil {
+		return results, err
 	}
-	res, err = s.f.GeneratorStep(s.e, bind, s.optS, engine.Step{LR: 1e-6}, discriminator.Conditional, fake, s.cond, s.a, s.b,
-		[]*engine.Array{s.next, noise, s.one, s.nul})
-	return s.done(res, err)
+	err = add(s.f.GeneratorStep(s.e, bind, s.optS, engine.Step{LR: 1e-6}, discriminator.Conditional, fake, s.cond, s.a, s.b,
+		[]*engine.Array{s.next, noise, s.one, s.nul}))
+	return results, err
 }
 
 func (s *setup) inputs(more ...*engine.Array) []*engine.Array {
@@ -268,22 +291,4 @@ func (s *setup) walk(calls int, guidance *engine.Array) (*engine.Array, error) {
 		x = next
 	}
 	return x, nil
-}
-
-func (s *setup) done(res *engine.Result, err error) error {
-	if err != nil {
-		return err
-	}
-	defer res.Free()
-	_, err = s.e.Floats(res.Outputs[0])
-	return err
-}
-
-func (s *setup) wait(out []*engine.Array, err error) error {
-	if err != nil {
-		return err
-	}
-	_, err = s.e.Floats(out[0])
-	engine.Free(out...)
-	return err
 }
