@@ -3,6 +3,7 @@ package engine
 import (
 	"slices"
 
+	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 )
 
@@ -32,7 +33,13 @@ func (e *Engine) applyApart(o *Optimizer, step Step, outputs []*Array) (*Result,
 	single := o.unclipped()
 	state := &ferry{e: e, o: o, lists: append([][]*Array{o.acc}, o.ordered()...)}
 	defer func() { _ = state.finish() }()
-	for k, name := range o.names {
+	for k := range o.names {
+		if !o.owns(k) {
+			if err := e.install(o, []int{k}, []*Array{nil}); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		if err := state.expect(k + 1); err != nil {
 			return nil, err
 		}
@@ -40,7 +47,7 @@ func (e *Engine) applyApart(o *Optimizer, step Step, outputs []*Array) (*Result,
 		if err != nil {
 			return nil, err
 		}
-		args := append([]*Array{o.params.Get(name)}, taken...)
+		args := append([]*Array{o.master(k)}, taken...)
 		p, err := e.blockUpdate(single, 1, shapesOf(args))
 		if err != nil {
 			return nil, err
@@ -58,8 +65,10 @@ func (e *Engine) applyApart(o *Optimizer, step Step, outputs []*Array) (*Result,
 			return nil, err
 		}
 		out[0].Free()
-		o.params.arrays[name] = out[1]
 		if err := state.put([]int{k}, append([]*Array{nil}, out[2:]...)); err != nil {
+			return nil, err
+		}
+		if err := e.install(o, []int{k}, out[1:2]); err != nil {
 			return nil, err
 		}
 	}
@@ -80,7 +89,7 @@ func (e *Engine) norm2OfSums(o *Optimizer) (*Array, error) {
 	}
 	sums := &ferry{e: e, o: o, lists: [][]*Array{o.acc}}
 	defer func() { _ = sums.finish() }()
-	for k := range o.names {
+	for _, k := range o.owned(o.all()) {
 		if err := sums.expect(k + 1); err != nil {
 			return nil, err
 		}
@@ -94,6 +103,9 @@ func (e *Engine) norm2OfSums(o *Optimizer) (*Array, error) {
 		if err := sums.put([]int{k}, nil); err != nil {
 			return nil, err
 		}
+	}
+	if e.shards() {
+		return e.total(total)
 	}
 	return total, nil
 }
@@ -111,6 +123,7 @@ func (e *Engine) apart(o *Optimizer) (jobs []func() (*program, error)) {
 	seen := map[string]bool{}
 	for _, name := range o.names {
 		shape := o.params.Get(name).shape
+		shape.DType = dtypes.Float32
 		if seen[shape.String()] {
 			continue
 		}

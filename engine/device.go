@@ -29,7 +29,7 @@ type onXLA struct {
 }
 
 func (d onXLA) compile(p *program) (xla.ProgramInfo, error) {
-	return xla.Compile(p.aliases, func() error {
+	return xla.Compile(p.aliases, p.span, func() error {
 		return guard(func() error { return p.graph.Compile(p.pending...) })
 	})
 }

@@ -28,6 +28,13 @@ type planning struct{ compute.Backend }
 
 func (planning) String() string { return "planning" }
 
+// Rehearse has a dry engine go the way of one of n devices that train together.
+func (e *Engine) Rehearse(n int) {
+	if e.group = nil; n > 1 {
+		e.group = &Group{of: n}
+	}
+}
+
 // onPaper is the device of a dry engine.
 type onPaper struct{ e *Engine }
 
@@ -60,11 +67,14 @@ func (e *Engine) Blank(shape shapes.Shape) *Array { return e.array(nothing{}, sh
 // BlankParams are a network's parameters on a dry engine, in the dtypes in which Load would put them.
 func (e *Engine) BlankParams(specs []nn.Spec, trained func(name string) bool) *Params {
 	p := NewParams(specs)
+	mine := e.mine(specs, trained)
 	for _, s := range specs {
 		ours := trained != nil && trained(s.Name)
-		shape, turns := e.keeps(s, ours)
-		a := e.Blank(shape)
-		a.turned = turns
+		a := e.keeps(s, ours)
+		a = e.inForm(e.Blank(a.shape), a)
+		if a.working && mine[s.Name] {
+			a.master = e.Blank(shapes.Make(dtypes.Float32, s.Dims...))
+		}
 		p.Set(s.Name, a, ours)
 	}
 	return p

@@ -8,11 +8,13 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"fewstep/internal/xla"
 	"fewstep/model/nn"
 
 	"github.com/gomlx/compute"
@@ -32,6 +34,8 @@ type Engine struct {
 	Calls       nn.Level     // granularity of calls without gradients, if it is coarser than Granularity
 	Offload     int          // elements from which on a trained tensor's optimizer state lies in the host's memory (see offload.go); 0 = none does
 
+	Shard bool // in a group: optimizer state and f32 masters are dealt out over its devices (see shard.go)
+
 	// Sites gives every place of a network programs of its own, where places of one shape would share them. XLA records a
 	// program's kernels as CUDA graphs, which hold addresses and are rewritten whenever these differ: a place with a program
 	// of its own finds them as they were. The copies are loaded from the folder of compiled programs, so it takes one.
@@ -45,7 +49,8 @@ type Engine struct {
 
 	device  device
 	group   *Group // the devices that train together with this one; nil = it is alone
-	rank    int    // among them
+	slot    int    // among those of this process
+	rank    int    // among those of all processes
 	updates stopwatch
 	runs    atomic.Int64
 	waits   atomic.Int64
@@ -56,6 +61,19 @@ type Engine struct {
 // New makes an engine on device 0.
 func New(backend compute.Backend, computeType dtypes.DType, granularity nn.Level) *Engine {
 	return &Engine{Backend: backend, Compute: computeType, Granularity: granularity, device: onXLA{backend: backend}, store: newStore()}
+}
+
+// like is an engine of the same settings on another device.
+func (e *Engine) like(d device, s *store) *Engine {
+	return &Engine{Backend: e.Backend, Compute: e.Compute, Granularity: e.Granularity, Split: e.Split, Frozen: e.Frozen, Calls: e.Calls,
+		Offload: e.Offload, Shard: e.Shard, Sites: e.Sites, Flash: e.Flash, device: d, store: s}
+}
+
+// Twin is an engine of the same settings, device and group with programs of its own, to warm them.
+func (e *Engine) Twin() *Engine {
+	t := e.like(e.device, newStore())
+	t.group, t.slot, t.rank = e.group, e.slot, e.rank
+	return t
 }
 
 // Runs counts the programs that were run, or queued to be run.
@@ -79,6 +97,9 @@ type Array struct {
 	turned bool // see frozen.go
 	of     *account
 	host   bool // it lies in the host's memory, and programs cannot take it (see offload.go)
+
+	working bool   // a bf16 copy of a trained tensor, to compute with (see shard.go) ...
+	master  *Array // ... of this one in f32, where this device owns it
 }
 
 // Shape implements nn.Value.
@@ -89,6 +110,7 @@ func (a *Array) Free() {
 	if a != nil && a.buffer != nil {
 		_ = a.buffer.Finalize()
 		a.gone()
+		a.master.Free()
 	}
 }
 
@@ -141,6 +163,9 @@ func (e *Engine) array(buffer compute.Buffer, shape shapes.Shape) *Array {
 // Floats copies an f32 or bf16 array to the host. It waits for the programs that the array comes from, and returns
 // what went wrong in them.
 func (e *Engine) Floats(a *Array) ([]float32, error) {
+	if a == nil {
+		return nil, errors.New("the tensor lies on a device of another process")
+	}
 	if a.buffer == nil {
 		return nil, fmt.Errorf("array of shape %v was freed, or given to a training step, and cannot be read", a.shape.Dimensions)
 	}
@@ -182,6 +207,7 @@ type program struct {
 	outputs        []shapes.Shape // their shapes
 	params         []string       // scope names of the network parameters, in graph order
 	aliases        map[int]int    // inputs that share a buffer with an output when they are donated, by input
+	span           *xla.Span      // devices of several processes run it together; nil = of this one
 	scratch        int64          // bytes that it takes beside its inputs and outputs
 	info           any            // what the builder wants to remember
 }

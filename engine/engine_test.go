@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv("XLA_FLAGS") == "" {
 		os.Setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
 	}
-	rt, err := xla.Open(xla.Auto, xla.Options{})
+	rt, err := openRuntime()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

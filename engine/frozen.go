@@ -15,24 +15,30 @@ import (
 // for GPUs, kernels of convolutions in bf16 are kept as cuDNN reads them: [out, height, width, in] in place of PyTorch's
 // [out, in, height, width]. Programs see them in PyTorch's order, and XLA drops the two turns that cancel.
 
-// keeps is the form in which a parameter is kept: vectors and adapters in f32 always.
-func (e *Engine) keeps(s nn.Spec, trained bool) (shape shapes.Shape, turned bool) {
+// keeps is the form in which a parameter is kept, without content: vectors and adapters in f32 always.
+func (e *Engine) keeps(s nn.Spec, trained bool) *Array {
+	if trained && e.working(s) {
+		return &Array{shape: shapes.Make(dtypes.BFloat16, s.Dims...), working: true}
+	}
 	dtype := e.FrozenDType()
 	if trained || len(s.Dims) < 2 || IsLoRA(s.Name) {
 		dtype = dtypes.Float32
 	}
-	turned = dtype == dtypes.BFloat16 && e.Granularity < nn.Network && len(s.Dims) == 4 && s.Dims[2]*s.Dims[3] > 1
+	turned := dtype == dtypes.BFloat16 && e.Granularity < nn.Network && len(s.Dims) == 4 && s.Dims[2]*s.Dims[3] > 1
 	if turned {
-		return shapes.Make(dtype, s.Dims[0], s.Dims[2], s.Dims[3], s.Dims[1]), true
+		return &Array{shape: shapes.Make(dtype, s.Dims[0], s.Dims[2], s.Dims[3], s.Dims[1]), turned: true}
 	}
-	return shapes.Make(dtype, s.Dims...), false
+	return &Array{shape: shapes.Make(dtype, s.Dims...)}
 }
 
-// parameter is a graph's parameter for an array, in PyTorch's order.
+// parameter is a graph's parameter for an array, in PyTorch's order, in f32 where it is trained.
 func parameter(g *graph.Graph, name string, a *Array) *graph.Node {
 	n := graph.Parameter(g, name, a.shape)
 	if a.turned {
 		n = graph.TransposeAllAxes(n, 0, 3, 1, 2)
+	}
+	if a.working {
+		n = graph.ConvertDType(n, dtypes.Float32)
 	}
 	return n
 }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 
+	"fewstep/internal/xla"
+
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/distributed"
 	"github.com/gomlx/compute/dtypes"
@@ -25,36 +27,45 @@ type Group struct {
 	Reduce dtypes.DType // in which gradients are added up over the devices: Float32 or BFloat16
 
 	engines []*Engine
+	span    *xla.Span // the devices of all processes; nil = there is no other process
+	of      int       // devices of all processes
 
 	mu     sync.Mutex
 	round  *round // the collective that some devices wait for
 	failed error
+	number int // of launches over all processes
 }
 
 // round is one collective on its way.
 type round struct {
 	key     string
-	in, out [][]*Array // by device
-	here    int        // devices that have come
+	in, out []any // by device
+	here    int   // devices that have come
 	err     error
 	done    chan struct{}
 }
 
 // NewGroup makes the group of n devices of the engine's backend. The engine, on device 0, leads; those on the others get its
-// settings and share its programs.
-func NewGroup(lead *Engine, n int, reduce dtypes.DType) (*Group, error) {
+// settings and share its programs. With a span all processes' devices train together, each process's n: its group then must
+// go through the same calls as the others'.
+func NewGroup(lead *Engine, n int, reduce dtypes.DType, span *xla.Span) (*Group, error) {
 	if have := int(lead.Backend.NumDevices()); n < 1 || n > have {
 		return nil, fmt.Errorf("a group of %d devices: this process drives %d", n, have)
 	}
-	g := &Group{Reduce: reduce, engines: []*Engine{lead}}
-	for i := 1; i < n; i++ {
-		g.engines = append(g.engines, &Engine{Backend: lead.Backend, Compute: lead.Compute, Granularity: lead.Granularity, Split: lead.Split,
-			Frozen: lead.Frozen, Calls: lead.Calls, Offload: lead.Offload, Sites: lead.Sites, Flash: lead.Flash,
-			device: onXLA{lead.Backend, compute.DeviceNum(i)}, store: lead.store})
+	g := &Group{Reduce: reduce, engines: []*Engine{lead}, of: n}
+	first := 0
+	if span != nil && len(span.IDs) > 1 {
+		if have := int(lead.Backend.NumDevices()); n != have {
+			return nil, fmt.Errorf("a group of %d devices over several processes: each takes part with all that it drives, this one %d", n, have)
+		}
+		g.span, g.of, first = span, len(span.IDs), span.First
 	}
-	if n > 1 {
+	for i := 1; i < n; i++ {
+		g.engines = append(g.engines, lead.like(onXLA{lead.Backend, compute.DeviceNum(i)}, lead.store))
+	}
+	if g.of > 1 {
 		for i, e := range g.engines {
-			e.group, e.rank = g, i
+			e.group, e.slot, e.rank = g, i, first+i
 		}
 	}
 	return g, nil
@@ -82,12 +93,12 @@ func (g *Group) Fail(err error) {
 var ErrGroup = errors.New("another device failed")
 
 // Together runs f for every device at once and returns the first failure; the others end where they wait for it.
-func (g *Group) Together(f func(rank int, e *Engine) error) error {
+func (g *Group) Together(f func(rank int) error) error {
 	errs := make([]error, len(g.engines))
 	var wait sync.WaitGroup
-	for i, e := range g.engines {
+	for i := range g.engines {
 		wait.Go(func() {
-			if errs[i] = f(i, e); errs[i] != nil {
+			if errs[i] = f(i); errs[i] != nil {
 				g.Fail(fmt.Errorf("device %d: %w", i, errs[i]))
 			}
 		})
@@ -111,8 +122,8 @@ func order(last bool) int {
 	return 0
 }
 
-// meet hands in arrays for a collective, the same on every device, which is queued when the last device has come.
-func (g *Group) meet(rank int, key string, in []*Array, queue func(all [][]*Array) ([][]*Array, error)) ([]*Array, error) {
+// meet hands in something for what all devices do together, by the same key on each; the last that comes does it.
+func (g *Group) meet(slot int, key string, in any, do func(all []any) ([]any, error)) (any, error) {
 	g.mu.Lock()
 	if g.failed != nil {
 		defer g.mu.Unlock()
@@ -120,16 +131,16 @@ func (g *Group) meet(rank int, key string, in []*Array, queue func(all [][]*Arra
 	}
 	r := g.round
 	if r == nil {
-		r = &round{key: key, in: make([][]*Array, len(g.engines)), done: make(chan struct{})}
+		r = &round{key: key, in: make([]any, len(g.engines)), done: make(chan struct{})}
 		g.round = r
 	}
-	r.in[rank] = in
+	r.in[slot] = in
 	r.here++
 	switch {
 	case r.key != key:
-		r.err = fmt.Errorf("device %d asks for %q while others ask for %q", rank, key, r.key)
+		r.err = fmt.Errorf("device %d asks for %q while others ask for %q", slot, key, r.key)
 	case r.here == len(g.engines):
-		r.out, r.err = queue(r.in)
+		r.out, r.err = do(r.in)
 	}
 	if r.err != nil {
 		g.failed = r.err
@@ -143,7 +154,7 @@ func (g *Group) meet(rank int, key string, in []*Array, queue func(all [][]*Arra
 	if r.err != nil {
 		return nil, r.err
 	}
-	return r.out[rank], nil
+	return r.out[slot], nil
 }
 
 // replicas is the number of devices whose gradients are added up.
@@ -151,7 +162,7 @@ func (e *Engine) replicas() int {
 	if e.group == nil {
 		return 1
 	}
-	return len(e.group.engines)
+	return e.group.of
 }
 
 // share is the part of an update that a sum of gradients, over its micro-batches and the devices, must be scaled to.
@@ -165,6 +176,18 @@ func (e *Engine) sum(arrays []*Array) ([]*Array, error) {
 	return e.collective("sum", e.group.Reduce, arrays)
 }
 
+// total is sum for one number, in f32.
+func (e *Engine) total(a *Array) (*Array, error) {
+	if e.group == nil {
+		return a, nil
+	}
+	out, err := e.collective("sum", dtypes.Float32, []*Array{a})
+	if err != nil {
+		return nil, err
+	}
+	return out[0], nil
+}
+
 // mean is sum for results, in f32, over the number of devices.
 func (e *Engine) mean(arrays []*Array) ([]*Array, error) {
 	if e.group == nil || len(arrays) == 0 {
@@ -174,17 +197,29 @@ func (e *Engine) mean(arrays []*Array) ([]*Array, error) {
 }
 
 func (e *Engine) collective(what string, in dtypes.DType, arrays []*Array) ([]*Array, error) {
+	if e.device.hollow() { // the other devices would add nothing to what is there
+		return arrays, nil
+	}
 	p, err := e.reduction(what, in, shapesOf(arrays))
 	if err != nil {
 		return nil, err
 	}
-	return e.group.meet(e.rank, p.key, arrays, func(all [][]*Array) ([][]*Array, error) { return e.group.queue(p, all) })
+	return e.join(p, arrays)
+}
+
+// join runs a program of all devices, on inputs that it takes.
+func (e *Engine) join(p *program, in []*Array) ([]*Array, error) {
+	out, err := e.group.meet(e.slot, p.key, in, func(all []any) ([]any, error) { return e.group.queue(p, all) })
+	if err != nil {
+		return nil, err
+	}
+	return out.([]*Array), nil
 }
 
 // reduction is the program that adds arrays up over the devices, in a dtype.
 func (e *Engine) reduction(what string, in dtypes.DType, of []shapes.Shape) (*program, error) {
 	n := e.replicas()
-	return e.declareFor(n, fmt.Sprintf("%s|%d|%s|%v", what, n, in, of), func(g *graph.Graph, p *program) []*graph.Node {
+	return e.declareFor(e.group, fmt.Sprintf("%s|%d|%s|%v", what, n, in, of), func(g *graph.Graph, p *program) []*graph.Node {
 		p.aliases = map[int]int{}
 		operands := nodes(inputNodes(g, of))
 		for i := range operands {
@@ -203,7 +238,7 @@ func (e *Engine) reduction(what string, in dtypes.DType, of []shapes.Shape) (*pr
 }
 
 // queue runs a program of all devices on the inputs of each, which it takes.
-func (g *Group) queue(p *program, all [][]*Array) ([][]*Array, error) {
+func (g *Group) queue(p *program, all []any) ([]any, error) {
 	lead := g.engines[0]
 	lead.compile(p, lead.device)
 	if p.err != nil {
@@ -212,31 +247,49 @@ func (g *Group) queue(p *program, all [][]*Array) ([][]*Array, error) {
 	var buffers []compute.Buffer
 	var donate []bool
 	for i := range all {
-		b, err := buffersOf(all[i])
+		b, err := buffersOf(all[i].([]*Array))
 		if err != nil {
 			return nil, fmt.Errorf("device %d: %w", i, err)
 		}
 		buffers = append(buffers, b...)
 		donate = append(donate, slices.Repeat([]bool{true}, len(b))...)
 	}
-	results, err := lead.device.run(p, buffers, donate)
+	var results []compute.Buffer
+	run := func() (err error) {
+		results, err = lead.device.run(p, buffers, donate)
+		return err
+	}
+	var err error
+	if g.span == nil {
+		err = run()
+	} else {
+		g.number = g.number%(1<<30) + 1
+		err = xla.Launch(g.number, run)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("running %s: %w", p.name, err)
 	}
-	out := make([][]*Array, len(all))
+	out := make([]any, len(all))
 	for i, e := range g.engines {
 		e.runs.Add(1)
-		n := len(p.outputs)
-		out[i] = e.came(p, all[i], donate[:len(all[i])], results[i*n:(i+1)*n])
+		in, n := all[i].([]*Array), len(p.outputs)
+		out[i] = e.came(p, in, donate[:len(in)], results[i*n:(i+1)*n])
 	}
 	return out, nil
 }
 
-// spread makes a graph one of a program that n devices run together.
-func spread(g *graph.Graph, n int) error {
-	mesh, err := distributed.NewDeviceMesh([]int{n}, []string{"device"})
-	if err != nil {
-		return err
+// spread makes a graph one of a program that the group's devices run together.
+func (g *Group) spread(of *graph.Graph) error {
+	devices := make([]compute.DeviceNum, len(g.engines))
+	for i := range devices {
+		devices[i] = compute.DeviceNum(i)
 	}
-	return g.SetSPMD(mesh)
+	mesh, err := distributed.NewDeviceMesh([]int{len(devices)}, []string{"device"})
+	if err == nil {
+		err = of.SetSPMD(mesh)
+	}
+	if err == nil {
+		err = of.SetDeviceAssignment(devices)
+	}
+	return err
 }

@@ -167,7 +167,7 @@ func (f *ferry) fetch(indices []int) error {
 
 // expect is fetch for one parameter, where there is one of that index.
 func (f *ferry) expect(k int) error {
-	if k >= len(f.o.names) {
+	if k >= len(f.o.names) || !f.o.owns(k) {
 		return nil
 	}
 	return f.fetch([]int{k})

@@ -5,7 +5,6 @@ import (
 
 	"fmt"
 	"math"
-	"slices"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -35,20 +34,32 @@ type Optimizer struct {
 	ema    []*Array
 	acc    []*Array // gradients added up over micro-batches, nil outside an accumulation
 
+	index map[string]int // of names
+	owner []int          // the device of the group that keeps a parameter's state; of others' the lists above hold nil
+	rank  int            // this device
+	team  []*Optimizer   // of the same parameters on the devices among which state is dealt out, this one among them
+
 	numbered map[string]*Array // see numbers
 }
 
 // NewOptimizer starts with zero moments (and the EMA at the weights).
 func (e *Engine) NewOptimizer(settings Adam, params *Params) (*Optimizer, error) {
-	o := emptyOptimizer(settings, params)
+	o := e.emptyOptimizer(settings, params)
 	if len(o.names) == 0 {
 		return nil, fmt.Errorf("nothing to train: no parameter is marked as trained")
 	}
 	if err := e.CheckOffload(); err != nil {
 		return nil, err
 	}
-	for _, name := range o.names {
-		a := params.Get(name)
+	if err := e.joinTeam(o); err != nil {
+		return nil, err
+	}
+	for k := range o.names {
+		if !o.owns(k) {
+			o.skip()
+			continue
+		}
+		a := o.master(k)
 		if o.Beta1 != 0 {
 			if err := e.zeroState(&o.m, a, o.momentType()); err != nil {
 				return nil, err
@@ -70,7 +81,7 @@ func (e *Engine) NewOptimizer(settings Adam, params *Params) (*Optimizer, error)
 		_, err := e.numbers(o, o.all())
 		return o, err
 	}
-	for k := range o.names {
+	for _, k := range o.owned(o.all()) {
 		if _, err := e.numbers(o, []int{k}); err != nil {
 			return nil, err
 		}
@@ -79,11 +90,18 @@ func (e *Engine) NewOptimizer(settings Adam, params *Params) (*Optimizer, error)
 }
 
 // emptyOptimizer has no state yet.
-func emptyOptimizer(settings Adam, params *Params) *Optimizer {
+func (e *Engine) emptyOptimizer(settings Adam, params *Params) *Optimizer {
 	if settings.Eps == 0 {
 		settings.Eps = 1e-8
 	}
-	return &Optimizer{Adam: settings, params: params, names: params.Trained()}
+	o := &Optimizer{Adam: settings, params: params, names: params.Trained(), index: map[string]int{}, rank: e.rank}
+	var sizes []int
+	for k, name := range o.names {
+		o.index[name] = k
+		sizes = append(sizes, params.Get(name).shape.Size())
+	}
+	o.owner = e.owners(sizes)
+	return o
 }
 
 func (e *Engine) zeros(list *[]*Array, like *Array, dtype dtypes.DType) error {
@@ -235,8 +253,8 @@ func (e *Engine) Average(o *Optimizer) (Tensors, error) {
 	if err != nil {
 		return nil, err
 	}
-	for i, a := range o.ema {
-		if out[o.names[i]], err = e.Floats(a); err != nil {
+	for i := range o.ema {
+		if out[o.names[i]], err = e.Floats(o.keeper(i).ema[i]); err != nil {
 			return nil, err
 		}
 	}
@@ -245,8 +263,8 @@ func (e *Engine) Average(o *Optimizer) (Tensors, error) {
 
 // Averaged is the average of a trained parameter; nil without EMA.
 func (o *Optimizer) Averaged(name string) *Array {
-	if i := slices.Index(o.names, name); i >= 0 && o.EMA != 0 {
-		return o.ema[i]
+	if i, ok := o.index[name]; ok && o.EMA != 0 {
+		return o.keeper(i).ema[i]
 	}
 	return nil
 }
@@ -268,7 +286,8 @@ func (o *Optimizer) lists() map[string][]*Array {
 func (e *Engine) SaveOptimizer(o *Optimizer) (specs []nn.Spec, value func(nn.Spec) ([]float32, error)) {
 	arrays := map[string]*Array{}
 	for _, kind := range []string{"m", "v", "ema"} {
-		for i, a := range o.lists()[kind] {
+		for i := range o.lists()[kind] {
+			a := o.keeper(i).lists()[kind][i]
 			name := kind + "." + o.names[i]
 			specs = append(specs, nn.Spec{Name: name, Dims: a.shape.Dimensions})
 			arrays[name] = a
@@ -295,6 +314,9 @@ func (o *Optimizer) Saved(name string) dtypes.DType {
 func (e *Engine) RestoreOptimizer(o *Optimizer, value func(nn.Spec) ([]float32, error), steps int64) error {
 	for kind, list := range o.lists() {
 		for i, old := range list {
+			if !o.owns(i) {
+				continue
+			}
 			name := kind + "." + o.names[i]
 			v, err := value(nn.Spec{Name: name, Dims: old.shape.Dimensions})
 			if err != nil {

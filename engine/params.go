@@ -21,7 +21,8 @@ type Params struct {
 	arrays   map[string]*Array
 	trained  map[string]bool
 	adapters map[string]adapter // by weight, where adapters are materialised (see split.go)
-	narrow   bool               // holds bf16 arrays: its programs are other ones
+	narrow   bool               // holds bf16 arrays: its programs are other ones ...
+	works    bool               // ... than those of trained bf16 copies
 }
 
 // NewParams makes an empty set for the given specs.
@@ -33,7 +34,8 @@ func NewParams(specs []nn.Spec) *Params {
 func (p *Params) Set(name string, a *Array, trained bool) {
 	p.arrays[name] = a
 	p.trained[name] = trained
-	p.narrow = p.narrow || a.shape.DType == dtypes.BFloat16
+	p.narrow = p.narrow || a.shape.DType == dtypes.BFloat16 && !a.working
+	p.works = p.works || a.working
 }
 
 // Get returns a parameter's array, nil when there is none.
@@ -87,14 +89,14 @@ func (e *Engine) LoadFunc(specs []nn.Spec, value func(nn.Spec) ([]float32, error
 	if e.device.hollow() {
 		return e.BlankParams(specs, trained), nil
 	}
-	p := NewParams(specs)
+	p, mine := NewParams(specs), e.mine(specs, trained)
 	arrays, errs := make([]*Array, len(specs)), make([]error, len(specs))
 	next := make(chan int)
 	var wait sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		wait.Go(func() {
 			for i := range next {
-				arrays[i], errs[i] = e.upload(specs[i], value, trained != nil && trained(specs[i].Name))
+				arrays[i], errs[i] = e.upload(specs[i], value, trained != nil && trained(specs[i].Name), mine[specs[i].Name])
 			}
 		})
 	}
@@ -113,7 +115,7 @@ func (e *Engine) LoadFunc(specs []nn.Spec, value func(nn.Spec) ([]float32, error
 	return p, nil
 }
 
-func (e *Engine) upload(s nn.Spec, value func(nn.Spec) ([]float32, error), trained bool) (*Array, error) {
+func (e *Engine) upload(s nn.Spec, value func(nn.Spec) ([]float32, error), trained, mine bool) (*Array, error) {
 	v, err := value(s)
 	if err != nil {
 		return nil, err
@@ -121,16 +123,28 @@ func (e *Engine) upload(s nn.Spec, value func(nn.Spec) ([]float32, error), train
 	if len(v) != s.Size() {
 		return nil, fmt.Errorf("tensor %q has %d elements, the network needs %v", s.Name, len(v), s.Dims)
 	}
-	shape, turns := e.keeps(s, trained)
-	if turns {
-		v = turned(v, s.Dims)
+	form := e.keeps(s, trained)
+	flat := v
+	if form.turned {
+		flat = turned(v, s.Dims)
 	}
-	a, err := e.uploadAs(shape.DType, v, shape.Dimensions)
+	a, err := e.uploadAs(form.shape.DType, flat, form.shape.Dimensions)
 	if err != nil {
 		return nil, fmt.Errorf("tensor %q: %w", s.Name, err)
 	}
-	a.turned = turns
+	if a = e.inForm(a, form); a.working && mine {
+		if a.master, err = e.Upload(v, s.Dims...); err != nil {
+			a.Free()
+			return nil, fmt.Errorf("tensor %q: %w", s.Name, err)
+		}
+	}
 	return a, nil
+}
+
+// inForm marks an array as kept in the form of another.
+func (e *Engine) inForm(a, form *Array) *Array {
+	a.turned, a.working = form.turned, form.working
+	return a
 }
 
 // Share makes a set of frozen parameters that refers to the same arrays as p.
@@ -236,12 +250,23 @@ func (b Bind) find(name string) (*Array, error) {
 	return a, nil
 }
 
+// form is the dtypes of a set's parameters, as a part of program keys; "" = all are f32.
+func (p *Params) form() (form string) {
+	if p != nil && p.narrow {
+		form += "|narrow"
+	}
+	if p != nil && p.works {
+		form += "|working"
+	}
+	return form
+}
+
 // narrow lists the networks whose parameters are partly bf16, as a part of program keys.
 func (b Bind) narrow() string {
 	var names []string
 	for name, p := range b {
-		if p != nil && p.narrow {
-			names = append(names, name)
+		if form := p.form(); form != "" {
+			names = append(names, name+form)
 		}
 	}
 	slices.Sort(names)

@@ -79,6 +79,6 @@ func (e *Engine) WarmContinue(f Function, bind Bind, network string, settings Ad
 }
 
 func (e *Engine) warmPass(f Function, bind Bind, network string, settings Adam, through bool, in []*Array) error {
-	t := &tape{e: e, bind: bind, level: e.Granularity, network: network, o: emptyOptimizer(settings, bind[network])}
+	t := &tape{e: e, bind: bind, level: e.Granularity, network: network, o: e.emptyOptimizer(settings, bind[network])}
 	return e.planFor(t, f, passing{updates: settings.ClipNorm == 0, through: through}, in)
 }

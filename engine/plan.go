@@ -34,9 +34,7 @@ func (e *Engine) newCall(b nn.Block, bind Bind, prefix string, lora *nn.LoRA, in
 	var k strings.Builder
 	fmt.Fprintf(&k, "%s|%s", b.Kind, e.Compute)
 	network, _ := split(prefix)
-	if p := bind[network]; p != nil && p.narrow {
-		k.WriteString("|narrow")
-	}
+	k.WriteString(bind[network].form())
 	if lora != nil {
 		fmt.Fprintf(&k, "|lora(%d,%g)", lora.Rank, lora.Scale)
 	}
@@ -49,9 +47,10 @@ func (e *Engine) newCall(b nn.Block, bind Bind, prefix string, lora *nn.LoRA, in
 	return blockCall{block: b, prefix: prefix, lora: lora, key: k.String()}
 }
 
-// nodesOf builds the block on a graph; lookups are by names relative to the block, recorded in p.
-func (e *Engine) nodesOf(c blockCall, bind Bind, g *graph.Graph, p *program, in []nn.Value) []*graph.Node {
-	seen := map[string]*graph.Node{}
+// nodesOf builds the block on a graph; lookups are by names relative to the block, recorded in p. It returns the outputs,
+// and the parameters by these names.
+func (e *Engine) nodesOf(c blockCall, bind Bind, g *graph.Graph, p *program, in []nn.Value) (out []*graph.Node, seen map[string]*graph.Node) {
+	seen = map[string]*graph.Node{}
 	lookup := func(s nn.Spec) *graph.Node {
 		if n, ok := seen[s.Name]; ok {
 			return n
@@ -66,21 +65,24 @@ func (e *Engine) nodesOf(c blockCall, bind Bind, g *graph.Graph, p *program, in 
 	}
 	b := c.block
 	b.Name = ""
-	return nodes(nn.NewInline(e.Compute, "", c.lora, lookup).Run(b, in...))
+	return nodes(nn.NewInline(e.Compute, "", c.lora, lookup).Run(b, in...)), seen
 }
 
 // forward returns the block's forward program; it is built (shapes are known) but perhaps not yet compiled.
 func (e *Engine) forward(c blockCall, bind Bind, in []shapes.Shape) (*program, error) {
 	return e.declare("forward|"+c.key, func(g *graph.Graph, p *program) []*graph.Node {
-		return e.nodesOf(c, bind, g, p, inputNodes(g, in))
+		out, _ := e.nodesOf(c, bind, g, p, inputNodes(g, in))
+		return out
 	})
 }
 
 // declare builds a program's graph now and compiles it on first use, or in compileAll.
-func (e *Engine) declare(key string, fill build) (*program, error) { return e.declareFor(1, key, fill) }
+func (e *Engine) declare(key string, fill build) (*program, error) {
+	return e.declareFor(nil, key, fill)
+}
 
-// declareFor is declare for a program that several devices run together, on inputs of their own.
-func (e *Engine) declareFor(devices int, key string, fill build) (*program, error) {
+// declareFor is declare for a program that the devices of a group, unless it is nil, run together, on inputs of their own.
+func (e *Engine) declareFor(together *Group, key string, fill build) (*program, error) {
 	e.mu.Lock()
 	p, ok := e.programs[key]
 	if !ok {
@@ -91,8 +93,9 @@ func (e *Engine) declareFor(devices int, key string, fill build) (*program, erro
 	p.declared.Do(func() {
 		p.err = guard(func() error {
 			p.graph = graph.NewGraph(e.Backend, p.name)
-			if devices > 1 {
-				if err := spread(p.graph, devices); err != nil {
+			if together != nil {
+				p.span = together.span
+				if err := together.spread(p.graph); err != nil {
 					return err
 				}
 			}

@@ -179,7 +179,7 @@ func (e *Engine) backward(c blockCall, bind Bind, in []shapes.Shape, needsIn, ha
 				cots = append(cots, nil)
 			}
 		}
-		outs := e.nodesOf(c, bind, g, p, inputs)
+		outs, params := e.nodesOf(c, bind, g, p, inputs)
 		sum := graph.ScalarZero(g, dtypes.Float32)
 		for i, cot := range cots {
 			if cot != nil {
@@ -194,7 +194,7 @@ func (e *Engine) backward(c blockCall, bind Bind, in []shapes.Shape, needsIn, ha
 			}
 		}
 		for _, name := range trained {
-			by = append(by, g.GetParameterByName(name))
+			by = append(by, params[name])
 		}
 		return graph.Gradient(sum, by...)
 	})

@@ -37,24 +37,19 @@ func (e *Engine) finishTape(t *tape, f Function, visits map[string]int, outputs 
 		Free(o.acc...)
 		o.acc = make([]*Array, len(o.names))
 	}
-	w := &walker{tape: t, step: step, immediate: immediate, left: map[string]int{}, index: map[string]int{}, ferry: ferry{e: e, o: o, lists: o.ordered()}}
+	w := &walker{tape: t, step: step, immediate: immediate, left: map[string]int{}, ferry: ferry{e: e, o: o, lists: o.ordered()}}
 	if !immediate {
 		w.ferry.lists = [][]*Array{o.acc}
-	}
-	for i, name := range o.names {
-		w.index[name] = i
 	}
 	maps.Copy(w.left, visits)
 	var err error
 	if loss.grad, w.norm2, err = e.start(loss.array); err != nil {
 		return nil, err
 	}
-	defer func() { w.norm2.Free() }()      // unless the result took it
-	begun, err := e.sum([]*Array{w.norm2}) // one device's bad loss is all devices'
-	if err != nil {
+	defer func() { w.norm2.Free() }()                // unless the result took it
+	if w.norm2, err = e.total(w.norm2); err != nil { // one device's bad loss is all devices'
 		return nil, err
 	}
-	w.norm2 = begun[0]
 	if immediate {
 		if w.hyper, err = e.hyper(o, step.LR, e.share(step)); err != nil {
 			return nil, err
@@ -75,11 +70,11 @@ func (e *Engine) finishTape(t *tape, f Function, visits map[string]int, outputs 
 		return &Result{Outputs: results}, nil
 	}
 	for k, a := range o.acc {
-		if a != nil {
+		if a != nil || !o.owns(k) {
 			continue
 		}
 		var zero []*Array // a parameter that the function does not use
-		if err := e.zeroState(&zero, o.params.Get(o.names[k]), dtypes.Float32); err != nil {
+		if err := e.zeroState(&zero, o.master(k), dtypes.Float32); err != nil {
 			return nil, err
 		}
 		o.acc[k] = zero[0]
@@ -111,7 +106,6 @@ type walker struct {
 	immediate bool
 	hyper     *Array
 	left      map[string]int      // visits to come per site
-	index     map[string]int      // optimizer's index of a parameter
 	norm2     *Array              // squared norm of the gradients applied so far; not finite = apply no more
 	pending   map[string][]*Array // gradients of blocks that are visited more than once
 	ferry     ferry
@@ -134,10 +128,13 @@ func (w *walker) back() error {
 
 // expect fetches what a block's gradients will be put to next, to be there when they are.
 func (w *walker) expect(rec *entry) error {
-	if len(rec.trained) == 0 || w.immediate && w.left[rec.call.site()] != 1 {
+	if len(rec.trained) == 0 || (w.immediate || w.e.shards()) && w.left[rec.call.site()] != 1 {
 		return nil
 	}
-	return w.ferry.fetch(w.indices(rec))
+	if mine := w.o.owned(w.indices(rec)); len(mine) > 0 {
+		return w.ferry.fetch(mine)
+	}
+	return nil
 }
 
 // indices are the optimizer's of a block's trained parameters.
@@ -145,7 +142,7 @@ func (w *walker) indices(rec *entry) []int {
 	out := make([]int, len(rec.trained))
 	for i, name := range rec.trained {
 		_, rest := split(nn.Join(rec.call.prefix, name))
-		out[i] = w.index[rest]
+		out[i] = w.o.index[rest]
 	}
 	return out
 }
@@ -213,28 +210,17 @@ func (w *walker) visit(rec *entry) error {
 }
 
 // gradients takes a block's parameter gradients, none where no gradient reached the block: updates at once, or adds them
-// up. With the last visit of an update they are reduced over the devices.
+// up. Over the devices they are reduced with the last visit of an update; with the last of a micro-batch where each
+// device adds up its own tensors' alone.
 func (w *walker) gradients(rec *entry, grads []*Array) (err error) {
 	if len(rec.trained) == 0 {
 		return nil
 	}
 	e, site, indices := w.e, rec.call.site(), w.indices(rec)
 	w.left[site]--
-	whole := w.left[site] == 0 && w.step.last()
-	if !w.immediate {
-		sums, err := w.ferry.take(indices)
-		if err != nil {
-			return err
-		}
-		if grads, err = e.addAll(sums, grads); err != nil {
-			return err
-		}
-		if whole && grads != nil {
-			if grads, err = e.sum(grads); err != nil {
-				return err
-			}
-		}
-		return w.ferry.put(indices, grads)
+	last := w.left[site] == 0
+	if !w.immediate && !e.shards() {
+		return w.accumulate(indices, grads, last && w.step.last())
 	}
 	if w.pending == nil {
 		w.pending = map[string][]*Array{}
@@ -243,14 +229,37 @@ func (w *walker) gradients(rec *entry, grads []*Array) (err error) {
 		return err
 	}
 	w.pending[site] = grads
-	if !whole || grads == nil {
+	if !last || grads == nil {
 		return nil
 	}
 	delete(w.pending, site)
 	if grads, err = e.sum(grads); err != nil {
 		return err
 	}
-	return w.update(indices, grads)
+	if w.immediate {
+		return w.update(indices, grads)
+	}
+	if grads, indices = w.o.own(indices, grads), w.o.owned(indices); len(indices) == 0 {
+		return nil
+	}
+	return w.accumulate(indices, grads, false)
+}
+
+// accumulate adds gradients to those of earlier micro-batches, and reduces the sums over the devices where that is whole.
+func (w *walker) accumulate(indices []int, grads []*Array, whole bool) error {
+	sums, err := w.ferry.take(indices)
+	if err != nil {
+		return err
+	}
+	if grads, err = w.e.addAll(sums, grads); err != nil {
+		return err
+	}
+	if whole && grads != nil {
+		if grads, err = w.e.sum(grads); err != nil {
+			return err
+		}
+	}
+	return w.ferry.put(indices, grads)
 }
 
 // addAll is a + b, one by one, and takes both. Either may be empty, or hold nothing but nil.
@@ -271,23 +280,47 @@ func (e *Engine) addAll(a, b []*Array) ([]*Array, error) {
 	return b, nil
 }
 
-// update is one optimizer step for a block's parameters.
-func (w *walker) update(indices []int, grads []*Array) error {
+// update is one optimizer step for a block's parameters, of which this device makes those that it owns.
+func (w *walker) update(indices []int, grads []*Array) (err error) {
+	e, o := w.e, w.o
+	if e.shards() {
+		if w.norm2, err = e.norms(grads, w.hyper, w.norm2); err != nil {
+			return err
+		}
+	}
+	from := make([]*Array, len(indices))
+	mine := o.owned(indices)
+	if grads = o.own(indices, grads); len(mine) > 0 {
+		made, err := w.updated(mine, grads)
+		if err != nil {
+			return err
+		}
+		for i, k := range indices {
+			if o.owns(k) {
+				from[i], made = made[0], made[1:]
+			}
+		}
+	}
+	return e.install(o, indices, from)
+}
+
+// updated is the new masters of parameters that this device owns, from their gradients.
+func (w *walker) updated(indices []int, grads []*Array) ([]*Array, error) {
 	e, o := w.e, w.o
 	var args []*Array
 	for _, k := range indices {
-		args = append(args, o.params.Get(o.names[k]))
+		args = append(args, o.master(k))
 	}
 	args = append(args, grads...)
 	n := len(indices)
 	state, err := w.ferry.take(indices)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	args = append(args, state...)
 	p, err := e.blockUpdate(o, n, shapesOf(args))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	donate := make([]bool, len(args)+2)
 	for i := range args {
@@ -295,18 +328,19 @@ func (w *walker) update(indices []int, grads []*Array) error {
 	}
 	numbers, err := e.numbers(o, indices)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	out, err := e.executeUpdate(p, append(append(args, w.hyper, w.norm2), numbers...), append(donate, make([]bool, len(numbers))...), grads...)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	w.norm2.Free()
-	w.norm2, out = out[0], out[1:]
-	for i, k := range indices {
-		o.params.arrays[o.names[k]] = out[i]
+	if e.shards() { // the norm is that of all devices' gradients
+		out[0].Free()
+	} else {
+		w.norm2.Free()
+		w.norm2 = out[0]
 	}
-	return w.ferry.put(indices, out[n:])
+	return out[1 : 1+n], w.ferry.put(indices, out[1+n:])
 }
 
 // blockUpdate is the program of one optimizer step for n parameters: parameters, gradients, state, hyper-parameters and
@@ -378,19 +412,26 @@ func (t *tape) backwards(entries []planEntry, immediate bool) ([]func() (*progra
 			return nil, err
 		}
 		var trained []string
-		var updated []shapes.Shape
+		var updated, mine []shapes.Shape
 		for _, name := range fwd.params {
 			if scope := nn.Join(en.call.prefix, name); t.isTrained(scope) {
 				trained = append(trained, name)
 				_, rest := split(scope)
-				updated = append(updated, t.o.params.Get(rest).shape)
+				shape := t.o.params.Get(rest).shape
+				shape.DType = dtypes.Float32 // of gradients and masters
+				if updated = append(updated, shape); t.o.owns(t.o.index[rest]) {
+					mine = append(mine, shape)
+				}
 			}
 		}
 		jobs = append(jobs, func() (*program, error) {
 			return t.e.backward(en.call, t.bind, shapesIn, needsIn, hasOut, outShapes, trained)
 		})
-		if n := len(trained); n > 0 && immediate {
-			all := append(slices.Repeat(updated, 2), t.o.stateShapes(updated)...) // parameters, gradients, state
+		if t.e.group != nil && !t.e.device.hollow() && len(trained) > 0 {
+			jobs = append(jobs, func() (*program, error) { return t.e.reduction("sum", t.e.group.Reduce, updated) })
+		}
+		if n := len(mine); n > 0 && immediate {
+			all := append(slices.Repeat(mine, 2), t.o.stateShapes(mine)...) // parameters, gradients, state
 			jobs = append(jobs, func() (*program, error) { return t.e.blockUpdate(t.o, n, all) })
 		}
 	}

@@ -14,8 +14,7 @@ func (e *Engine) Shapes(specs []nn.Spec, trained func(name string) bool) *Params
 	p := NewParams(specs)
 	for _, s := range specs {
 		ours := trained != nil && trained(s.Name)
-		shape, turns := e.keeps(s, ours)
-		p.Set(s.Name, &Array{shape: shape, turned: turns}, ours)
+		p.Set(s.Name, e.keeps(s, ours), ours)
 	}
 	return p
 }
@@ -38,14 +37,14 @@ func (e *Engine) Warm(f Function, bind Bind, in ...*Array) error {
 func (e *Engine) WarmTrain(f Function, bind Bind, network string, settings Adam, micro int, in ...*Array) error {
 	params := bind[network]
 	if e.Granularity < nn.Network {
-		t := &tape{e: e, bind: bind, level: e.Granularity, network: network, o: emptyOptimizer(settings, params)}
+		t := &tape{e: e, bind: bind, level: e.Granularity, network: network, o: e.emptyOptimizer(settings, params)}
 		return e.planFor(t, f, passing{updates: micro <= 1 && settings.ClipNorm == 0}, in)
 	}
 	if e.Split {
 		p, err := e.splitProgram(f, bind, network, slices.Clone(params.Targets()), in)
 		return e.warmed(p, err)
 	}
-	o := emptyOptimizer(settings, params)
+	o := e.emptyOptimizer(settings, params)
 	var trained []shapes.Shape
 	for _, name := range o.names {
 		trained = append(trained, params.Get(name).shape)

@@ -18,6 +18,7 @@ import (
 // request is what one compilation is asked for beyond what go-xla can say, and what it answers beyond that.
 type request struct {
 	aliases map[int]int
+	span    *Span
 	info    ProgramInfo
 	err     error // why the request was not fulfilled
 }
@@ -32,8 +33,10 @@ type ProgramInfo struct {
 // output aliases[i], which must have one shape, share a buffer whenever the input is donated: nothing is then copied
 // and old and new value never exist side by side. Without the layer over the plugin's table, and on the pure-Go
 // backend, the program is compiled as it is, and donated inputs are freed after the execution.
-func Compile(aliases map[int]int, compile func() error) (ProgramInfo, error) {
-	r := &request{aliases: aliases}
+//
+// With a span the program, compiled for all of this process's devices, becomes one of the devices of all processes.
+func Compile(aliases map[int]int, span *Span, compile func() error) (ProgramInfo, error) {
+	r := &request{aliases: aliases, span: span}
 	handle := cgo.NewHandle(r)
 	defer handle.Delete()
 	runtime.LockOSThread()
@@ -64,16 +67,25 @@ func fewstepCompile(real *C.fewstep_table, args *C.fewstep_compile_args, handle 
 			code = changed
 		}
 	}
+	options := C.GoBytes(unsafe.Pointer(args.compile_options), C.int(args.compile_options_size))
+	if r.span != nil {
+		var err error
+		if code, options, err = r.span.spanning(code, options); err != nil {
+			r.err = err
+		}
+	}
 	defer func() {
 		if args.executable != nil {
 			r.info.Scratch = max(int64(C.fewstep_scratch_bytes(real, args.executable)), 0)
 		}
 	}()
 	cache := cacheOf(real)
+	if r.span != nil { // such programs are small, and ranks of which one has a program and another has not must not differ
+		cache = nil
+	}
 	var key string
 	var compiling *turn
 	if cache != nil {
-		options := C.GoBytes(unsafe.Pointer(args.compile_options), C.int(args.compile_options_size))
 		key = cache.key(real, args.client, code, options)
 		if cache.load(real, args.client, key, &args.executable) {
 			r.info.Cached = true
@@ -89,7 +101,9 @@ func fewstepCompile(real *C.fewstep_table, args *C.fewstep_compile_args, handle 
 	}
 	ccode := C.CString(code)
 	defer C.free(unsafe.Pointer(ccode))
-	if err := C.fewstep_compile_code(real, args, ccode, C.size_t(len(code))); err != nil {
+	coptions := C.CBytes(options)
+	defer C.free(coptions)
+	if err := C.fewstep_compile_code(real, args, ccode, C.size_t(len(code)), (*C.char)(coptions), C.size_t(len(options))); err != nil {
 		return err
 	}
 	if cache != nil {

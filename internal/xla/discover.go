@@ -209,6 +209,12 @@ print(json.dumps([d for d in dirs if d]))`
 	return dirs
 }
 
+// GPUs is the number of NVIDIA GPUs that the driver tells of; 0 where it tells of none.
+func GPUs() int {
+	files, _ := filepath.Glob("/proc/driver/nvidia/gpus/*")
+	return len(files)
+}
+
 // hasNVIDIAGPU looks for the device files of NVIDIA's driver (or of WSL's).
 func hasNVIDIAGPU() bool {
 	if runtime.GOOS != "linux" {

@@ -25,7 +25,7 @@ func compiled(t *testing.T, rt *Runtime, aliases map[int]int, n, size int, body 
 		in = append(in, graph.Parameter(g, string(rune('a'+i)), shapes.Make(dtypes.Float32, size)))
 	}
 	out := body(in)
-	if _, err := Compile(aliases, func() error { return g.Compile(out...) }); err != nil {
+	if _, err := Compile(aliases, nil, func() error { return g.Compile(out...) }); err != nil {
 		t.Fatal(err)
 	}
 	return g.Executable()
@@ -103,7 +103,7 @@ func TestAliasesRefused(t *testing.T) {
 	rt := cpuOrSkip(t, Options{Programs: "off"})
 	g := graph.NewGraph(rt.Backend, "test")
 	x := graph.Parameter(g, "x", shapes.Make(dtypes.Float32, 4))
-	_, err := Compile(map[int]int{3: 0}, func() error { return g.Compile(graph.Neg(x)) })
+	_, err := Compile(map[int]int{3: 0}, nil, func() error { return g.Compile(graph.Neg(x)) })
 	if err == nil || !strings.Contains(err.Error(), "not an input 3") {
 		t.Errorf("error %v", err)
 	}

@@ -9,6 +9,7 @@ import "C"
 import (
 	"errors"
 	"fmt"
+	"runtime/cgo"
 	"strings"
 	"unsafe"
 )
@@ -17,6 +18,15 @@ import (
 type client struct {
 	plugin *pluginLibrary
 	handle unsafe.Pointer // owned by go-xla; nil when it was not seen
+	store  cgo.Handle     // of the key-value store; 0 = none
+}
+
+// forget drops the store, which a client asks as long as it lives.
+func (c *client) forget() {
+	if c != nil && c.store != 0 {
+		c.store.Delete()
+		c.store = 0
+	}
 }
 
 // DeviceMemory is what a plugin's allocator tells of one device, in bytes. A figure that the plugin does not

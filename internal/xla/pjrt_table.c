@@ -14,6 +14,8 @@ typedef struct {
 	void*       kv_put_callback;
 	void*       kv_put_user_arg;
 	void*       client; // out
+	void*       kv_try_get_callback;
+	void*       kv_try_get_user_arg;
 } client_create_args;
 
 typedef struct {
@@ -50,6 +52,16 @@ typedef struct {
 	void**        device_complete_events; // out, one per device, unless NULL
 	void*         execute_device;
 } execute_args;
+
+typedef struct {
+	size_t struct_size;
+	void*  extension_start;
+	void*  send_callbacks;
+	void*  receive_callbacks;
+	size_t sends;
+	size_t receives;
+	int    launch_id;
+} execute_options; // its beginning
 
 typedef struct {
 	size_t      struct_size;
@@ -114,7 +126,18 @@ static void*                created_client;
 // Stands for the completion of an execution that nobody waits for.
 static char dispatched;
 
+static uintptr_t    store;
+
+void fewstep_store(uintptr_t handle) { store = handle; }
+
 static void* create_in_slot(int slot, void* args) {
+	client_create_args* c = args;
+	if (store != 0 && c->struct_size >= sizeof *c) {
+		c->kv_get_callback = fewstep_key_get;
+		c->kv_put_callback = fewstep_key_put;
+		c->kv_try_get_callback = fewstep_key_try_get;
+		c->kv_get_user_arg = c->kv_put_user_arg = c->kv_try_get_user_arg = (void*)store;
+	}
 	void* error = real_table[slot]->functions[FEWSTEP_CLIENT_CREATE](args);
 	created_client = error ? NULL : ((client_create_args*)args)->client;
 	return error;
@@ -124,10 +147,17 @@ static void* compile_in_slot(int slot, void* args) {
 	return fewstepCompile((fewstep_table*)real_table[slot], args, request);
 }
 
+static _Thread_local int launch;
+
+void fewstep_launch(int number) { launch = number; }
+
 // Execution without completion events returns when the work is queued. Whatever fails later poisons the outputs, so
 // that reading them, or anything computed from them, returns the error.
 static void* execute_in_slot(int slot, void* args) {
 	execute_args* a = args;
+	if (launch != 0) {
+		((execute_options*)a->options)->launch_id = launch;
+	}
 	void** events = a->device_complete_events;
 	a->device_complete_events = NULL;
 	void* error = real_table[slot]->functions[FEWSTEP_LOADED_EXECUTE](a);
@@ -287,14 +317,20 @@ char* fewstep_device_memory(const fewstep_table* table, void* client, size_t dev
 	return error == NULL ? NULL : fewstep_take_message(table, error);
 }
 
-void* fewstep_compile_code(const fewstep_table* real, fewstep_compile_args* args, const char* code, size_t size) {
+void* fewstep_compile_code(const fewstep_table* real, fewstep_compile_args* args, const char* code, size_t size, const char* options, size_t options_size) {
 	const fewstep_program* before = args->program;
 	fewstep_program changed = *before;
 	changed.code = code;
 	changed.code_size = size;
+	const char* options_before = args->compile_options;
+	size_t size_before = args->compile_options_size;
 	args->program = &changed;
+	args->compile_options = options;
+	args->compile_options_size = options_size;
 	void* error = real->functions[FEWSTEP_CLIENT_COMPILE](args);
 	args->program = before;
+	args->compile_options = options_before;
+	args->compile_options_size = size_before;
 	return error;
 }
 

@@ -18,9 +18,12 @@ enum {
 	FEWSTEP_EVENT_AWAIT = 8,
 	FEWSTEP_CLIENT_CREATE = 10,
 	FEWSTEP_CLIENT_PLATFORM_VERSION = 14,
+	FEWSTEP_CLIENT_DEVICES = 15,
 	FEWSTEP_CLIENT_ADDRESSABLE_DEVICES = 16,
 	FEWSTEP_CLIENT_COMPILE = 20,
 	FEWSTEP_BUFFER_FROM_HOST = 22,
+	FEWSTEP_DESCRIPTION_ID = 23,
+	FEWSTEP_DESCRIPTION_PROCESS = 24,
 	FEWSTEP_DESCRIPTION_KIND = 26,
 	FEWSTEP_DEVICE_DESCRIPTION = 29,
 	FEWSTEP_DEVICE_MEMORIES = 32,
@@ -110,6 +113,27 @@ fewstep_table* fewstep_table_copy(const void* api, bool layered);
 // The client created last by any copied table, once; NULL when there is none. Calls are serialised by the caller.
 void* fewstep_take_created_client(void);
 
+// Gives clients that are created from now on a key-value store, by a handle (span.go). 0 = none.
+void fewstep_store(uintptr_t handle);
+
+// PJRT's callbacks for such a store.
+void* fewstep_key_get(void* args);
+void* fewstep_key_try_get(void* args);
+void* fewstep_key_put(void* args);
+
+// A device, by the id that programs know it by, and the process that drives it.
+typedef struct {
+	int id;
+	int process;
+} fewstep_device;
+
+// Lists a client's devices, those of all processes or its own; *count is the room in out, then the number of devices.
+// Returns NULL, or a message that the caller frees.
+char* fewstep_devices(const fewstep_table* real, void* client, bool all, fewstep_device* out, size_t* count);
+
+// Says that this thread's next executions are launches of that number over several processes. 0 = they are not.
+void fewstep_launch(int number);
+
 // Memories of a device in which a buffer may lie.
 enum { FEWSTEP_AS_ASKED = 0, FEWSTEP_ON_DEVICE = 1, FEWSTEP_PINNED_HOST = 2 };
 
@@ -149,8 +173,8 @@ char* fewstep_device_memory(const fewstep_table* table, void* client, size_t dev
 // Says what fewstepCompile is to be told by this thread's next compilations: a handle, 0 = nothing (compile.go).
 void fewstep_request(uintptr_t handle);
 
-// Compiles as the plugin does, with code in place of the program's own. Returns NULL or the plugin's error object.
-void* fewstep_compile_code(const fewstep_table* real, fewstep_compile_args* args, const char* code, size_t size);
+// Compiles as the plugin does, with code and options in place of the program's own. Returns NULL or the plugin's error object.
+void* fewstep_compile_code(const fewstep_table* real, fewstep_compile_args* args, const char* code, size_t size, const char* options, size_t options_size);
 
 // Serialises a loaded executable. On success *bytes is the caller's to free; else a message that the caller frees.
 char* fewstep_serialize(const fewstep_table* real, void* loaded, char** bytes, size_t* size);

@@ -13,6 +13,7 @@ import "C"
 import (
 	"errors"
 	"fmt"
+	"runtime/cgo"
 	"strings"
 	"sync"
 	"unsafe"
@@ -106,15 +107,23 @@ func loadPlugin(kind, path string, plain bool) (*pluginLibrary, error) {
 }
 
 // newBackend opens a client of the plugin through go-xla and keeps hold of it for the figures that go-xla does not give.
-func (p *pluginLibrary) newBackend(config string, values pjrt.NamedValuesMap) (compute.Backend, *client, error) {
+func (p *pluginLibrary) newBackend(config string, values pjrt.NamedValuesMap, store KeyValue) (compute.Backend, *client, error) {
 	loadMu.Lock()
 	defer loadMu.Unlock()
 	C.fewstep_take_created_client()
+	c := &client{plugin: p}
+	if store != nil {
+		c.store = cgo.NewHandle(store)
+		C.fewstep_store(C.uintptr_t(c.store))
+		defer C.fewstep_store(0)
+	}
 	backend, err := gomlxxla.NewWithOptions(config, values)
 	if err != nil {
+		c.forget()
 		return nil, nil, fmt.Errorf("cannot be opened: %w", err)
 	}
-	return backend, &client{p, C.fewstep_take_created_client()}, nil
+	c.handle = C.fewstep_take_created_client()
+	return backend, c, nil
 }
 
 // DeviceName is the name of the first device's model, as "NVIDIA H100 80GB HBM3"; a CPU plugin says little.

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 
 	"github.com/gomlx/compute"
@@ -48,14 +49,15 @@ func (e *noBackendError) Unwrap() error { return ErrNoBackend }
 
 // Options of a backend. The zero value is one device, memory taken as it is needed.
 type Options struct {
-	Devices        int     // virtual CPU devices (kind cpu only); 0 = 1
-	MemoryFraction float64 // upper limit of the device memory taken, as a fraction (kind cuda only); 0 = plugin's default (0.75)
-	Preallocate    bool    // take that memory at once instead of as it is needed (kind cuda only)
-	VisibleDevices []int   // CUDA device numbers to use; nil = all
-	HostMemory     int64   // bytes of the host's memory that buffers will take (kind cuda only; see place.go); 0 = not known
-	Search         *Search // where to look for plugins; nil = DefaultSearch()
-	Plain          bool    // use the plugin's table as it is: no asynchronous execution, aliasing or cache of programs
-	Programs       string  // folder of compiled programs, "off" = none; "" = FEWSTEP_PROGRAM_CACHE, else in the user's cache folder
+	Devices        int        // virtual CPU devices (kind cpu only); 0 = 1
+	MemoryFraction float64    // upper limit of the device memory taken, as a fraction (kind cuda only); 0 = plugin's default (0.75)
+	Preallocate    bool       // take that memory at once instead of as it is needed (kind cuda only)
+	VisibleDevices []int      // CUDA device numbers to use; nil = all
+	HostMemory     int64      // bytes of the host's memory that buffers will take (kind cuda only; see place.go); 0 = not known
+	Search         *Search    // where to look for plugins; nil = DefaultSearch()
+	Plain          bool       // use the plugin's table as it is: no asynchronous execution, aliasing or cache of programs
+	Processes      *Processes // that drive devices together; nil = this one is alone
+	Programs       string     // folder of compiled programs, "off" = none; "" = FEWSTEP_PROGRAM_CACHE, else in the user's cache folder
 }
 
 // PlainEnv is the environment variable that sets Options.Plain when it is not empty.
@@ -65,6 +67,9 @@ const PlainEnv = "FEWSTEP_PLAIN_PJRT"
 func (o Options) Validate() error {
 	if o.Devices < 0 || o.Devices > 1024 {
 		return fmt.Errorf("xla: %d virtual CPU devices asked for: choose between 1 and 1024", o.Devices)
+	}
+	if p := o.Processes; p != nil && (p.Count < 1 || p.Index < 0 || p.Index >= p.Count || p.Store == nil || o.Plain) {
+		return fmt.Errorf("xla: process %d of %d: the index counts from 0, a store is needed, and the layer over the plugin's table", p.Index, p.Count)
 	}
 	if o.HostMemory < 0 {
 		return fmt.Errorf("xla: %d bytes of the host's memory", o.HostMemory)
@@ -92,6 +97,7 @@ func (r *Runtime) Close() {
 		return // the pure-Go backend holds nothing but ordinary Go memory
 	}
 	r.Backend.Finalize()
+	r.client.forget()
 	r.client = nil
 }
 
@@ -194,6 +200,15 @@ func quickCompile() {
 	}
 }
 
+// threadsFor has the CPU plugin make threads for several devices beside those for the processors. A collective holds one
+// thread for each of its devices while what it waits for is computed; by default there are no more than that.
+func threadsFor(devices int) {
+	const name = "NPROC" // read by XLA's DefaultThreadPoolSize
+	if devices > 1 && os.Getenv(name) == "" {
+		os.Setenv(name, strconv.Itoa(runtime.NumCPU()+2*devices))
+	}
+}
+
 func openCandidate(c Candidate, opt Options) (rt *Runtime, err error) {
 	var notes []string
 	defer func() {
@@ -211,6 +226,9 @@ func openCandidate(c Candidate, opt Options) (rt *Runtime, err error) {
 	if c.Kind == CUDA {
 		limitHostMemory(opt.HostMemory)
 		notes = prepareCUDA(c, programs)
+		if opt.Processes != nil {
+			setFlag("--xla_gpu_shard_autotuning", "false") // a process that has a program already would leave the others waiting for its share
+		}
 	}
 	plain := opt.Plain || os.Getenv(PlainEnv) != ""
 	plugin, err := loadPlugin(c.Kind, c.Path, plain)
@@ -220,13 +238,24 @@ func openCandidate(c Candidate, opt Options) (rt *Runtime, err error) {
 	if !plain {
 		useCache(plugin.real, programs)
 	}
+	var store KeyValue
+	if opt.Processes != nil {
+		if plain || c.Kind != CUDA {
+			return nil, fmt.Errorf("several processes take the CUDA plugin, through the layer over its table")
+		}
+		store = opt.Processes.Store
+	}
 	config, values := plugin.name, pjrt.NamedValuesMap{}
 	switch c.Kind {
 	case CPU:
 		values["cpu_device_count"] = int64(max(opt.Devices, 1))
+		threadsFor(opt.Devices)
 	case CUDA:
 		if opt.MemoryFraction > 0 {
 			values["memory_fraction"] = float32(opt.MemoryFraction)
+		}
+		if p := opt.Processes; p != nil {
+			values["node_id"], values["num_nodes"] = int64(p.Index), int64(p.Count)
 		}
 		if opt.VisibleDevices != nil {
 			ids := make([]int64, len(opt.VisibleDevices))
@@ -241,11 +270,18 @@ func openCandidate(c Candidate, opt Options) (rt *Runtime, err error) {
 			notes = append(notes, "virtual devices are an option of the CPU backend: ignored")
 		}
 	}
-	backend, cl, err := plugin.newBackend(config, values)
+	backend, cl, err := plugin.newBackend(config, values, store)
 	if err != nil {
 		return nil, err
 	}
 	return &Runtime{Backend: backend, Kind: c.Kind, Plugin: c.Path, Version: plugin.version(), Notes: notes, client: cl}, nil
+}
+
+// setFlag sets one of XLA's flags unless the user did.
+func setFlag(name, value string) {
+	if flags := os.Getenv("XLA_FLAGS"); !strings.Contains(flags, name+"=") {
+		os.Setenv("XLA_FLAGS", strings.TrimSpace(flags+" "+name+"="+value))
+	}
 }
 
 func openGo(notes []string, opt Options) (rt *Runtime, err error) {

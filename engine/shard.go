@@ -1,0 +1,253 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"fewstep/model/nn"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/gomlx/core/graph"
+)
+
+// Training state that is dealt out over the devices of a group.
+//
+// With Engine.Shard each trained tensor has one owner among the devices. The owner alone keeps its moments and average, and
+// its master in f32 where the network computes in bf16: every device, the owner too, then computes with a bf16 copy of
+// matrices and kernels, which gives the bits that the master would give. A block's gradients are added up over the devices,
+// its owner updates, and the new weights go to all. Gradients of several micro-batches are added up by their owners alone,
+// and so go over the wire with each micro-batch.
+//
+// Tensors are dealt out in the order of the network, so that a block's lie together but where one owner's share ends.
+
+// shards says whether state is dealt out.
+func (e *Engine) shards() bool { return e.Shard && e.group != nil }
+
+// owners are the owning device of each of a network's trained tensors, given their sizes in order.
+func (e *Engine) owners(sizes []int) []int {
+	out := make([]int, len(sizes))
+	if !e.shards() {
+		for i := range out {
+			out[i] = e.rank
+		}
+		return out
+	}
+	total, before := 0, 0
+	for _, s := range sizes {
+		total += s
+	}
+	for i, s := range sizes {
+		out[i] = min((2*before+s)*e.replicas()/max(2*total, 1), e.replicas()-1)
+		before += s
+	}
+	return out
+}
+
+// working says whether a trained tensor is computed with in bf16, over a master that its owner keeps.
+func (e *Engine) working(s nn.Spec) bool {
+	return e.shards() && e.Compute == dtypes.BFloat16 && len(s.Dims) >= 2 && !IsLoRA(s.Name)
+}
+
+// mine says of each spec whether it is trained and this device owns it.
+func (e *Engine) mine(specs []nn.Spec, trained func(string) bool) map[string]bool {
+	var names []string
+	var sizes []int
+	for _, s := range specs {
+		if trained != nil && trained(s.Name) {
+			names, sizes = append(names, s.Name), append(sizes, s.Size())
+		}
+	}
+	out := map[string]bool{}
+	for i, owner := range e.owners(sizes) {
+		out[names[i]] = owner == e.rank
+	}
+	return out
+}
+
+// owns says whether this device keeps a tensor's state.
+func (o *Optimizer) owns(k int) bool { return o.owner[k] == o.rank }
+
+// owned are those of some tensors whose state this device keeps.
+func (o *Optimizer) owned(indices []int) []int {
+	var out []int
+	for _, k := range indices {
+		if o.owns(k) {
+			out = append(out, k)
+		}
+	}
+	return out
+}
+
+// own drops the arrays of tensors whose state other devices keep.
+func (o *Optimizer) own(indices []int, arrays []*Array) []*Array {
+	var out []*Array
+	for i, k := range indices {
+		if o.owns(k) {
+			out = append(out, arrays[i])
+		} else {
+			arrays[i].Free()
+		}
+	}
+	return out
+}
+
+// keeper is the optimizer that keeps a tensor's state; it belongs to its owner's engine.
+func (o *Optimizer) keeper(k int) *Optimizer {
+	for _, other := range o.team {
+		if other.owns(k) {
+			return other
+		}
+	}
+	return o
+}
+
+// master is what an update changes of a trained tensor, on its owner.
+func (o *Optimizer) master(k int) *Array {
+	a := o.params.Get(o.names[k])
+	if a.master != nil {
+		return a.master
+	}
+	return a
+}
+
+// Master copies a trained tensor to the host, in f32, from whichever device keeps it.
+func (e *Engine) Master(o *Optimizer, name string) ([]float32, error) {
+	k, ok := o.index[name]
+	if !ok {
+		return nil, fmt.Errorf("no trained parameter %q", name)
+	}
+	return e.Floats(o.keeper(k).master(k))
+}
+
+// skip keeps the place of a parameter whose state another device keeps.
+func (o *Optimizer) skip() {
+	if o.Beta1 != 0 {
+		o.m = append(o.m, nil)
+	}
+	o.v = append(o.v, nil)
+	if o.EMA != 0 {
+		o.ema = append(o.ema, nil)
+	}
+}
+
+// joinTeam makes the optimizers of the same parameters on all devices known to each other.
+func (e *Engine) joinTeam(o *Optimizer) error {
+	if !e.shards() {
+		return nil
+	}
+	if e.Granularity >= nn.Network {
+		return errors.New("training state dealt out over devices: at granularity network an update takes all state at once; choose granularity stage or layer")
+	}
+	if e.device.hollow() {
+		return nil
+	}
+	all, err := e.group.meet(e.slot, "optimizer", o, func(all []any) ([]any, error) {
+		team := make([]*Optimizer, len(all))
+		for i, o := range all {
+			team[i] = o.(*Optimizer)
+		}
+		return slices.Repeat([]any{team}, len(all)), nil
+	})
+	if err == nil {
+		o.team = all.([]*Optimizer)
+	}
+	return err
+}
+
+// install makes an update's results what the network computes with: from is, for each tensor of this device, its new
+// master, nil for others'. Every device has the new weights afterwards. Tensors that the group does not deal out are as
+// they are.
+func (e *Engine) install(o *Optimizer, indices []int, from []*Array) error {
+	if !e.shards() {
+		for i, k := range indices {
+			o.params.arrays[o.names[k]] = from[i]
+		}
+		return nil
+	}
+	fresh, flags := make([]*Array, len(indices)), make([]float32, len(indices))
+	for i, k := range indices {
+		old := o.params.Get(o.names[k])
+		switch {
+		case from[i] == nil:
+			fresh[i] = old
+		case old.working:
+			var err error
+			if fresh[i], err = e.convert(from[i], old.shape.DType); err != nil {
+				return err
+			}
+			old.master = nil // it was the update's
+			old.Free()
+			flags[i] = 1
+		default:
+			fresh[i], flags[i] = from[i], 1
+		}
+	}
+	out, err := e.publish(fresh, flags)
+	if err != nil {
+		return err
+	}
+	for i, k := range indices {
+		name := o.names[k]
+		working := e.working(nn.Spec{Name: name, Dims: out[i].shape.Dimensions})
+		if out[i].working = working; working {
+			out[i].master = from[i]
+		}
+		o.params.arrays[name] = out[i]
+	}
+	return nil
+}
+
+// publish gives every device the arrays of those that own them, by flags of 1, and takes all.
+func (e *Engine) publish(arrays []*Array, flags []float32) ([]*Array, error) {
+	if e.device.hollow() {
+		return arrays, nil
+	}
+	owned, err := e.Upload(flags, len(flags))
+	if err != nil {
+		return nil, err
+	}
+	in := append(append([]*Array{}, arrays...), owned)
+	n := len(arrays)
+	p, err := e.declareFor(e.group, fmt.Sprintf("publish|%d|%v", e.replicas(), shapesOf(in)), func(g *graph.Graph, p *program) []*graph.Node {
+		p.aliases = map[int]int{}
+		all := nodes(inputNodes(g, shapesOf(in)))
+		for i, x := range all[:n] {
+			p.aliases[i] = i
+			flag := graph.Reshape(graph.SliceAxis(all[n], 0, graph.AxisRange(i, i+1)))
+			ours := graph.GreaterThan(flag, graph.ScalarZero(g, dtypes.Float32))
+			all[i] = graph.Where(graph.BroadcastToDims(ours, x.Shape().Dimensions...), x, graph.ZerosLike(x))
+		}
+		return g.Distributed().AllReduce(all[:n], compute.ReduceOpSum)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return e.join(p, in)
+}
+
+// norms adds the squared norm of gradients, scaled as an update scales them, to a squared norm, which it takes.
+func (e *Engine) norms(grads []*Array, hyper, before *Array) (*Array, error) {
+	in := append(append([]*Array{}, grads...), hyper, before)
+	p, err := e.get(e.key("norms", "", in), func(g *graph.Graph, p *program) []*graph.Node {
+		p.aliases = map[int]int{len(grads) + 1: 0}
+		all := nodes(inputNodes(g, shapesOf(in)))
+		sum := all[len(grads)+1]
+		scale := graph.Reshape(graph.SliceAxis(all[len(grads)], 0, graph.AxisRange(3, 4)))
+		for _, x := range all[:len(grads)] {
+			sum = graph.Add(sum, graph.ReduceAllSum(graph.Square(mulScalar(x, scale))))
+		}
+		return []*graph.Node{sum}
+	})
+	if err != nil {
+		return nil, err
+	}
+	donate := make([]bool, len(in))
+	donate[len(in)-1] = true
+	out, err := e.execute(p, in, donate)
+	if err != nil {
+		return nil, err
+	}
+	return out[0], nil
+}
