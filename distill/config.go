@@ -50,6 +50,8 @@ type Train struct {
 	Calls             string  `yaml:"calls"`              // the same for calls without gradients, at least as coarse; left out = as granularity
 	Frozen            string  `yaml:"frozen"`             // how weights that a phase does not train are kept: f32, or bf16 below granularity network
 	Moments           string  `yaml:"moments"`            // how Adam's moments are kept: f32, or bf16 with stochastic rounding
+	Reduce            string  `yaml:"reduce"`             // how gradients are added up over several devices: f32, or bf16 for half the traffic
+	Shard             string  `yaml:"shard"`              // of several devices: replicated, or sharded = each keeps the optimizer state of its part of the weights
 	Offload           string  `yaml:"offload"`            // what is kept in the host's memory in place of the device's: none, or optimizer = its state, below granularity network
 	CheckpointMinutes float64 `yaml:"checkpoint_minutes"` // save after this long; 0 = not by time
 	CheckpointSamples int64   `yaml:"checkpoint_samples"` // save after this many samples; 0 = not by samples
@@ -97,7 +99,7 @@ type Eval struct {
 }
 
 // Values of Stage.Loss, Phase.Kind, Phase.Target, Phase.Form, Phase.Teacher,
-// Config.Lineage, Train.Offload and Phase.Decay.
+// Config.Lineage, Train.Shard, Train.Offload and Phase.Decay.
 const (
 	LossMSE         = "mse"         // (16)
 	LossAdversarial = "adversarial" // (20), (21)
@@ -118,6 +120,9 @@ const (
 
 	LineageMerged    = "merged"    // full phases start from base and LoRA, merged
 	LineageContinued = "continued" // full phases start from the full model of the stage before
+
+	ShardReplicated = "replicated"
+	ShardSharded    = "sharded" // moments, average and f32 masters of a trained tensor lie on one of the devices
 
 	OffloadNone      = "none"
 	OffloadOptimizer = "optimizer" // the trained weights' moments and average are kept in the host's memory

@@ -17,6 +17,7 @@ var (
 	losses   = []string{LossMSE, LossAdversarial}
 	lineages = []string{LineageMerged, LineageContinued}
 	computes = []string{"f32", "bf16"}
+	shards   = []string{ShardReplicated, ShardSharded}
 	offloads = []string{OffloadNone, OffloadOptimizer}
 	granular = []string{"network", "stage", "layer"} // from coarse to fine
 )
@@ -116,6 +117,10 @@ func (t *Train) check(v *checker) {
 	v.require("train.frozen", t.Frozen != "bf16" || t.Granularity != "network",
 		"is bf16, which saves memory that only large networks are short of; with it train.granularity must be stage or layer")
 	v.oneOf("train.moments", t.Moments, computes)
+	v.oneOf("train.reduce", t.Reduce, computes)
+	v.oneOf("train.shard", t.Shard, shards)
+	v.require("train.shard", t.Shard != ShardSharded || t.Granularity != "network",
+		"is sharded, and at train.granularity network an update takes all state at once; with it train.granularity must be stage or layer")
 	v.oneOf("train.offload", t.Offload, offloads)
 	v.require("train.offload", t.Offload != OffloadOptimizer || t.Granularity != "network",
 		"is optimizer, and at train.granularity network an update takes all state at once; with it train.granularity must be stage or layer")

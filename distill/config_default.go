@@ -19,6 +19,8 @@ func Default() *Config {
 			Granularity:       "layer",
 			Frozen:            "f32",
 			Moments:           "f32",
+			Reduce:            "f32",
+			Shard:             ShardReplicated,
 			Offload:           OffloadNone,
 			CheckpointMinutes: 30,
 			KeepCheckpoints:   2,

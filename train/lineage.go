@@ -99,7 +99,7 @@ var rates = []string{"lr", "discriminator_lr", "decay", "weight_decay", "warmup_
 // stages and phases for which nothing has been done yet.
 func (r *Run) rules() rundir.Rules {
 	return rundir.Rules{
-		MayDiffer: []string{"train.log_every", "train.checkpoint_minutes", "train.checkpoint_samples", "train.keep_checkpoints", "train.offload"},
+		MayDiffer: []string{"train.log_every", "train.checkpoint_minutes", "train.checkpoint_samples", "train.keep_checkpoints", "train.offload", "train.shard"},
 		MayChange: r.mayChange,
 		Normal: func(old []byte) []byte {
 			c, err := distill.Parse(old, r.opt.Dir)

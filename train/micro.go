@@ -20,21 +20,21 @@ type micro struct {
 	noise                []float32 // the discriminator's ε*, shared by real and fake (3.7), zeros where it sees none; nil without one
 }
 
-// feeds begins to make the phase's micro-batches.
+// feeds begins to make the phase's micro-batches, of each the device's part.
 func (p *phase) feeds() {
 	c := p.Config.Train
 	p.feed = &feed.Feed[micro, *inputs]{Fill: p.fill, Upload: p.upload, Free: (*inputs).free, Size: c.Batch,
-		End: p.step.First + p.step.Samples}
+		End: p.step.First + p.step.Samples + int64(p.rank*p.perDevice())}
 }
 
-// shapes are those of the UNet's inputs, of a micro-batch.
+// shapes are those of the UNet's inputs, of the device's part of a micro-batch.
 func (p *phase) shapes() []shapes.Shape {
-	return p.Pipeline.UNetInputs(p.Config.Train.Batch, pipeline.Square(p.Config.Data.Resolution))
+	return p.Pipeline.UNetInputs(p.perDevice(), pipeline.Square(p.Config.Data.Resolution))
 }
 
 // fill makes a micro-batch of the samples from first on: x_t by (1) with the schedule fix (3.5), captions, conditions, ε*.
 func (p *phase) fill(m *micro, first int64) (err error) {
-	s, c, n := p.samples, p.Config, p.Config.Train.Batch
+	s, c, n := p.samples, p.Config, p.perDevice()
 	if m.Batch, err = p.sampler.Batch(first, n); err != nil {
 		return err
 	}

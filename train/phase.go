@@ -15,9 +15,11 @@ import (
 	"fewstep/train/rundir"
 )
 
-// phase is one phase of the ladder while it runs.
+// phase is one phase of the ladder while it runs, on one device.
 type phase struct {
 	*Run
+	rank     int      // of the device
+	peers    []*phase // of the leading one: the phase on each of the others
 	step     distill.Step
 	settings *distill.Phase
 	at       int // index in the ladder
@@ -58,11 +60,17 @@ func (r *Run) phase(ctx context.Context, step distill.Step, checkpoint *rundir.C
 		}
 		r.samples = s
 	}
-	if err := p.prepare(checkpoint); err != nil {
+	if r.Engine.Sites {
+		r.Engine.Drop() // one phase's thousand programs take device memory that the next one's need
+	}
+	p.deal()
+	if err := p.together(func(q *phase) error { return q.prepare(checkpoint) }); err != nil {
 		return err
 	}
 	defer p.free()
-	p.feeds()
+	for _, q := range p.all() {
+		q.feeds()
+	}
 	r.saved, r.since = time.Now(), 0
 	for p.done < step.Samples {
 		if err := p.update(); err != nil {
@@ -140,14 +148,14 @@ func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
 	}
 	c := r.Config.Discriminator
 	r.watch = nil
-	if c.CollapseWindow > 0 {
+	if c.CollapseWindow > 0 && p.rank == 0 {
 		perUpdate := int64(r.Config.Train.GlobalBatch())
 		r.watch = &monitor.Watcher{Window: int(max(c.CollapseWindow/perUpdate, 1)), SaturatedLoss: c.CollapseLoss, SaturatedAcc: c.CollapseAccuracy}
 	}
-	if r.Engine.Sites {
-		r.Engine.Drop() // one phase's thousand programs take device memory that the next one's need
-	}
 	r.Engine.ResetPeak()
+	if checkpoint == nil && p.rank > 0 {
+		return nil
+	}
 	if checkpoint == nil {
 		return p.report.Update(p.record(monitor.KindPhase, nil, 0))
 	}
@@ -182,4 +190,7 @@ func (p *phase) free() {
 		p.optD.Free()
 	}
 	p.freeTeacher()
+	for _, q := range p.peers {
+		q.free()
+	}
 }

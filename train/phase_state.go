@@ -57,7 +57,7 @@ func (p *phase) checkpoint() error {
 }
 
 func (p *phase) trainedFiles(name, stateName string, params *engine.Params, o *engine.Optimizer) []rundir.File {
-	return []rundir.File{p.tensorFile(name, trainedSpecs(params), p.download(params)), p.stateFile(stateName, o)}
+	return []rundir.File{p.tensorFile(name, trainedSpecs(params), p.download(o)), p.stateFile(stateName, o)}
 }
 
 // stateFile is an optimizer's state, in the dtypes in which it is kept.
@@ -106,9 +106,9 @@ func stored(d dtypes.DType) weights.DType {
 	return weights.F32
 }
 
-// download gives parameters' values, one at a time.
-func (p *phase) download(params *engine.Params) func(nn.Spec) ([]float32, error) {
-	return func(s nn.Spec) ([]float32, error) { return p.Engine.Floats(params.Get(s.Name)) }
+// download gives trained parameters' values, one at a time, from whichever device keeps them.
+func (p *phase) download(o *engine.Optimizer) func(nn.Spec) ([]float32, error) {
+	return func(s nn.Spec) ([]float32, error) { return p.Engine.Master(o, s.Name) }
 }
 
 func trainedSpecs(params *engine.Params) (out []nn.Spec) {
@@ -189,13 +189,13 @@ func (p *phase) finish() error {
 	if err := p.settle(0); err != nil {
 		return err
 	}
-	student := p.download(p.student)
+	student := p.download(p.optS)
 	if p.Config.Train.EMA > 0 {
 		student = func(s nn.Spec) ([]float32, error) { return p.Engine.Floats(p.optS.Averaged(s.Name)) }
 	}
 	files := []rundir.File{p.tensorFile(studentFile, trainedSpecs(p.student), student)}
 	if p.critic != nil {
-		files = append(files, p.tensorFile(discriminatorFile, trainedSpecs(p.critic), p.download(p.critic)))
+		files = append(files, p.tensorFile(discriminatorFile, trainedSpecs(p.critic), p.download(p.optD)))
 	}
 	return p.Dir.SaveResult(p.point(), p.summary(), files...)
 }

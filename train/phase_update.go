@@ -15,47 +15,17 @@ func (p *phase) update() error {
 		return err
 	}
 	c := p.Config.Train
-	n, first := int64(c.Accumulate*c.Batch), p.step.First+p.done
-	u := &queued{numbers: &numbers{values: monitor.Values{}, of: c.Accumulate}, first: first, count: n, wall: w, start: w.last}
-	var micro []*inputs
-	var real []*engine.Array
-	defer func() {
-		for _, in := range micro {
-			in.free()
+	n := int64(c.GlobalBatch())
+	u := &queued{numbers: &numbers{values: monitor.Values{}, of: c.Accumulate}, first: p.step.First + p.done, count: n, wall: w, start: w.last}
+	if err := p.together(func(q *phase) error {
+		if q == p {
+			return p.compute(u.numbers, w)
 		}
-		engine.Free(real...)
-	}()
-	for i := range c.Accumulate {
-		in, err := p.feed.Take(first + int64(i*c.Batch))
-		if err != nil {
-			return err
-		}
-		micro = append(micro, in)
-		if err := w.part(p.Engine, monitor.DataSeconds, nil); err != nil {
-			return err
-		}
-		target, err := p.target(in)
-		if err != nil {
-			return err
-		}
-		real = append(real, target)
-		if err := w.part(p.Engine, monitor.TeacherSeconds, target); err != nil {
-			return err
-		}
-	}
-	p.feed.Wait()
-	if err := w.part(p.Engine, monitor.DataSeconds, nil); err != nil {
-		return err
-	}
-	if p.step.Kind == distill.KindAdversarial {
-		err = p.adversarial(micro, real, u.numbers, w)
-	} else {
-		err = p.regress(micro, real, u.numbers)
-	}
-	if err == nil {
-		err = w.rest(p.Engine, u.numbers)
-	}
-	if err != nil {
+		q.done, q.gate = p.done, p.gate
+		same := &numbers{values: monitor.Values{}, of: c.Accumulate}
+		defer same.free()
+		return q.compute(same, &wall{})
+	}); err != nil {
 		u.free()
 		return err
 	}
@@ -77,6 +47,49 @@ func (p *phase) update() error {
 		p.done = p.step.Warmup // what is left of the warm-up is left out
 	}
 	return nil
+}
+
+// compute is the work of an update on one device, with its part of the samples. The numbers are those of all devices.
+func (p *phase) compute(numbers *numbers, w *wall) (err error) {
+	var micro []*inputs
+	var real []*engine.Array
+	defer func() {
+		for _, in := range micro {
+			in.free()
+		}
+		engine.Free(real...)
+	}()
+	for i := range p.Config.Train.Accumulate {
+		in, err := p.feed.Take(p.first(i))
+		if err != nil {
+			return err
+		}
+		micro = append(micro, in)
+		if err := w.part(p.Engine, monitor.DataSeconds, nil); err != nil {
+			return err
+		}
+		target, err := p.target(in)
+		if err != nil {
+			return err
+		}
+		real = append(real, target)
+		if err := w.part(p.Engine, monitor.TeacherSeconds, target); err != nil {
+			return err
+		}
+	}
+	p.feed.Wait()
+	if err := w.part(p.Engine, monitor.DataSeconds, nil); err != nil {
+		return err
+	}
+	if p.step.Kind == distill.KindAdversarial {
+		err = p.adversarial(micro, real, numbers, w)
+	} else {
+		err = p.regress(micro, real, numbers)
+	}
+	if err != nil {
+		return err
+	}
+	return w.rest(p.Engine, numbers)
 }
 
 // record describes the state after n more samples.

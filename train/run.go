@@ -33,6 +33,7 @@ type Options struct {
 	Until    string // stop after this stage; "" = the whole ladder
 	Fork     *Fork  // begin with another run's results; nil = from nothing
 	Version  string // of fewstep, for the lineage
+	Devices  int    // of the backend that train together; 0 = one
 	Split    bool   // update tensor by tensor: see engine.Engine.Split
 	Sites    bool   // programs of its own for every place: see engine.Engine.Sites
 	Backend  compute.Backend
@@ -67,6 +68,9 @@ type Run struct {
 	unsaved atomic.Bool // an update was made since the last checkpoint or result
 
 	perSample map[string]float64 // operations of each phase
+
+	group *engine.Group // the devices that train together; nil outside Walk
+	peers []*Run        // the run on each of them but the first, see devices.go
 }
 
 // Device tells of the device that a run trains on; *xla.Runtime does.
@@ -79,8 +83,11 @@ type Device interface {
 func Open(c *distill.Config, opt Options) (*Run, error) {
 	r := &Run{Config: c, opt: opt, Engine: NewEngine(opt.Backend, c.Train, opt.Split)}
 	r.Engine.Sites = opt.Sites
-	err := r.Engine.CheckOffload()
+	err := r.checkDevices()
 	if err != nil {
+		return nil, err
+	}
+	if err = r.Engine.CheckOffload(); err != nil {
 		return nil, fmt.Errorf("train.offload: %w; set it to none, or use another --backend", err)
 	}
 	if r.Pipeline, err = pipeline.Open(c.ModelPath()); err != nil {
@@ -145,6 +152,9 @@ func (r *Run) Unsaved() bool { return r.unsaved.Load() }
 // Close releases the run directory.
 func (r *Run) Close() error {
 	r.warming.Wait()
+	for _, q := range r.peers {
+		q.models.free()
+	}
 	return errors.Join(r.samples.close(), r.models.close(), r.Dir.Close())
 }
 
@@ -193,6 +203,12 @@ func (r *Run) walk(ctx context.Context, shown monitor.Reporter) (worked, again b
 		return false, false, err
 	}
 	r.warming.Wait()
+	if r.group == nil {
+		r.Engine.Shard = r.Config.Train.Shard == distill.ShardSharded
+		if r.group, err = engine.NewGroup(r.Engine, max(r.opt.Devices, 1), cost.ComputeTypes[r.Config.Train.Reduce], nil); err != nil {
+			return false, false, err
+		}
+	}
 	r.warming.Go(func() { r.warm(state) })
 	if r.perSample, err = r.operations(); err != nil {
 		return false, false, err

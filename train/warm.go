@@ -35,11 +35,13 @@ func (r *Run) warm(from distill.State) {
 	}
 	e := r.Engine
 	if e.Sites { // one program of each kind will do: what is its copy is loaded by the phase
-		e = NewEngine(r.opt.Backend, r.Config.Train, r.opt.Split)
+		e = e.Twin()
+		e.Sites = false
 		defer e.Drop()
 	}
-	w := &warmer{Run: r, engine: e, seen: map[string]bool{}, column: engine.Input(shapes.Make(dtypes.Float32, r.Config.Train.Batch))}
-	for _, s := range r.Pipeline.UNetInputs(r.Config.Train.Batch, pipeline.Square(r.Config.Data.Resolution)) {
+	n := r.perDevice()
+	w := &warmer{Run: r, engine: e, seen: map[string]bool{}, column: engine.Input(shapes.Make(dtypes.Float32, n))}
+	for _, s := range r.Pipeline.UNetInputs(n, pipeline.Square(r.Config.Data.Resolution)) {
 		w.in = append(w.in, engine.Input(s))
 	}
 	w.x = w.in[0]

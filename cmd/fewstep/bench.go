@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"os"
 	"slices"
 	"strings"
 
@@ -20,7 +22,7 @@ func init() { register(newBench) }
 
 func newBench(a *app) *cobra.Command {
 	var o bench.Options
-	var granularity, calls, compute, frozen, moments, offload string
+	var granularity, calls, compute, frozen, moments, offload, reduce, shard, devices, table string
 	var split, plain, sites bool
 	c := &cobra.Command{
 		Use:   "bench",
@@ -33,6 +35,17 @@ func newBench(a *app) *cobra.Command {
 		Example: "  fewstep bench --preset mini --step adv-lora --batch 16\n  fewstep bench --preset sdxl --step mse-lora --batch 4 --compute bf16 --frozen bf16 --granularity layer",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if table != "" {
+				f, err := os.Open(table)
+				if err != nil {
+					return err
+				}
+				defer f.Close()
+				if err := bench.Table(f, a.stdout); err != nil {
+					return fmt.Errorf("%s: %w", table, err)
+				}
+				return nil
+			}
 			level, ok := cost.Levels[granularity]
 			callLevel, okCalls := cost.Levels[calls]
 			if !ok || !okCalls {
@@ -45,6 +58,9 @@ func newBench(a *app) *cobra.Command {
 			if !ok || !okKept || !okMoments {
 				return withHint(usageErrorf("unknown type %q, %q or %q", compute, frozen, moments), "choose f32 or bf16")
 			}
+			if o.Reduce, ok = cost.ComputeTypes[reduce]; !ok {
+				return withHint(usageErrorf("unknown type %q to add gradients up in", reduce), "choose f32 or bf16")
+			}
 			if o.Critic != "full" && o.Critic != "lora" {
 				return withHint(usageErrorf("unknown discriminator %q", o.Critic), "choose full or lora")
 			}
@@ -54,8 +70,11 @@ func newBench(a *app) *cobra.Command {
 			if !slices.Contains(bench.Steps, o.Step) {
 				return withHint(usageErrorf("unknown step %q", o.Step), "choose one of %s", strings.Join(bench.Steps, ", "))
 			}
-			if o.Batch < 1 || o.Rank < 1 || o.Iters < 1 || o.Side < 0 {
-				return usageErrorf("--batch, --rank and --iters must be at least 1, and --side not negative")
+			if o.Batch < 1 || o.Rank < 1 || o.Iters < 1 || o.Accumulate < 1 || o.Side < 0 {
+				return usageErrorf("--batch, --accumulate, --rank and --iters must be at least 1, and --side not negative")
+			}
+			if shard != distill.ShardReplicated && shard != distill.ShardSharded {
+				return withHint(usageErrorf("unknown way %q to spread training state", shard), "choose replicated or sharded")
 			}
 			if offload != distill.OffloadNone && offload != distill.OffloadOptimizer {
 				return withHint(usageErrorf("unknown offload %q", offload), "choose none or optimizer")
@@ -66,11 +85,21 @@ func newBench(a *app) *cobra.Command {
 			o.Summary = a.stderr
 			var r *bench.Result
 			err := interruptible(cmd.Context(), nil, func() error {
-				rt, err := a.openBackend(xla.Options{Plain: plain})
+				virtual, err := virtualDevices(devices)
+				if err != nil {
+					return err
+				}
+				rt, err := a.openBackend(xla.Options{Plain: plain, Devices: virtual})
 				if err != nil {
 					return err
 				}
 				defer rt.Close()
+				if o.Devices, err = countDevices(devices, rt); err != nil {
+					return err
+				}
+				if o.Batch%o.Devices != 0 {
+					return withHint(usageErrorf("--batch is %d, and %d devices take equal parts of it", o.Batch, o.Devices), "choose a multiple of %d", o.Devices)
+				}
 				e := engine.New(rt.Backend, dtype, level)
 				if !cmd.Flags().Changed("split") { // as runs have it
 					split = rt.Kind != xla.CUDA
@@ -79,7 +108,7 @@ func newBench(a *app) *cobra.Command {
 				if !cmd.Flags().Changed("sites") {
 					sites = rt.Sites()
 				}
-				e.Sites = sites
+				e.Sites, e.Shard = sites, shard == distill.ShardSharded
 				e.Offload = cost.Offload(distill.Train{Offload: offload})
 				r, err = bench.Run(rt, e, o)
 				return err
@@ -96,7 +125,12 @@ func newBench(a *app) *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&o.Preset, "preset", "mini", "network and input sizes: mini or sdxl")
 	f.StringVar(&o.Step, "step", "forward", strings.Join(bench.Steps, ", "))
-	f.IntVar(&o.Batch, "batch", 16, "samples per step")
+	f.IntVar(&o.Batch, "batch", 16, "samples of a micro-batch, over all devices")
+	f.IntVar(&o.Accumulate, "accumulate", 1, "micro-batches of a training step")
+	f.StringVar(&devices, "devices", "1", devicesUsage)
+	f.StringVar(&table, "table", "", "measure nothing: print the lines of this file, results on one and on several devices, as a table of how they scale")
+	f.StringVar(&shard, "shard", "replicated", "where training state lies: replicated on every device, or sharded over them, at granularity stage or layer")
+	f.StringVar(&reduce, "reduce", "f32", "how gradients are added up over the devices: f32 or bf16")
 	f.IntVar(&o.Rank, "rank", 64, "of the adapters")
 	f.IntVar(&o.Side, "side", 0, "side of the latents; 0 = the preset's")
 	f.IntVar(&o.Iters, "iters", 5, "timed steps, after one that compiles and two that warm up")

@@ -24,7 +24,7 @@ func (a *app) fits(c *distill.Config, load func(overrides ...string) (*distill.C
 	defer rt.Close()
 	var most, arrays, host int64
 	for _, p := range phases {
-		most, arrays, host = max(most, p.Memory.Total), max(arrays, p.Memory.Arrays), max(host, p.Memory.Host)
+		most, arrays, host = max(most, p.Memory.Total), max(arrays, p.Memory.Arrays), max(host, p.Memory.Host*int64(max(d.Devices, 1)))
 	}
 	if total, available, err := xla.HostMemory(); err == nil {
 		if err := a.fitsHost(host, total, available); err != nil {
@@ -53,8 +53,8 @@ func (a *app) fits(c *distill.Config, load func(overrides ...string) (*distill.C
 	return tooLarge(most, limit, fits)
 }
 
-// offloaded is how much of the host's memory a recipe's phases take for state at most.
-func offloaded(c *distill.Config) (bytes int64, err error) {
+// offloaded is how much of the host's memory a recipe's phases take for the state of so many devices at most.
+func offloaded(c *distill.Config, devices int) (bytes int64, err error) {
 	if c.Train.Offload == distill.OffloadNone {
 		return 0, nil
 	}
@@ -62,13 +62,13 @@ func offloaded(c *distill.Config) (bytes int64, err error) {
 	if err != nil {
 		return 0, nil // opening the model tells better what it is
 	}
-	rt, phases, err := planPhases(c, m, cost.Device{})
+	rt, phases, err := planPhases(c, m, cost.Device{Devices: devices})
 	if err != nil {
 		return 0, err
 	}
 	defer rt.Close()
 	for _, p := range phases {
-		bytes = max(bytes, p.Memory.Host)
+		bytes = max(bytes, p.Memory.Host*int64(devices))
 	}
 	return bytes, nil
 }
@@ -86,7 +86,7 @@ func (a *app) fitsHost(bytes, total, available int64) error {
 }
 
 // fitsDevice is fits for the device that a run is about to use; devices that do not tell their memory fit everything.
-func (a *app) fitsDevice(rt *xla.Runtime, c *distill.Config, path string, set []string) error {
+func (a *app) fitsDevice(rt *xla.Runtime, c *distill.Config, path string, set []string, devices int) error {
 	memory, err := rt.DeviceMemory(0)
 	if err != nil || memory.Limit == 0 {
 		return nil
@@ -95,7 +95,7 @@ func (a *app) fitsDevice(rt *xla.Runtime, c *distill.Config, path string, set []
 	load := func(more ...string) (*distill.Config, error) {
 		return distill.Load(path, append(slices.Clone(set), more...)...)
 	}
-	return a.fits(c, load, cost.Device{Split: !cuda, Flash: cuda && c.Train.Compute == "bf16"}, memory.Limit)
+	return a.fits(c, load, cost.Device{Split: !cuda, Flash: cuda && c.Train.Compute == "bf16", Devices: devices}, memory.Limit)
 }
 
 // tooLarge is the refusal of a recipe, with the first change after which it fits.

@@ -19,6 +19,7 @@ import (
 	"fewstep/model/bundle"
 	"fewstep/model/unet"
 	"fewstep/model/vae"
+	"fewstep/train"
 	"fewstep/train/bench"
 	"fewstep/train/cost"
 )
@@ -30,6 +31,7 @@ func newPlan(a *app) *cobra.Command {
 	var speed planSpeed
 	var brief, where bool
 	var memory string
+	var devices int
 	c := &cobra.Command{
 		Use:   "plan CONFIG",
 		Short: "Show what a recipe will do and roughly what it takes, without running it.",
@@ -51,6 +53,9 @@ func newPlan(a *app) *cobra.Command {
 			if err := speed.check(); err != nil {
 				return err
 			}
+			if devices < 1 || devices > 1<<16 {
+				return usageErrorf("--devices %d: choose between 1 and 65536", devices)
+			}
 			var limit int64
 			if memory != "" {
 				n, err := humanize.ParseBytes(memory)
@@ -59,7 +64,7 @@ func newPlan(a *app) *cobra.Command {
 				}
 				limit = int64(n)
 			}
-			return a.plan(args[0], set, speed, brief, limit)
+			return a.plan(args[0], set, speed, brief, limit, devices)
 		},
 	}
 	c.Flags().StringArrayVar(&set, "set", nil, "change a value of the recipe, key=value; repeatable")
@@ -67,6 +72,7 @@ func newPlan(a *app) *cobra.Command {
 	c.Flags().Float64Var(&speed.tflops, "tflops", 0, "also estimate times at the TFLOP/s that training tells, and roughly 'fewstep bench': phases differ by their operations")
 	c.Flags().StringVar(&memory, "memory", "", "the device's memory, such as 24GB: a recipe that takes more is refused, naming what would fit")
 	c.Flags().BoolVar(&where, "where", false, "show which layer gave each value of the recipe and each setting, and nothing else")
+	c.Flags().IntVar(&devices, "devices", 1, "how many devices train together: memory is told of each, with its part of the batch")
 	c.Flags().BoolVar(&brief, "brief", false, "leave out the resolved recipe")
 	return c
 }
@@ -106,14 +112,18 @@ type planned struct {
 	Host       int64        `json:"host_bytes"`   // of the host's memory, for offloaded state
 	Sheets     int64        `json:"sheets_bytes"` // of device memory while sample sheets are drawn, between phases
 	Disk       int64        `json:"disk_bytes"`
-	Image      int64        `json:"encoded_image_bytes"`   // on disk beside these, for every image of the data set
-	Caption    int64        `json:"encoded_caption_bytes"` // and for every caption
-	Seconds    float64      `json:"seconds,omitempty"`
+
+	Devices int              `json:"devices,omitempty"`               // that train together; memory is that of each
+	Spread  map[string]int64 `json:"memory_bytes_by_shard,omitempty"` // of the largest phase, by train.shard, where there are several devices
+
+	Image   int64   `json:"encoded_image_bytes"`   // on disk beside these, for every image of the data set
+	Caption int64   `json:"encoded_caption_bytes"` // and for every caption
+	Seconds float64 `json:"seconds,omitempty"`
 
 	Fits []cost.Change `json:"fits,omitempty"` // where the recipe takes more than --memory
 }
 
-func (a *app) plan(path string, set []string, speed planSpeed, brief bool, limit int64) error {
+func (a *app) plan(path string, set []string, speed planSpeed, brief bool, limit int64, devices int) error {
 	c, err := distill.Load(path, set...)
 	if err != nil {
 		return withCode(exitUsage, err)
@@ -125,8 +135,11 @@ func (a *app) plan(path string, set []string, speed planSpeed, brief bool, limit
 	if err := c.CheckSchedule(m.Schedule); err != nil {
 		return withCode(exitUsage, err)
 	}
+	if c.Train.Batch%devices != 0 {
+		return withCode(exitUsage, train.Indivisible(c.Train.Batch, devices))
+	}
 	cuda := a.forGPU(c)
-	device := cost.Device{Split: !cuda, Flash: cuda && c.Train.Compute == "bf16"}
+	device := cost.Device{Split: !cuda, Flash: cuda && c.Train.Compute == "bf16", Devices: devices}
 	rt, phases, err := planPhases(c, m, device)
 	if err != nil {
 		return err
@@ -135,6 +148,12 @@ func (a *app) plan(path string, set []string, speed planSpeed, brief bool, limit
 	p := planned{Config: string(c.Resolved()), ConfigHash: c.Hash(), Notes: notes, Phases: phases}
 	if p.Sheets, err = cost.Drawing(rt.Backend, c, m, device); err != nil {
 		return err
+	}
+	if p.Spread, err = spread(c, m, device); err != nil {
+		return err
+	}
+	if devices > 1 {
+		p.Devices = devices
 	}
 	p.Image, p.Caption = m.Encoded(c)
 	p.add(c.Train.KeepCheckpoints, speed)
@@ -228,6 +247,27 @@ func planPhases(c *distill.Config, m cost.Model, d cost.Device) (*xla.Runtime, [
 	return rt, phases, nil
 }
 
+// spread is the device memory of a recipe's largest phase by train.shard, where several devices may share the state.
+func spread(c *distill.Config, m cost.Model, d cost.Device) (map[string]int64, error) {
+	if d.Devices <= 1 || c.Train.Granularity == "network" {
+		return nil, nil
+	}
+	out := map[string]int64{}
+	for _, shard := range []string{distill.ShardReplicated, distill.ShardSharded} {
+		changed := *c
+		changed.Train.Shard = shard
+		rt, phases, err := planPhases(&changed, m, d)
+		if err != nil {
+			return nil, err
+		}
+		rt.Close()
+		for _, p := range phases {
+			out[shard] = max(out[shard], p.Memory.Total)
+		}
+	}
+	return out, nil
+}
+
 // planModel reads the architecture from the model directory's config files; of one that is missing and named after
 // SDXL it knows the architecture.
 func planModel(c *distill.Config) (cost.Model, []string, error) {
@@ -317,6 +357,9 @@ func (a *app) printPlan(p planned) error {
 		return err
 	}
 	fmt.Fprintf(a.stdout, "\n%d samples, %s operations, at most %s of device memory", p.Samples, count(p.FLOPs), bytesText(p.Memory))
+	if p.Devices > 1 {
+		fmt.Fprintf(a.stdout, " of each of %d devices", p.Devices)
+	}
 	if p.Host > 0 {
 		fmt.Fprintf(a.stdout, ", %s of the host's memory for offloaded state", bytesText(p.Host))
 	}
@@ -328,6 +371,9 @@ func (a *app) printPlan(p planned) error {
 		fmt.Fprintf(a.stdout, ", %s at %.3g samples/s (%s operations/s)", duration(p.Seconds), float64(p.Samples)/p.Seconds, count(p.FLOPs/p.Seconds))
 	}
 	fmt.Fprintln(a.stdout)
+	if len(p.Spread) > 0 {
+		fmt.Fprintf(a.stdout, "device memory with train.shard replicated %s, sharded %s\n", bytesText(p.Spread[distill.ShardReplicated]), bytesText(p.Spread[distill.ShardSharded]))
+	}
 	for _, note := range p.Notes {
 		fmt.Fprintln(a.stdout, note)
 	}

@@ -25,6 +25,7 @@ import (
 func init() { register(newRun) }
 
 type runOptions struct {
+	devices             string
 	dir, until, metrics string
 	fork, from          string
 	set                 []string
@@ -55,6 +56,7 @@ func newRun(a *app) *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&o.dir, "dir", "", "run directory (required)")
 	f.StringVar(&o.until, "until", "", "stop after this stage")
+	f.StringVar(&o.devices, "devices", "1", devicesUsage+"; may change when a run continues")
 	f.StringVar(&o.fork, "fork", "", "begin with the results of this run; with --from")
 	f.StringVar(&o.from, "from", "", "first stage to train anew, or STAGE/PHASE; with --fork")
 	f.StringArrayVar(&o.set, "set", nil, "change a key of the config, as key=value; repeat for several")
@@ -85,20 +87,31 @@ func (a *app) run(cmd *cobra.Command, path string, o runOptions) error {
 
 // walk is run's work, with a recipe whose model is here. It gives the run to opened.
 func (a *app) walk(ctx context.Context, config *distill.Config, path string, o runOptions, opened *atomic.Pointer[train.Run]) error {
-	host, err := offloaded(config)
+	virtual, err := virtualDevices(o.devices)
 	if err != nil {
 		return err
 	}
-	rt, err := a.openBackend(xla.Options{HostMemory: host})
+	host, err := offloaded(config, atMost(o.devices, virtual))
+	if err != nil {
+		return err
+	}
+	rt, err := a.openBackend(xla.Options{HostMemory: host, Devices: virtual})
 	if err != nil {
 		return err
 	}
 	defer rt.Close()
-	if err := a.fitsDevice(rt, config, path, o.set); err != nil {
+	devices, err := countDevices(o.devices, rt)
+	if err != nil {
+		return err
+	}
+	if config.Train.Batch%devices != 0 {
+		return withCode(exitUsage, train.Indivisible(config.Train.Batch, devices))
+	}
+	if err := a.fitsDevice(rt, config, path, o.set, devices); err != nil {
 		return err
 	}
 	maker := &results.Maker{Log: a.log}
-	opt := train.Options{Dir: o.dir, Until: o.until, Version: readVersion().Version, Backend: rt.Backend, Split: rt.Kind != xla.CUDA, Sites: rt.Sites(), Device: rt,
+	opt := train.Options{Dir: o.dir, Until: o.until, Version: readVersion().Version, Devices: devices, Backend: rt.Backend, Split: rt.Kind != xla.CUDA, Sites: rt.Sites(), Device: rt,
 		Machine: machine(rt), Log: a.log, Finished: maker.Phase}
 	if o.fork != "" {
 		opt.Fork = &train.Fork{Run: o.fork, From: o.from}

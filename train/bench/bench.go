@@ -24,7 +24,10 @@ var Steps = []string{"forward", "mse-lora", "mse-full", "adv-lora", "adv-full", 
 // Options of a measurement.
 type Options struct {
 	Preset, Step string
-	Batch, Rank  int
+	Batch, Rank  int          // Batch: samples of a micro-batch, over all devices
+	Accumulate   int          // micro-batches of a training step; 0 = 1
+	Devices      int          // that train together; 0 = 1
+	Reduce       dtypes.DType // in which they add up gradients
 	Iters        int
 	Side         int    // of the latents; 0 = the preset's
 	Critic       string // what of an adversarial step's discriminator is trained: full, or lora = adapters over the teacher
@@ -40,7 +43,11 @@ type Result struct {
 	Device      string   `json:"device"`
 	Preset      string   `json:"preset"`
 	Step        string   `json:"step"`
-	Batch       int      `json:"batch"`
+	Batch       int      `json:"batch"` // of a micro-batch, over all devices
+	Accumulate  int      `json:"accumulate"`
+	Devices     int      `json:"devices"`
+	Reduce      string   `json:"reduce"`
+	Shard       string   `json:"shard"`
 	Compute     string   `json:"compute"`
 	Frozen      string   `json:"frozen"`
 	Critic      string   `json:"critic"`
@@ -55,7 +62,7 @@ type Result struct {
 	MinMS       float64  `json:"min_ms"`
 	HostMS      float64  `json:"host_ms"` // median time in which the host had queued a step; where it is near median_ms, the host is what takes the time
 	SamplesPS   float64  `json:"samples_per_s"`
-	PeakGB      *float64 `json:"peak_gb"`    // of the device, in units of 1e9 bytes; null where it keeps no figures
+	PeakGB      *float64 `json:"peak_gb"`    // of the fullest device, in units of 1e9 bytes; null where they keep no figures
 	ArraysGB    float64  `json:"arrays_gb"`  // the engine's own account: arrays, and a program's scratch space
 	PlannedGB   float64  `json:"planned_gb"` // the same as a dry engine foresees it
 	HostGB      float64  `json:"host_gb"`    // most of the host's memory that offloaded state took
@@ -95,13 +102,17 @@ func Run(rt *xla.Runtime, e *engine.Engine, o Options) (*Result, error) {
 		return nil, err
 	}
 	start := time.Now()
-	s, err := newSetup(e, p, o)
+	s, err := newTeam(e, p, o)
 	if err != nil {
 		return nil, err
 	}
-	r := &Result{What: "fewstep", Device: rt.DeviceName(), Preset: o.Preset, Step: o.Step, Batch: o.Batch,
+	lead := s.setups[0]
+	r := &Result{What: "fewstep", Device: rt.DeviceName(), Preset: o.Preset, Step: o.Step, Batch: o.Batch, Accumulate: max(o.Accumulate, 1), Devices: max(o.Devices, 1), Reduce: o.Reduce.String(), Shard: distill.ShardReplicated,
 		Compute: e.Compute.String(), Frozen: e.FrozenDType().String(), Critic: o.Critic, Moments: o.Moments.String(), Offload: distill.OffloadNone, Granularity: int(e.Granularity), Calls: int(max(e.Granularity, e.Calls)), Split: e.Split, Sites: e.Sites,
 		SetupS: seconds(time.Since(start)), FLOPs: cost.ModelCount, XLAFlags: os.Getenv("XLA_FLAGS")}
+	if e.Shard {
+		r.Shard = distill.ShardSharded
+	}
 	if e.Offload > 0 {
 		r.Offload = distill.OffloadOptimizer
 	}
@@ -126,22 +137,25 @@ func Run(rt *xla.Runtime, e *engine.Engine, o Options) (*Result, error) {
 	slices.Sort(hosts)
 	median := times[len(times)/2].Seconds()
 	r.HostMS = round(hosts[len(hosts)/2].Seconds() * 1e3)
-	r.MedianMS, r.MinMS, r.SamplesPS = round(median*1e3), round(times[0].Seconds()*1e3), round(float64(o.Batch)/median)
-	if m, err := rt.DeviceMemory(0); err == nil {
-		gb := float64(m.Peak) / 1e9
-		r.PeakGB = &gb
+	r.MedianMS, r.MinMS, r.SamplesPS = round(median*1e3), round(times[0].Seconds()*1e3), round(float64(o.Batch*r.Accumulate)/median)
+	for i := range r.Devices {
+		if m, err := rt.DeviceMemory(i); err == nil && (r.PeakGB == nil || *r.PeakGB < float64(m.Peak)/1e9) {
+			gb := float64(m.Peak) / 1e9
+			r.PeakGB = &gb
+		}
+		r.ArraysGB = max(r.ArraysGB, float64(s.setups[i].e.Memory().Peak)/1e9)
 	}
 	stats := e.Compiled()
-	r.ArraysGB, r.PlannedGB = float64(e.Memory().Peak)/1e9, float64(planned.Peak)/1e9
+	r.PlannedGB = float64(planned.Peak) / 1e9
 	r.HostGB, r.PlannedHost = float64(e.Memory().HostPeak)/1e9, float64(planned.HostPeak)/1e9
 	r.CompileS, r.Programs, r.Cached = seconds(stats.Wall-before.Wall), stats.Programs, stats.Cached
-	r.Parameters = s.parameters
+	r.Parameters = lead.parameters
 	r.TFLOP, r.TFLOPs = flop/1e12, flop/1e12/median
 	if o.PeakTFLOPs == 0 {
 		o.PeakTFLOPs = rt.PeakTFLOPs()
 	}
 	if o.PeakTFLOPs > 0 {
-		mfu := r.TFLOPs / o.PeakTFLOPs
+		mfu := r.TFLOPs / o.PeakTFLOPs / float64(r.Devices)
 		r.MFU = &mfu
 	}
 	if o.Profile != "" {
@@ -154,6 +168,36 @@ func Run(rt *xla.Runtime, e *engine.Engine, o Options) (*Result, error) {
 	return r, nil
 }
 
+// team are the setups of the devices that train together.
+type team struct {
+	group  *engine.Group
+	setups []*setup
+}
+
+func newTeam(lead *engine.Engine, p Preset, o Options) (*team, error) {
+	g, err := engine.NewGroup(lead, max(o.Devices, 1), o.Reduce, nil)
+	if err != nil {
+		return nil, err
+	}
+	t := &team{group: g, setups: make([]*setup, len(g.Engines()))}
+	return t, g.Together(func(rank int) (err error) {
+		t.setups[rank], err = newSetup(g.Engines()[rank], p, o)
+		return err
+	})
+}
+
+// step takes a step on all devices; queued is the time in which the first one's host had queued it.
+func (t *team) step() (queued time.Duration, err error) {
+	err = t.group.Together(func(rank int) error {
+		q, err := t.setups[rank].step()
+		if rank == 0 {
+			queued = q
+		}
+		return err
+	})
+	return queued, err
+}
+
 // plan is the memory that the step would take, without taking it.
 func plan(e *engine.Engine, p Preset, o Options, flash bool) (m engine.Memory, err error) {
 	rt, err := xla.Open(xla.Go, xla.Options{}) // builds graphs only
@@ -163,7 +207,10 @@ func plan(e *engine.Engine, p Preset, o Options, flash bool) (m engine.Memory, e
 	defer rt.Close()
 	d := engine.Dry(rt.Backend, e.Compute, e.Granularity)
 	d.Split, d.Frozen, d.Calls, d.Flash = e.Split, e.Frozen, e.Calls, flash
-	d.Offload = e.Offload
+	d.Offload, d.Shard = e.Offload, e.Shard
+	if o.Devices > 1 {
+		d.Rehearse(o.Devices)
+	}
 	s, err := newSetup(d, p, o)
 	if err != nil {
 		return m, err

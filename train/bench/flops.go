@@ -26,7 +26,7 @@ func flops(p Preset, o Options) (float64, error) {
 		}
 		var n cost.Network
 		n, err = cost.Measure(rt.Backend, b, dtypes.Float32, in...)
-		return n.FLOPs * float64(o.Batch)
+		return n.FLOPs * float64(o.Batch*max(o.Accumulate, 1))
 	}
 	in := inputs(p, 1)
 	plain := measure(p.UNet.Network("", nil), in...)

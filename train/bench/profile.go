@@ -15,20 +15,21 @@ const profileLines = 30
 
 // profile records one more step, writes it to a file for Perfetto, or for TensorBoard where the name ends in .pb, and
 // sums it up.
-func (s *setup) profile(rt *xla.Runtime, path string, summary io.Writer) (idle float64, err error) {
+func (t *team) profile(rt *xla.Runtime, path string, summary io.Writer) (idle float64, err error) {
 	var programs []xla.Event
 	own := !rt.HasProfiler()
-	s.e.Watch = func(program string, start time.Time, took time.Duration) {
+	lead := t.group.Engines()[0]
+	lead.Watch = func(program string, start time.Time, took time.Duration) {
 		programs = append(programs, xla.Event{Name: program, Start: start.UnixNano() * 1000, Duration: took.Nanoseconds() * 1000})
 	}
-	defer func() { s.e.Watch = nil }()
+	defer func() { lead.Watch = nil }()
 	var running *xla.Profile
 	if !own {
 		if running, err = rt.StartProfile(); err != nil {
 			return 0, err
 		}
 	}
-	if _, err = s.step(); err != nil {
+	if _, err = t.step(); err != nil {
 		return 0, err
 	}
 	rec := xla.NewRecording(rt.Kind, programs)

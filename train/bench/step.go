@@ -60,6 +60,7 @@ func value(s nn.Spec) ([]float32, error) {
 }
 
 func newSetup(e *engine.Engine, p Preset, o Options) (*setup, error) {
+	o.Batch /= max(o.Devices, 1)
 	s := &setup{e: e, o: o, f: &program.Functions{UNet: p.UNet, Disc: &discriminator.Config{UNet: p.UNet}}}
 	if o.Step == "vae-encode" || o.Step == "vae-decode" {
 		return s, s.autoencoder(p)
@@ -236,40 +237,59 @@ func (s *setup) queue() (results []*engine.Result, err error) {
 		out, err := s.e.Call(f, bind, s.cond...)
 		return []*engine.Result{{Outputs: out}}, err
 	}
+	of := max(s.o.Accumulate, 1)
+	step := func(i int) engine.Step { return engine.Step{LR: 1e-6, Micro: i, Of: of} }
 	switch s.o.Step {
 	case "vae-encode", "vae-decode":
 		return call(*s.coder, engine.Bind{"vae": s.base})
 	case "forward":
 		return call(s.f.Predict(), engine.Bind{program.NetUNet: s.student})
 	case "mse-lora", "mse-full":
-		real, err := s.walk(4, s.g)
-		if err != nil {
-			return nil, err
+		for i := range of {
+			real, err := s.walk(4, s.g)
+			if err != nil {
+				return results, err
+			}
+			err = add(s.e.Train(s.f.MSE(), engine.Bind{program.NetUNet: s.student}, program.NetUNet, s.optS, step(i), s.inputs(s.a, s.b, real)...))
+			real.Free()
+			if err != nil {
+				return results, err
+			}
 		}
-		defer real.Free()
-		err = add(s.e.Train(s.f.MSE(), engine.Bind{program.NetUNet: s.student}, program.NetUNet, s.optS, engine.Step{LR: 1e-6}, s.inputs(s.a, s.b, real)...))
-		return results, err
+		return results, nil
 	}
-	real, err := s.walk(2, nil)
-	if err != nil {
-		return nil, err
-	}
-	defer real.Free()
 	bind := engine.Bind{program.NetUNet: s.student, program.NetDisc: s.disc}
-	fake, err := s.f.Fake(s.e, bind, s.optS, 1, s.cond, s.a, s.b)
-	if err != nil {
-		return nil, err
-	}
-	defer fake.Free()
+	fakes := make([]*program.Fake, of)
+	defer func() {
+		for _, f := range fakes {
+			f.Free()
+		}
+	}()
 	noise := s.cond[0]
-	err = add(s.e.Train(s.f.Discriminator(discriminator.Conditional), bind, program.NetDisc, s.optD, engine.Step{LR: 1e-6},
-		s.inputs(real, fake.Sample, s.next, noise, s.one, s.nul)...))
-	if err != nil {
-		return results, err
+	for i := range of {
+		real, err := s.walk(2, nil)
+		if err != nil {
+			return results, err
+		}
+		if fakes[i], err = s.f.Fake(s.e, bind, s.optS, of, s.cond, s.a, s.b); err != nil {
+			return results, err
+		}
+		err = add(s.e.Train(s.f.Discriminator(discriminator.Conditional), bind, program.NetDisc, s.optD, step(i),
+			s.inputs(real, fakes[i].Sample, s.next, noise, s.one, s.nul)...))
+		fakes[i].Shown()
+		real.Free()
+		if err != nil {
+			return results, err
+		}
 	}
-	err = add(s.f.GeneratorStep(s.e, bind, s.optS, engine.Step{LR: 1e-6}, discriminator.Conditional, fake, s.cond, s.a, s.b,
-		[]*engine.Array{s.next, noise, s.one, s.nul}))
-	return results, err
+	for i := range of {
+		err := add(s.f.GeneratorStep(s.e, bind, s.optS, step(i), discriminator.Conditional, fakes[i], s.cond, s.a, s.b,
+			[]*engine.Array{s.next, noise, s.one, s.nul}))
+		if err != nil {
+			return results, err
+		}
+	}
+	return results, nil
 }
 
 func (s *setup) inputs(more ...*engine.Array) []*engine.Array {

@@ -28,8 +28,8 @@ func Fit(b compute.Backend, load func(overrides ...string) (*distill.Config, err
 	}
 	try := func(change Change, loraOnly bool) ([]Change, error) {
 		changed, err := load(change.Set...)
-		if err != nil {
-			return nil, nil // a change that the recipe's other settings rule out
+		if err != nil || changed.Train.Batch%max(d.Devices, 1) != 0 {
+			return nil, nil // a change that the recipe's other settings, or the devices, rule out
 		}
 		if change.LoRAOnly = loraOnly; loraOnly {
 			change.Effect = join("only the phases whose target is lora, with teacher and student over one base", change.Effect)

@@ -18,7 +18,12 @@ import (
 type Device struct {
 	Split bool // updates apart from gradients at granularity network, as on CPUs: engine.Engine.Split
 	Flash bool // attention without its scores in memory, as CUDA has it for bf16
+
+	Devices int // of this kind that train together, each on its part of a micro-batch; 0 = one
 }
+
+// perDevice is the size of a device's part of a micro-batch.
+func (d Device) perDevice(c *distill.Config) int { return c.Train.Batch / max(d.Devices, 1) }
 
 // Memory is what a phase takes of the device's memory, in bytes.
 type Memory struct {
@@ -40,6 +45,7 @@ type rehearsal struct {
 	e                        *engine.Engine
 	c                        *distill.Config
 	step                     distill.Step
+	n                        int            // samples of a micro-batch
 	in                       []shapes.Shape // of the UNet, for a micro-batch
 	adapters                 *nn.LoRA
 	full, lora               []nn.Spec
@@ -60,7 +66,7 @@ func alike(c *distill.Config, s distill.Step) string {
 func dry(b compute.Backend, c *distill.Config, d Device) *engine.Engine {
 	e := engine.Dry(b, ComputeTypes[c.Train.Compute], Levels[c.Train.Granularity])
 	e.Calls, e.Frozen = Levels[c.Train.CallGranularity()], ComputeTypes[c.Train.Frozen]
-	e.Offload = Offload(c.Train)
+	e.Offload, e.Shard = Offload(c.Train), c.Train.Shard == distill.ShardSharded
 	e.Split, e.Flash = d.Split && e.Granularity == nn.Network, d.Flash
 	return e
 }
@@ -69,7 +75,9 @@ func dry(b compute.Backend, c *distill.Config, d Device) *engine.Engine {
 // 0, is not walked through: that they do is then all that Total tells.
 func memory(b compute.Backend, c *distill.Config, m Model, s distill.Step, d Device, limit int64) (out Memory, err error) {
 	e := dry(b, c, d)
-	r := &rehearsal{e: e, c: c, step: s, in: m.inputs(c, c.Train.Batch), adapters: &nn.LoRA{Rank: c.LoRA.Rank, Scale: c.LoRA.Scale()}}
+	e.Rehearse(d.Devices)
+	n := d.perDevice(c)
+	r := &rehearsal{e: e, c: c, step: s, n: n, in: m.inputs(c, n), adapters: &nn.LoRA{Rank: c.LoRA.Rank, Scale: c.LoRA.Scale()}}
 	if err = r.networks(b, m); err != nil {
 		return out, err
 	}
@@ -153,10 +161,17 @@ func (r *rehearsal) trainable(specs []nn.Spec, own func(name string) bool) (*eng
 
 // overBase is a network over the base's weights with tensors of its own, such as adapters.
 func (r *rehearsal) overBase(specs []nn.Spec, own func(name string) bool, trained bool) *engine.Params {
-	p := engine.NewParams(specs)
+	var fresh []nn.Spec
 	for _, s := range specs {
 		if own(s.Name) {
-			p.Set(s.Name, r.e.Blank(shapes.Make(dtypes.Float32, s.Dims...)), trained)
+			fresh = append(fresh, s)
+		}
+	}
+	owned := r.e.BlankParams(fresh, func(string) bool { return trained })
+	p := engine.NewParams(specs)
+	for _, s := range specs {
+		if a := owned.Get(s.Name); a != nil {
+			p.Set(s.Name, a, trained)
 		} else {
 			p.Set(s.Name, r.base.Get(s.Name), false)
 		}
@@ -205,8 +220,7 @@ func Drawing(b compute.Backend, c *distill.Config, m Model, d Device) (int64, er
 
 // update is one optimizer step. Of its micro-batches the first and the last are walked through, and all are there.
 func (r *rehearsal) update() error {
-	n := r.c.Train.Batch
-	column := func() *engine.Array { return r.e.Blank(shapes.Make(dtypes.Float32, n)) }
+	column := func() *engine.Array { return r.e.Blank(shapes.Make(dtypes.Float32, r.n)) }
 	of := r.c.Train.Accumulate
 	var real *engine.Array
 	var call []*engine.Array

@@ -14,7 +14,7 @@ type Feed[Host, Device any] struct {
 	Fill   func(to *Host, first int64) error // makes the batch of the samples from first on, in memory that held an earlier one
 	Upload func(*Host) (Device, error)
 	Free   func(Device)
-	Size   int   // samples of a batch
+	Size   int   // samples from one batch to the next
 	End    int64 // batches begin at samples below this one
 
 	next   int64   // first sample of the batch that is taken next

@@ -1,0 +1,64 @@
+package train
+
+import "fmt"
+
+// Several devices train together by going through every phase at once, each with an engine of its own and with its part of
+// every micro-batch: the samples are numbered, and all randomness follows from their numbers, so that nothing but the order
+// of sums depends on how many devices there are. The first device leads: it alone writes to the run directory.
+
+// checkDevices says whether the micro-batch falls into equal parts.
+func (r *Run) checkDevices() error {
+	n, batch := r.opt.Devices, r.Config.Train.Batch
+	if n <= 1 {
+		return nil
+	}
+	if have := int(r.opt.Backend.NumDevices()); n > have {
+		return fmt.Errorf("%d devices are asked for, and this process drives %d; choose fewer", n, have)
+	}
+	if batch%n != 0 {
+		return Indivisible(batch, n)
+	}
+	return nil
+}
+
+// Indivisible is the error of a micro-batch that so many devices cannot share.
+func Indivisible(batch, devices int) error {
+	return fmt.Errorf("train.batch is %d, and %d devices take equal parts of it: choose a multiple of %d, or other --devices", batch, devices, devices)
+}
+
+// perDevice is the size of a device's part of a micro-batch.
+func (r *Run) perDevice() int { return r.Config.Train.Batch / max(r.opt.Devices, 1) }
+
+// deal makes the phase on the other devices.
+func (p *phase) deal() {
+	for i, e := range p.group.Engines()[1:] {
+		if i == len(p.Run.peers) {
+			r := p.Run
+			q := &Run{Config: r.Config, Pipeline: r.Pipeline, Dir: r.Dir, Engine: e, Ladder: r.Ladder, Data: r.Data, opt: r.opt, samples: r.samples}
+			q.models = &models{run: q, base: r.models.base, full: r.models.full, lora: r.models.lora}
+			r.peers = append(r.peers, q)
+		}
+		p.peers = append(p.peers, &phase{Run: p.Run.peers[i], rank: i + 1, step: p.step, settings: p.settings, at: p.at})
+	}
+}
+
+// all are the phase on all devices.
+func (p *phase) all() []*phase { return append([]*phase{p}, p.peers...) }
+
+// together runs f for the phase on every device at once.
+func (p *phase) together(f func(*phase) error) error {
+	if len(p.peers) == 0 {
+		return f(p)
+	}
+	return p.group.Together(func(rank int) error {
+		if rank == 0 {
+			return f(p)
+		}
+		return f(p.peers[rank-1])
+	})
+}
+
+// first is the first sample of the device's part of the update's micro-batch i.
+func (p *phase) first(i int) int64 {
+	return p.step.First + p.done + int64(i*p.Config.Train.Batch+p.rank*p.perDevice())
+}
