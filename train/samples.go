@@ -85,25 +85,52 @@ func (s *samples) encodeCaptions(captions []string) func(first, end int) ([][]fl
 	})
 }
 
-// encoding loads encoders for a chunk of n records, and frees them after the last one; it tells how far it is.
+// encoding loads encoders for a chunk of n records, on every device of the run, which then share a chunk, and frees them
+// after the last one; it tells how far it is. A record is the same from whichever device.
 func (s *samples) encoding(what, part string, n int, encode func(enc *pipeline.Encoders, first, end int) ([][]float32, error)) func(first, end int) ([][]float32, error) {
-	var enc *pipeline.Encoders
+	var group *engine.Group
+	var encoders []*pipeline.Encoders
 	var told func(done, total int)
-	return func(first, end int) (out [][]float32, err error) {
-		if enc == nil {
+	free := func() {
+		for _, enc := range encoders {
+			enc.Free()
+		}
+	}
+	load := func() (err error) {
+		e := engine.New(s.run.opt.Backend, dtypes.Float32, nn.Network)
+		if group, err = engine.NewGroup(e, max(s.run.opt.Devices, 1), dtypes.Float32, nil); err != nil {
+			return err
+		}
+		encoders = make([]*pipeline.Encoders, len(group.Engines()))
+		return group.Together(func(i int) (err error) {
+			encoders[i], err = s.run.Pipeline.LoadEncoders(group.Engines()[i], min(32, n), part)
+			return err
+		})
+	}
+	return func(first, end int) ([][]float32, error) {
+		if encoders == nil {
 			s.run.opt.Log.Info("encoding the data set", what, n, "done before", first)
 			told = monitor.LogProgress(s.run.opt.Log, "encoding", what, first)
-			e := engine.New(s.run.opt.Backend, dtypes.Float32, nn.Network)
-			if enc, err = s.run.Pipeline.LoadEncoders(e, min(32, n), part); err != nil {
+			if err := load(); err != nil {
 				return nil, err
 			}
 		}
-		if out, err = encode(enc, first, end); err != nil {
-			err = fmt.Errorf("%s %d to %d: %w", what, first, end-1, err)
-		}
+		out := make([][]float32, end-first)
+		err := group.Together(func(i int) error {
+			from, to := first+i*(end-first)/len(encoders), first+(i+1)*(end-first)/len(encoders)
+			if from == to {
+				return nil
+			}
+			records, err := encode(encoders[i], from, to)
+			if err != nil {
+				return fmt.Errorf("%s %d to %d: %w", what, from, to-1, err)
+			}
+			copy(out[from-first:], records)
+			return nil
+		})
 		told(end, n)
 		if err != nil || end == n {
-			enc.Free()
+			free()
 		}
 		return out, err
 	}

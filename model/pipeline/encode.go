@@ -103,8 +103,11 @@ func (p *Pipeline) loadEncoders(e *engine.Engine, n int, instead map[string]weig
 	return c, load(netVAE, "vae", specs)
 }
 
-// Free gives the encoders' device memory back.
+// Free gives the encoders' device memory back; of nil there is none.
 func (c *Encoders) Free() {
+	if c == nil {
+		return
+	}
 	for _, p := range c.bind {
 		p.FreeAll()
 	}
