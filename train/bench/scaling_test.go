@@ -55,7 +55,7 @@ func TestScalingScript(t *testing.T) {
 	run := func(budget string) string {
 		t.Helper()
 		c := exec.Command("sh", "scaling.sh")
-		c.Env = append(os.Environ(), "FEWSTEP="+program, "OUT="+filepath.Join(dir, "out"), "BACKEND=cpu", "BUDGET="+budget, "STEPS=mse-lora", "PER=1", "ACCUMULATE=2", "ITERS=1",
+		c.Env = append(os.Environ(), "FEWSTEP="+program, "FEWSTEP_PROGRAM_CACHE="+filepath.Join(dir, "programs"), "XLA_FLAGS=--xla_backend_optimization_level=0", "OUT="+filepath.Join(dir, "out"), "BACKEND=cpu", "BUDGET="+budget, "STEPS=mse-lora", "PER=1", "ACCUMULATE=2", "ITERS=1",
 			"ARGS=--preset mini --side 8 --rank 4 --granularity stage --calls stage")
 		raw, err := c.Output()
 		if err != nil {
