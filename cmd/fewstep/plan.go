@@ -32,6 +32,7 @@ func newPlan(a *app) *cobra.Command {
 	var brief, where bool
 	var memory string
 	var devices int
+	var scale planScale
 	c := &cobra.Command{
 		Use:   "plan CONFIG",
 		Short: "Show what a recipe will do and roughly what it takes, without running it.",
@@ -53,6 +54,9 @@ func newPlan(a *app) *cobra.Command {
 			if err := speed.check(); err != nil {
 				return err
 			}
+			if err := scale.check(speed); err != nil {
+				return err
+			}
 			if devices < 1 || devices > 1<<16 {
 				return usageErrorf("--devices %d: choose between 1 and 65536", devices)
 			}
@@ -64,7 +68,7 @@ func newPlan(a *app) *cobra.Command {
 				}
 				limit = int64(n)
 			}
-			return a.plan(args[0], set, speed, brief, limit, devices)
+			return a.plan(args[0], set, speed, brief, limit, devices, scale)
 		},
 	}
 	c.Flags().StringArrayVar(&set, "set", nil, "change a value of the recipe, key=value; repeatable")
@@ -73,6 +77,10 @@ func newPlan(a *app) *cobra.Command {
 	c.Flags().StringVar(&memory, "memory", "", "the device's memory, such as 24GB: a recipe that takes more is refused, naming what would fit")
 	c.Flags().BoolVar(&where, "where", false, "show which layer gave each value of the recipe and each setting, and nothing else")
 	c.Flags().IntVar(&devices, "devices", 1, "how many devices train together: memory is told of each, with its part of the batch")
+	c.Flags().IntVar(&scale.most, "scale", 0, "also estimate the longest phase on 1, 2, 4 … up to so many GPUs; with --tflops, that of one")
+	c.Flags().IntVar(&scale.perNode, "gpus", 8, "GPUs of a node, for --scale")
+	c.Flags().Float64Var(&scale.link, "link", 348, "GB/s that each GPU moves in an all-reduce within a node, for --scale; left out = measured on two H200s")
+	c.Flags().Float64Var(&scale.network, "network", 50, "GB/s that each GPU moves between nodes, for --scale; left out = 400 Gb/s of InfiniBand")
 	c.Flags().BoolVar(&brief, "brief", false, "leave out the resolved recipe")
 	return c
 }
@@ -120,10 +128,14 @@ type planned struct {
 	Caption int64   `json:"encoded_caption_bytes"` // and for every caption
 	Seconds float64 `json:"seconds,omitempty"`
 
+	Scales []cost.Scale `json:"scales,omitempty"` // of the longest phase, with --scale
+	Scaled string       `json:"scaled_phase,omitempty"`
+	Enough int          `json:"enough_devices,omitempty"` // from which on doubling helps little
+
 	Fits []cost.Change `json:"fits,omitempty"` // where the recipe takes more than --memory
 }
 
-func (a *app) plan(path string, set []string, speed planSpeed, brief bool, limit int64, devices int) error {
+func (a *app) plan(path string, set []string, speed planSpeed, brief bool, limit int64, devices int, scale planScale) error {
 	c, err := distill.Load(path, set...)
 	if err != nil {
 		return withCode(exitUsage, err)
@@ -154,6 +166,9 @@ func (a *app) plan(path string, set []string, speed planSpeed, brief bool, limit
 	}
 	if devices > 1 {
 		p.Devices = devices
+	}
+	if scale.most > 0 {
+		p.scale(c, scale, speed)
 	}
 	p.Image, p.Caption = m.Encoded(c)
 	p.add(c.Train.KeepCheckpoints, speed)
@@ -373,6 +388,11 @@ func (a *app) printPlan(p planned) error {
 	fmt.Fprintln(a.stdout)
 	if len(p.Spread) > 0 {
 		fmt.Fprintf(a.stdout, "device memory with train.shard replicated %s, sharded %s\n", bytesText(p.Spread[distill.ShardReplicated]), bytesText(p.Spread[distill.ShardSharded]))
+	}
+	if len(p.Scales) > 0 {
+		if err := p.printScales(a.stdout); err != nil {
+			return err
+		}
 	}
 	for _, note := range p.Notes {
 		fmt.Fprintln(a.stdout, note)

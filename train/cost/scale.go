@@ -1,0 +1,69 @@
+package cost
+
+import (
+	"fewstep/distill"
+)
+
+// Fabric joins the devices of a cluster: bytes per second that each device moves in an all-reduce, which NCCL's tests call
+// bus bandwidth.
+type Fabric struct {
+	PerNode int     // devices of a node
+	Link    float64 // within a node
+	Network float64 // of each device, between nodes
+}
+
+// ScaleAssumes says what Scales is made of.
+const ScaleAssumes = "a device's speed does not depend on its part of the batch, which flatters small parts; gradients are added up once per update, " +
+	"or with each micro-batch where state is sharded, by rings within and between nodes, while nothing is computed; data, checkpoints, evaluation and lost devices take no time"
+
+// AllReduce is the time in seconds in which n devices add up so many bytes each: within nodes, then, each device its part,
+// between nodes.
+func (f Fabric) AllReduce(bytes float64, n int) float64 {
+	ring := func(bytes float64, n int, speed float64) float64 {
+		if n <= 1 {
+			return 0
+		}
+		return 2 * float64(n-1) / float64(n) * bytes / speed
+	}
+	near := min(n, f.PerNode)
+	return ring(bytes, near, f.Link) + ring(bytes/float64(near), (n+near-1)/near, f.Network)
+}
+
+// Scale is the estimate for a phase on a number of devices.
+type Scale struct {
+	Devices    int     `json:"devices"`
+	Traffic    int64   `json:"traffic_bytes"` // that each device adds up with the others for an update
+	Compute    float64 `json:"compute_seconds"`
+	Reduce     float64 `json:"reduce_seconds"`
+	SamplesPS  float64 `json:"samples_per_second"`
+	Efficiency float64 `json:"efficiency"` // of the speed of one device times their number
+}
+
+// Traffic is what a phase's update adds up over n devices, in bytes.
+func (p Phase) Traffic(c *distill.Config, n int) int64 {
+	trained := p.Trained + p.Discriminator
+	gradients := trained * int64(ComputeTypes[c.Train.Reduce].Size())
+	if c.Train.Shard != distill.ShardSharded {
+		return gradients
+	}
+	micro := min(c.Train.Accumulate, c.Train.GlobalBatch()/n)
+	return gradients*int64(micro) + trained*int64(ComputeTypes[c.Train.Compute].Size()) // and the new weights
+}
+
+// Scales estimates a phase on 1, 2, 4 … devices, at most so many and no more than an update has samples (train.batch and
+// train.accumulate may be traded against each other), at a device's speed in operations per second as ModelCount counts them. Enough is the number from which on doubling makes a phase less than a
+// fifth faster; 0 where none of them does.
+func (p Phase) Scales(c *distill.Config, f Fabric, speed float64, most int) (all []Scale, enough int) {
+	batch := float64(c.Train.GlobalBatch())
+	for n := 1; n <= most && n <= c.Train.GlobalBatch(); n *= 2 {
+		s := Scale{Devices: n, Traffic: p.Traffic(c, n), Compute: batch / float64(n) * p.Model / speed}
+		s.Reduce = f.AllReduce(float64(s.Traffic), n)
+		s.SamplesPS = batch / (s.Compute + s.Reduce)
+		s.Efficiency = s.Compute / (s.Compute + s.Reduce)
+		if i := len(all) - 1; i >= 0 && enough == 0 && s.SamplesPS < 1.2*all[i].SamplesPS {
+			enough = all[i].Devices
+		}
+		all = append(all, s)
+	}
+	return all, enough
+}
