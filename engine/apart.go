@@ -123,6 +123,7 @@ func (e *Engine) apart(o *Optimizer) (jobs []func() (*program, error)) {
 	seen := map[string]bool{}
 	for _, name := range o.names {
 		shape := o.params.Get(name).shape
+		kept := shape
 		shape.DType = dtypes.Float32
 		if seen[shape.String()] {
 			continue
@@ -130,6 +131,9 @@ func (e *Engine) apart(o *Optimizer) (jobs []func() (*program, error)) {
 		seen[shape.String()] = true
 		all := append(slices.Repeat([]shapes.Shape{shape}, 2), o.stateShapes([]shapes.Shape{shape})...)
 		jobs = append(jobs, func() (*program, error) { return e.blockUpdate(single, 1, all) })
+		if e.shards() && !e.device.hollow() {
+			jobs = append(jobs, func() (*program, error) { return e.publication([]shapes.Shape{kept}) })
+		}
 	}
 	return jobs
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
 )
 
@@ -208,11 +209,19 @@ func (e *Engine) publish(arrays []*Array, flags []float32) ([]*Array, error) {
 	if err != nil {
 		return nil, err
 	}
-	in := append(append([]*Array{}, arrays...), owned)
-	n := len(arrays)
-	p, err := e.declareFor(e.group, fmt.Sprintf("publish|%d|%v", e.replicas(), shapesOf(in)), func(g *graph.Graph, p *program) []*graph.Node {
+	p, err := e.publication(shapesOf(arrays))
+	if err != nil {
+		return nil, err
+	}
+	return e.join(p, append(append([]*Array{}, arrays...), owned))
+}
+
+// publication is the program of publish: all devices add up what the owners have and the others have not.
+func (e *Engine) publication(of []shapes.Shape) (*program, error) {
+	n := len(of)
+	return e.declareFor(e.group, fmt.Sprintf("publish|%d|%v", e.replicas(), of), func(g *graph.Graph, p *program) []*graph.Node {
 		p.aliases = map[int]int{}
-		all := nodes(inputNodes(g, shapesOf(in)))
+		all := nodes(inputNodes(g, append(slices.Clone(of), shapes.Make(dtypes.Float32, n))))
 		for i, x := range all[:n] {
 			p.aliases[i] = i
 			flag := graph.Reshape(graph.SliceAxis(all[n], 0, graph.AxisRange(i, i+1)))
@@ -221,25 +230,12 @@ func (e *Engine) publish(arrays []*Array, flags []float32) ([]*Array, error) {
 		}
 		return g.Distributed().AllReduce(all[:n], compute.ReduceOpSum)
 	})
-	if err != nil {
-		return nil, err
-	}
-	return e.join(p, in)
 }
 
 // norms adds the squared norm of gradients, scaled as an update scales them, to a squared norm, which it takes.
 func (e *Engine) norms(grads []*Array, hyper, before *Array) (*Array, error) {
 	in := append(append([]*Array{}, grads...), hyper, before)
-	p, err := e.get(e.key("norms", "", in), func(g *graph.Graph, p *program) []*graph.Node {
-		p.aliases = map[int]int{len(grads) + 1: 0}
-		all := nodes(inputNodes(g, shapesOf(in)))
-		sum := all[len(grads)+1]
-		scale := graph.Reshape(graph.SliceAxis(all[len(grads)], 0, graph.AxisRange(3, 4)))
-		for _, x := range all[:len(grads)] {
-			sum = graph.Add(sum, graph.ReduceAllSum(graph.Square(mulScalar(x, scale))))
-		}
-		return []*graph.Node{sum}
-	})
+	p, err := e.normOf(shapesOf(grads))
 	if err != nil {
 		return nil, err
 	}
@@ -250,4 +246,19 @@ func (e *Engine) norms(grads []*Array, hyper, before *Array) (*Array, error) {
 		return nil, err
 	}
 	return out[0], nil
+}
+
+// normOf is the program of norms.
+func (e *Engine) normOf(grads []shapes.Shape) (*program, error) {
+	n := len(grads)
+	return e.declare(fmt.Sprintf("norms|%v", grads), func(g *graph.Graph, p *program) []*graph.Node {
+		p.aliases = map[int]int{n + 1: 0}
+		all := nodes(inputNodes(g, append(slices.Clone(grads), shapes.Make(dtypes.Float32, hypers), shapes.Make(dtypes.Float32))))
+		sum := all[n+1]
+		scale := graph.Reshape(graph.SliceAxis(all[n], 0, graph.AxisRange(3, 4)))
+		for _, x := range all[:n] {
+			sum = graph.Add(sum, graph.ReduceAllSum(graph.Square(mulScalar(x, scale))))
+		}
+		return []*graph.Node{sum}
+	})
 }

@@ -412,12 +412,13 @@ func (t *tape) backwards(entries []planEntry, immediate bool) ([]func() (*progra
 			return nil, err
 		}
 		var trained []string
-		var updated, mine []shapes.Shape
+		var updated, mine, kept []shapes.Shape
 		for _, name := range fwd.params {
 			if scope := nn.Join(en.call.prefix, name); t.isTrained(scope) {
 				trained = append(trained, name)
 				_, rest := split(scope)
 				shape := t.o.params.Get(rest).shape
+				kept = append(kept, shape)
 				shape.DType = dtypes.Float32 // of gradients and masters
 				if updated = append(updated, shape); t.o.owns(t.o.index[rest]) {
 					mine = append(mine, shape)
@@ -429,6 +430,9 @@ func (t *tape) backwards(entries []planEntry, immediate bool) ([]func() (*progra
 		})
 		if t.e.group != nil && !t.e.device.hollow() && len(trained) > 0 {
 			jobs = append(jobs, func() (*program, error) { return t.e.reduction("sum", t.e.group.Reduce, updated) })
+			if t.e.shards() && immediate {
+				jobs = append(jobs, func() (*program, error) { return t.e.publication(kept) }, func() (*program, error) { return t.e.normOf(updated) })
+			}
 		}
 		if n := len(mine); n > 0 && immediate {
 			all := append(slices.Repeat(mine, 2), t.o.stateShapes(mine)...) // parameters, gradients, state
