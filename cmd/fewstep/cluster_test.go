@@ -7,9 +7,14 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
+
+	"fewstep/train/tinypipeline"
 )
 
 // nodes runs a command line as the ranks of a cluster, each in a process of its own; more are variables of single ranks, as
@@ -104,6 +109,31 @@ func TestDoctorClusterAlone(t *testing.T) {
 	_, errs, code := runCommand(t, "doctor", "--cluster", "--nodes", "2", "--rank", "1", "--rendezvous", "127.0.0.1:1", "--join-timeout", "300ms")
 	if code != exitLost || !strings.Contains(errs, "cannot be reached") || !strings.Contains(errs, "hint: start all ranks again") {
 		t.Errorf("code %d, %s", code, errs)
+	}
+}
+
+// SIGUSR1, which a launcher sends before a job's time is over, stops a run as SIGTERM does, and a second one does it no harm.
+func TestUserSignal(t *testing.T) {
+	recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "..", "assets", "mini"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "run")
+	cmd, out := fewstep(t, "run", recipe, "--backend", "go", "--dir", dir)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill() }()
+	waitForLines(t, cmd, out, filepath.Join(dir, "stats.jsonl"), 3)
+	for range 2 {
+		if err := cmd.Process.Signal(syscall.SIGUSR1); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	ended(t, cmd, out, exitInterrupted)
+	if !strings.Contains(out.String(), "the same command continues") {
+		t.Errorf("%s", out)
 	}
 }
 
