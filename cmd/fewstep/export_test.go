@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -26,6 +27,8 @@ func finishedRun(t *testing.T) string {
 		t.Fatal(err)
 	}
 	c.Model = model
+	first := &c.Stages[0]
+	first.Phases = slices.DeleteFunc(first.Phases, func(p distill.Phase) bool { return p.Name != "mse-full" })
 	dir := filepath.Join(t.TempDir(), "run")
 	d, err := rundir.Open(dir, c.Resolved(), rundir.Lineage{BaseWeights: "ba5e"})
 	if err != nil {

@@ -130,7 +130,7 @@ func TestLoRAMergeAndExtract(t *testing.T) {
 		t.Fatal(err)
 	}
 	kohya := filepath.Join(dir, "kohya.safetensors")
-	if _, errs, code := runCommand(t, "convert", other, kohya, "--base", mini); code != 0 {
+	if _, errs, code := runCommand(t, "convert", other, kohya, "--base", mini, "--lora-names", "diffusers"); code != 0 {
 		t.Fatalf("code %d, %q", code, errs)
 	}
 	g, err := weights.Open(kohya)
@@ -149,7 +149,7 @@ func TestLoRAMergeAndExtract(t *testing.T) {
 		args []string
 	}{
 		{"--model, --lora and --out are needed", []string{"merge", "--model", mini}},
-		{"not the down, up or alpha of a LoRA", []string{"merge", "--model", mini, "--lora", mini + "/vae/diffusion_pytorch_model.safetensors", "--out", dir + "/x"}},
+		{"it has no modules of a LoRA", []string{"merge", "--model", mini, "--lora", mini + "/vae/diffusion_pytorch_model.safetensors", "--out", dir + "/x"}},
 		{"do not differ", []string{"extract", "--base", mini, "--tuned", mini, "--out", dir + "/x.safetensors"}},
 		{"rank is 0", []string{"extract", "--base", mini, "--tuned", mini, "--out", dir + "/x.safetensors", "--rank", "0"}},
 	} {
