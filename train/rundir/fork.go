@@ -1,6 +1,8 @@
 package rundir
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -40,7 +42,7 @@ const reusableRows = "rows/"
 // dir must not exist or be empty. It appears complete or not at all; a process killed in between leaves a hidden folder
 // beside it. from is the first phase that the new run trains itself.
 func Fork(dir string, config []byte, lineage Lineage, source *Dir, from string, phases []ForkedResult) error {
-	stats, forked, err := source.shared(phases)
+	last, forked, err := source.shared(phases)
 	if err != nil {
 		return err
 	}
@@ -57,7 +59,7 @@ func Fork(dir string, config []byte, lineage Lineage, source *Dir, from string, 
 				return err
 			}
 		}
-		if err := d.takeStats(source, stats); err != nil {
+		if err := d.takeStats(source, last); err != nil {
 			return err
 		}
 		if err := d.takeRows(source); err != nil {
@@ -66,29 +68,38 @@ func Fork(dir string, config []byte, lineage Lineage, source *Dir, from string, 
 		if err := d.before("write " + configName); err != nil {
 			return err
 		}
-		return d.bear(config, lineage)
+		if err := d.bear(config, lineage); err != nil {
+			return err
+		}
+		// The names of all folders are durable before the directory appears.
+		return filepath.WalkDir(folder, func(path string, e fs.DirEntry, err error) error {
+			if err == nil && e.IsDir() {
+				err = syncFolder(path)
+			}
+			return err
+		})
 	})
 }
 
-// shared verifies the phases' results and says how long stats.jsonl was when the last of them was saved.
-func (d *Dir) shared(phases []ForkedResult) (stats int64, forked *Forked, err error) {
+// shared verifies the phases' results and returns the last of them.
+func (d *Dir) shared(phases []ForkedResult) (last *Snapshot, forked *Forked, err error) {
 	config, err := d.Config()
 	if err != nil {
-		return 0, nil, err
+		return nil, nil, err
 	}
 	forked = &Forked{Run: d.root, ConfigSHA256: digest(config), FewstepVersion: d.lineage.FewstepVersion, Forked: d.lineage.Forked}
 	for _, p := range phases {
 		s, err := d.Result(p.Stage, p.Phase)
 		if errors.Is(err, fs.ErrNotExist) {
-			return 0, nil, fmt.Errorf("%s has not finished stage %s, phase %s: fork from an earlier phase, or let that run finish it", d.root, p.Stage, p.Phase)
+			return nil, nil, fmt.Errorf("%s has not finished stage %s, phase %s: fork from an earlier phase, or let that run finish it", d.root, p.Stage, p.Phase)
 		}
 		if err != nil {
-			return 0, nil, fmt.Errorf("run to fork: %w", err)
+			return nil, nil, fmt.Errorf("run to fork: %w", err)
 		}
-		p.SHA256, stats = s.Digest(), s.manifest.Stats
+		last, p.SHA256 = s, s.Digest()
 		forked.Results = append(forked.Results, p)
 	}
-	return stats, forked, nil
+	return last, forked, nil
 }
 
 // takeResult links a result into d and verifies it there.
@@ -115,8 +126,9 @@ func (d *Dir) takeResult(source *Dir, r ForkedResult) error {
 	return syncFolder(to)
 }
 
-// takeStats copies the first bytes of the source's statistics.
-func (d *Dir) takeStats(source *Dir, length int64) error {
+// takeStats copies the source's statistics as they were when its snapshot was saved.
+func (d *Dir) takeStats(source *Dir, s *Snapshot) error {
+	length := s.manifest.Stats
 	if length == 0 {
 		return nil
 	}
@@ -132,11 +144,15 @@ func (d *Dir) takeStats(source *Dir, length int64) error {
 		return err
 	}
 	return atomicfile.Write(d.StatsPath(), func(w io.Writer) error {
-		n, err := io.Copy(w, io.LimitReader(in, length))
-		if err == nil && n < length {
-			err = fmt.Errorf("%s has %d bytes, but had %d when the result was saved: it was changed from outside", source.StatsPath(), n, length)
+		h := sha256.New()
+		n, err := io.Copy(io.MultiWriter(w, h), io.LimitReader(in, length))
+		if err != nil {
+			return err
 		}
-		return err
+		if want := s.manifest.StatsSHA256; n < length || want != "" && want != hex.EncodeToString(h.Sum(nil)) {
+			return fmt.Errorf("%s: its first %d bytes are not those with which %s was saved: it was changed from outside", source.StatsPath(), length, s.Folder)
+		}
+		return nil
 	})
 }
 

@@ -125,6 +125,17 @@ func TestForkRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	stats, err := os.ReadFile(source.StatsPath())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(source.StatsPath(), bytes.Replace(stats, []byte("8to4"), []byte("8to5"), 1), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	refused(dir, "stats.jsonl: its first", phases...)
+	if err := os.WriteFile(source.StatsPath(), stats, 0o666); err != nil {
+		t.Fatal(err)
+	}
 	raw[0] ^= 1
 	if err := os.WriteFile(weights, raw, 0o666); err != nil {
 		t.Fatal(err)
