@@ -148,10 +148,16 @@ func (t *Trainer) loop(ctx context.Context, name string, p *Part, f engine.Funct
 	}
 	next, stop := ahead(at.Samples, p.Samples, int64(p.Batch), fill)
 	defer stop()
+	uploads := t.uploads(p, next)
+	defer uploads.Close()
+	read := &losses{e: t.e, batch: int64(p.Batch)}
+	defer read.free()
 	begin, reported, kept := time.Now(), time.Now(), time.Now()
-	var sum, count float64
 	for done := at.Samples; done < p.Samples; done += int64(p.Batch) {
 		if t.stopped = ctx.Err() != nil; t.stopped || time.Since(kept).Minutes() >= t.Config.CheckpointMinutes {
+			if err := read.settle(0); err != nil {
+				return nil, err
+			}
 			if err := t.saveState(name, t.recipe, params, o, done); err != nil {
 				return nil, err
 			}
@@ -161,56 +167,37 @@ func (t *Trainer) loop(ctx context.Context, name string, p *Part, f engine.Funct
 			t.Log.Warn("stopped early; the state and the weights so far are written", "part", name, "samples", done)
 			break
 		}
-		b := <-next
-		if b.err != nil {
-			return nil, b.err
+		in, err := uploads.Take(done)
+		if err != nil {
+			return nil, err
 		}
-		loss, err := t.step(f, name, params, o, p.rate(done), b.batch)
+		r, err := t.e.Train(f, engine.Bind{name: params}, name, o, engine.Step{LR: p.rate(done)}, in...)
+		engine.Free(in...)
 		if err != nil {
 			return nil, fmt.Errorf("samples %d to %d: %w", done, done+int64(p.Batch)-1, err)
 		}
-		sum, count = sum+loss, count+1
-		if time.Since(reported) > 5*time.Second || done+int64(p.Batch) >= p.Samples {
-			speed := float64(done+int64(p.Batch)-at.Samples) / time.Since(begin).Seconds()
-			t.Log.Info(name, "samples", done+int64(p.Batch), "of", p.Samples, "loss", fmt.Sprintf("%.5f", sum/count),
-				"per_s", int(speed), "eta", (time.Duration(float64(p.Samples-done)/speed) * time.Second).String())
-			sum, count, reported = 0, 0, time.Now()
+		read.queue = append(read.queue, queued{done, r})
+		last, behind := done+int64(p.Batch) >= p.Samples, inFlight
+		if last {
+			behind = 0
 		}
+		if err := read.settle(behind); err != nil {
+			return nil, err
+		}
+		if time.Since(reported) > 5*time.Second && read.count > 0 || last {
+			speed := float64(done+int64(p.Batch)-at.Samples) / time.Since(begin).Seconds()
+			t.Log.Info(name, "samples", done+int64(p.Batch), "of", p.Samples, "loss", fmt.Sprintf("%.5f", read.mean()),
+				"per_s", int(speed), "eta", (time.Duration(float64(p.Samples-done)/speed) * time.Second).String())
+			reported = time.Now()
+		}
+	}
+	if err := read.settle(0); err != nil {
+		return nil, err
 	}
 	if p.EMA > 0 {
 		return t.e.Average(o)
 	}
 	return t.e.Download(params, nil)
-}
-
-func (t *Trainer) step(f engine.Function, name string, params *engine.Params, o *engine.Optimizer, lr float64, b batch) (float64, error) {
-	var in []*engine.Array
-	defer func() { engine.Free(in...) }()
-	for _, x := range b {
-		a, err := t.e.Upload(x.flat, x.dims...)
-		if err != nil {
-			return 0, err
-		}
-		in = append(in, a)
-	}
-	r, err := t.e.Train(f, engine.Bind{name: params}, name, o, engine.Step{LR: lr}, in...)
-	if err != nil {
-		return 0, err
-	}
-	defer r.Free()
-	v, err := t.e.Floats(r.Outputs[0])
-	if err != nil {
-		return 0, err
-	}
-	norm2, err := r.Norm2()
-	if err != nil {
-		return 0, err
-	}
-	loss := float64(v[0])
-	if math.IsNaN(loss) || math.IsInf(loss, 0) || math.IsNaN(norm2) || math.IsInf(norm2, 0) {
-		return 0, fmt.Errorf("loss %g with squared gradient norm %g is not finite; lower the learning rate", loss, norm2)
-	}
-	return loss, nil
 }
 
 type result struct {
