@@ -1,18 +1,13 @@
 package cluster
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"slices"
 	"strconv"
@@ -266,114 +261,6 @@ func (m *Member) hostOf(rank int) string {
 		return m.place.Hosts[rank]
 	}
 	return ""
-}
-
-// refusedByPeer says whether something answered that does not speak TLS 1.3.
-func refusedByPeer(err error) bool {
-	var header tls.RecordHeaderError
-	var alert tls.AlertError
-	return errors.As(err, &header) || errors.As(err, &alert) || errors.Is(err, http.ErrSchemeMismatch)
-}
-
-// plain is an error without the request that it came from.
-func plain(err error) error {
-	var u *url.Error
-	if errors.As(err, &u) {
-		err = u.Err
-	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return errors.New("no answer")
-	}
-	return err
-}
-
-// statusError is an answer that is none of success.
-type statusError struct {
-	status int
-	text   string
-}
-
-func (e *statusError) Error() string { return fmt.Sprintf("rendezvous: %d %s", e.status, e.text) }
-
-// once makes one call. in is sent as JSON, or as it is where it is bytes; out takes the answer likewise.
-func (m *Member) once(ctx context.Context, base, method, path string, in, out any) error {
-	body, ok := in.([]byte)
-	if !ok && in != nil {
-		var err error
-		if body, err = json.Marshal(in); err != nil {
-			return err
-		}
-	}
-	r, err := http.NewRequestWithContext(ctx, method, base+path, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	r.Header.Set(rankHeader, strconv.Itoa(m.place.Rank))
-	r.Header.Set(sessionHeader, m.session)
-	answer, err := m.http.Do(r)
-	if err != nil {
-		return err
-	}
-	defer answer.Body.Close()
-	content, err := io.ReadAll(io.LimitReader(answer.Body, mostContent))
-	switch {
-	case err != nil:
-		return err
-	case answer.StatusCode == http.StatusGone:
-		var f Failure
-		if err := json.Unmarshal(content, &f); err != nil {
-			return err
-		}
-		return &f
-	case answer.StatusCode != http.StatusOK:
-		return &statusError{answer.StatusCode, string(bytes.TrimSpace(content))}
-	}
-	if raw, ok := out.(*[]byte); ok {
-		*raw = content
-		return nil
-	}
-	if out == nil {
-		return nil
-	}
-	return json.Unmarshal(content, out)
-}
-
-// call makes a call until it is answered, the cluster fails or ctx ends.
-func (m *Member) call(ctx context.Context, method, path string, in, out any) error {
-	for {
-		if err := m.err(ctx); err != nil {
-			return err
-		}
-		short, stop := context.WithTimeout(ctx, answerTime)
-		release := context.AfterFunc(m.ctx, stop)
-		err := m.once(short, m.base, method, path, in, out)
-		release()
-		stop()
-		var f *Failure
-		var status *statusError
-		if errors.As(err, &f) {
-			m.cancel(f)
-		}
-		if err == nil || errors.As(err, &status) {
-			return err
-		}
-		select { // the heartbeat decides whether rank 0 is lost
-		case <-ctx.Done():
-		case <-m.ctx.Done():
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
-}
-
-// err is what ended the cluster or the context.
-func (m *Member) err(ctx context.Context) error {
-	if m.ctx.Err() != nil {
-		return context.Cause(m.ctx)
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return nil
 }
 
 // beat tells rank 0 that this rank lives, and hears what happens, until ctx ends or the cluster fails.

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"fewstep/cluster"
+	"fewstep/internal/xla"
 )
 
 // clusterFlags say where this process stands among those of several nodes, where the launcher does not.
@@ -34,6 +35,9 @@ func (o *clusterFlags) add(f *pflag.FlagSet) {
 	f.DurationVar(&o.joinTimeout, "join-timeout", cluster.JoinTimeout, "how long ranks wait for those that are late")
 	f.DurationVar(&o.peerTime, "peer-timeout", cluster.PeerTimeout, "after how long a silent rank is lost, and all end with exit code 6")
 }
+
+// XLA's clients of several processes find each other through the ranks' store.
+var _ xla.KeyValue = (*cluster.Store)(nil)
 
 // clusterHelp is the part of a command's help that tells of ranks.
 const clusterHelp = "Ranks come from the launcher, in this order: torchrun (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), SkyPilot, OpenMPI,\n" +
