@@ -147,9 +147,9 @@ func (e *Engine) applySplit(o *Optimizer, targets []string, sound *Array, grads 
 		return nil, 0, err
 	}
 	defer func() { hyper.Free() }()
-	var all *Array // squared norm of the gradients as they came, where they are clipped; with adapters, of the weights'
+	var all *Array // squared norm of what is trained, where it is clipped
 	if o.ClipNorm > 0 {
-		if all, err = e.norm2(grads); err != nil {
+		if all, err = e.norm2(o.params, targets, grads); err != nil {
 			return nil, 0, err
 		}
 		clipped, err := e.clipped(o, hyper, all)
@@ -291,17 +291,43 @@ func (o *Optimizer) ordered() (lists [][]*Array) {
 	return lists
 }
 
-// norm2 is the squared norm of several arrays together, on the device: nothing waits for it.
-func (e *Engine) norm2(arrays []*Array) (total *Array, err error) {
+// norm2 is the squared norm of the targets' gradients by what is trained, of an adapted weight by its factors, on the
+// device: nothing waits for it.
+func (e *Engine) norm2(p *Params, targets []string, grads []*Array) (total *Array, err error) {
 	if total, err = e.Upload([]float32{0}); err != nil {
 		return nil, err
 	}
-	for _, a := range arrays {
-		if total, err = e.addNorm2(total, a); err != nil {
+	for i, name := range targets {
+		if a, ok := p.adapters[name]; ok {
+			total, err = e.addAdapterNorm2(total, grads[i], p.arrays[name+".lora_down"], p.arrays[name+".lora_up"], a.lora)
+		} else if p.trained[name] {
+			total, err = e.addNorm2(total, grads[i])
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
 	return total, nil
+}
+
+// addAdapterNorm2 adds the squared norms of the gradients by an adapter's factors, given that by its weight, to a sum,
+// which it takes.
+func (e *Engine) addAdapterNorm2(total, grad, down, up *Array, lora nn.LoRA) (*Array, error) {
+	in := []*Array{total, grad, down, up}
+	p, err := e.get(e.key(fmt.Sprintf("norm2 lora(%d,%g)", lora.Rank, lora.Scale), "", in), func(g *graph.Graph, p *program) []*graph.Node {
+		p.aliases = map[int]int{0: 0}
+		n := nodes(inputNodes(g, shapesOf(in)))
+		byDown, byUp := nn.AdapterGradients(graph.ConvertDType(n[1], dtypes.Float32), n[2], n[3], lora)
+		return []*graph.Node{graph.Add(n[0], graph.Add(graph.ReduceAllSum(graph.Square(byDown)), graph.ReduceAllSum(graph.Square(byUp))))}
+	})
+	if err != nil {
+		return nil, err
+	}
+	out, err := e.execute(p, in, []bool{true, false, false, false})
+	if err != nil {
+		return nil, err
+	}
+	return out[0], nil
 }
 
 // addNorm2 adds an array's squared norm to a sum, which it takes.
