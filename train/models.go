@@ -288,7 +288,7 @@ func (m *models) critic(step distill.Step, at int, checkpoint *rundir.Checkpoint
 		if checkpoint != nil {
 			before, err = weights.Open(checkpoint.Path(discriminatorFile))
 		} else {
-			before, err = m.result(r.Ladder.Steps()[m.lastCritic(at)], discriminatorFile)
+			before, err = m.result(m.lastCritic(at), discriminatorFile)
 		}
 		if err != nil {
 			return nil, err
@@ -319,14 +319,14 @@ func (r *Run) criticSpecs(step distill.Step) ([]nn.Spec, error) {
 }
 
 // lastCritic is the newest step before at that trained a discriminator.
-func (m *models) lastCritic(at int) int {
+func (m *models) lastCritic(at int) distill.Step {
 	steps := m.run.Ladder.Steps()
 	for i := at - 1; i > 0; i-- {
 		if steps[i].Kind == distill.KindAdversarial {
-			return i
+			return steps[i]
 		}
 	}
-	return 0
+	return steps[0]
 }
 
 // discriminator is the recipe's.
