@@ -70,6 +70,7 @@ type Finding struct {
 	Since        int64   // step at which the window began that showed it first
 	Loss         float64 // mean of loss_d over the window
 	Accuracy     float64 // mean of acc over the window
+	Paired       float64 // mean of paired, or of acc where a record has none
 }
 
 // String is one sentence for the log, with what to do.
@@ -80,7 +81,8 @@ func (f Finding) String() string {
 	case Saturated:
 		return fmt.Sprintf("discriminator has collapsed: it is always right (%s) in %s; lower its learning rate, or add noise levels", seen, where)
 	case AtChance:
-		return fmt.Sprintf("discriminator is at chance (%s) in %s; if the student is not done, change its learning rate or give it warm-up steps", seen, where)
+		return fmt.Sprintf("discriminator is at chance (loss %.3g, paired accuracy %.3f since step %d) in %s; if the student is not done, change its learning rate or give it warm-up steps",
+			f.Loss, f.Paired, f.Since, where)
 	}
 	return fmt.Sprintf("discriminator has recovered (%s) in %s", seen, where)
 }
@@ -91,11 +93,12 @@ type Watcher struct {
 	Window        int     // steps averaged; default 100
 	SaturatedLoss float64 // mean loss_d below it ... default 0.05
 	SaturatedAcc  float64 // ... with mean accuracy above it: saturated; default 0.99
-	ChanceAcc     float64 // mean accuracy within this of 0.5 ... default 0.02
+	ChanceAcc     float64 // mean paired accuracy within this of 0.5 ... default 0.02
 	ChanceLoss    float64 // ... with mean loss_d within this of 2·ln 2: at chance; default 0.02
 
 	stage, phase string
 	loss, acc    []float64 // the window, oldest first
+	paired       []float64
 	steps        []int64
 	now          Condition
 	since        int64
@@ -116,7 +119,7 @@ func or(v, def float64) float64 {
 func (w *Watcher) Update(r Record) *Finding {
 	if r.Stage != w.stage || r.Phase != w.phase {
 		w.stage, w.phase = r.Stage, r.Phase
-		w.loss, w.acc, w.steps, w.now = nil, nil, nil, Healthy
+		w.loss, w.acc, w.paired, w.steps, w.now = nil, nil, nil, nil, Healthy
 	}
 	loss, ok := r.Values[LossD]
 	acc, ok2 := r.Values[Accuracy]
@@ -127,18 +130,22 @@ func (w *Watcher) Update(r Record) *Finding {
 	if window <= 0 {
 		window = 100
 	}
-	w.loss, w.acc, w.steps = append(w.loss, loss), append(w.acc, acc), append(w.steps, r.Step)
+	paired, ok := r.Values[Paired]
+	if !ok {
+		paired = acc
+	}
+	w.loss, w.acc, w.paired, w.steps = append(w.loss, loss), append(w.acc, acc), append(w.paired, paired), append(w.steps, r.Step)
 	if len(w.loss) > window {
-		w.loss, w.acc, w.steps = w.loss[1:], w.acc[1:], w.steps[1:]
+		w.loss, w.acc, w.paired, w.steps = w.loss[1:], w.acc[1:], w.paired[1:], w.steps[1:]
 	}
 	if len(w.loss) < window {
 		return nil
 	}
-	f := &Finding{Condition: Healthy, Stage: r.Stage, Phase: r.Phase, Step: r.Step, Loss: mean(w.loss), Accuracy: mean(w.acc)}
+	f := &Finding{Condition: Healthy, Stage: r.Stage, Phase: r.Phase, Step: r.Step, Loss: mean(w.loss), Accuracy: mean(w.acc), Paired: mean(w.paired)}
 	switch {
 	case f.Loss < or(w.SaturatedLoss, 0.05) && f.Accuracy > or(w.SaturatedAcc, 0.99):
 		f.Condition = Saturated
-	case math.Abs(f.Accuracy-0.5) < or(w.ChanceAcc, 0.02) && math.Abs(f.Loss-2*math.Ln2) < or(w.ChanceLoss, 0.02):
+	case math.Abs(f.Paired-0.5) < or(w.ChanceAcc, 0.02) && math.Abs(f.Loss-2*math.Ln2) < or(w.ChanceLoss, 0.02):
 		f.Condition = AtChance
 	}
 	changed := f.Condition != w.now

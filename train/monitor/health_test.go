@@ -91,4 +91,14 @@ func TestWatcher(t *testing.T) {
 	if w.Update(*r) != nil {
 		t.Error("records without a discriminator are not looked at")
 	}
+	for paired, want := range map[float64]Condition{0.7: Healthy, 0.5: AtChance} { // whatever the signs say
+		w := &Watcher{}
+		for range 200 {
+			r.Values = Values{LossD: 2 * math.Ln2, Accuracy: 1.2 - paired, Paired: paired}
+			w.Update(*r)
+		}
+		if w.Condition() != want {
+			t.Errorf("paired accuracy %g: %s", paired, w.Condition())
+		}
+	}
 }
