@@ -80,6 +80,7 @@ func before(c *Config, steps []Step, n int) *Config {
 	n = min(n, len(steps))
 	out := *c
 	out.Name, out.Model, out.Data.Source, out.Eval = "", "", "", Eval{}
+	out.Lineage = "" // what it changes is told by the steps
 	t := &out.Train
 	t.CheckpointMinutes, t.CheckpointSamples, t.KeepCheckpoints, t.LogEvery, t.Offload = 0, 0, 0, 0, ""
 	t.Calls = t.CallGranularity()
