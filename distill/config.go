@@ -76,6 +76,8 @@ type Discriminator struct {
 	HeadGroups       int     `yaml:"head_groups"`       // groups of its GroupNorm; 0 = those of the UNet
 	CarryBackbone    bool    `yaml:"carry_backbone"`    // keep it from phase to phase within a stage
 	CarryOptimizer   bool    `yaml:"carry_optimizer"`   // keep Adam's state of what is carried, too
+	R1               float64 `yaml:"r1"`                // weight λ of an approximate R1 penalty, λ·(ℓ(x) − ℓ(x + σ·noise))² of real samples; 0 = none
+	R1Sigma          float64 `yaml:"r1_sigma"`          // its σ; real R1 of weight γ is about λ = γ/(2σ²)
 	GateWindow       int64   `yaml:"gate_window"`       // samples over which gate and warmup_accuracy average the paired accuracy
 	CollapseWindow   int64   `yaml:"collapse_window"`   // samples in a row that count as a collapse; 0 = do not watch
 	CollapseLoss     float64 `yaml:"collapse_loss"`     // a discriminator loss below this ...
@@ -165,6 +167,7 @@ type Phase struct {
 	CountStudent             bool      `yaml:"count_student"`              // samples counts the student's updates only; the warm-up comes before them
 	Gate                     float64   `yaml:"gate"`                       // least paired accuracy at which the student moves; 0 = off
 	NoiseWeights             []float64 `yaml:"noise_weights"`              // of the stage's levels in this phase; empty = the stage's
+	ClosedForm               int64     `yaml:"closed_form"`                // samples of the ridge regression that conv_out starts from in an x0 phase; 0 = from what predicts ε
 }
 
 // GlobalBatch is the number of samples of one optimizer update.

@@ -140,6 +140,8 @@ func (d *Discriminator) check(v *checker) {
 	if d.HeadChannels > 0 && d.HeadGroups > 0 {
 		v.require("discriminator.head_groups", d.HeadChannels%d.HeadGroups == 0, "must divide head_channels: %d channels do not fall into %d groups", d.HeadChannels, d.HeadGroups)
 	}
+	v.require("discriminator.r1", d.R1 >= 0, "must not be negative, and is %g; 0 switches the penalty off", d.R1)
+	v.require("discriminator.r1_sigma", d.R1Sigma > 0, "must be positive, and is %g; 0.01 is usual", d.R1Sigma)
 	v.require("discriminator.gate_window", d.GateWindow >= 1, "must be at least 1 sample, and is %d", d.GateWindow)
 	v.require("discriminator.collapse_window", d.CollapseWindow >= 0, "must not be negative, and is %d; 0 does not watch for collapse", d.CollapseWindow)
 	v.require("discriminator.collapse_loss", d.CollapseLoss >= 0, "must not be negative, and is %g", d.CollapseLoss)
@@ -227,6 +229,8 @@ func (p *Phase) check(v *checker, key string, s *Stage) {
 		"must be at least 0 and below the phase's %d samples, and is %d; with count_student it comes before them", p.Samples, p.WarmupDiscriminator)
 	v.require(key+".warmup_accuracy", p.WarmupAccuracy >= 0 && p.WarmupAccuracy <= 1, "is an accuracy between 0 and 1, and is %g; 0 lets the warm-up run its length", p.WarmupAccuracy)
 	v.weights(key+".noise_weights", p.NoiseWeights, len(s.NoiseLevels))
+	v.require(key+".closed_form", p.ClosedForm >= 0, "must not be negative, and is %d; 0 starts from the weights that predict ε", p.ClosedForm)
+	v.require(key+".closed_form", p.ClosedForm == 0 || p.Kind == KindX0, "must be 0, because only a phase of kind x0 changes what conv_out is to predict")
 	if p.Kind == KindAdversarial {
 		v.require(key+".form", slices.Contains(forms, p.Form), "must be conditional or unconditional in an adversarial phase, and is %q", p.Form)
 		v.require(key+".kind", s.Loss == LossAdversarial, "is adversarial, and the stage's loss is %s; set the stage's loss to adversarial", s.Loss)

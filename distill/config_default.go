@@ -32,6 +32,7 @@ func Default() *Config {
 			Target:           TargetFull,
 			HeadGroups:       32,
 			CarryBackbone:    true,
+			R1Sigma:          0.01,
 			GateWindow:       1024,
 			CollapseWindow:   51200,
 			CollapseLoss:     0.01,

@@ -15,13 +15,14 @@ import (
 // for GPUs, kernels of convolutions in bf16 are kept as cuDNN reads them: [out, height, width, in] in place of PyTorch's
 // [out, in, height, width]. Programs see them in PyTorch's order, and XLA drops the two turns that cancel.
 
-// keeps is the form in which a parameter is kept, without content: vectors and adapters in f32 always.
+// keeps is the form in which a parameter is kept, without content: vectors, adapters and what is
+// computed in f32 in f32 always.
 func (e *Engine) keeps(s nn.Spec, trained bool) *Array {
 	if trained && e.working(s) {
 		return &Array{shape: shapes.Make(dtypes.BFloat16, s.Dims...), working: true}
 	}
 	dtype := e.FrozenDType()
-	if trained || len(s.Dims) < 2 || IsLoRA(s.Name) {
+	if trained || len(s.Dims) < 2 || s.Wide || IsLoRA(s.Name) {
 		dtype = dtypes.Float32
 	}
 	turned := dtype == dtypes.BFloat16 && e.Granularity < nn.Network && len(s.Dims) == 4 && s.Dims[2]*s.Dims[3] > 1

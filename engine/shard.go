@@ -48,7 +48,7 @@ func (e *Engine) owners(sizes []int) []int {
 
 // working says whether a trained tensor is computed with in bf16, over a master that its owner keeps.
 func (e *Engine) working(s nn.Spec) bool {
-	return e.shards() && e.Compute == dtypes.BFloat16 && len(s.Dims) >= 2 && !IsLoRA(s.Name)
+	return e.shards() && e.Compute == dtypes.BFloat16 && len(s.Dims) >= 2 && !s.Wide && !IsLoRA(s.Name)
 }
 
 // mine says of each spec whether it is trained and this device owns it.
@@ -167,9 +167,10 @@ func (e *Engine) install(o *Optimizer, indices []int, from []*Array) error {
 		}
 		return nil
 	}
-	fresh, flags := make([]*Array, len(indices)), make([]float32, len(indices))
+	fresh, flags, working := make([]*Array, len(indices)), make([]float32, len(indices)), make([]bool, len(indices))
 	for i, k := range indices {
 		old := o.params.Get(o.names[k])
+		working[i] = old.working
 		switch {
 		case from[i] == nil:
 			fresh[i] = old
@@ -191,8 +192,7 @@ func (e *Engine) install(o *Optimizer, indices []int, from []*Array) error {
 	}
 	for i, k := range indices {
 		name := o.names[k]
-		working := e.working(nn.Spec{Name: name, Dims: out[i].shape.Dimensions})
-		if out[i].working = working; working {
+		if out[i].working = working[i]; working[i] {
 			out[i].master = from[i]
 		}
 		o.params.arrays[name] = out[i]

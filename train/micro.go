@@ -18,6 +18,7 @@ type micro struct {
 	x, text, pooled, ids []float32 // x_t and its conditions
 	epsilon              []float32 // that x_t was made with
 	noise                []float32 // the discriminator's ε*, shared by real and fake (3.7), zeros where it sees none; nil without one
+	penalty              []float32 // the noise of its approximate R1; nil without one
 }
 
 // feeds begins to make the phase's micro-batches, of each the device's part.
@@ -46,6 +47,9 @@ func (p *phase) fill(m *micro, first int64) (err error) {
 		m.epsilon = make([]float32, len(m.x))
 		if p.step.Kind == distill.KindAdversarial {
 			m.noise = make([]float32, len(m.x))
+			if p.f.R1.Weight > 0 {
+				m.penalty = make([]float32, len(m.x))
+			}
 		}
 		ids := pipeline.TimeIDs(pipeline.Square(c.Data.Resolution))
 		for i := range n {
@@ -66,6 +70,9 @@ func (p *phase) fill(m *micro, first int64) (err error) {
 		a, b := float32(m.InputA[i]), float32(m.InputB[i])
 		for j := range x {
 			x[j] = a*x[j] + b*noise[j]
+		}
+		if m.penalty != nil {
+			distill.Normal(sample(m.penalty, i, n), c.Seed, distill.PenaltyNoise, k)
 		}
 		switch {
 		case m.noise == nil:
@@ -92,6 +99,7 @@ type inputs struct {
 	teacher    []move          // the teacher's calls in order, or the frozen network's in a conversion
 	guidance   *engine.Array   // of the teacher; nil = none
 	view       []*engine.Array // what the discriminator is shown: t', ε*, keep, add
+	penalty    []*engine.Array // the noise of its approximate R1, if it has one
 	owned      []*engine.Array
 }
 
@@ -153,6 +161,9 @@ func (p *phase) upload(m *micro) (*inputs, error) {
 	}
 	if m.noise != nil {
 		in.view = []*engine.Array{index(m.ViewT), array(m.noise, shape[unet.InSample].Dimensions...), column(m.ViewA), column(m.ViewB)}
+	}
+	if m.penalty != nil {
+		in.penalty = []*engine.Array{array(m.penalty, shape[unet.InSample].Dimensions...)}
 	}
 	if failed != nil {
 		in.free()

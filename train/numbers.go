@@ -49,8 +49,8 @@ func (n *numbers) read(e *engine.Engine) error {
 			}
 			all = append(all, v...)
 		}
-		for i, name := range u.names {
-			n.values[name] += float64(all[i]) / float64(n.of)
+		for i, v := range all { // some names have no number
+			n.values[u.names[i]] += float64(v) / float64(n.of)
 		}
 		if !u.result.Updated {
 			continue
@@ -94,7 +94,7 @@ func (p *phase) settle(but int) error {
 			return fmt.Errorf("step %d: %w", u.record.Step, err)
 		}
 		if p.critic != nil {
-			pairs(u.values, int(u.count))
+			pairs(u.values, int(u.count), p.f.R1.Weight)
 		}
 		if monitor.CheckFinite(u.record, nil, nil) != nil {
 			samples, keys := p.samples.keys(u.first, int(u.count))

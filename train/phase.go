@@ -64,7 +64,7 @@ func (r *Run) phase(ctx context.Context, step distill.Step, checkpoint *rundir.C
 		r.Engine.Drop() // one phase's thousand programs take device memory that the next one's need
 	}
 	p.deal()
-	if err := p.together(func(q *phase) error { return q.prepare(checkpoint) }); err != nil {
+	if err := p.together(func(q *phase) error { return q.prepare(ctx, checkpoint) }); err != nil {
 		return err
 	}
 	defer p.free()
@@ -107,12 +107,12 @@ func (p *phase) merge() error {
 	return p.Dir.SaveResult(p.point(), nil, p.tensorFile(studentFile, p.models.full, pipeline.Reader(w)))
 }
 
-func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
+func (p *phase) prepare(ctx context.Context, checkpoint *rundir.Checkpoint) (err error) {
 	r, step := p.Run, p.step
 	if p.sampler, err = distill.NewSampler(r.Pipeline.Schedule, r.Config, step); err != nil {
 		return err
 	}
-	p.f = &program.Functions{UNet: r.Pipeline.UNet, Disc: r.critics()}
+	p.f = &program.Functions{UNet: r.Pipeline.UNet, Disc: r.critics(), R1: penalty(r.Config)}
 	p.ofTeacher = &program.Functions{UNet: p.f.UNet}
 	if step.Target == distill.TargetLoRA && !r.Engine.Split {
 		p.f.LoRA = r.models.adapters()
@@ -140,6 +140,16 @@ func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
 		if p.optD, err = r.Engine.NewOptimizer(adam, p.critic); err != nil {
 			return err
 		}
+		if checkpoint == nil && r.Config.Discriminator.CarryOptimizer && step.DiscriminatorBackbone == distill.Carried {
+			if err = p.carryOptimizer(); err != nil {
+				return err
+			}
+		}
+	}
+	if checkpoint == nil && p.settings.ClosedForm > 0 {
+		if err = p.closedForm(ctx); err != nil {
+			return err
+		}
 	}
 	adam := r.adamOf("student", step)
 	adam.EMA = r.Config.Train.EMA
@@ -160,6 +170,10 @@ func (p *phase) prepare(checkpoint *rundir.Checkpoint) (err error) {
 		return p.report.Update(p.record(monitor.KindPhase, nil, 0))
 	}
 	return p.restore(checkpoint) // the phase's record was written before the checkpoint
+}
+
+func penalty(c *distill.Config) program.R1 {
+	return program.R1{Weight: c.Discriminator.R1, Sigma: c.Discriminator.R1Sigma}
 }
 
 // adam is the optimizer of a phase, without an average.

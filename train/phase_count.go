@@ -15,14 +15,16 @@ var pairNames = func() []string {
 	names := make([]string, 1+program.DiscriminatorStatistics)
 	names[0] = monitor.LossD
 	for i, name := range map[int]string{program.StatAccuracy: monitor.Accuracy, program.StatPaired: monitor.Paired,
-		program.StatGap: monitor.Gap, program.StatGapSquare: gapSquare} {
+		program.StatGap: monitor.Gap, program.StatGapSquare: gapSquare, program.StatR1: monitor.R1} {
 		names[1+i] = name
 	}
 	return names
 }()
 
-// pairs turns the gaps' mean square over n samples into the standard error of their mean, which takes two samples.
-func pairs(values monitor.Values, n int) {
+// pairs turns the gaps' mean square over n samples into the standard error of their mean, which takes two samples, and
+// takes the penalty of a weight out of the loss.
+func pairs(values monitor.Values, n int, r1 float64) {
+	values[monitor.LossD] -= r1 * values[monitor.R1]
 	square, gap := values[gapSquare], values[monitor.Gap]
 	delete(values, gapSquare)
 	if n > 1 {
@@ -44,7 +46,7 @@ func (p *phase) count(values monitor.Values) {
 func (p *phase) summary() monitor.Summary {
 	s := monitor.Summary{Updates: p.updates, StudentUpdates: p.moved, Paired: p.gate.Accuracy}
 	if p.critic != nil {
-		s.DiscriminatorUpdates = p.updates
+		s.DiscriminatorUpdates, s.DiscriminatorSteps = p.updates, p.optD.Steps
 	}
 	if s.StudentUpdates < monitor.FewUpdates {
 		p.opt.Log.Warn("the phase's student hardly moved: its model is nearly the one that it started from",

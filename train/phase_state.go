@@ -197,5 +197,8 @@ func (p *phase) finish() error {
 	if p.critic != nil {
 		files = append(files, p.tensorFile(discriminatorFile, trainedSpecs(p.critic), p.download(p.optD)))
 	}
+	if p.handsOn() {
+		files = append(files, p.stateFile(criticState, p.optD))
+	}
 	return p.Dir.SaveResult(p.point(), p.summary(), files...)
 }

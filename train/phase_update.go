@@ -1,6 +1,8 @@
 package train
 
 import (
+	"slices"
+
 	"fewstep/distill"
 	"fewstep/distill/program"
 	"fewstep/engine"
@@ -152,7 +154,7 @@ func (p *phase) adversarial(micro []*inputs, real []*engine.Array, numbers *numb
 		if err := w.part(p.Engine, monitor.StudentSeconds, fake.Sample); err != nil {
 			return err
 		}
-		args := append(in.call(in.x, in.t, real[i], fake.Sample), in.view...)
+		args := slices.Concat(in.call(in.x, in.t, real[i], fake.Sample), in.view, in.penalty)
 		res, err := p.Engine.Train(p.f.Discriminator(p.form), bind, program.NetDisc, p.optD, engine.Step{LR: lrD, Micro: i, Of: of}, args...)
 		fake.Shown()
 		if err := numbers.add(res, err, pairNames...); err != nil {

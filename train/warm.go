@@ -83,10 +83,10 @@ func (w *warmer) with(more ...*engine.Array) []*engine.Array {
 
 // step adds a phase's programs: the teacher's and the student's calls, and what is trained.
 func (w *warmer) step(step distill.Step) {
-	plain := &program.Functions{UNet: w.Pipeline.UNet, Disc: w.critics()}
+	plain := &program.Functions{UNet: w.Pipeline.UNet, Disc: w.critics(), R1: penalty(w.Config)}
 	f, student, target := plain, w.engine.Shapes(w.models.full, everything), "full"
 	if step.Target == distill.TargetLoRA && !w.engine.Split { // split training materialises adapters
-		f = &program.Functions{UNet: plain.UNet, Disc: plain.Disc, LoRA: w.models.adapters()}
+		f = &program.Functions{UNet: plain.UNet, Disc: plain.Disc, LoRA: w.models.adapters(), R1: plain.R1}
 		student, target = w.engine.Shapes(w.models.lora, engine.IsLoRA), "lora"
 	}
 	move := func(name string, guided bool, f *program.Functions, params *engine.Params) {
@@ -124,7 +124,11 @@ func (w *warmer) step(step distill.Step) {
 		})
 	}
 	adam.WeightDecay = w.Config.Stages[step.Stage].Phases[step.Phase].DiscriminatorWeightDecay
-	train("critic "+step.Form, f.Discriminator(form), bind, program.NetDisc, adam, w.with(w.x, w.x, w.column, w.x, w.column, w.column))
+	shown := w.with(w.x, w.x, w.column, w.x, w.column, w.column)
+	if f.R1.Weight > 0 {
+		shown = append(shown, w.x)
+	}
+	train("critic "+step.Form, f.Discriminator(form), bind, program.NetDisc, adam, shown)
 	if !shared {
 		train("generator "+target+" "+step.Form, f.Generator(form), bind, program.NetUNet, ofStudent, w.with(w.column, w.column, w.column, w.x, w.column, w.column))
 		return

@@ -157,7 +157,7 @@ func (a *app) plan(path string, set []string, speed planSpeed, brief bool, limit
 		return err
 	}
 	defer rt.Close()
-	p := planned{Config: string(c.Resolved()), ConfigHash: c.Hash(), Notes: notes, Phases: phases}
+	p := planned{Config: string(c.Resolved()), ConfigHash: c.Hash(), Notes: append(notes, recipeNotes(c)...), Phases: phases}
 	if p.Sheets, err = cost.Drawing(rt.Backend, c, m, device); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ package program
 
 import (
 	"fmt"
+	"slices"
 
 	"fewstep/engine"
 	"fewstep/model/discriminator"
@@ -27,7 +28,12 @@ type Functions struct {
 	UNet *unet.Config
 	Disc *discriminator.Config
 	LoRA *nn.LoRA // adapters on the trained student; nil = full
+	R1   R1       // of the discriminator
 }
+
+// R1 is an approximate R1 penalty: Weight·(ℓ(x) − ℓ(x + Sigma·noise))² of real samples x as the discriminator sees them, a
+// finite difference in place of the gradient's norm, whose own gradient takes a second derivative. Weight 0 is none.
+type R1 struct{ Weight, Sigma float64 }
 
 // Inputs shared by the functions, in order: x [B,H,W,C], t [B], text [B,T,D], pooled [B,P], time ids [B,6].
 const conditions = 5
@@ -93,11 +99,20 @@ func (f *Functions) MSE() engine.Function {
 }
 
 // Discriminator is L_D (20) over real and fake. Inputs: x_t, t, text, pooled, ids, then real, fake, t' [B],
-// noise, keep [B], add [B]: the discriminator sees keep·x + add·noise (3.7; keep = 1, add = 0 elsewhere).
+// noise, keep [B], add [B]: the discriminator sees keep·x + add·noise (3.7; keep = 1, add = 0 elsewhere), and with R1
+// the penalty's noise.
 // Outputs: loss, and the means over samples of what [DiscriminatorStatistics] names.
 func (f *Functions) Discriminator(form discriminator.Form) engine.Function {
-	loss := op("loss_d", func(in []*graph.Node) *graph.Node {
-		return graph.Add(graph.ReduceAllMean(nn.Softplus(graph.Neg(in[0]))), graph.ReduceAllMean(nn.Softplus(in[1])))
+	difference := func(in []*graph.Node) *graph.Node { return graph.ReduceAllMean(graph.Square(graph.Sub(in[0], in[2]))) }
+	loss := op(fmt.Sprintf("loss_d(%g)", f.R1.Weight), func(in []*graph.Node) *graph.Node {
+		l := graph.Add(graph.ReduceAllMean(nn.Softplus(graph.Neg(in[0]))), graph.ReduceAllMean(nn.Softplus(in[1])))
+		if f.R1.Weight > 0 {
+			l = graph.Add(l, graph.MulScalar(difference(in), f.R1.Weight))
+		}
+		return l
+	})
+	nudge := op(fmt.Sprintf("nudge(%g)", f.R1.Sigma), func(in []*graph.Node) *graph.Node {
+		return graph.Add(in[0], graph.MulScalar(in[1], f.R1.Sigma))
 	})
 	statistics := op("pairs", func(in []*graph.Node) *graph.Node {
 		gap := graph.Sub(in[0], in[1])
@@ -111,16 +126,27 @@ func (f *Functions) Discriminator(form discriminator.Form) engine.Function {
 			both(graph.GreaterThan(gap, zero), graph.GreaterOrEqual(gap, zero)), // a tie is half right
 			graph.ReduceAllMean(gap), graph.ReduceAllMean(graph.Square(gap)),
 		}
+		if len(in) > 2 {
+			all = append(all, difference(in))
+		}
 		for i := range all {
 			all[i] = graph.Reshape(all[i], 1)
 		}
 		return graph.Concatenate(all, 0)
 	})
-	return engine.Function{Key: "disc/" + string(form) + f.signature(nil), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+	key := "disc/" + string(form) + f.signature(nil)
+	if f.R1.Weight > 0 {
+		key += fmt.Sprintf("r1(%g,%g)", f.R1.Weight, f.R1.Sigma)
+	}
+	return engine.Function{Key: key, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
 		x, t, text, pooled, ids := in[0], in[1], in[2], in[3], in[4]
 		real, fake, next, noise, keep, add := in[5], in[6], in[7], in[8], in[9], in[10]
 		xs := []nn.Value{nn.One(r, blend, real, keep, noise, add), nn.One(r, blend, fake, keep, noise, add)}
 		ts := []nn.Value{next, next}
+		if f.R1.Weight > 0 {
+			xs, ts = append(xs, nn.One(r, nudge, xs[0], in[11])), append(ts, next)
+		}
+		judged := len(xs)
 		if form == discriminator.Conditional {
 			xs, ts = append(xs, x), append(ts, t)
 		}
@@ -133,15 +159,20 @@ func (f *Functions) Discriminator(form discriminator.Form) engine.Function {
 			return nn.One(r, stack(n), all...)
 		}
 		h := nn.One(r, f.Disc.Backbone(NetDisc), nn.One(r, stack(n), xs...), nn.One(r, stack(n), ts...), repeat(text), repeat(pooled), repeat(ids))
-		features := []nn.Value{nn.One(r, part(0, n), h), nn.One(r, part(1, n), h)}
-		both := nn.One(r, stack(2), features...)
-		if form == discriminator.Conditional {
-			start := nn.One(r, part(2, n), h)
-			both = nn.One(r, discriminator.Beside(), both, nn.One(r, stack(2), start, start))
+		parts := func(v nn.Value, n int) []nn.Value {
+			out := make([]nn.Value, judged)
+			for i := range out {
+				out[i] = nn.One(r, part(i, n), v)
+			}
+			return out
 		}
-		logits := nn.One(r, f.Disc.Head(NetDisc), both)
-		lr, lf := nn.One(r, part(0, 2), logits), nn.One(r, part(1, 2), logits)
-		return []nn.Value{nn.One(r, loss, lr, lf), nn.One(r, statistics, lr, lf)}
+		all := nn.One(r, stack(judged), parts(h, n)...)
+		if form == discriminator.Conditional {
+			start := nn.One(r, part(judged, n), h)
+			all = nn.One(r, discriminator.Beside(), all, nn.One(r, stack(judged), slices.Repeat([]nn.Value{start}, judged)...))
+		}
+		logits := parts(nn.One(r, f.Disc.Head(NetDisc), all), judged)
+		return []nn.Value{nn.One(r, loss, logits...), nn.One(r, statistics, logits...)}
 	}}
 }
 
@@ -152,6 +183,7 @@ const (
 	StatPaired           // share of samples with logit_real > logit_fake; ties count half
 	StatGap              // logit_real − logit_fake
 	StatGapSquare        // its square
+	StatR1               // (ℓ(x) − ℓ(x + σ·noise))² of real samples; only with R1
 	DiscriminatorStatistics
 )
 

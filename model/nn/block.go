@@ -76,6 +76,7 @@ type Spec struct {
 	Name string // full name below the network
 	Dims []int
 	Init Init
+	Wide bool // kept in f32, whatever dtype frozen weights are kept in
 }
 
 // Size is the number of elements.

@@ -19,6 +19,7 @@ type Scope struct {
 	prefix  string
 	lora    *LoRA
 	lookup  Lookup
+	wide    bool
 }
 
 // NewScope starts at prefix ("" for the root).
@@ -44,6 +45,13 @@ func (s *Scope) Sub(name string) *Scope {
 	return &c
 }
 
+// InF32 is the scope computing in f32, with weights that are f32 even where nothing trains them.
+func (s *Scope) InF32() *Scope {
+	c := *s
+	c.Compute, c.wide = dtypes.Float32, true
+	return &c
+}
+
 // Param is a parameter in the compute dtype.
 func (s *Scope) Param(name string, init Init, dims ...int) *graph.Node {
 	return graph.ConvertDType(s.Master(name, init, dims...), s.Compute)
@@ -51,7 +59,7 @@ func (s *Scope) Param(name string, init Init, dims ...int) *graph.Node {
 
 // Master is a parameter in f32, whatever the compute dtype: norms' gains and biases.
 func (s *Scope) Master(name string, init Init, dims ...int) *graph.Node {
-	spec := Spec{Name: Join(s.prefix, name), Dims: dims, Init: init}
+	spec := Spec{Name: Join(s.prefix, name), Dims: dims, Init: init, Wide: s.wide}
 	p := s.lookup(spec)
 	if !p.Shape().EqualDimensions(shapes.Make(p.DType(), dims...)) {
 		panic(fmt.Errorf("parameter %q has shape %v, the network needs %v", spec.Name, p.Shape().Dimensions, dims))

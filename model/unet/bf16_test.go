@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 }
 
 // Of every kind of block, with and without adapters: the gradients in bf16 point where those in f32 do, and all
-// products and convolutions of the gradient are of bf16 operands.
+// products and convolutions of the gradient are of bf16 operands. (conv_out computes in f32: TestConvOutInF32.)
 func TestGradientsInBF16(t *testing.T) {
 	const c, text, batch, side, tokens = 64, 48, 2, 8, 7
 	u := &Config{BlockOutChannels: []int{c}, OutChannels: 4, AdditionTimeDim: 8, LinearProjection: true, NormGroups: 8, NormEps: 1e-5}
@@ -61,7 +61,6 @@ func TestGradientsInBF16(t *testing.T) {
 		{conv("", c, 2, false, false), [][]int{image}},
 		{conv("", c, 1, true, false), [][]int{image}},
 		{u.convIn(), [][]int{{batch, side, side, 4}}},
-		{u.convOut(), [][]int{image, {batch, side, side, 4}}},
 	} {
 		for _, lora := range []*nn.LoRA{nil, {Rank: 4, Scale: 0.5}} {
 			if lora != nil && b.block.Plain {
@@ -76,6 +75,57 @@ func TestGradientsInBF16(t *testing.T) {
 					}
 				}
 			})
+		}
+	}
+}
+
+// conv_out computes in f32 at bf16 compute: on the same features its output and gradients are those of f32, those by
+// features rounded once to the features' dtype. Its weights are marked to be kept in f32.
+func TestConvOutInF32(t *testing.T) {
+	const c, batch, side = 64, 2, 8
+	u := &Config{BlockOutChannels: []int{c}, OutChannels: 4, NormGroups: 8, NormEps: 1e-5}
+	dims := [][]int{{batch, side, side, c}, {batch, side, side, 4}}
+	outputs := map[dtypes.DType][]float32{}
+	for _, compute := range []dtypes.DType{dtypes.Float32, dtypes.BFloat16} {
+		g := graph.NewGraph(backend, "conv_out "+compute.String())
+		var in []*graph.Node
+		var names []string
+		parameter := func(name string, d []int) *graph.Node {
+			n := graph.Parameter(g, name, shapes.Make(dtypes.Float32, d...))
+			in, names = append(in, n), append(names, name)
+			return n
+		}
+		features := graph.ConvertDType(graph.ConvertDType(parameter("input 0", dims[0]), dtypes.BFloat16), compute)
+		sample := parameter("input 1", dims[1])
+		lookup := func(s nn.Spec) *graph.Node {
+			if !s.Wide {
+				t.Errorf("%s is not kept in f32", s.Name)
+			}
+			return parameter(s.Name, s.Dims)
+		}
+		out := nn.NewInline(compute, "", nil, lookup).Run(u.convOut(), features, sample)[0].(*graph.Node)
+		if out.DType() != dtypes.Float32 {
+			t.Errorf("%s: the output is %s", compute, out.DType())
+		}
+		grads := graph.Gradient(graph.ReduceAllMean(graph.Square(out)), features, in[len(in)-1])
+		wide := []*graph.Node{out, graph.ConvertDType(grads[0], dtypes.Float32), grads[1]}
+		for i, n := range wide {
+			wide[i] = graph.Reshape(n, -1)
+		}
+		if err := g.Compile(graph.Concatenate(wide, 0)); err != nil {
+			t.Fatal(err)
+		}
+		outputs[compute] = execute(t, g, names, in)[0]
+	}
+	exact, rough := outputs[dtypes.Float32], outputs[dtypes.BFloat16]
+	n := batch * side * side * 4
+	for i, want := range exact {
+		limit := 1e-6
+		if i >= n && i < len(exact)-4 {
+			limit = 1.0 / 256 // bf16's half unit in the last place, relative
+		}
+		if math.Abs(float64(rough[i]-want)) > limit*(math.Abs(float64(want))+1e-3) {
+			t.Fatalf("value %d of %d is %g at bf16 compute, %g at f32", i, len(exact), rough[i], want)
 		}
 	}
 }
@@ -174,7 +224,7 @@ func execute(t *testing.T, g *graph.Graph, names []string, in []*graph.Node) (ou
 		t.Fatal(err)
 	}
 	for k, r := range results {
-		v := make([]float32, in[k].Shape().Size())
+		v := make([]float32, g.Executable().Outputs()[k].Size())
 		if err := r.ToFlatData(v); err != nil {
 			t.Fatal(err)
 		}

@@ -144,12 +144,53 @@ func (c *Config) convIn() nn.Block {
 	}
 }
 
+// convOut computes in f32: a step multiplies the rounding of its output, by up to 14.6 where x0 follows from ε at T, and
+// only the student's single call would carry that to the discriminator.
 func (c *Config) convOut() nn.Block {
 	return nn.Block{
 		Kind: fmt.Sprintf("conv_out(%d,%d,%g)", c.OutChannels, c.NormGroups, c.NormEps), Plain: true,
 		Build: func(s *nn.Scope, in []*graph.Node) []*graph.Node {
-			h := nn.SiLU(s.GroupNorm("conv_norm_out", in[0], c.NormGroups, c.NormEps))
-			return []*graph.Node{graph.ConvertDType(s.Conv("conv_out", h, c.OutChannels, 3, 1, 1), in[1].DType())}
+			h := s.InF32().Conv("conv_out", c.normOut(s, in[0]), c.OutChannels, outKernel, 1, outPad)
+			return []*graph.Node{graph.ConvertDType(h, in[1].DType())}
 		},
 	}
 }
+
+// outKernel and outPad are conv_out's.
+const outKernel, outPad = 3, 1
+
+// lastFeatures is what conv_out convolves.
+func (c *Config) lastFeatures() nn.Block {
+	return nn.Block{
+		Kind: fmt.Sprintf("last_features(%d,%g)", c.NormGroups, c.NormEps), Plain: true,
+		Build: func(s *nn.Scope, in []*graph.Node) []*graph.Node { return []*graph.Node{c.normOut(s, in[0])} },
+	}
+}
+
+func (c *Config) normOut(s *nn.Scope, h *graph.Node) *graph.Node {
+	s = s.InF32()
+	return nn.SiLU(s.GroupNorm("conv_norm_out", graph.ConvertDType(h, s.Compute), c.NormGroups, c.NormEps))
+}
+
+// OutPatches are conv_out's inputs, as [Config.Features] gives them, as rows [B·H·W, 9·C]; see [nn.Patches].
+func OutPatches(features *graph.Node) *graph.Node { return nn.Patches(features, outKernel, outPad) }
+
+// OutKernel turns weights by patch [9·C][out], the order of [OutPatches], into conv_out's kernel [out, C, 3, 3].
+func OutKernel(byPatch [][]float64) []float32 {
+	const taps = outKernel * outKernel
+	channels, out := len(byPatch)/taps, len(byPatch[0])
+	kernel := make([]float32, out*channels*taps)
+	for p, row := range byPatch {
+		tap, channel := p/channels, p%channels
+		for o, w := range row {
+			kernel[(o*channels+channel)*taps+tap] = float32(w)
+		}
+	}
+	return kernel
+}
+
+// Parameters of conv_out, which have their names at the network's root.
+const (
+	OutWeight = "conv_out.weight"
+	OutBias   = "conv_out.bias"
+)

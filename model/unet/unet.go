@@ -28,6 +28,18 @@ func (c *Config) Network(name string, lora *nn.LoRA) nn.Block {
 	}
 }
 
+// Features is the network up to what its last convolution, conv_out, takes: the five inputs to [B, H, W, C] in f32.
+func (c *Config) Features(name string, lora *nn.LoRA) nn.Block {
+	return nn.Block{
+		Kind: "features(" + c.signature() + ")", Name: name, Level: nn.Network, LoRA: lora,
+		Compose: func(r nn.Runner, in []nn.Value) []nn.Value {
+			seen := c.see(r, in)
+			h, skips := c.encode(r, in[InSample], seen)
+			return r.Run(c.lastFeatures(), c.up(r, h, skips, seen))
+		},
+	}
+}
+
 // Encoder is conv_in, the embeddings, the down blocks and the mid block: the five inputs to the mid block's
 // features [B, H/2ⁿ, W/2ⁿ, C]. It is the discriminator's backbone (3.3).
 func (c *Config) Encoder(name string) nn.Block {
@@ -78,6 +90,10 @@ func (c *Config) encode(r nn.Runner, x nn.Value, seen conditions) (h nn.Value, s
 }
 
 func (c *Config) decode(r nn.Runner, h nn.Value, skips []nn.Value, seen conditions, x nn.Value) nn.Value {
+	return nn.One(r, c.convOut(), c.up(r, h, skips, seen), x)
+}
+
+func (c *Config) up(r nn.Runner, h nn.Value, skips []nn.Value, seen conditions) nn.Value {
 	levels := len(c.BlockOutChannels)
 	for i := range levels {
 		n := c.LayersPerBlock.at(levels-1-i) + 1
@@ -85,7 +101,7 @@ func (c *Config) decode(r nn.Runner, h nn.Value, skips []nn.Value, seen conditio
 		skips = skips[:len(skips)-n]
 		h = nn.One(r, c.upBlock(i), args...)
 	}
-	return nn.One(r, c.convOut(), h, x)
+	return h
 }
 
 // downBlock returns every layer's output (the skips); the last is the block's output.

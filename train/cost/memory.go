@@ -2,6 +2,7 @@ package cost
 
 import (
 	"fmt"
+	"slices"
 
 	"fewstep/distill"
 	"fewstep/distill/program"
@@ -103,7 +104,7 @@ func (r *rehearsal) networks(b compute.Backend, m Model) (err error) {
 	if r.e.Split {
 		d.LoRA = nil // materialised
 	}
-	r.f, r.ofTeacher = &program.Functions{UNet: m.UNet, Disc: d}, &program.Functions{UNet: m.UNet}
+	r.f, r.ofTeacher = &program.Functions{UNet: m.UNet, Disc: d, R1: program.R1{Weight: r.c.Discriminator.R1, Sigma: r.c.Discriminator.R1Sigma}}, &program.Functions{UNet: m.UNet}
 	one := m.inputs(r.c, 1)
 	if r.full, err = trace(b, m.UNet.Network("", nil), nil, one); err != nil {
 		return err
@@ -267,8 +268,14 @@ func (r *rehearsal) update() error {
 	}
 	form := discriminator.Form(r.step.Form)
 	view := []*engine.Array{column(), r.e.Blank(r.in[0]), column(), column()}
-	for range of - 1 {
-		r.e.Blank(r.in[0]) // the others' view noise
+	shown := view
+	if r.f.R1.Weight > 0 {
+		shown = append(slices.Clone(view), r.e.Blank(r.in[0]))
+	}
+	for range of - 1 { // the others' noise
+		for range len(shown) - len(view) + 1 {
+			r.e.Blank(r.in[0])
+		}
 	}
 	fakes := make([]*program.Fake, len(micros))
 	for k, i := range micros {
@@ -276,7 +283,7 @@ func (r *rehearsal) update() error {
 		if fakes[k], err = r.f.Fake(r.e, bind, r.optS, of, call, a, b); err != nil {
 			return err
 		}
-		if err := train(r.f.Discriminator(form), program.NetDisc, r.optD, i, append([]*engine.Array{real, fakes[k].Sample}, view...)...); err != nil {
+		if err := train(r.f.Discriminator(form), program.NetDisc, r.optD, i, append([]*engine.Array{real, fakes[k].Sample}, shown...)...); err != nil {
 			return err
 		}
 		fakes[k].Shown()

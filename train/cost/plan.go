@@ -57,6 +57,7 @@ type networks struct {
 	plain, adapted, backbone    Network
 	critic                      Network // the backbone as it is trained: with adapters, or the plain one
 	headConditional, headSingle Network
+	penalised                   bool // the discriminator sees real samples a second time, for R1
 }
 
 // Plan estimates every phase of a recipe's ladder. The backend only builds graphs; nothing is computed on it.
@@ -135,6 +136,7 @@ func measure(b compute.Backend, c *distill.Config, m Model) (n networks, err err
 	}
 	in := m.inputs(c, 1)
 	d := m.discriminator(c)
+	n.penalised = c.Discriminator.R1 > 0
 	compute := ComputeTypes[c.Train.Compute]
 	last := len(m.UNet.BlockOutChannels) - 1
 	width, small := m.UNet.BlockOutChannels[last], side>>last
@@ -251,7 +253,11 @@ func (n *networks) model(s distill.Step, calls int) float64 {
 	if n.critic.Adapters > 0 {
 		gradient = 1
 	}
-	sum += n.plain.FLOPs + (1+gradient)*views*n.backbone.FLOPs + 3*2*head.FLOPs
+	judged := 2.0
+	if n.penalised {
+		views, judged = views+1, 3
+	}
+	sum += n.plain.FLOPs + (1+gradient)*views*n.backbone.FLOPs + 3*judged*head.FLOPs
 	return sum + 2*(n.backbone.FLOPs+head.FLOPs) + start*n.backbone.FLOPs
 }
 
@@ -271,6 +277,10 @@ func (n *networks) flops(c *distill.Config, s distill.Step, calls int, student, 
 		views, start = 3, 1
 	}
 	sum += student.FLOPs
-	sum += (3 + again) * (views*n.critic.FLOPs + 2*head.FLOPs)
+	judged := 2.0
+	if n.penalised {
+		views, judged = views+1, 3
+	}
+	sum += (3 + again) * (views*n.critic.FLOPs + judged*head.FLOPs)
 	return sum + (2+again)*(n.critic.FLOPs+head.FLOPs) + start*n.critic.FLOPs
 }

@@ -31,6 +31,7 @@ const (
 	Accuracy = "acc"       // discriminator accuracy over real and fake, each logit compared with 0; 0 to 1
 	Paired   = "paired"    // share of samples whose real logit exceeds the fake one: both share x_t, c and t; 0 to 1
 	Gap      = "gap"       // mean logit of real minus mean logit of fake
+	R1       = "r1"        // mean of (ℓ(x) − ℓ(x + σ·noise))² over real samples, where discriminator.r1 asks for it; not weighted, not in loss_d
 	GapError = "gap_se"    // standard error of gap over the update's samples
 	GradNorm = "grad_norm" // global norm of the student's gradient
 	LR       = "lr"        // learning rate of the student
@@ -48,6 +49,8 @@ type Summary struct {
 	Updates              int64 `json:"updates"`
 	StudentUpdates       int64 `json:"student_updates"`
 	DiscriminatorUpdates int64 `json:"discriminator_updates"` // 0 where the phase has none
+
+	DiscriminatorSteps int64 `json:"discriminator_steps,omitempty"` // of its optimizer, with those of the phases that it was carried through
 
 	Paired float64 `json:"paired,omitempty"` // accuracy of pairs over the last discriminator.gate_window samples
 }

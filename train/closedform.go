@@ -1,0 +1,87 @@
+package train
+
+import (
+	"context"
+	"log/slog"
+
+	"fewstep/distill"
+	"fewstep/distill/program"
+	"fewstep/engine"
+	"fewstep/model/unet"
+	"fewstep/train/monitor"
+)
+
+// closedForm gives the student of an x0-conversion (29) the conv_out that is best for its target on the network's own
+// last features, by ridge regression over the phase's first samples: conv_out is linear, so this is solved rather than
+// trained, for the cost of two forward passes per sample. Every device does it for itself.
+func (p *phase) closedForm(ctx context.Context) error {
+	batch, log := int64(p.perDevice()), p.opt.Log
+	if p.rank > 0 {
+		log = slog.New(slog.DiscardHandler)
+	}
+	total := (p.settings.ClosedForm + batch - 1) / batch * batch
+	told := monitor.LogProgress(log, "closed form of conv_out", "samples", 0)
+	weight, bias := p.student.Get(unet.OutWeight), p.student.Get(unet.OutBias)
+	dims := weight.Shape().Dimensions
+	r := distill.NewRegression(dims[1]*dims[2]*dims[3], dims[0])
+	var m micro
+	for done := int64(0); done < total; done += batch {
+		if ctx.Err() != nil {
+			return ErrInterrupted
+		}
+		if err := p.regression(r, &m, p.step.First+done); err != nil {
+			return err
+		}
+		told(int(done+batch), int(total))
+	}
+	kernel, constants, err := r.Solve()
+	if err != nil {
+		return err
+	}
+	for name, v := range map[string][]float32{unet.OutWeight: unet.OutKernel(kernel), unet.OutBias: narrow(constants)} {
+		a, err := p.Engine.Upload(v, p.student.Get(name).Shape().Dimensions...)
+		if err != nil {
+			return err
+		}
+		p.student.Set(name, a, true)
+	}
+	engine.Free(weight, bias)
+	log.Info("closed form of conv_out", "samples", total, "loss", r.Loss(kernel, constants))
+	return nil
+}
+
+// regression adds a micro-batch to the normal equations.
+func (p *phase) regression(r *distill.Regression, m *micro, first int64) error {
+	if err := p.fill(m, first); err != nil {
+		return err
+	}
+	in, err := p.upload(m)
+	if err != nil {
+		return err
+	}
+	defer in.free()
+	target, err := p.target(in)
+	if err != nil {
+		return err
+	}
+	defer target.Free()
+	out, err := p.Engine.Call(p.f.Regression(), engine.Bind{program.NetUNet: p.student}, in.call(in.x, in.t, target)...)
+	if err != nil {
+		return err
+	}
+	defer engine.Free(out...)
+	v, err := p.Engine.Floats(out[0])
+	if err != nil {
+		return err
+	}
+	d := in.x.Shape().Dimensions
+	return r.Add(v[:len(v)/2], v[len(v)/2:], int64(d[0]*d[1]*d[2]))
+}
+
+func narrow(v []float64) []float32 {
+	out := make([]float32, len(v))
+	for i, x := range v {
+		out[i] = float32(x)
+	}
+	return out
+}
