@@ -72,7 +72,8 @@ type LoRA struct {
 // collapse is reported.
 type Discriminator struct {
 	Target           string  `yaml:"target"`            // what of its backbone is trained: full, or lora = adapters over the frozen base
-	HeadChannels     int     `yaml:"head_channels"`     // width of the head's convolutions; 0 = that of the mid block
+	Features         string  `yaml:"features"`          // what of its backbone has a head: mid, or levels = every down block, too
+	HeadChannels     int     `yaml:"head_channels"`     // width of the head's convolutions; 0 = that of its features
 	HeadGroups       int     `yaml:"head_groups"`       // groups of its GroupNorm; 0 = those of the UNet
 	CarryBackbone    bool    `yaml:"carry_backbone"`    // keep it from phase to phase within a stage
 	CarryOptimizer   bool    `yaml:"carry_optimizer"`   // keep Adam's state of what is carried, too
@@ -101,7 +102,8 @@ type Eval struct {
 }
 
 // Values of Stage.Loss, Phase.Kind, Phase.Target, Phase.Form, Phase.Teacher,
-// Config.Lineage, Train.Shard, Train.Offload and Phase.Decay.
+// Discriminator.Features, Config.Lineage, Train.Shard, Train.Offload and
+// Phase.Decay.
 const (
 	LossMSE         = "mse"         // (16)
 	LossAdversarial = "adversarial" // (20), (21)
@@ -116,6 +118,9 @@ const (
 
 	FormConditional   = "conditional"   // (22)
 	FormUnconditional = "unconditional" // (23)
+
+	FeaturesMid    = "mid"    // the mid block's, as in the paper
+	FeaturesLevels = "levels" // and every down block's
 
 	TeacherStage = "stage" // the stage's teacher
 	TeacherSkip  = "skip"  // the stage's skip-level teacher

@@ -15,6 +15,7 @@ var (
 	teachers = []string{TeacherStage, TeacherSkip}
 	decays   = []string{DecayConstant, DecayLinear}
 	losses   = []string{LossMSE, LossAdversarial}
+	features = []string{FeaturesMid, FeaturesLevels}
 	lineages = []string{LineageMerged, LineageContinued}
 	computes = []string{"f32", "bf16"}
 	shards   = []string{ShardReplicated, ShardSharded}
@@ -135,6 +136,7 @@ func (t *Train) check(v *checker) {
 
 func (d *Discriminator) check(v *checker) {
 	v.oneOf("discriminator.target", d.Target, targets)
+	v.oneOf("discriminator.features", d.Features, features)
 	v.require("discriminator.head_channels", d.HeadChannels >= 0, "must not be negative, and is %d; 0 takes the mid block's width", d.HeadChannels)
 	v.require("discriminator.head_groups", d.HeadGroups >= 0, "must not be negative, and is %d; 0 takes the UNet's", d.HeadGroups)
 	if d.HeadChannels > 0 && d.HeadGroups > 0 {

@@ -30,6 +30,7 @@ func Default() *Config {
 		LoRA: LoRA{Rank: 64, Alpha: 8},
 		Discriminator: Discriminator{
 			Target:           TargetFull,
+			Features:         FeaturesMid,
 			HeadGroups:       32,
 			CarryBackbone:    true,
 			R1Sigma:          0.01,

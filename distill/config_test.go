@@ -314,7 +314,7 @@ func TestValidateRules(t *testing.T) {
 		"stages.8.phases.lora-cond={count_student: true, gate: 0.5}":                 "stages.8.phases.lora-cond.gate must be 0 with count_student",
 		"stages.8.phases.lora-cond={warmup_accuracy: 2, warmup_discriminator: 4096}": "stages.8.phases.lora-cond.warmup_accuracy",
 		"stages.8.phases.lora-cond.warmup_accuracy=0.6":                              "discriminator.gate_window 1024",
-		"discriminator.r1=-1": "discriminator.r1", "discriminator.r1_sigma=0": "discriminator.r1_sigma",
+		"discriminator.features=all":                                                 "discriminator.features", "discriminator.r1=-1": "discriminator.r1", "discriminator.r1_sigma=0": "discriminator.r1_sigma",
 		"stages.1.phases.x0.closed_form=-1": "stages.1.phases.x0.closed_form", "stages.8.phases.lora-cond.closed_form=64": "stages.8.phases.lora-cond.closed_form",
 		"discriminator={carry_optimizer: true, carry_backbone: false}":                                             "discriminator.carry_optimizer",
 		"stages.8.phases.lora-cond={count_student: true, warmup_discriminator: 9223372036854775807, samples: 512}": "longer than can be counted",

@@ -332,7 +332,7 @@ func (m *models) lastCritic(at int) distill.Step {
 // discriminator is the recipe's.
 func (r *Run) discriminator() *discriminator.Config {
 	c := r.Config.Discriminator
-	d := &discriminator.Config{UNet: r.Pipeline.UNet, Channels: c.HeadChannels, Groups: c.HeadGroups}
+	d := &discriminator.Config{UNet: r.Pipeline.UNet, Channels: c.HeadChannels, Groups: c.HeadGroups, Levels: c.Features == distill.FeaturesLevels}
 	if c.Target == distill.TargetLoRA {
 		d.LoRA = r.models.adapters()
 	}

@@ -1,14 +1,16 @@
 package train_test
 
 import (
+	"math"
 	"path/filepath"
 	"testing"
 
 	"fewstep/internal/xla"
+	"fewstep/model/weights"
 	"fewstep/train/monitor"
 )
 
-// options are an x0-conversion from a closed form and a penalised discriminator of both forms.
+// options are an x0-conversion from a closed form and, of both forms, a penalised discriminator with heads on all levels.
 const options = `
   - name: "1"
     teacher_steps: 2
@@ -20,7 +22,7 @@ const options = `
 `
 
 // A conversion that starts from the closed form begins at a far smaller loss; penalties are recorded. An interrupted run
-// ends with the same bytes, at every granularity.
+// ends with the same bytes, and block by block the losses are those of whole networks.
 func TestOptions(t *testing.T) {
 	recipe := with(t, tiny(t), options)
 	first := func(dir string, phase, value string) float64 {
@@ -39,8 +41,9 @@ func TestOptions(t *testing.T) {
 	}
 	plain := t.TempDir()
 	walk(t, xla.Go, recipe, plain, "1", xla.Options{}, nil, "stages.1.phases.x0.closed_form=0")
+	seen := map[string]float64{}
 	for _, granularity := range []string{"network", "layer"} {
-		set := []string{"train.granularity=" + granularity, "train.calls=" + granularity, "discriminator.r1=2", "discriminator.r1_sigma=0.1"}
+		set := []string{"train.granularity=" + granularity, "train.calls=" + granularity, "discriminator.r1=2", "discriminator.r1_sigma=0.1", "discriminator.features=levels"}
 		straight, broken := t.TempDir(), t.TempDir()
 		walk(t, xla.Go, recipe, straight, "1", xla.Options{}, nil, set...)
 		walk(t, xla.Go, recipe, broken, "1", xla.Options{}, []int{1, 2, 1}, set...)
@@ -50,7 +53,22 @@ func TestOptions(t *testing.T) {
 			if first(straight, phase, monitor.R1) <= 0 {
 				t.Errorf("%s, %s: no penalty", granularity, phase)
 			}
+			loss := first(straight, phase, monitor.LossD)
+			if before, ok := seen[phase]; ok && math.Abs(loss-before) > 1e-3*before {
+				t.Errorf("%s: the discriminator's loss begins at %g, and at %g block by block", phase, before, loss)
+			}
+			seen[phase] = loss
 		}
+		result, err := weights.Open(filepath.Join(straight, "stages", "1", "full-cond", "result", "discriminator.safetensors"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"head.out.weight", "head.levels.0.out.weight", "head.levels.1.out.weight"} {
+			if _, err := result.Tensor(name); err != nil {
+				t.Error(err)
+			}
+		}
+		result.Close()
 		if trained, solved := first(plain, "x0", monitor.Loss), first(straight, "x0", monitor.Loss); solved > trained/10 {
 			t.Errorf("%s: the loss begins at %g, without the closed form at %g", granularity, solved, trained)
 		}

@@ -438,7 +438,7 @@ func TestRunOfAnEarlierVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := string(raw)
-	for _, key := range []string{"  vae_tile: 0\n", "  moments: f32\n", "  offload: none\n", "  target: full\n", "lineage: merged\n", "  carry_optimizer: false\n", "  r1: 0\n", "  r1_sigma: 0.01\n"} { // with the meaning that runs without them have
+	for _, key := range []string{"  vae_tile: 0\n", "  moments: f32\n", "  offload: none\n", "  target: full\n", "lineage: merged\n", "  carry_optimizer: false\n", "  features: mid\n", "  r1: 0\n", "  r1_sigma: 0.01\n"} { // with the meaning that runs without them have
 		if strings.Count(before, key) != 1 {
 			t.Fatalf("the recipe does not have %q once: its default may not change, or runs without the key change their meaning", key)
 		}

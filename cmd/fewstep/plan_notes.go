@@ -15,6 +15,7 @@ func recipeNotes(c *distill.Config) (notes []string) {
 	}
 	d := c.Discriminator
 	note(c.Lineage == distill.LineageContinued, "lineage: full phases go on from the full model of the stage before, not from base and LoRA")
+	note(d.Features == distill.FeaturesLevels, "discriminator: a head on every down block's features beside the mid block's")
 	note(!d.CarryBackbone, "discriminator: new in every phase")
 	note(d.CarryOptimizer, "discriminator: its optimizer's state is carried from phase to phase of a stage")
 	note(d.R1 > 0, "discriminator: approximate R1 of weight %g at σ = %g", d.R1, d.R1Sigma)

@@ -158,7 +158,7 @@ func (f *Functions) Discriminator(form discriminator.Form) engine.Function {
 			}
 			return nn.One(r, stack(n), all...)
 		}
-		h := nn.One(r, f.Disc.Backbone(NetDisc), nn.One(r, stack(n), xs...), nn.One(r, stack(n), ts...), repeat(text), repeat(pooled), repeat(ids))
+		features := r.Run(f.Disc.Backbone(NetDisc), nn.One(r, stack(n), xs...), nn.One(r, stack(n), ts...), repeat(text), repeat(pooled), repeat(ids))
 		parts := func(v nn.Value, n int) []nn.Value {
 			out := make([]nn.Value, judged)
 			for i := range out {
@@ -166,12 +166,17 @@ func (f *Functions) Discriminator(form discriminator.Form) engine.Function {
 			}
 			return out
 		}
-		all := nn.One(r, stack(judged), parts(h, n)...)
-		if form == discriminator.Conditional {
-			start := nn.One(r, part(judged, n), h)
-			all = nn.One(r, discriminator.Beside(), all, nn.One(r, stack(judged), slices.Repeat([]nn.Value{start}, judged)...))
+		var each []nn.Value
+		for i, head := range f.Disc.Heads(NetDisc) {
+			h := features[i]
+			all := nn.One(r, stack(judged), parts(h, n)...)
+			if form == discriminator.Conditional {
+				start := nn.One(r, part(judged, n), h)
+				all = nn.One(r, discriminator.Beside(), all, nn.One(r, stack(judged), slices.Repeat([]nn.Value{start}, judged)...))
+			}
+			each = append(each, nn.One(r, head, all))
 		}
-		logits := parts(nn.One(r, f.Disc.Head(NetDisc), all), judged)
+		logits := parts(mean(r, each), judged)
 		return []nn.Value{nn.One(r, loss, logits...), nn.One(r, statistics, logits...)}
 	}}
 }
@@ -221,18 +226,43 @@ func (f *Functions) critique(r nn.Runner, form discriminator.Form, in []nn.Value
 	})
 	fake, x, t, text, pooled, ids := in[0], in[1], in[2], in[3], in[4], in[5]
 	next, noise, keep, add := in[6], in[7], in[8], in[9]
-	h := nn.One(r, f.Disc.Backbone(NetDisc), nn.One(r, blend, fake, keep, noise, add), next, text, pooled, ids)
+	features := r.Run(f.Disc.Backbone(NetDisc), nn.One(r, blend, fake, keep, noise, add), next, text, pooled, ids)
+	var start []nn.Value
 	if form == discriminator.Conditional {
-		start := nn.One(r, f.Disc.Backbone(NetDisc), x, t, text, pooled, ids)
-		h = nn.One(r, discriminator.Beside(), h, start)
+		start = r.Run(f.Disc.Backbone(NetDisc), x, t, text, pooled, ids)
 	}
-	return r.Run(loss, nn.One(r, f.Disc.Head(NetDisc), h))
+	var each []nn.Value
+	for i, head := range f.Disc.Heads(NetDisc) {
+		h := features[i]
+		if start != nil {
+			h = nn.One(r, discriminator.Beside(), h, start[i])
+		}
+		each = append(each, nn.One(r, head, h))
+	}
+	return r.Run(loss, mean(r, each))
+}
+
+// mean is that of the logits of several heads.
+func mean(r nn.Runner, logits []nn.Value) nn.Value {
+	if len(logits) == 1 {
+		return logits[0]
+	}
+	return nn.One(r, op(fmt.Sprintf("mean(%d)", len(logits)), func(in []*graph.Node) *graph.Node {
+		sum := in[0]
+		for _, x := range in[1:] {
+			sum = graph.Add(sum, x)
+		}
+		return graph.MulScalar(sum, 1/float64(len(in)))
+	}), logits...)
 }
 
 func (f *Functions) signature(lora *nn.LoRA) string {
 	s := f.UNet.Network("", nil).Kind
 	if f.Disc != nil {
 		s += f.Disc.Head("").Kind + adapters(f.Disc.LoRA)
+		if f.Disc.Levels {
+			s += "levels"
+		}
 	}
 	return s + adapters(lora)
 }

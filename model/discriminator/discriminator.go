@@ -17,8 +17,10 @@ import (
 // Config is a discriminator over a UNet's encoder.
 type Config struct {
 	UNet     *unet.Config
-	Channels int // of the head; 0 = the mid block's
+	Channels int // of the head; 0 = those of the features that it takes
 	Groups   int // of the head's group norms; 0 = the UNet's
+
+	Levels bool // a head on the features of every level, not of the mid block alone, which is the paper's
 
 	LoRA *nn.LoRA // adapters on the backbone, where the UNet has them, in place of its weights; nil = every weight
 }
@@ -35,26 +37,45 @@ const (
 // HeadName is the scope of the head's parameters beside the backbone's diffusers keys.
 const HeadName = "head"
 
-// Backbone maps the UNet's five inputs to mid-block features, below name.
+// Backbone maps the UNet's five inputs to what each of Heads takes, below name: the mid block's features, with Levels
+// those of the down blocks after them.
 func (c *Config) Backbone(name string) nn.Block {
 	b := c.UNet.Encoder(name)
+	if c.Levels {
+		b = c.UNet.EncoderLevels(name)
+	}
 	b.LoRA = c.LoRA
 	return b
+}
+
+// Heads are the discriminator's heads, the mid block's first; the logit is the mean of theirs.
+func (c *Config) Heads(name string) []nn.Block {
+	heads := []nn.Block{c.Head(name)}
+	if c.Levels {
+		for i, width := range c.UNet.BlockOutChannels {
+			heads = append(heads, c.head(nn.Join(name, fmt.Sprintf("%s.levels.%d", HeadName, i)), width))
+		}
+	}
+	return heads
 }
 
 // Head maps mid-block features [B, H, W, C or 2C] to logits [B] in f32: conv 3×3, then conv 4×4 stride 2 while the
 // side is above 4, then a valid 4×4 convolution (an average pool where the side is not 4), each with group norm and
 // SiLU, then a linear layer.
 func (c *Config) Head(name string) nn.Block {
+	return c.head(nn.Join(name, HeadName), c.UNet.BlockOutChannels[len(c.UNet.BlockOutChannels)-1])
+}
+
+func (c *Config) head(name string, width int) nn.Block {
 	channels, groups := c.Channels, c.Groups
 	if channels == 0 {
-		channels = c.UNet.BlockOutChannels[len(c.UNet.BlockOutChannels)-1]
+		channels = width
 	}
 	if groups == 0 {
 		groups = c.UNet.NormGroups
 	}
 	return nn.Block{
-		Kind: fmt.Sprintf("discriminator_head(%d,%d)", channels, groups), Name: nn.Join(name, HeadName), Level: nn.Stage,
+		Kind: fmt.Sprintf("discriminator_head(%d,%d)", channels, groups), Name: name, Level: nn.Stage,
 		Build: func(s *nn.Scope, in []*graph.Node) []*graph.Node {
 			layer := 0
 			block := func(x *graph.Node, kernel, stride, pad int) *graph.Node {
@@ -80,12 +101,16 @@ func (c *Config) Head(name string) nn.Block {
 func (c *Config) Network(name string, form Form) nn.Block {
 	return nn.Block{
 		Kind: "discriminator(" + string(form) + ")", Name: name, Level: nn.Network,
-		Compose: func(r nn.Runner, in []nn.Value) []nn.Value {
-			h := nn.One(r, c.Backbone(""), in...)
-			if form == Conditional {
-				h = nn.One(r, Beside(), h, h)
+		Compose: func(r nn.Runner, in []nn.Value) (logits []nn.Value) {
+			features := r.Run(c.Backbone(""), in...)
+			for i, head := range c.Heads("") {
+				h := features[i]
+				if form == Conditional {
+					h = nn.One(r, Beside(), h, h)
+				}
+				logits = append(logits, r.Run(head, h)...)
 			}
-			return r.Run(c.Head(""), h)
+			return logits
 		},
 	}
 }

@@ -52,6 +52,26 @@ func (c *Config) Encoder(name string) nn.Block {
 	}
 }
 
+// EncoderLevels is Encoder with the features of every level: the mid block's, then the last of each down block, from the
+// largest on.
+func (c *Config) EncoderLevels(name string) nn.Block {
+	return nn.Block{
+		Kind: "encoder_levels(" + c.signature() + ")", Name: name, Level: nn.Network,
+		Compose: func(r nn.Runner, in []nn.Value) []nn.Value {
+			h, skips := c.encode(r, in[InSample], c.see(r, in))
+			out, at := []nn.Value{h}, 0 // skips[0] is conv_in's
+			for i := range c.BlockOutChannels {
+				at += c.LayersPerBlock.at(i)
+				if i < len(c.BlockOutChannels)-1 {
+					at++ // the downsampler's
+				}
+				out = append(out, skips[at])
+			}
+			return out
+		},
+	}
+}
+
 func (c *Config) signature() string {
 	mid := ""
 	if c.mid() != MidAttention {

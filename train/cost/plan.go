@@ -108,7 +108,8 @@ func (m Model) Encoded(c *distill.Config) (image, caption int64) {
 
 // discriminator is the recipe's.
 func (m Model) discriminator(c *distill.Config) *discriminator.Config {
-	d := &discriminator.Config{UNet: m.UNet, Channels: c.Discriminator.HeadChannels, Groups: c.Discriminator.HeadGroups}
+	d := &discriminator.Config{UNet: m.UNet, Channels: c.Discriminator.HeadChannels, Groups: c.Discriminator.HeadGroups,
+		Levels: c.Discriminator.Features == distill.FeaturesLevels}
 	if c.Discriminator.Target == distill.TargetLoRA {
 		d.LoRA = &nn.LoRA{Rank: c.LoRA.Rank, Scale: c.LoRA.Scale()}
 	}
@@ -139,7 +140,6 @@ func measure(b compute.Backend, c *distill.Config, m Model) (n networks, err err
 	n.penalised = c.Discriminator.R1 > 0
 	compute := ComputeTypes[c.Train.Compute]
 	last := len(m.UNet.BlockOutChannels) - 1
-	width, small := m.UNet.BlockOutChannels[last], side>>last
 	for _, one := range []struct {
 		into  *Network
 		block nn.Block
@@ -149,11 +149,24 @@ func measure(b compute.Backend, c *distill.Config, m Model) (n networks, err err
 		{&n.adapted, m.UNet.Network("", &nn.LoRA{Rank: c.LoRA.Rank, Scale: c.LoRA.Scale()}), in},
 		{&n.backbone, m.UNet.Encoder(""), in},
 		{&n.critic, d.Backbone(""), in},
-		{&n.headConditional, d.Head(""), []shapes.Shape{shapes.Make(compute, 1, small, small, 2*width)}},
-		{&n.headSingle, d.Head(""), []shapes.Shape{shapes.Make(compute, 1, small, small, width)}},
 	} {
 		if *one.into, err = Measure(b, one.block, compute, one.in...); err != nil {
 			return n, err
+		}
+	}
+	for i, head := range d.Heads("") {
+		level := last // the mid block's features come first
+		if i > 0 {
+			level = i - 1
+		}
+		for into, views := range map[*Network]int{&n.headSingle: 1, &n.headConditional: 2} {
+			low := side >> min(level+1, last)
+			measured, err := Measure(b, head, compute, shapes.Make(compute, 1, low, low, views*m.UNet.BlockOutChannels[level]))
+			if err != nil {
+				return n, err
+			}
+			into.FLOPs += measured.FLOPs
+			into.Parameters += measured.Parameters
 		}
 	}
 	return n, nil
