@@ -69,7 +69,11 @@ func TestPenalty(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			norm := math.Sqrt(res.Norm2)
+			norm2, err := res.Norm2()
+			if err != nil {
+				t.Fatal(err)
+			}
+			norm := math.Sqrt(norm2)
 			along := func(h float64) float64 {
 				for name, v := range after {
 					for i := range v {
