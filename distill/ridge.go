@@ -39,8 +39,8 @@ func (r *Regression) Add(rounded, rest []float32, rows int64) error {
 }
 
 // ridge is the penalty on squared weights, as a share of the features' mean
-// square. It keeps the equations solvable where features depend on each other;
-// anything from 1e-10 to 1e-6 gives the same loss.
+// square. It is there to keep the equations solvable where features depend on
+// each other, not against overfitting: each sample has a row for every position.
 const ridge = 1e-8
 
 // Solve returns the weights [Features][Targets] and the constants [Targets] of
