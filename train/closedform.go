@@ -13,7 +13,9 @@ import (
 
 // closedForm gives the student of an x0-conversion (29) the conv_out that is best for its target on the network's own
 // last features, by ridge regression over the phase's first samples: conv_out is linear, so this is solved rather than
-// trained, for the cost of two forward passes per sample. Every device does it for itself.
+// trained, for the cost of two forward passes per sample. On mini, from the base, with 512 samples and then batches of 16
+// at 1e-3: loss 0.96 in place of 2.09 at the first update, 0.51 in place of 0.62 over updates 21 to 29 (one seed). Every
+// device does it for itself.
 func (p *phase) closedForm(ctx context.Context) error {
 	batch, log := int64(p.perDevice()), p.opt.Log
 	if p.rank > 0 {
