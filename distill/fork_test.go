@@ -30,7 +30,7 @@ func TestDiffBefore(t *testing.T) {
 		{"discriminator.carry_backbone=false", "8/merge", "stage 8, phase lora-uncond: discriminator's backbone: carried → fresh"},
 		{"discriminator.collapse_loss=0.5", "1", ""},
 		{"lineage=continued", "8/full-uncond", ""}, // no merge comes before it,
-		{"lineage=continued", "4", "its place in the ladder"},
+		{"lineage=continued", "4", "stages.8.phases"},
 		{"lora.alpha=64", "8", "lora.alpha"},
 		{"stages.1.noise_levels=[500]", "1/full-cond", ""},
 		{"stages.1.noise_levels=[500]", "1/full-uncond", "stages.1.noise_levels"},
