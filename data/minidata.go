@@ -19,6 +19,8 @@ import (
 	"slices"
 	"strings"
 
+	"fewstep/data/shuffle"
+
 	xdraw "golang.org/x/image/draw"
 	_ "golang.org/x/image/webp" // the 3D emoji are WebP
 )
@@ -350,5 +352,5 @@ func hashPart(parts ...string) float64 {
 		h.Write([]byte(p))
 		h.Write([]byte{0})
 	}
-	return float64(mix64(h.Sum64())>>11) / (1 << 53)
+	return float64(shuffle.Mix(h.Sum64())>>11) / (1 << 53)
 }

@@ -4,8 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/bits"
 	"sort"
+
+	"fewstep/data/shuffle"
 )
 
 // OrderOptions says in which order rows are drawn and which of their captions
@@ -75,21 +76,14 @@ const (
 	purposeAlso
 )
 
-func counter(seed, purpose, n uint64) uint64 {
-	const golden = 0x9e3779b97f4a7c15
-	x := mix64(seed + golden)
-	x = mix64(x ^ purpose*0xd1342543de82ef95 + golden)
-	return mix64(x ^ n*golden + golden)
-}
-
 // unit maps 64 random bits to [0, 1).
 func unit(x uint64) float64 { return float64(x>>11) / (1 << 53) }
 
 // Row returns the row of sample k ≥ 0.
 func (o *Order) Row(k int64) int {
 	epoch, at := uint64(k/o.length), uint64(k%o.length)
-	slot := permute(at, uint64(o.length), counter(o.seed, purposePermute, epoch))
-	offset := unit(counter(o.seed, purposeOffset, epoch))
+	slot := shuffle.Permute(at, uint64(o.length), shuffle.Key(o.seed, purposePermute, epoch))
+	offset := unit(shuffle.Key(o.seed, purposeOffset, epoch))
 	position := (float64(slot) + offset) / float64(o.length) * o.total
 	if o.until == nil {
 		return min(int(position), o.set.Len()-1)
@@ -108,11 +102,11 @@ func (o *Order) Caption(k int64) string {
 	row := o.set.Row(o.Row(k))
 	fine := row.Caption
 	if n := uint64(len(row.Also)); n > 0 {
-		if i := counter(o.seed, purposeAlso, uint64(k)) % (n + 1); i > 0 {
+		if i := shuffle.Key(o.seed, purposeAlso, uint64(k)) % (n + 1); i > 0 {
 			fine = row.Also[i-1]
 		}
 	}
-	u := unit(counter(o.seed, purposeCaption, uint64(k)))
+	u := unit(shuffle.Key(o.seed, purposeCaption, uint64(k)))
 	switch {
 	case u < o.fine:
 		return fine
@@ -123,31 +117,4 @@ func (o *Order) Caption(k int64) string {
 	default:
 		return fine
 	}
-}
-
-// permute is a keyed bijection of [0, n) without a table: a four-round Feistel
-// network on the next even number of bits, walked until it falls below n.
-func permute(x, n, key uint64) uint64 {
-	half := max(1, (bits.Len64(n-1)+1)/2)
-	mask := uint64(1)<<half - 1
-	for {
-		left, right := x>>half, x&mask
-		for round := range uint64(4) {
-			left, right = right, left^(mix64(right^mix64(key+round))&mask)
-		}
-		x = left<<half | right
-		if x < n {
-			return x
-		}
-	}
-}
-
-// mix64 is the finaliser of SplitMix64: a bijection of 64-bit numbers whose
-// output bits all depend on all input bits.
-func mix64(x uint64) uint64 {
-	x ^= x >> 30
-	x *= 0xbf58476d1ce4e5b9
-	x ^= x >> 27
-	x *= 0x94d049bb133111eb
-	return x ^ x>>31
 }

@@ -1,0 +1,150 @@
+package bucket
+
+import (
+	"encoding/json"
+	"os"
+	"slices"
+	"testing"
+)
+
+// TestAgreesWithKohya compares lists of shapes, and the choice and resizing of 1,000 images, with sd-scripts.
+func TestAgreesWithKohya(t *testing.T) {
+	raw, err := os.ReadFile("testdata/kohya.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var golden struct {
+		Resolutions []struct {
+			Area, Least, Most, Step int
+			Sizes                   [][2]int
+		}
+		Choices [][6]int
+	}
+	if err := json.Unmarshal(raw, &golden); err != nil {
+		t.Fatal(err)
+	}
+	if len(golden.Resolutions) < 5 || len(golden.Choices) != 1000 {
+		t.Fatal(len(golden.Resolutions), len(golden.Choices))
+	}
+	for _, r := range golden.Resolutions {
+		var want []Size
+		for _, s := range r.Sizes {
+			want = append(want, Size{s[0], s[1]})
+		}
+		if got, err := Resolutions(r.Area, r.Least, r.Most, r.Step); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%+v: %v, %v", r, got, err)
+		}
+	}
+	shapes, err := Resolutions(1024*1024, 256, 2048, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range golden.Choices {
+		image := Size{c[0], c[1]}
+		shape := shapes[Choose(image, shapes)]
+		f, err := FitTo(image, shape)
+		if err != nil || shape != (Size{c[2], c[3]}) || f.Resized != (Size{c[4], c[5]}) {
+			t.Errorf("%v: %v resized to %v, want %v", image, shape, f.Resized, c[2:])
+		}
+	}
+}
+
+func TestFit(t *testing.T) {
+	for _, c := range []struct {
+		image, shape Size
+		ids          [6]float32
+		enlarges     bool
+	}{
+		{Size{1024, 1024}, Size{1024, 1024}, [6]float32{1024, 1024, 0, 0, 1024, 1024}, false},
+		{Size{4000, 3000}, Size{1152, 896}, [6]float32{3000, 4000, 0, 21, 896, 1152}, false},
+		{Size{800, 600}, Size{1152, 896}, [6]float32{600, 800, 0, 21, 896, 1152}, true},
+		{Size{1000, 3000}, Size{512, 1536}, [6]float32{3000, 1000, 0, 0, 1536, 512}, false},
+		{Size{2000, 3001}, Size{1024, 1024}, [6]float32{3001, 2000, 256, 0, 1024, 1024}, false},
+	} {
+		f, err := FitTo(c.image, c.shape)
+		if err != nil || f.TimeIDs() != c.ids || f.Enlarges() != c.enlarges {
+			t.Errorf("%v to %v: %+v, %v, %v", c.image, c.shape, f, f.TimeIDs(), err)
+		}
+		if f.Left+c.shape.Width > f.Resized.Width || f.Top+c.shape.Height > f.Resized.Height {
+			t.Errorf("%+v: the crop leaves the image", f)
+		}
+	}
+	if _, err := FitTo(Size{}, Size{1, 1}); err == nil {
+		t.Error("an image without pixels is accepted")
+	}
+	for _, bad := range [][4]int{{0, 64, 128, 64}, {1 << 20, 32, 128, 64}, {1 << 20, 256, 128, 64}, {1 << 20, 256, 512, 0}} {
+		if _, err := Resolutions(bad[0], bad[1], bad[2], bad[3]); err == nil {
+			t.Errorf("%v accepted", bad)
+		}
+	}
+	for _, s := range SDXL {
+		if s.Width%64 != 0 || s.Height%64 != 0 || s.Width*s.Height > 1024*1024+64*1024 || s.Width*s.Height < 900_000 {
+			t.Errorf("%v", s)
+		}
+	}
+	if len(SDXL) != 40 || Choose(Size{3, 2}, SDXL) != slices.Index(SDXL, Size{1216, 832}) {
+		t.Error(len(SDXL), Choose(Size{3, 2}, SDXL))
+	}
+}
+
+// A batch is of one shape; an epoch draws no row twice, and another epoch leaves out others.
+func TestOrder(t *testing.T) {
+	var shape []int
+	for i := range 103 {
+		shape = append(shape, []int{0, 0, 0, 1, 1, -1}[i%6])
+	}
+	shape = append(shape, 2, 2) // never a batch
+	o, err := NewOrder(shape, 3, 4, 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts := o.Counts()
+	if o.Len() != int64(counts[0]/4+counts[1]/4) || o.Unused() != 2 {
+		t.Fatal(o.Len(), counts, o.Unused())
+	}
+	seen := map[int]int{}
+	var first [][]int
+	for epoch := range int64(40) {
+		drawn := map[int]bool{}
+		for n := range o.Len() {
+			s, rows := o.Batch(epoch*o.Len() + n)
+			if len(rows) != 4 {
+				t.Fatal(rows)
+			}
+			for _, r := range rows {
+				if shape[r] != s || drawn[r] {
+					t.Fatalf("epoch %d, batch %d: row %d of shape %d, %v", epoch, n, r, shape[r], drawn[r])
+				}
+				drawn[r] = true
+				seen[r]++
+			}
+			if epoch == 0 {
+				first = append(first, rows)
+			}
+		}
+	}
+	for r, s := range shape {
+		if want := s == 0 || s == 1; want != (seen[r] > 0) {
+			t.Errorf("row %d of shape %d: drawn %d times in 40 epochs", r, s, seen[r])
+		}
+	}
+	again, err := NewOrder(shape, 3, 4, 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := o.Len() - 1; n >= 0; n-- {
+		if _, rows := again.Batch(n); !slices.Equal(rows, first[n]) {
+			t.Errorf("batch %d: %v, then %v", n, first[n], rows)
+		}
+	}
+	other, err := NewOrder(shape, 3, 4, 8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, rows := other.Batch(0); slices.Equal(rows, first[0]) {
+		t.Error("the seed changes nothing")
+	}
+	if _, err := NewOrder([]int{0, 1}, 2, 4, 1); err == nil {
+		t.Error("no batch is an order")
+	}
+}
