@@ -207,7 +207,13 @@ func (c *Config) ModelPath() string { return c.Locate(c.Model) }
 // SourcePath is where the data set is found.
 func (c *Config) SourcePath() string { return c.Locate(c.Data.Source) }
 
+// present says whether a path is there; of a pattern with braces and wildcards, the folder that it begins with.
 func present(path string) bool {
 	_, err := os.Stat(path)
+	if at := strings.IndexAny(path, "{*?["); err != nil && at >= 0 {
+		if folder := filepath.Dir(path[:at] + "x"); folder != "." {
+			_, err = os.Stat(folder)
+		}
+	}
 	return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid)
 }

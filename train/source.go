@@ -31,7 +31,36 @@ func (r *Run) openData() (*data.Seen, error) {
 		}
 		r.opt.Log.Warn("not all of the data source is used", "left out", strings.Join(what, "; "))
 	}
+	r.tellCutCaptions()
 	return seen, nil
+}
+
+// mostTold bounds the captions that are counted when a run starts.
+const mostTold = 100_000
+
+// tellCutCaptions warns where captions have more tokens than the text encoders take: what is beyond is not seen, as in
+// diffusers.
+func (r *Run) tellCutCaptions() {
+	told, cut, longest, key := 0, 0, 0, ""
+	for i := range min(r.Data.Len(), mostTold) {
+		row := r.Data.Row(i)
+		told++
+		over := false
+		for _, t := range r.Pipeline.Tokenizer {
+			if n := t.Count(row.Caption); n > t.MaxLength {
+				over = true
+				if n > longest {
+					longest, key = n, row.Key
+				}
+			}
+		}
+		if over {
+			cut++
+		}
+	}
+	if cut > 0 {
+		r.opt.Log.Warn("captions are cut to the tokens that the text encoders take", "captions", cut, "of", told, "longest", longest, "key", key, "tokens", r.Pipeline.Tokenizer[0].MaxLength)
+	}
 }
 
 // rememberData keeps what was found out for the next process, where it is new.
