@@ -13,7 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -134,7 +134,7 @@ func TestScaleServes(t *testing.T) {
 // resident is the process's memory now and at most, in MiB.
 func resident(t *testing.T) (now, most int) {
 	t.Helper()
-	runtime.GC()
+	debug.FreeOSMemory()
 	raw, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		t.Skip("no /proc")

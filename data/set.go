@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sort"
@@ -54,13 +56,32 @@ type Set struct {
 	cacheSize int
 	bad       []BadImage
 	skipped   []source.Skipped
+	encoded   string // folder of encodings that belong to the set; "" = none
 }
+
+// Names of the files in a folder of encodings that data.Open looks for: the rows that were encoded, as a selection, and what
+// they were encoded with. See package encoded.
+const (
+	EncodedRows     = "rows.parquet"
+	EncodedManifest = "encoded.json"
+)
 
 // Open reads a captioned source: a spec of scenes (*.scenes.json), or see source.Open for its address. Every image is
 // decoded once, unless Unchecked: an undecodable one, and a row whose caption is
 // empty or no text, is left out and named in Bad, or fails Open where there are
 // more than MaxBad. A missing column or a damaged file is an error that names it.
+//
+// A folder that 'data encode' wrote is a source too: its rows, with their encodings.
 func Open(path string, opt Options) (*Set, error) {
+	if _, err := os.Stat(filepath.Join(path, EncodedManifest)); err == nil {
+		opt.Unchecked = true // they were decoded when they were encoded
+		s, err := Open(filepath.Join(path, EncodedRows), opt)
+		if err != nil {
+			return nil, err
+		}
+		s.encoded = path
+		return s, nil
+	}
 	var src source.Source
 	var err error
 	if isScenes(path) {
@@ -239,7 +260,7 @@ func (s *Set) Only(split string) (*Set, error) {
 	if len(keep) == 0 {
 		return nil, noSplit(s.path, s.Len(), split)
 	}
-	out := &Set{path: s.path, source: s.source, cacheSize: s.cacheSize, keep: keep}
+	out := &Set{path: s.path, source: s.source, cacheSize: s.cacheSize, keep: keep, encoded: s.encoded}
 	if s.cached != nil {
 		for _, row := range keep {
 			i := int(row)
@@ -265,6 +286,23 @@ func (s *Set) Row(i int) Row { return s.source.Row(s.number(i)) }
 
 // Encoded returns the file of image i as the source holds it. It panics outside [0, Len).
 func (s *Set) Encoded(i int) ([]byte, error) { return s.source.Encoded(s.number(i)) }
+
+// EncodedFolder is the folder of the set's encodings; "" = it has none.
+func (s *Set) EncodedFolder() string { return s.encoded }
+
+// Chosen is the number of row i in the source that the set's rows were selected from.
+func (s *Set) Chosen(i int) int {
+	if files, ok := s.source.(*source.Files); ok {
+		return files.Chosen(s.number(i))
+	}
+	return s.number(i)
+}
+
+// Files is the set's source where that is files, else nil.
+func (s *Set) Files() *source.Files {
+	files, _ := s.source.(*source.Files)
+	return files
+}
 
 // Bad lists the rows that were left out because they cannot be used.
 func (s *Set) Bad() []BadImage { return s.bad }
@@ -320,15 +358,20 @@ func (s *Set) Image(i, size int) ([]float32, error) {
 	if err != nil {
 		return nil, fmt.Errorf("data: %w", err)
 	}
-	var pixels []float32
-	err = images.With(content, func(m images.RGB) error {
-		pixels = scalePixels(square(m, size).Pix)
-		return nil
-	})
+	pixels, err := Pixels(content, size)
 	if err != nil {
 		return nil, fmt.Errorf("data: %s: %w", s.Row(i).Key, err)
 	}
 	return pixels, nil
+}
+
+// Pixels decodes an image file as Image gives it.
+func Pixels(content []byte, size int) (pixels []float32, err error) {
+	err = images.With(content, func(m images.RGB) error {
+		pixels = scalePixels(square(m, size).Pix)
+		return nil
+	})
+	return pixels, err
 }
 
 // Close frees the source's index.

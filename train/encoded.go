@@ -16,10 +16,10 @@ import (
 	"fewstep/train/rundir"
 )
 
-// encoded is a file of the run directory with one record for each image or caption of the data set, in the set's order:
+// fileRecords is a file of the run directory with one record for each image or caption of the data set, in the set's order:
 // what the VAE or the text encoders made of it, f32, little-endian. It is made once for all processes of a run and read
 // sample by sample, so neither a start nor the host's memory depends on how large the data set is.
-type encoded struct {
+type fileRecords struct {
 	file *os.File
 	size int       // values of a record
 	raw  sync.Pool // of a record's bytes
@@ -30,7 +30,7 @@ const chunk = 64
 
 // encoded opens a file of n records, which it makes, or makes the rest of, where that is not done or its bytes are not those
 // that were made: fill gives records first to end−1.
-func (r *Run) encoded(name string, n, size int, fill func(first, end int) ([][]float32, error)) (*encoded, error) {
+func (r *Run) encoded(name string, n, size int, fill func(first, end int) ([][]float32, error)) (*fileRecords, error) {
 	have, err := r.Dir.HasArtifact(rundir.Encoded, name)
 	if err != nil {
 		return nil, err
@@ -57,7 +57,7 @@ func (r *Run) encoded(name string, n, size int, fill func(first, end int) ([][]f
 		f.Close()
 		return nil, err
 	}
-	return &encoded{file: f, size: size}, nil
+	return &fileRecords{file: f, size: size}, nil
 }
 
 // sumsSuffix names the file of SHA-256 digests, one for each chunk, beside a file that is not finished.
@@ -154,7 +154,7 @@ func encodeRecords(path string, records [][]float32, first, size int) ([]byte, e
 }
 
 // read puts record i into parts that take it up together. Any number of goroutines may read.
-func (x *encoded) read(i int, parts ...[]float32) error {
+func (x *fileRecords) read(i int, parts ...[]float32) error {
 	buffer, _ := x.raw.Get().(*[]byte)
 	if buffer == nil {
 		buffer = &[]byte{}
@@ -174,7 +174,7 @@ func (x *encoded) read(i int, parts ...[]float32) error {
 	return nil
 }
 
-func (x *encoded) close() error {
+func (x *fileRecords) close() error {
 	if x == nil {
 		return nil
 	}

@@ -22,9 +22,15 @@ type samples struct {
 	run        *Run
 	set        *data.Set // the rows that are trained on
 	order      *data.Order
-	latents    *encoded // of each row
-	embeddings *encoded // of each caption: text, then pooled
+	latents    records // of each row
+	embeddings records // of each caption: text, then pooled
 	caption    map[string]int
+}
+
+// records are encodings by number.
+type records interface {
+	read(i int, parts ...[]float32) error // puts record i into parts that take it up together
+	close() error
 }
 
 // newSamples encodes the rows that can be drawn and every caption, unless an earlier process of the run did.
@@ -45,11 +51,20 @@ func (r *Run) newSamples() (_ *samples, err error) {
 		s.caption[text] = i
 	}
 	shapes := r.Pipeline.UNetInputs(1, pipeline.Square(c.Resolution))
-	if s.latents, err = r.encoded(fmt.Sprintf("latents-decoder%d.f32", images.DecoderVersion), s.set.Len(), shapes[unet.InSample].Size(), s.encodeImages()); err != nil {
-		return nil, fmt.Errorf("encoding the images: %w", err)
+	if err := s.prepared(); err != nil {
+		return nil, errors.Join(err, s.close())
 	}
-	if s.embeddings, err = r.encoded("captions.f32", len(captions), shapes[unet.InText].Size()+shapes[unet.InPooled].Size(), s.encodeCaptions(captions)); err != nil {
-		return nil, errors.Join(fmt.Errorf("encoding the captions: %w", err), s.close())
+	if s.latents == nil {
+		s.latents, err = asRecords(r.encoded(fmt.Sprintf("latents-decoder%d.f32", images.DecoderVersion), s.set.Len(), shapes[unet.InSample].Size(), s.encodeImages()))
+		if err != nil {
+			return nil, fmt.Errorf("encoding the images: %w", err)
+		}
+	}
+	if s.embeddings == nil {
+		s.embeddings, err = asRecords(r.encoded("captions.f32", len(captions), shapes[unet.InText].Size()+shapes[unet.InPooled].Size(), s.encodeCaptions(captions)))
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("encoding the captions: %w", err), s.close())
+		}
 	}
 	return s, nil
 }
@@ -58,7 +73,13 @@ func (s *samples) close() error {
 	if s == nil {
 		return nil
 	}
-	return errors.Join(s.latents.close(), s.embeddings.close())
+	var errs []error
+	for _, x := range []records{s.latents, s.embeddings} {
+		if x != nil {
+			errs = append(errs, x.close())
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // encodeImages encodes rows of the data set.

@@ -28,11 +28,11 @@ rows, which are sources too.`
 func newData(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:     "data",
-		Short:   "Look at data sets and choose from them.",
-		Long:    "Looks at data sets and chooses rows from them.\n\n" + sourcesHelp,
+		Short:   "Look at data sets, choose from them and encode them.",
+		Long:    "Looks at data sets, chooses rows from them and encodes them.\n\n" + sourcesHelp,
 		Example: "  fewstep data inspect assets/mini/images.parquet\n  fewstep data filter 's3://laion/{00000..00127}.tar' --recipe paper --out kept.parquet",
 	}
-	c.AddCommand(newDataInspect(a), newDataFilter(a))
+	c.AddCommand(newDataInspect(a), newDataFilter(a), newDataEncode(a))
 	return c
 }
 

@@ -48,6 +48,7 @@ type Files struct {
 	shards   []*shard
 	rows     int     // of the shards
 	keep     []int64 // of the shards' rows; nil = all
+	chosen   []int64 // the numbers of the kept rows in the source that they were selected from
 	skipped  tally
 	identity hash.Hash // of names, sizes and times
 	contents hash.Hash // the same without times and places: see Fingerprint
@@ -63,7 +64,7 @@ var largeShard int64 = 64 << 20
 func (f *Files) addShards(ctx context.Context, st store, shards []*shard, opt Options) error {
 	var done atomic.Int64
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(workers(st))
+	group.SetLimit(min(8, workers(st))) // each holds its shard's texts
 	for _, s := range shards {
 		s.store = st
 		group.Go(func() error {
@@ -240,6 +241,21 @@ func (f *Files) Shard(i int) string {
 	s, k := f.at(i)
 	e, _ := s.rows.entry(k)
 	return s.store.address(s.holder(e.place))
+}
+
+// Identity stands for image i by where it lies and when that changed, without reading it: what is made of an image is kept
+// under it.
+func (f *Files) Identity(i int) (string, error) {
+	s, k := f.at(i)
+	e, _ := s.rows.entry(k)
+	o := s.object
+	if name := s.holder(e.place); name != o.name {
+		var err error
+		if o, err = s.store.stat(context.Background(), name); err != nil {
+			return "", err
+		}
+	}
+	return fmt.Sprintf("%s %d %s %d %d", path.Base(o.name), o.size, o.stamp, e.Offset, e.Size), nil
 }
 
 // holder names the object that holds an image.

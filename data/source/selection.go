@@ -51,6 +51,14 @@ func WriteSelection(path, address string, f *Files, filters []string, next func(
 	})
 }
 
+// Chosen is the number that row i has in the source that the rows were selected from; i where nothing was selected.
+func (f *Files) Chosen(i int) int {
+	if f.chosen == nil {
+		return i
+	}
+	return int(f.chosen[i])
+}
+
 // Select describes row i for a selection.
 func (f *Files) Select(i int) Selected {
 	r := f.Row(i)
@@ -73,15 +81,19 @@ func (f *Files) openSelection(ctx context.Context, pf *parquet.File, of, address
 	if was, _ := pf.Lookup(selectionFingerprint); was != f.Fingerprint() {
 		return fmt.Errorf("%s: its source %s has changed since the rows were chosen; filter it again", address, of)
 	}
-	keep := make([]int64, 0, pf.NumRows())
+	keep, chosen := make([]int64, 0, pf.NumRows()), make([]int64, 0, pf.NumRows())
 	reader := parquet.NewGenericReader[Selected](pf)
 	defer reader.Close()
 	rows := make([]Selected, 256)
 	for {
 		n, err := reader.Read(rows)
 		for _, r := range rows[:n] {
-			if r.Row < 0 || r.Row >= int64(f.rows) {
-				return fmt.Errorf("%s: row %d of %d of %s", address, r.Row, f.rows, of)
+			if r.Row < 0 || r.Row >= int64(f.Len()) {
+				return fmt.Errorf("%s: row %d of %d of %s", address, r.Row, f.Len(), of)
+			}
+			chosen = append(chosen, r.Row)
+			if f.keep != nil { // a selection of a selection
+				r.Row = f.keep[r.Row]
 			}
 			keep = append(keep, r.Row)
 		}
@@ -92,7 +104,7 @@ func (f *Files) openSelection(ctx context.Context, pf *parquet.File, of, address
 			return fmt.Errorf("%s: %w", address, err)
 		}
 	}
-	f.keep = keep
+	f.keep, f.chosen = keep, chosen
 	fmt.Fprintf(f.identity, "selected %v\n", keep)
 	fmt.Fprintf(f.contents, "selected %v\n", keep)
 	return nil

@@ -1,0 +1,117 @@
+package train
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"fewstep/data"
+	"fewstep/data/encoded"
+	"fewstep/data/images"
+	"fewstep/model/pipeline"
+	"fewstep/model/weights"
+)
+
+// Components whose weights encodings depend on.
+var (
+	VAEComponents  = []string{"vae"}
+	TextComponents = []string{"text_encoder", "text_encoder_2"}
+)
+
+// WeightsHash stands for the weights of a pipeline's components: of a single file, for all of it.
+func WeightsHash(p *pipeline.Pipeline, components ...string) (string, error) {
+	info, err := os.Stat(p.Dir)
+	if err != nil {
+		return "", err
+	}
+	files := []string{p.Dir}
+	if info.IsDir() {
+		files = nil
+		for _, c := range components {
+			found, err := weights.ModelFiles(filepath.Join(p.Dir, c))
+			if err != nil {
+				return "", err
+			}
+			slices.Sort(found)
+			files = append(files, found...)
+		}
+	}
+	h := sha256.New()
+	for _, f := range files {
+		sum, err := weights.HashFile(f)
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintln(h, sum)
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// asRecords keeps an interface nil where there is nothing.
+func asRecords(x *fileRecords, err error) (records, error) {
+	if err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// preparedLatents and preparedTexts read what 'fewstep data encode' made.
+type preparedLatents struct {
+	store *encoded.Store
+	set   *data.Set
+}
+
+func (p preparedLatents) read(i int) ([]float32, error) { return p.store.Latent(p.set.Chosen(i)) }
+func (p preparedLatents) close() error                  { return p.store.Close() }
+
+type preparedTexts struct {
+	store    *encoded.Store
+	captions []string
+}
+
+func (p preparedTexts) read(i int) ([]float32, error) {
+	text, pooled, err := p.store.Embedding(p.captions[i])
+	return slices.Concat(text, pooled), err
+}
+func (p preparedTexts) close() error { return nil } // the latents' store is the same
+
+// prepared takes the encodings that belong to the data set, where there are any and they are of this recipe's encoders.
+func (s *samples) prepared() error {
+	dir := s.run.Data.EncodedFolder()
+	if dir == "" {
+		return nil
+	}
+	store, err := encoded.Open(dir)
+	if err != nil {
+		return err
+	}
+	c := s.run.Config.Data
+	vae, err := WeightsHash(s.run.Pipeline, VAEComponents...)
+	if err != nil {
+		return err
+	}
+	switch again := "; run 'fewstep data encode' for this recipe"; {
+	case store.Resolution != c.Resolution:
+		return fmt.Errorf("%s: encoded at %d pixels, the recipe says data.resolution %d%s", dir, store.Resolution, c.Resolution, again)
+	case store.VAE != vae:
+		return fmt.Errorf("%s: encoded with another VAE than %s has%s", dir, s.run.Pipeline.Dir, again)
+	case store.Decoder != images.DecoderVersion:
+		return fmt.Errorf("%s: encoded by an earlier version, which decoded some images otherwise%s", dir, again)
+	}
+	s.latents = preparedLatents{store, s.set}
+	if len(store.Texts) == 0 {
+		return nil
+	}
+	text, err := WeightsHash(s.run.Pipeline, TextComponents...)
+	if err != nil {
+		return err
+	}
+	if store.Text != text {
+		return fmt.Errorf("%s: encoded with other text encoders than %s has; run 'fewstep data encode' for this recipe", dir, s.run.Pipeline.Dir)
+	}
+	s.embeddings = preparedTexts{store, s.set.Captions()}
+	return nil
+}
