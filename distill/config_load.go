@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"fewstep/internal/text"
+
 	"go.yaml.in/yaml/v3"
 )
 
@@ -34,11 +36,11 @@ import (
 //
 // A stage's "phases" has the last two forms, over the phases of its stage.
 func Load(path string, overrides ...string) (*Config, error) {
-	data, err := os.ReadFile(path)
+	data, err := text.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("recipe: %w", err)
 	}
-	c, err := Parse(data, path)
+	c, err := Parse([]byte(data), path)
 	if err != nil {
 		return nil, err
 	}
