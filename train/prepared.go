@@ -3,6 +3,7 @@ package train
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -64,17 +65,38 @@ type preparedLatents struct {
 	set   *data.Set
 }
 
-func (p preparedLatents) read(i int) ([]float32, error) { return p.store.Latent(p.set.Chosen(i)) }
-func (p preparedLatents) close() error                  { return p.store.Close() }
+func (p preparedLatents) read(i int, parts ...[]float32) error {
+	z, err := p.store.Latent(p.set.Chosen(i))
+	if err != nil {
+		return err
+	}
+	return fill(z, parts)
+}
+
+func (p preparedLatents) close() error { return p.store.Close() }
+
+// fill puts a record into parts that take it up together.
+func fill(record []float32, parts [][]float32) error {
+	for _, part := range parts {
+		if len(record) < len(part) {
+			return errors.New("an encoding has fewer values than the UNet takes")
+		}
+		record = record[copy(part, record):]
+	}
+	return nil
+}
 
 type preparedTexts struct {
 	store    *encoded.Store
 	captions []string
 }
 
-func (p preparedTexts) read(i int) ([]float32, error) {
+func (p preparedTexts) read(i int, parts ...[]float32) error {
 	text, pooled, err := p.store.Embedding(p.captions[i])
-	return slices.Concat(text, pooled), err
+	if err != nil {
+		return err
+	}
+	return fill(slices.Concat(text, pooled), parts)
 }
 func (p preparedTexts) close() error { return nil } // the latents' store is the same
 
