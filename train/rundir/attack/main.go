@@ -105,7 +105,7 @@ func attack(every, realRuns int) (err error) {
 			return err
 		}
 	}
-	a.write(time.Since(began))
+	a.write(time.Since(began), realRuns)
 	if len(a.failed) > 0 {
 		return errors.New(strings.Join(a.failed, "\n"))
 	}
@@ -394,7 +394,7 @@ func (a *attacker) smallDisks() error {
 	return nil
 }
 
-func (a *attacker) write(took time.Duration) {
+func (a *attacker) write(took time.Duration, realRuns int) {
 	fmt.Print(`# Attacks on run directories
 
 Written by ` + "`make attack`" + `; [attack](attack/main.go) says how. "Stopped" are the processes that the attack ended
@@ -411,5 +411,5 @@ directories that then held any other byte than those of an undisturbed run, a fi
 		}
 		fmt.Printf("| %s%s | %d | %d | %d |\n", r.what, note, r.attacks, r.stopped, r.unlike)
 	}
-	fmt.Printf("\n%s, %d CPUs, %s.\n", runtime.Version(), runtime.NumCPU(), took.Round(time.Second))
+	fmt.Printf("\n%s, %d CPUs, %s, with -every %d -real %d.\n", runtime.Version(), runtime.NumCPU(), took.Round(time.Second), a.every, realRuns)
 }
