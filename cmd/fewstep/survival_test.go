@@ -216,11 +216,14 @@ func TestSurvival(t *testing.T) {
 		for _, name := range found {
 			flip(t, name)
 		}
-		before := files(t, dir, wallClock)
+		skip := func(path string) bool { // what the killed writer left half written goes at any start
+			return wallClock(path) || strings.Contains(path, ".fewstep-tmp-")
+		}
+		before := files(t, dir, skip)
 		if out := s.run(t, dir, exitFailure); !strings.Contains(out, "every checkpoint of stage 8, phase lora-cond is damaged") || !strings.Contains(out, "rewind "+dir+" --to 8/lora-cond") {
 			t.Errorf("%s", out)
 		}
-		sameFiles(t, before, files(t, dir, wallClock))
+		sameFiles(t, before, files(t, dir, skip))
 		if out, errs, code := runCommand(t, "rewind", dir, "--to", "8/lora-cond"); code != exitOK || !strings.Contains(out, "stands at 8/lora-cond") {
 			t.Fatalf("code %d, %s%s", code, out, errs)
 		}
