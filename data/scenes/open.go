@@ -54,7 +54,7 @@ func Open(path string) (*Renderer, error) {
 	}
 	var total int64
 	for name, n := range s.Samples {
-		if name != Splits[0] && name != Splits[1] && name != Splits[2] {
+		if !slices.Contains(Splits, name) {
 			return nil, fmt.Errorf("%s: samples has a split %q; the splits are %v", path, name, Splits)
 		}
 		if n < 0 || n > 1<<24 {

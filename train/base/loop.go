@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"math"
 	"runtime"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"fewstep/data"
@@ -16,6 +14,7 @@ import (
 	"fewstep/engine"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
+	"fewstep/train/feed"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -256,23 +255,9 @@ func hash(s string) int64 {
 	return int64(h >> 1)
 }
 
-// each calls f with 0 … n−1 on all cores.
-func each(n int, f func(i int)) {
-	var wait sync.WaitGroup
-	var next atomic.Int64
-	for range min(n, runtime.GOMAXPROCS(0)) {
-		wait.Go(func() {
-			for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
-				f(int(i))
-			}
-		})
-	}
-	wait.Wait()
-}
-
 // images gives n images of a set in parallel: [side, side, 3] each.
 func images(set *data.Set, n, side int, row func(i int) int) ([][]float32, error) {
 	out, failed := make([][]float32, n), make([]error, n)
-	each(n, func(i int) { out[i], failed[i] = set.Image(row(i), side) })
+	feed.Each(n, func(i int) { out[i], failed[i] = set.Image(row(i), side) })
 	return out, errors.Join(failed...)
 }
