@@ -1,11 +1,8 @@
 package eval
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +10,7 @@ import (
 
 	"fewstep/distill"
 	"fewstep/eval/report"
+	"fewstep/model/weights"
 	"fewstep/train/monitor"
 	"fewstep/train/rundir"
 )
@@ -339,24 +337,11 @@ func lineage(d *rundir.Dir) ([]report.Artifact, error) {
 		if filepath.Ext(name) != ".safetensors" || strings.Contains(name, "/") {
 			continue
 		}
-		sum, err := fileSum(d.ArtifactPath(rundir.Exports, name))
+		sum, err := weights.HashFile(d.ArtifactPath(rundir.Exports, name))
 		if err != nil {
 			return nil, err
 		}
 		out = append(out, report.Artifact{Name: strings.TrimSuffix(name, ".safetensors"), Path: rundir.Exports + "/" + name, SHA256: sum})
 	}
 	return out, nil
-}
-
-func fileSum(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
 }

@@ -19,22 +19,30 @@ func (t *Table) Sheet(keep func(Column) bool) ([]byte, error) {
 			continue
 		}
 		labels = append(labels, c.Label())
-		for i := range grid {
-			if i >= len(c.Pictures) {
-				grid[i] = append(grid[i], nil)
-				continue
-			}
-			img, err := png.Decode(bytes.NewReader(c.Pictures[i]))
-			if err != nil {
-				return nil, fmt.Errorf("saved picture %d of %s at %d steps: %w", i, c.Model, c.Steps, err)
-			}
-			grid[i] = append(grid[i], img)
+		if err := c.AddTo(grid); err != nil {
+			return nil, err
 		}
 	}
 	if len(labels) == 0 || len(grid) == 0 {
 		return nil, nil
 	}
 	return report.ComposeSheet(grid, t.Prompts, labels)
+}
+
+// AddTo appends the column's pictures to the rows of a sheet, one to each; nil where it has none.
+func (c Column) AddTo(grid [][]image.Image) error {
+	for i := range grid {
+		if i >= len(c.Pictures) {
+			grid[i] = append(grid[i], nil)
+			continue
+		}
+		img, err := png.Decode(bytes.NewReader(c.Pictures[i]))
+		if err != nil {
+			return fmt.Errorf("saved picture %d of %s at %d steps: %w", i, c.Model, c.Steps, err)
+		}
+		grid[i] = append(grid[i], img)
+	}
+	return nil
 }
 
 // Label is a column's heading.

@@ -2,10 +2,7 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
-	"io"
 	"os"
 	"strings"
 	"time"
@@ -14,6 +11,7 @@ import (
 
 	"fewstep/cluster"
 	"fewstep/internal/xla"
+	"fewstep/model/weights"
 )
 
 // clusterFlags say where this process stands among those of several nodes, where the launcher does not.
@@ -99,14 +97,9 @@ func binaryDigest() (string, error) {
 
 // shortDigest is the beginning of a file's SHA-256.
 func shortDigest(path string) (string, error) {
-	f, err := os.Open(path)
+	sum, err := weights.HashFile(path)
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil))[:16], nil
+	return sum[:16], nil
 }

@@ -1,10 +1,8 @@
 package ablation
 
 import (
-	"bytes"
 	"fmt"
 	"image"
-	"image/png"
 	"slices"
 
 	"fewstep/eval"
@@ -19,18 +17,7 @@ func (a *Ablation) Sheet(calls int) ([]byte, error) {
 	grid := make([][]image.Image, len(first.Prompts))
 	add := func(label string, c eval.Column) error {
 		labels = append(labels, label)
-		for i := range grid {
-			if i >= len(c.Pictures) {
-				grid[i] = append(grid[i], nil)
-				continue
-			}
-			img, err := png.Decode(bytes.NewReader(c.Pictures[i]))
-			if err != nil {
-				return fmt.Errorf("saved picture %d of %s: %w", i, label, err)
-			}
-			grid[i] = append(grid[i], img)
-		}
-		return nil
+		return c.AddTo(grid)
 	}
 	for _, c := range first.Columns {
 		if c.Kind == report.Teacher || c.Kind == report.Earlier && c.Calls == calls {
