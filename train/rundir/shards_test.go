@@ -262,13 +262,27 @@ func shardWorkers(t *testing.T, dir string, attempt int, more ...string) (cmds [
 	return cmds, out
 }
 
+// waitForCheckpoint returns when the run has saved this position, or a later one, or has not within a minute.
+func waitForCheckpoint(dir string, position int64) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		v, err := View(dir)
+		if err != nil {
+			continue // the ranks have not met yet
+		}
+		if c, _, err := v.LatestCheckpoint(); err == nil && c != nil && c.Position >= position {
+			return
+		}
+	}
+}
+
 func TestKilledWhileSavingShards(t *testing.T) {
 	dir := t.TempDir()
 	kills := 0
 	for attempt := 0; ; attempt++ {
 		cmds, out := shardWorkers(t, dir, attempt)
 		if attempt < 6 {
-			time.Sleep(time.Duration(250+rand.IntN(500)) * time.Millisecond)
+			waitForCheckpoint(dir, int64(attempt+1)*20)
+			time.Sleep(rand.N(10 * time.Millisecond)) // at any moment of the next save
 			cmds[attempt%shardRanks].Process.Kill()
 		}
 		done := 0
