@@ -13,12 +13,12 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"sort"
 	"sync"
 	"sync/atomic"
 
+	"fewstep/data/feed"
 	"fewstep/data/images"
 	"fewstep/data/source"
 )
@@ -128,56 +128,55 @@ func (s *Set) check(opt Options) error {
 	var mu sync.Mutex
 	var failed []BadImage
 	var unread error
-	var done, next atomic.Int64
-	workers := runtime.GOMAXPROCS(0)
+	var done atomic.Int64
+	var unreadable atomic.Bool
+	look := n
 	if opt.CacheSize > 0 {
 		s.cached = make([][]uint8, n)
 	}
 	drawn, draws := s.source.(*sceneSource)
 	if (opt.Unchecked || draws) && opt.CacheSize == 0 {
-		workers = 0
+		look = 0
 	}
 	if seen := opt.Seen; opt.CacheSize == 0 && seen.holds(s.state, s.source.Len()) {
-		workers, s.digest = 0, seen.Digest
+		look, s.digest = 0, seen.Digest
 		for _, b := range seen.Bad {
 			failed = append(failed, BadImage{s.source.Row(b.Row).Key, errors.New(b.Why), b.Row})
 		}
 	}
-	var wait sync.WaitGroup
-	for range workers {
-		wait.Go(func() {
-			for i := int(next.Add(1) - 1); i < n; i = int(next.Add(1) - 1) {
-				if draws {
-					s.cached[i] = square(drawn.draw(s.number(i)), opt.CacheSize).Pix
-					continue
+	feed.Each(look, func(i int) {
+		if draws {
+			s.cached[i] = square(drawn.draw(s.number(i)), opt.CacheSize).Pix
+			return
+		}
+		if unreadable.Load() { // the source cannot be read
+			return
+		}
+		content, err := s.Encoded(i)
+		if err != nil && !gone(err) {
+			unreadable.Store(true)
+			mu.Lock()
+			unread = errors.Join(unread, err)
+			mu.Unlock()
+			return
+		}
+		if err == nil {
+			err = images.With(content, func(m images.RGB) error {
+				if opt.CacheSize > 0 {
+					s.cached[i] = square(m, opt.CacheSize).Pix
 				}
-				content, err := s.Encoded(i)
-				if err != nil && !gone(err) {
-					mu.Lock()
-					unread = errors.Join(unread, err)
-					mu.Unlock()
-					return
-				}
-				if err == nil {
-					err = images.With(content, func(m images.RGB) error {
-						if opt.CacheSize > 0 {
-							s.cached[i] = square(m, opt.CacheSize).Pix
-						}
-						return nil
-					})
-				}
-				if err != nil {
-					mu.Lock()
-					failed = append(failed, BadImage{s.Row(i).Key, err, s.number(i)})
-					mu.Unlock()
-				}
-				if opt.Checked != nil {
-					opt.Checked(int(done.Add(1)), n)
-				}
-			}
-		})
-	}
-	wait.Wait()
+				return nil
+			})
+		}
+		if err != nil {
+			mu.Lock()
+			failed = append(failed, BadImage{s.Row(i).Key, err, s.number(i)})
+			mu.Unlock()
+		}
+		if opt.Checked != nil {
+			opt.Checked(int(done.Add(1)), n)
+		}
+	})
 	if unread != nil {
 		return fmt.Errorf("data: %w", unread)
 	}

@@ -10,9 +10,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 
 	"fewstep/data"
+	"fewstep/data/feed"
 	"fewstep/distill"
 	"fewstep/eval/metric"
 	"fewstep/eval/report"
@@ -262,16 +262,12 @@ func measureReal(judge Judge, set imageSource, rows []int, resolution int, looke
 	for start := 0; start < len(distinct); start += chunk {
 		rows := distinct[start:min(start+chunk, len(distinct))]
 		images, failed := make([]*image.NRGBA, len(rows)), make([]error, len(rows))
-		var wait sync.WaitGroup
-		for i, r := range rows {
-			wait.Go(func() {
-				v, err := set.Image(r, resolution)
-				if failed[i] = err; err == nil {
-					images[i] = sample.Image(v, pipeline.Square(resolution))
-				}
-			})
-		}
-		wait.Wait()
+		feed.Each(len(rows), func(i int) {
+			v, err := set.Image(rows[i], resolution)
+			if failed[i] = err; err == nil {
+				images[i] = sample.Image(v, pipeline.Square(resolution))
+			}
+		})
 		if err := errors.Join(failed...); err != nil {
 			return nil, err
 		}

@@ -9,13 +9,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"fewstep/data"
+	"fewstep/data/feed"
 	"fewstep/data/images"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // realImages is a list of real images: a folder of pictures in the order of their names, or another source of images, as a zip
@@ -106,21 +104,15 @@ func (s *Spec) real(p *protocol) (features []Features, sum string, err error) {
 		}
 		n := min(chunk, list.n-start)
 		shown, failures := make([]*image.NRGBA, n), make([]error, n)
-		var decoding errgroup.Group
-		decoding.SetLimit(runtime.GOMAXPROCS(0))
-		for k := range n {
-			raw, err := list.read(start + k)
-			if err != nil {
-				failures[k] = err
-				continue
+		files := make([][]byte, n)
+		feed.Each(n, func(k int) {
+			if files[k], failures[k] = list.read(start + k); failures[k] == nil {
+				shown[k], failures[k] = show(files[k], p)
 			}
+		})
+		for _, raw := range files {
 			h.Write(raw)
-			decoding.Go(func() error {
-				shown[k], failures[k] = show(raw, p)
-				return nil
-			})
 		}
-		_ = decoding.Wait()
 		for k, err := range failures {
 			if err != nil {
 				bad = append(bad, fmt.Errorf("%s: %w", list.name(start+k), err))

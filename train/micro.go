@@ -3,11 +3,11 @@ package train
 import (
 	"errors"
 
+	"fewstep/data/feed"
 	"fewstep/distill"
 	"fewstep/engine"
 	"fewstep/model/pipeline"
 	"fewstep/model/unet"
-	"fewstep/train/feed"
 
 	"github.com/gomlx/compute/shapes"
 )

@@ -4,13 +4,13 @@ import (
 	"context"
 	"time"
 
+	"fewstep/data/feed"
 	"fewstep/distill"
 	"fewstep/distill/program"
 	"fewstep/engine"
 	"fewstep/model/discriminator"
 	"fewstep/model/pipeline"
 	"fewstep/train/cost"
-	"fewstep/train/feed"
 	"fewstep/train/monitor"
 	"fewstep/train/rundir"
 )

@@ -6,12 +6,12 @@ import (
 	"slices"
 
 	"fewstep/data"
+	"fewstep/data/feed"
 	"fewstep/data/images"
 	"fewstep/engine"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
 	"fewstep/model/unet"
-	"fewstep/train/feed"
 	"fewstep/train/monitor"
 
 	"github.com/gomlx/compute/dtypes"

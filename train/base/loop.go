@@ -10,11 +10,11 @@ import (
 	"time"
 
 	"fewstep/data"
+	"fewstep/data/feed"
 	"fewstep/distill"
 	"fewstep/engine"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
-	"fewstep/train/feed"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"

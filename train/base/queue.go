@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"math"
 
+	"fewstep/data/feed"
 	"fewstep/engine"
-	"fewstep/train/feed"
 )
 
 // uploads puts the batches that were made ahead on the device, each before the update that takes it.

@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 )
 
-// Each calls f for 0 … n−1 on all cores, for the samples of a batch.
+// Each calls f for 0 … n−1 on all cores.
 func Each(n int, f func(i int)) {
 	var wait sync.WaitGroup
 	var next atomic.Int64
