@@ -1,13 +1,3 @@
-// Package configs holds the recipes that come with fewstep, and reads the settings of a user: what belongs to the machine and
-// its owner rather than to a recipe.
-//
-// A value is given by the last of these layers that has it; 'fewstep plan CONFIG --where' tells which one that is.
-//
-//	defaults              built in
-//	recipe                the YAML file of a run; it has no settings, and settings have no keys of recipes
-//	settings file         settings.yaml in the user's configuration folder (~/.config/fewstep), or the file in FEWSTEP_SETTINGS
-//	environment           FEWSTEP_BACKEND for backend, FEWSTEP_TRAIN_BATCH for a recipe's train.batch
-//	flags, --set          of one command
 package configs
 
 import (
@@ -23,8 +13,6 @@ import (
 	"github.com/spf13/pflag"
 	"github.com/spf13/viper"
 	"go.yaml.in/yaml/v3"
-
-	"fewstep/distill"
 )
 
 // FileEnv names another settings file.
@@ -39,7 +27,7 @@ type Settings struct {
 	ProgramCache   string        `mapstructure:"program_cache"`   // folder of compiled programs; off = none
 	ObjectStorage  ObjectStorage `mapstructure:"object_storage"`
 
-	provenance []distill.Provenance
+	provenance []Provenance
 }
 
 // ObjectStorage is where s3:// addresses lead. Credentials are no settings: the usual variables and files hold them.
@@ -125,7 +113,7 @@ func Read(flags *pflag.FlagSet) (*Settings, error) {
 				}
 			}
 		}
-		out.provenance = append(out.provenance, distill.Provenance{Key: s.key, Value: v.GetString(s.key), From: from})
+		out.provenance = append(out.provenance, Provenance{Key: s.key, Value: v.GetString(s.key), From: from})
 	}
 	return out, nil
 }
@@ -163,11 +151,11 @@ func linesOf(path string) (map[string]int, error) {
 	if len(document.Content) == 0 {
 		return lines, nil
 	}
-	return lines, keysOf(document.Content[0], "", path, lines)
+	return lines, linesBelow(document.Content[0], "", path, lines)
 }
 
-// keysOf collects the lines of the keys of a mapping.
-func keysOf(n *yaml.Node, above, path string, lines map[string]int) error {
+// linesBelow collects the lines of the keys of a mapping.
+func linesBelow(n *yaml.Node, above, path string, lines map[string]int) error {
 	if n.Kind != yaml.MappingNode {
 		return fmt.Errorf("%s:%d: keys with values are expected here", path, n.Line)
 	}
@@ -175,7 +163,7 @@ func keysOf(n *yaml.Node, above, path string, lines map[string]int) error {
 		key, value := above+n.Content[i].Value, n.Content[i+1]
 		switch {
 		case slices.ContainsFunc(known, func(s setting) bool { return strings.HasPrefix(s.key, key+".") }):
-			if err := keysOf(value, key+".", path, lines); err != nil {
+			if err := linesBelow(value, key+".", path, lines); err != nil {
 				return err
 			}
 		case !slices.ContainsFunc(known, func(s setting) bool { return s.key == key }):
@@ -183,7 +171,7 @@ func keysOf(n *yaml.Node, above, path string, lines map[string]int) error {
 			for _, s := range known {
 				names = append(names, s.key)
 			}
-			return fmt.Errorf("%s:%d: unknown key %s%s", path, n.Content[i].Line, key, distill.Suggest(key, names))
+			return fmt.Errorf("%s:%d: unknown key %s%s", path, n.Content[i].Line, key, Suggest(key, names))
 		case lines[key] > 0:
 			return fmt.Errorf("%s:%d: the key %s stands here a second time; keep one of them", path, n.Content[i].Line, key)
 		default:
@@ -194,4 +182,4 @@ func keysOf(n *yaml.Node, above, path string, lines map[string]int) error {
 }
 
 // Provenance tells which layer gave each setting.
-func (s *Settings) Provenance() []distill.Provenance { return s.provenance }
+func (s *Settings) Provenance() []Provenance { return s.provenance }

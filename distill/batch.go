@@ -1,6 +1,9 @@
 package distill
 
-import "fmt"
+import (
+	"fewstep/configs"
+	"fmt"
+)
 
 // Batch holds what one distillation step needs per sample besides tensors.
 // Pairs (A, B) are the coefficients of a·x + b·u, applied per sample.
@@ -30,9 +33,9 @@ type Sampler struct {
 }
 
 // NewSampler returns the sampler of a phase of the recipe's ladder. The errors
-// are those of [Config.CheckSchedule] that concern it.
-func NewSampler(s *Schedule, c *Config, step Step) (*Sampler, error) {
-	if step.Kind == KindMerge {
+// are those of [configs.Recipe.CheckTimesteps] that concern it.
+func NewSampler(s *Schedule, c *configs.Recipe, step Step) (*Sampler, error) {
+	if step.Kind == configs.KindMerge {
 		return nil, fmt.Errorf("stage %q, phase %q trains nothing and draws no batches", step.StageName, step.PhaseName)
 	}
 	stage := &c.Stages[step.Stage]
@@ -41,7 +44,7 @@ func NewSampler(s *Schedule, c *Config, step Step) (*Sampler, error) {
 		return nil, fmt.Errorf("stage %q: %w", step.StageName, err)
 	}
 	p := &Sampler{schedule: s, step: step, seed: c.Seed, timesteps: timesteps}
-	if step.Kind == KindAdversarial {
+	if step.Kind == configs.KindAdversarial {
 		p.levels, p.weights = stage.NoiseLevels, stage.LevelWeights(&stage.Phases[step.Phase])
 		for _, t := range p.levels {
 			if t < 1 || t > s.T() {
@@ -75,7 +78,7 @@ func (p *Sampler) Batch(first int64, n int) (*Batch, error) {
 	for _, c := range []*[]float64{&b.InputA, &b.InputB, &b.StudentA, &b.StudentB, &b.ViewA, &b.ViewB} {
 		*c = make([]float64, n)
 	}
-	if p.step.Kind == KindX0 {
+	if p.step.Kind == configs.KindX0 {
 		b.TargetA, b.TargetB = make([]float64, n), make([]float64, n)
 	}
 	for i := range n {
@@ -84,7 +87,7 @@ func (p *Sampler) Batch(first int64, n int) (*Batch, error) {
 		next := s.StudentNext(p.step.StudentSteps, t)
 		b.T[i], b.TNext[i] = t, next
 		b.InputA[i], b.InputB[i] = s.ForwardCoefficients(t)
-		if p.step.Kind == KindX0 {
+		if p.step.Kind == configs.KindX0 {
 			b.TargetA[i], b.TargetB[i] = s.X0Coefficients(p.step.Teacher.Prediction, t)
 			b.StudentB[i] = 1
 		} else {

@@ -1,6 +1,7 @@
 package distill
 
 import (
+	"fewstep/configs"
 	"fmt"
 	"math"
 	"reflect"
@@ -12,12 +13,12 @@ import (
 // give each sample what the formulas give it alone.
 func TestBatchIsTheFormulas(t *testing.T) {
 	m, s, c := loadMethod(t), SDXLSchedule(), mustParse(t, minimal)
-	steps, err := Plan(c)
+	steps, err := Plan(c, Epsilon)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, step := range steps {
-		if step.Kind == KindMerge {
+		if step.Kind == configs.KindMerge {
 			continue
 		}
 		p, err := NewSampler(s, c, step)
@@ -41,7 +42,7 @@ func TestBatchIsTheFormulas(t *testing.T) {
 			nearAll(t, what+"x_t", x, s.Forward(m.X0, m.Eps, b.T[i]))
 			u := net(x, s.NetworkIndex(b.T[i]), m.C)
 			fake := Combine(b.StudentA[i], x, b.StudentB[i], u)
-			if step.Kind == KindX0 {
+			if step.Kind == configs.KindX0 {
 				nearAll(t, what+"student", fake, u)
 				nearAll(t, what+"target", Combine(b.TargetA[i], x, b.TargetB[i], u), s.X0FromEpsilon(x, u, b.T[i]))
 				if len(b.Teacher) > 0 {
@@ -74,7 +75,7 @@ func TestBatchIsTheFormulas(t *testing.T) {
 // A sample is the same in any batch, and other samples are not.
 func TestBatchBoundariesDoNotMatter(t *testing.T) {
 	s, c := SDXLSchedule(), mustParse(t, minimal)
-	steps, err := Plan(c)
+	steps, err := Plan(c, Epsilon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +104,7 @@ func TestBatchBoundariesDoNotMatter(t *testing.T) {
 // t is uniform over the student's timesteps.
 func TestTimestepsAreUniform(t *testing.T) {
 	s, c := SDXLSchedule(), mustParse(t, minimal)
-	steps, err := Plan(c)
+	steps, err := Plan(c, Epsilon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +133,7 @@ func TestTimestepsAreUniform(t *testing.T) {
 
 func TestSamplerRefuses(t *testing.T) {
 	s, c := SDXLSchedule(), mustParse(t, minimal)
-	steps, err := Plan(c)
+	steps, err := Plan(c, Epsilon)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,8 +5,8 @@
 //
 // It holds the noise schedule and its conversions (schedule.go, move.go), the
 // intervals that student and teacher walk (walk.go), the objectives
-// (objective.go), the randomness (random.go), the recipe (config*.go) and the
-// ladder of stages and phases (ladder*.go).
+// (objective.go), the randomness (random.go) and the ladder of stages and
+// phases (ladder*.go), which is laid out from a recipe of package configs.
 //
 // Nothing here knows of graphs or devices. Every formula is linear in its
 // tensors with scalar coefficients per sample, so the training programs take

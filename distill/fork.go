@@ -1,6 +1,7 @@
 package distill
 
 import (
+	"fewstep/configs"
 	"fmt"
 	"reflect"
 	"slices"
@@ -8,20 +9,20 @@ import (
 )
 
 // DiffBefore names the keys on which the first n phases of a recipe's ladder depend and in which two recipes differ, as
-// [Diff] does. Where there are none, either recipe's phases give the same results.
+// [configs.Diff] does. Where there are none, either recipe's phases give the same results.
 //
 // What only later phases depend on may differ, and so may the names of run, model and data set (their content is for the
 // caller to compare), the keys under eval, and those that say when something is saved or shown.
-func DiffBefore(a, b *Config, n int) ([]string, error) {
-	left, err := Plan(a)
+func DiffBefore(a, b *configs.Recipe, n int) ([]string, error) {
+	left, err := Plan(a, Epsilon)
 	if err != nil {
 		return nil, err
 	}
-	right, err := Plan(b)
+	right, err := Plan(b, Epsilon)
 	if err != nil {
 		return nil, err
 	}
-	if out := Diff(before(a, left, n), before(b, right, n)); len(out) > 0 {
+	if out := configs.Diff(before(a, left, n), before(b, right, n)); len(out) > 0 {
 		return out, nil
 	}
 	for i := range n {
@@ -76,10 +77,10 @@ func (l *Ladder) Before(at string) ([]Step, error) {
 }
 
 // before is what the first n phases of a recipe depend on: the rest has no value.
-func before(c *Config, steps []Step, n int) *Config {
+func before(c *configs.Recipe, steps []Step, n int) *configs.Recipe {
 	n = min(n, len(steps))
 	out := *c
-	out.Name, out.Model, out.Data.Source, out.Eval = "", "", "", Eval{}
+	out.Name, out.Model, out.Data.Source, out.Eval = "", "", "", configs.Eval{}
 	out.Lineage = "" // what it changes is told by the steps
 	t := &out.Train
 	t.CheckpointMinutes, t.CheckpointSamples, t.KeepCheckpoints, t.LogEvery, t.Offload = 0, 0, 0, 0, ""
@@ -89,19 +90,19 @@ func before(c *Config, steps []Step, n int) *Config {
 	d.CarryBackbone, out.Lineage = false, "" // the steps say of each phase what it carries and starts from
 	adversarial, lora := false, false
 	for _, s := range steps[:n] {
-		adversarial = adversarial || s.Kind == KindAdversarial
-		lora = lora || s.Target == TargetLoRA
+		adversarial = adversarial || s.Kind == configs.KindAdversarial
+		lora = lora || s.Target == configs.TargetLoRA
 	}
 	if !adversarial {
-		out.Discriminator = Discriminator{}
+		out.Discriminator = configs.Discriminator{}
 	}
-	if !lora && !(adversarial && d.Target == TargetLoRA) {
-		out.LoRA = LoRA{}
+	if !lora && !(adversarial && d.Target == configs.TargetLoRA) {
+		out.LoRA = configs.LoRA{}
 	}
 	out.Stages = nil
 	for i := range c.Stages {
 		s := c.Stages[i]
-		var phases []Phase
+		var phases []configs.Phase
 		for _, step := range steps[:n] {
 			if step.Stage == i {
 				phases = append(phases, s.Phases[step.Phase])
@@ -112,7 +113,7 @@ func before(c *Config, steps []Step, n int) *Config {
 		}
 		s.Phases = phases
 		s.Loss = "" // it only says which kinds of phases there may be
-		uses := func(is func(Phase) bool) bool {
+		uses := func(is func(configs.Phase) bool) bool {
 			for _, p := range s.Phases {
 				if is(p) {
 					return true
@@ -120,13 +121,13 @@ func before(c *Config, steps []Step, n int) *Config {
 			}
 			return false
 		}
-		if !uses(func(p Phase) bool { return p.Kind == KindAdversarial }) {
+		if !uses(func(p configs.Phase) bool { return p.Kind == configs.KindAdversarial }) {
 			s.NoiseLevels, s.NoiseWeights = nil, nil
 		}
-		if !uses(func(p Phase) bool { return p.Teacher == TeacherSkip }) {
+		if !uses(func(p configs.Phase) bool { return p.Teacher == configs.TeacherSkip }) {
 			s.SkipTeacherSteps = 0
 		}
-		if !uses(func(p Phase) bool { return p.Trains() }) {
+		if !uses(func(p configs.Phase) bool { return p.Trains() }) {
 			s.Timesteps = nil
 		}
 		out.Stages = append(out.Stages, s)

@@ -1,14 +1,15 @@
 package distill
 
 import (
+	"fewstep/configs"
 	"strings"
 	"testing"
 )
 
 // What the phases before a point depend on is told from what only later ones do.
 func TestDiffBefore(t *testing.T) {
-	base := func() *Config {
-		c := Default()
+	base := func() *configs.Recipe {
+		c := configs.Default()
 		c.Model, c.Data.Source = "model", "data.parquet"
 		return c
 	}
@@ -60,11 +61,11 @@ func TestDiffBefore(t *testing.T) {
 					t.Fatal(err)
 				}
 			} else {
-				a.Stages[3].Phases[1].Teacher, b.Stages[3].Phases[1].Teacher = TeacherStage, TeacherStage
-				a.Stages[3].Phases[1].Teacher = TeacherSkip
+				a.Stages[3].Phases[1].Teacher, b.Stages[3].Phases[1].Teacher = configs.TeacherStage, configs.TeacherStage
+				a.Stages[3].Phases[1].Teacher = configs.TeacherSkip
 			}
 		}
-		l, err := NewLadder(b)
+		l, err := NewLadder(b, Epsilon)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -82,7 +83,7 @@ func TestDiffBefore(t *testing.T) {
 	}
 	// Where a full lineage continues there are no merges, and the phases behind them count all the same.
 	x, y := base(), base()
-	for _, c := range []*Config{x, y} {
+	for _, c := range []*configs.Recipe{x, y} {
 		if err := c.Set("lineage=continued"); err != nil {
 			t.Fatal(err)
 		}
@@ -90,7 +91,7 @@ func TestDiffBefore(t *testing.T) {
 	if err := y.Set("stages.8.phases.full-uncond.lr=1e-3"); err != nil {
 		t.Fatal(err)
 	}
-	l, err := NewLadder(y)
+	l, err := NewLadder(y, Epsilon)
 	if err != nil {
 		t.Fatal(err)
 	}

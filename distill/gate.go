@@ -1,5 +1,7 @@
 package distill
 
+import "fewstep/configs"
+
 // Gate decides when the student may move in an adversarial phase: not during
 // the discriminator's warm-up, which may end early by the phase's
 // warmup_accuracy, and not while the discriminator's paired accuracy is below
@@ -22,7 +24,7 @@ type Gate struct {
 // samples: the share of them with logit_real > logit_fake. The mean is plain
 // over the first window of samples and exponential with that length
 // afterwards. A warm-up does not end within the first window.
-func (g *Gate) Observe(p *Phase, accuracy float64, samples, window int64) {
+func (g *Gate) Observe(p *configs.Phase, accuracy float64, samples, window int64) {
 	g.Seen += samples
 	weight := min(float64(samples)/float64(max(min(g.Seen, window), 1)), 1)
 	g.Accuracy += weight * (accuracy - g.Accuracy)
@@ -34,7 +36,7 @@ func (g *Gate) Observe(p *Phase, accuracy float64, samples, window int64) {
 // StudentMoves reports whether the update after done samples of the phase moves
 // the student. It follows from the updates before that one, so that an update
 // need not wait for its own numbers.
-func (g *Gate) StudentMoves(p *Phase, done int64) bool {
+func (g *Gate) StudentMoves(p *configs.Phase, done int64) bool {
 	if done < p.WarmupDiscriminator && !g.Warm {
 		return false
 	}
@@ -43,6 +45,6 @@ func (g *Gate) StudentMoves(p *Phase, done int64) bool {
 
 // Decides reports whether observations can change what StudentMoves says after
 // done samples: where they cannot, nothing need wait for them.
-func (g *Gate) Decides(p *Phase, done int64) bool {
+func (g *Gate) Decides(p *configs.Phase, done int64) bool {
 	return p.Gate > 0 || p.WarmupAccuracy > 0 && done < p.WarmupDiscriminator && !g.Warm
 }

@@ -2,12 +2,13 @@ package distill
 
 import (
 	"encoding/json"
+	"fewstep/configs"
 	"math"
 	"testing"
 )
 
 func TestGate(t *testing.T) {
-	p := &Phase{WarmupDiscriminator: 32, Gate: 0.6}
+	p := &configs.Phase{WarmupDiscriminator: 32, Gate: 0.6}
 	var g Gate
 	if g.StudentMoves(p, 100) {
 		t.Error("the gate is open before anything was seen")
@@ -30,7 +31,7 @@ func TestGate(t *testing.T) {
 	if err := json.Unmarshal(data, &again); err != nil || again != g {
 		t.Errorf("%s came back as %+v, %v", data, again, err)
 	}
-	open := &Phase{}
+	open := &configs.Phase{}
 	if !new(Gate).StudentMoves(open, 0) || new(Gate).Decides(open, 0) {
 		t.Error("a phase without a gate waits")
 	}
@@ -48,7 +49,7 @@ func TestGate(t *testing.T) {
 
 // A warm-up ends by the paired accuracy of at least one window, for good, or with its samples.
 func TestWarmup(t *testing.T) {
-	p := &Phase{WarmupDiscriminator: 160, WarmupAccuracy: 0.6}
+	p := &configs.Phase{WarmupDiscriminator: 160, WarmupAccuracy: 0.6}
 	var g Gate
 	for i, c := range []struct {
 		accuracy float64
@@ -71,7 +72,7 @@ func TestWarmup(t *testing.T) {
 
 // Rates decay over the samples that are counted.
 func TestRatesCountTheStudent(t *testing.T) {
-	p := &Phase{LR: 2, DiscriminatorLR: 4, Decay: DecayLinear}
+	p := &configs.Phase{LR: 2, DiscriminatorLR: 4, Decay: configs.DecayLinear}
 	s := Step{Warmup: 40, Samples: 140}
 	for done, want := range map[int64]float64{0: 2, 39: 2, 40: 2, 90: 1, 139: 0.02} {
 		if got := p.StudentRate(s.RateAt(done)); math.Abs(got-want) > 1e-12 {

@@ -1,6 +1,7 @@
 package distill
 
 import (
+	"fewstep/configs"
 	"fmt"
 	"math"
 	"slices"
@@ -49,7 +50,7 @@ const (
 
 // Step is one phase of a ladder with everything it depends on made explicit.
 type Step struct {
-	Stage, Phase         int    // indices into Config.Stages and Stage.Phases
+	Stage, Phase         int    // indices into Recipe.Stages and Stage.Phases
 	StageName, PhaseName string //
 	Kind, Target, Form   string // as in Phase
 	StudentSteps         int    // N
@@ -75,7 +76,8 @@ type Step struct {
 
 // plan holds the lineage while the ladder is laid out.
 type plan struct {
-	config *Config
+	config *configs.Recipe
+	base   Prediction    // what the base model predicts, which its scheduler says
 	byStep map[int]Model // best model of each step count
 	full   Model         // best full model of the stage before, at first the base
 	lora   Artifact      // the last LoRA of the lineage
@@ -84,8 +86,9 @@ type plan struct {
 	steps  []Step
 }
 
-// Plan lays the recipe's ladder out: which teacher each phase has, what its
-// student starts from, whether its discriminator is new, and what it makes.
+// Plan lays the recipe's ladder out over a base model of a prediction: which
+// teacher each phase has, what its student starts from, whether its
+// discriminator is new, and what it makes.
 //
 // Every LoRA applies to the original base: a stage's LoRA starts from that of
 // the stage before. A merge makes the stage's full model of base and LoRA, and
@@ -95,8 +98,8 @@ type plan struct {
 // use, is left out. Teachers are the best model with their step
 // count: full where there is one. The error names the stage and phase whose
 // place is impossible.
-func Plan(c *Config) ([]Step, error) {
-	p := plan{config: c, byStep: map[int]Model{}, full: Model{Full: Base, Prediction: c.predicts}}
+func Plan(c *configs.Recipe, base Prediction) ([]Step, error) {
+	p := plan{config: c, base: base, byStep: map[int]Model{}, full: Model{Full: Base, Prediction: base}}
 	for i := range c.Stages {
 		if err := p.stage(i); err != nil {
 			return nil, err
@@ -108,7 +111,7 @@ func Plan(c *Config) ([]Step, error) {
 // stageState is what the phases of one stage hand to each other.
 type stageState struct {
 	index int
-	*Stage
+	*configs.Stage
 	teacher, skip Model
 	lora          bool // a LoRA phase came before
 	merged        bool // a merge or a full phase came before
@@ -131,7 +134,7 @@ func (p *plan) stage(i int) error {
 	first := len(p.steps)
 	continued := p.continues(s.Stage)
 	for j := range s.Phases {
-		if continued && s.lora && s.Phases[j].Kind == KindMerge {
+		if continued && s.lora && s.Phases[j].Kind == configs.KindMerge {
 			s.apart = true
 			continue
 		}
@@ -162,9 +165,9 @@ func (p *plan) stage(i int) error {
 
 // continues reports whether a stage's full phases go on from the full model of
 // the stage before, beside the stage's LoRA.
-func (p *plan) continues(s *Stage) bool {
-	full := func(ph Phase) bool { return ph.Trains() && ph.Target == TargetFull }
-	return p.config.Lineage == LineageContinued && p.full.Full != Base && !p.ahead && slices.ContainsFunc(s.Phases, full)
+func (p *plan) continues(s *configs.Stage) bool {
+	full := func(ph configs.Phase) bool { return ph.Trains() && ph.Target == configs.TargetFull }
+	return p.config.Lineage == configs.LineageContinued && p.full.Full != Base && !p.ahead && slices.ContainsFunc(s.Phases, full)
 }
 
 // teacher finds the model that plays a teacher of m steps: the base for the
@@ -182,7 +185,7 @@ func (p *plan) teacher(s *stageState, m int, key string) (Model, error) {
 
 // adapted is the base with a LoRA, or without where it is empty.
 func (p *plan) adapted(lora Artifact) Model {
-	return Model{Full: Base, LoRA: lora, Prediction: p.config.predicts}
+	return Model{Full: Base, LoRA: lora, Prediction: p.base}
 }
 
 // made lists the step counts made so far, largest first.
@@ -224,9 +227,9 @@ func (p *plan) phase(s *stageState, j int) (Step, error) {
 		step.Samples = step.Warmup + updates*batch
 	}
 	switch ph.Kind {
-	case KindMSE, KindAdversarial:
+	case configs.KindMSE, configs.KindAdversarial:
 		step.Teacher, step.TeacherSteps, step.Guidance = s.teacher, s.TeacherSteps, s.Guidance
-		if ph.Teacher == TeacherSkip {
+		if ph.Teacher == configs.TeacherSkip {
 			if s.SkipTeacherSteps == 0 {
 				return refuse("it learns from the skip-level teacher, and the stage has none; set the stage's skip_teacher_steps, or the phase's teacher to stage")
 			}
@@ -235,37 +238,37 @@ func (p *plan) phase(s *stageState, j int) (Step, error) {
 		if step.Teacher.Prediction == Sample {
 			return refuse("its teacher %s predicts x0; a teacher must predict as the base model does, so put the x0 conversion into the last stage", step.Teacher)
 		}
-	case KindX0:
-		if ph.Target != TargetFull {
+	case configs.KindX0:
+		if ph.Target != configs.TargetFull {
 			return refuse("the conversion to x0-prediction trains the full UNet; set its target to full")
 		}
 		if s.full.Prediction == Sample {
 			return refuse("the student predicts x0 already; leave out the second conversion")
 		}
 		step.Teacher = s.full
-	case KindMerge:
+	case configs.KindMerge:
 		if !s.lora {
 			return refuse("there is no LoRA in this stage to merge; put a LoRA phase before it, or leave it out")
 		}
 		if s.merged {
 			return refuse("the LoRA is merged already, and a second merge would undo the full training since; leave it out")
 		}
-		s.full = Model{Full: FullOf(s.Name), Prediction: p.config.predicts}
+		s.full = Model{Full: FullOf(s.Name), Prediction: p.base}
 		s.merged = true
 		step.Start = p.adapted(p.lora)
 		step.Produces, step.Prediction = s.full.Full, s.full.Prediction
 		return step, nil
 	default:
-		return refuse("its kind %q is unknown%s", ph.Kind, suggest(ph.Kind, kinds))
+		return refuse("its kind %q is unknown", ph.Kind)
 	}
-	if ph.Kind == KindAdversarial {
+	if ph.Kind == configs.KindAdversarial {
 		if ph.Form == "" {
 			return refuse("it is adversarial, and the discriminator's form is missing; set form to conditional or unconditional")
 		}
 		p.discriminator(s, ph, &step)
 	}
 	switch ph.Target {
-	case TargetLoRA:
+	case configs.TargetLoRA:
 		if s.merged || s.apart {
 			return refuse("a LoRA phase cannot follow a merge or a full phase of its stage, because a LoRA applies to the original base; move it before them, or into a stage of its own")
 		}
@@ -273,8 +276,8 @@ func (p *plan) phase(s *stageState, j int) (Step, error) {
 		step.FreshLoRA = p.lora == ""
 		p.lora = LoRAOf(s.Name)
 		s.lora = true
-		step.Produces, step.Prediction = p.lora, p.config.predicts
-	case TargetFull:
+		step.Produces, step.Prediction = p.lora, p.base
+	case configs.TargetFull:
 		if s.lora && !s.merged && !s.apart {
 			return refuse("the LoRA trained before is not in the full model; put a merge phase before it")
 		}
@@ -284,12 +287,12 @@ func (p *plan) phase(s *stageState, j int) (Step, error) {
 		step.Start = s.full
 		s.full.Full = FullOf(s.Name)
 		s.merged = true
-		if ph.Kind == KindX0 {
+		if ph.Kind == configs.KindX0 {
 			s.full.Prediction = Sample
 		}
 		step.Produces, step.Prediction = s.full.Full, s.full.Prediction
 	default:
-		return refuse("its target %q is unknown%s", ph.Target, suggest(ph.Target, targets))
+		return refuse("its target %q is unknown", ph.Target)
 	}
 	return step, nil
 }
@@ -312,7 +315,7 @@ func (s *Step) RateAt(done int64) (of, total int64) {
 
 // discriminator decides what of it is new: all at the start of a stage (3.3),
 // later only the head, and that only when the form changes its input.
-func (p *plan) discriminator(s *stageState, ph *Phase, step *Step) {
+func (p *plan) discriminator(s *stageState, ph *configs.Phase, step *Step) {
 	step.DiscriminatorBackbone, step.DiscriminatorHead = Fresh, Fresh
 	if s.form != "" && p.config.Discriminator.CarryBackbone {
 		step.DiscriminatorBackbone = Carried

@@ -2,6 +2,7 @@ package distill
 
 import (
 	"errors"
+	"fewstep/configs"
 	"fmt"
 	"iter"
 	"maps"
@@ -38,8 +39,8 @@ type Ladder struct {
 }
 
 // NewLadder returns the ladder of a recipe, with the errors of [Plan].
-func NewLadder(c *Config) (*Ladder, error) {
-	steps, err := Plan(c)
+func NewLadder(c *configs.Recipe, base Prediction) (*Ladder, error) {
+	steps, err := Plan(c, base)
 	if err != nil {
 		return nil, err
 	}

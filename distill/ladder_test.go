@@ -2,6 +2,7 @@ package distill
 
 import (
 	"bytes"
+	"fewstep/configs"
 	"flag"
 	"fmt"
 	"os"
@@ -83,7 +84,7 @@ func transcript(text string) string {
 }
 
 type player struct {
-	config *Config
+	config *configs.Recipe
 	ladder *Ladder
 	state  State
 }
@@ -92,7 +93,7 @@ func (p *player) command(words []string, input string) string {
 	var n, stage, phase int64
 	switch words[0] {
 	case "recipe":
-		c, err := Parse([]byte("name: test\nmodel: m\ndata: {source: s}\n"+input), "recipe.yaml")
+		c, err := configs.Parse([]byte("name: test\nmodel: m\ndata: {source: s}\n"+input), "recipe.yaml")
 		if err == nil {
 			err = c.Validate()
 		}
@@ -100,7 +101,7 @@ func (p *player) command(words []string, input string) string {
 			return "error: " + err.Error() + "\n"
 		}
 		p.config = c
-		if p.ladder, err = NewLadder(c); err != nil {
+		if p.ladder, err = NewLadder(c, Epsilon); err != nil {
 			return "error: " + err.Error() + "\n"
 		}
 		p.state = p.ladder.Start()
@@ -137,7 +138,7 @@ func (p *player) describe(s Step) string {
 	if s.Form != "" {
 		text += " " + s.Form
 	}
-	if s.Kind != KindMerge {
+	if s.Kind != configs.KindMerge {
 		text += fmt.Sprintf(" of %s, %d samples from %d", s.Target, s.Samples, s.First)
 		if s.Warmup > 0 {
 			text += fmt.Sprintf(", %d of them before the student moves", s.Warmup)
@@ -199,6 +200,33 @@ func (p *player) phase() string {
 		}
 		if p.state, err = p.ladder.Next(p.state, Event{Kind: Trained, Samples: int64(p.config.Train.GlobalBatch())}); err != nil {
 			return "error: " + err.Error() + "\n"
+		}
+	}
+}
+
+const minimal = "model: m\ndata: {source: s}\n"
+
+func mustParse(t *testing.T, text string) *configs.Recipe {
+	t.Helper()
+	c, err := configs.Parse([]byte(text), "recipe.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// A ladder whose samples no int64 counts is refused.
+func TestLadderTooLong(t *testing.T) {
+	for _, set := range []string{
+		"stages.8.phases.lora-cond.samples=9223372036854775807",
+		"stages.8.phases.lora-cond={count_student: true, warmup_discriminator: 9223372036854775807, samples: 512}",
+	} {
+		c := mustParse(t, minimal)
+		if err := c.Set(set); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := NewLadder(c, Epsilon); err == nil || !strings.Contains(err.Error(), "longer than can be counted") {
+			t.Errorf("%s: %v", set, err)
 		}
 	}
 }

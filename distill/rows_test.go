@@ -1,6 +1,7 @@
 package distill
 
 import (
+	"fewstep/configs"
 	"strings"
 	"testing"
 )
@@ -57,16 +58,16 @@ func TestRowsOfAnAblation(t *testing.T) {
 				t.Fatal(err)
 			}
 			schedule := SDXLSchedule()
-			if err := c.CheckSchedule(schedule); err != nil {
+			if err := c.CheckTimesteps(schedule.T()); err != nil {
 				t.Fatal(err)
 			}
 			p := player{config: c}
 			var err error
-			if p.ladder, err = NewLadder(c); err != nil {
+			if p.ladder, err = NewLadder(c, Epsilon); err != nil {
 				t.Fatal(err)
 			}
 			for _, s := range p.ladder.Steps() {
-				if s.Kind == KindMerge {
+				if s.Kind == configs.KindMerge {
 					continue
 				}
 				sampler, err := NewSampler(schedule, c, s)

@@ -1,6 +1,7 @@
 package distill
 
 import (
+	"fewstep/configs"
 	"math"
 	"slices"
 	"strings"
@@ -146,23 +147,22 @@ func TestVelocity(t *testing.T) {
 
 // A ladder over a base that predicts v has teachers and students that do, until the conversion to x0.
 func TestLadderOverVelocity(t *testing.T) {
-	c, err := Load("../configs/sdxl/lightning.yaml")
+	c, err := configs.Load("../configs/sdxl/lightning.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.SetPrediction(Velocity)
-	steps, err := Plan(c)
+	steps, err := Plan(c, Velocity)
 	if err != nil {
 		t.Fatal(err)
 	}
 	converted := false
 	for _, s := range steps {
 		want := Velocity
-		converted = converted || s.Kind == KindX0
+		converted = converted || s.Kind == configs.KindX0
 		if converted {
 			want = Sample
 		}
-		if s.Prediction != want || s.Kind != KindMerge && s.Teacher.Prediction != Velocity {
+		if s.Prediction != want || s.Kind != configs.KindMerge && s.Teacher.Prediction != Velocity {
 			t.Errorf("%s/%s predicts %v, its teacher %v", s.StageName, s.PhaseName, s.Prediction, s.Teacher.Prediction)
 		}
 	}

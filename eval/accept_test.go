@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"fewstep/configs"
 	"fewstep/data"
-	"fewstep/distill"
 	"fewstep/eval/metric"
 	"fewstep/eval/report"
 )
@@ -100,7 +100,7 @@ func TestAcceptMeasuresDamage(t *testing.T) {
 	kept := map[string][]byte{}
 	s.Save = func(name string, b []byte) error { kept[name] = b; return nil }
 	s.Load = func(name string) ([]byte, bool) { b, ok := kept[name]; return b, ok }
-	s.Config.Data.Captions = distill.Captions{Fine: 1}
+	s.Config.Data.Captions = configs.Captions{Fine: 1}
 	v, err := Open(s)
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/engine"
 	"fewstep/eval/metric"
@@ -47,9 +48,9 @@ func random(t *testing.T) Spec {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := distill.Default()
+	c := configs.Default()
 	c.Model, c.Data.Source, c.Data.Resolution = p.Dir, filepath.Join(dir, "images.parquet"), tinypipeline.Resolution
-	c.Eval = distill.Eval{Samples: 10, Batch: 4, TeacherSteps: 2, SheetSamples: 2, Seed: 5, Bootstrap: 20}
+	c.Eval = configs.Eval{Samples: 10, Batch: 4, TeacherSteps: 2, SheetSamples: 2, Seed: 5, Bootstrap: 20}
 	s := Spec{Engine: engine.New(rt.Backend, dtypes.Float32, nn.Network), Pipeline: p, Config: c,
 		Captions: &CaptionList{Protocol: "captions", Path: "test", Texts: captionsOfTests}}
 	specs, err := p.UNetSpecs(rt.Backend, nil)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/train/export"
 	"fewstep/train/rundir"
@@ -13,8 +14,8 @@ import (
 
 // exports are the models of a run's ladder that are measured, in its order, and which of them the run has exported
 // completely. The first stage's LoRA is only the next one's start.
-func exports(d *rundir.Dir, c *distill.Config) (steps []distill.Step, ready []bool, err error) {
-	ladder, err := distill.NewLadder(c)
+func exports(d *rundir.Dir, c *configs.Recipe) (steps []distill.Step, ready []bool, err error) {
+	ladder, err := distill.NewLadder(c, distill.Epsilon) // what the base predicts moves no phase
 	if err != nil {
 		return nil, nil, err
 	}
@@ -75,7 +76,7 @@ func (s *Spec) runEntries(dir string) ([]Entry, error) {
 }
 
 // ViewRun opens a run directory for reading, with its recipe.
-func ViewRun(dir string) (*rundir.Dir, *distill.Config, error) {
+func ViewRun(dir string) (*rundir.Dir, *configs.Recipe, error) {
 	d, err := rundir.View(dir)
 	if err != nil {
 		return nil, nil, err
@@ -84,7 +85,7 @@ func ViewRun(dir string) (*rundir.Dir, *distill.Config, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	c, err := distill.Parse(raw, d.Path("config.yaml"))
+	c, err := configs.Parse(raw, d.Path("config.yaml"))
 	return d, c, err
 }
 
@@ -92,8 +93,8 @@ func ViewRun(dir string) (*rundir.Dir, *distill.Config, error) {
 // directory, so it may run on another machine that shares it, and be stopped and started: rows that Load returns are
 // not measured again. show is given the table whenever it has grown, and how many of the ladder's models are in it.
 // Where nothing is new it looks again after the time given.
-func (v *Evaluation) Follow(ctx context.Context, d *rundir.Dir, c *distill.Config, every time.Duration, show func(t *Table, entries []Entry, models, of int) error) error {
-	ladder, err := distill.NewLadder(c)
+func (v *Evaluation) Follow(ctx context.Context, d *rundir.Dir, c *configs.Recipe, every time.Duration, show func(t *Table, entries []Entry, models, of int) error) error {
+	ladder, err := distill.NewLadder(c, distill.Epsilon) // what the base predicts moves no phase
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/eval/report"
 	"fewstep/train/export"
@@ -38,12 +39,12 @@ func (g *growing) export(t *testing.T, step distill.Step) {
 func growingRun(t *testing.T, s Spec) (*growing, string) {
 	t.Helper()
 	root := t.TempDir()
-	c, err := distill.Parse([]byte(tinypipeline.Recipe), filepath.Join(filepath.Dir(s.Pipeline.Dir), "recipe.yaml"))
+	c, err := configs.Parse([]byte(tinypipeline.Recipe), filepath.Join(filepath.Dir(s.Pipeline.Dir), "recipe.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i := range c.Stages {
-		c.Stages[i].Phases = slices.DeleteFunc(c.Stages[i].Phases, func(p distill.Phase) bool { return p.Target == distill.TargetLoRA || p.Kind == distill.KindMerge })
+		c.Stages[i].Phases = slices.DeleteFunc(c.Stages[i].Phases, func(p configs.Phase) bool { return p.Target == configs.TargetLoRA || p.Kind == configs.KindMerge })
 	}
 	c.Model, c.Data.Source = s.Pipeline.Dir, s.Config.Data.Source
 	run := filepath.Join(root, "run")

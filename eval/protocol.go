@@ -11,9 +11,9 @@ import (
 	"slices"
 	"strings"
 
+	"fewstep/configs"
 	"fewstep/data"
 	"fewstep/data/feed"
-	"fewstep/distill"
 	"fewstep/eval/metric"
 	"fewstep/eval/report"
 	"fewstep/eval/sample"
@@ -27,7 +27,7 @@ const sheetNoise = int64(1) << 40
 // protocol is what all rows of a table share. Image i is made for prompt i from noise (seed, i), whatever the batch,
 // the model or the device.
 type protocol struct {
-	settings   distill.Eval
+	settings   configs.Eval
 	resolution int
 	prompts    []string
 	judge      Judge
@@ -52,7 +52,7 @@ type heldOut struct {
 func (p *protocol) sheetOfPrompts() bool { return len(p.settings.SheetPrompts) == 0 }
 
 // chosen lists the rows and captions of n samples, by the rows' weights and the captions' probabilities.
-func chosen(set *data.Set, c *distill.Config, n int) (rows []int, captions []string, err error) {
+func chosen(set *data.Set, c *configs.Recipe, n int) (rows []int, captions []string, err error) {
 	order, err := set.Order(data.OrderOptions{Seed: c.Eval.Seed, Fine: c.Data.Captions.Fine, Kind: c.Data.Captions.Kind, Coarse: c.Data.Captions.Coarse})
 	if err != nil {
 		return nil, nil, err

@@ -8,7 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"fewstep/distill"
+	"fewstep/configs"
 	"fewstep/eval/report"
 	"fewstep/model/weights"
 	"fewstep/train/monitor"
@@ -144,7 +144,7 @@ func NewReport(d *rundir.Dir, t *Table) (*report.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := distill.Parse(config, d.Path("config.yaml"))
+	c, err := configs.Parse(config, d.Path("config.yaml"))
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +171,7 @@ func NewReport(d *rundir.Dir, t *Table) (*report.Report, error) {
 }
 
 // ladder writes "128 → 32 → 8 → 4 → 2 → 1 steps".
-func ladder(c *distill.Config) string {
+func ladder(c *configs.Recipe) string {
 	var steps []string
 	for i, s := range c.Stages {
 		if i == 0 {
@@ -182,7 +182,7 @@ func ladder(c *distill.Config) string {
 	return strings.Join(steps, " → ") + " steps"
 }
 
-func commands(c *distill.Config) []report.Command {
+func commands(c *configs.Recipe) []report.Command {
 	out := []report.Command{
 		{Purpose: "Make the run again from its own config, in the run's folder", Line: "fewstep run config.yaml --dir again"},
 		{Purpose: "Check every file of the run against its manifests", Line: "fewstep check ."},
@@ -257,7 +257,7 @@ var curves = []struct{ value, curve string }{
 }
 
 // stages turns the run's records into curves, phase by phase, with the discriminator's troubles as notes.
-func stages(c *distill.Config, records []monitor.Record) []report.Stage {
+func stages(c *configs.Recipe, records []monitor.Record) []report.Stage {
 	var out []report.Stage
 	last := ""
 	watcher := watch(c)
@@ -308,7 +308,7 @@ func addPoint(p *report.Phase, name string, samples int64, v float64) {
 }
 
 // watch judges the discriminator as the run did; nil where the recipe does not watch it.
-func watch(c *distill.Config) *monitor.Watcher {
+func watch(c *configs.Recipe) *monitor.Watcher {
 	d := c.Discriminator
 	if d.CollapseWindow <= 0 {
 		return nil

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"fewstep/distill"
+	"fewstep/configs"
 	"fewstep/eval/metric"
 	"fewstep/eval/report"
 	"fewstep/train/monitor"
@@ -53,7 +53,7 @@ func inventedTable() *Table {
 // inventedRun is a run directory with statistics of one adversarial phase and no checkpoint.
 func inventedRun(t *testing.T, dir string) *rundir.Dir {
 	t.Helper()
-	c := distill.Default()
+	c := configs.Default()
 	c.Name, c.Model, c.Data.Source = "invented", "assets/mini", "assets/mini/images.parquet"
 	d, err := rundir.Open(dir, c.Resolved(), rundir.Lineage{FewstepVersion: "0.0", BaseWeights: strings.Repeat("ab", 32), DataManifest: strings.Repeat("cd", 32)})
 	if err != nil {

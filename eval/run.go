@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 
+	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/engine"
 	"fewstep/eval/metric"
@@ -26,7 +27,7 @@ type Spec struct {
 	Engine   *engine.Engine     // measures, and draws if Drawer is nil; best at granularity nn.Network, in f32
 	Drawer   *engine.Engine     // draws; may compute in bf16
 	Pipeline *pipeline.Pipeline // text encoders, VAE, schedule and the metrics' CLIPModel
-	Config   *distill.Config    // Eval and Data decide the protocol
+	Config   *configs.Recipe    // Eval and Data decide the protocol
 
 	// Base loads the undistilled model, once: the teacher, and the same network at fewer steps. nil leaves them out.
 	Base        Loader

@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"fewstep/configs"
 	"fewstep/data"
-	"fewstep/distill"
 	"fewstep/engine"
 	"fewstep/eval/metric"
 	"fewstep/eval/report"
@@ -53,10 +53,10 @@ func tiny(t *testing.T) Spec {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := distill.Default()
+	c := configs.Default()
 	c.Model, c.Data.Source, c.Data.Resolution = mini, source, 32
-	c.Data.Captions = distill.Captions{Fine: 0.4, Kind: 0.3, Coarse: 0.3}
-	c.Eval = distill.Eval{Samples: 8, Batch: 4, Guidance: 3, TeacherSteps: 2, Steps: []int{1}, SheetSamples: 3, Seed: 5, Bootstrap: 20}
+	c.Data.Captions = configs.Captions{Fine: 0.4, Kind: 0.3, Coarse: 0.3}
+	c.Eval = configs.Eval{Samples: 8, Batch: 4, Guidance: 3, TeacherSteps: 2, Steps: []int{1}, SheetSamples: 3, Seed: 5, Bootstrap: 20}
 	e := engine.New(rt.Backend, dtypes.Float32, nn.Network)
 	specs, err := p.UNetSpecs(rt.Backend, nil)
 	if err != nil {
@@ -151,7 +151,7 @@ func TestEvaluationContinues(t *testing.T) {
 // none.
 func TestDiversityOfModelsAlone(t *testing.T) {
 	s := tiny(t)
-	s.Config.Data.Captions = distill.Captions{Coarse: 1}
+	s.Config.Data.Captions = configs.Captions{Coarse: 1}
 	s.Config.Eval.Samples = 40
 	s.Base, s.Entries = nil, s.Entries[:1]
 	table := evaluated(t, s)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/engine"
 	"fewstep/internal/xla"
@@ -26,7 +27,7 @@ const (
 // students are a run's finished phases: a LoRA of 8 steps, a UNet of 4 and the x0-predicting UNet of one step.
 type students struct {
 	run    *rundir.Dir
-	config *distill.Config
+	config *configs.Recipe
 	steps  map[string]distill.Step // "8", "4", "1"
 }
 
@@ -70,14 +71,14 @@ func makeRun(t *testing.T, model, dir string) *students {
 		moved = append(moved, weights.FromFloat32(s.Name, s.Dims, v, weights.F32))
 	}
 
-	c, err := distill.Parse([]byte(fmt.Sprintf("name: interop\nmodel: %s\ndata: {source: x.parquet, resolution: %d}\n"+
+	c, err := configs.Parse([]byte(fmt.Sprintf("name: interop\nmodel: %s\ndata: {source: x.parquet, resolution: %d}\n"+
 		"lora: {rank: %d, alpha: %d}\nstages: lightning\n", model, p.Native().Width, loraRank, loraAlpha)), "interop.yaml")
 	must(t, err)
 	d, err := rundir.Open(dir, c.Resolved(), rundir.Lineage{BaseWeights: "ba5e"})
 	must(t, err)
 	t.Cleanup(func() { d.Close() })
 	made := &students{d, c, map[string]distill.Step{}}
-	plan, err := distill.Plan(c)
+	plan, err := distill.Plan(c, distill.Epsilon)
 	must(t, err)
 	for _, s := range plan {
 		tensors, ok := map[string][]weights.Tensor{"8/lora-uncond": adapters, "4/full-uncond": moved, "1/full-uncond": moved}[s.StageName+"/"+s.PhaseName]

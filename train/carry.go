@@ -3,6 +3,7 @@ package train
 import (
 	"strings"
 
+	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/model/discriminator"
 	"fewstep/model/nn"
@@ -17,7 +18,7 @@ func (p *phase) handsOn() bool {
 		return false
 	}
 	for _, s := range p.Ladder.Steps()[p.at+1:] {
-		if s.Kind == distill.KindAdversarial {
+		if s.Kind == configs.KindAdversarial {
 			return s.DiscriminatorBackbone == distill.Carried
 		}
 	}

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"fewstep/distill"
+	"fewstep/configs"
 	"fewstep/internal/xla"
 	"fewstep/model/weights"
 	"fewstep/train"
@@ -32,7 +32,7 @@ const (
 var layered = []string{"train.granularity=layer", "train.calls=layer"}
 
 // on walks a recipe on so many virtual devices, stopping after some updates; 0 = to its end.
-func on(t *testing.T, devices int, c *distill.Config, dir string, after int) {
+func on(t *testing.T, devices int, c *configs.Recipe, dir string, after int) {
 	t.Helper()
 	rt, err := xla.Open(xla.CPU, xla.Options{Devices: devices})
 	if err != nil {
@@ -143,9 +143,9 @@ func TestDevicesChangeNoRun(t *testing.T) {
 		t.Skip("walks a ladder several times")
 	}
 	recipe := with(t, tiny(t), dealt)
-	both := func(t *testing.T, set ...string) (c *distill.Config, one, two string) {
+	both := func(t *testing.T, set ...string) (c *configs.Recipe, one, two string) {
 		t.Helper()
-		c, err := distill.Load(recipe, append(set, "train.adam_epsilon=1e-4")...)
+		c, err := configs.Load(recipe, append(set, "train.adam_epsilon=1e-4")...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -178,9 +178,9 @@ func TestShardedIsReplicated(t *testing.T) {
 		t.Skip("walks a ladder several times")
 	}
 	recipe := with(t, tiny(t), full)
-	load := func(shard string) *distill.Config {
+	load := func(shard string) *configs.Recipe {
 		t.Helper()
-		c, err := distill.Load(recipe, append([]string{"train.batch=2", "train.ema=0.9", "train.compute=bf16", "train.frozen=bf16", "train.shard=" + shard}, layered...)...)
+		c, err := configs.Load(recipe, append([]string{"train.batch=2", "train.ema=0.9", "train.compute=bf16", "train.frozen=bf16", "train.shard=" + shard}, layered...)...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -208,7 +208,7 @@ func TestDevicesRefused(t *testing.T) {
 		"3 devices are asked for, and this process drives 2":             {3, "train.batch=6"},
 		"train.batch is 3, and 2 devices take equal parts of it: choose": {2, "train.batch=3"},
 	} {
-		config, err := distill.Load(recipe, c.set)
+		config, err := configs.Load(recipe, c.set)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -220,7 +220,7 @@ func TestDevicesRefused(t *testing.T) {
 			t.Error("a run directory was made")
 		}
 	}
-	if _, err := distill.Load(recipe, "train.reduce=f16"); err == nil || !strings.Contains(err.Error(), "train.reduce must be one of f32, bf16") {
+	if _, err := configs.Load(recipe, "train.reduce=f16"); err == nil || !strings.Contains(err.Error(), "train.reduce must be one of f32, bf16") {
 		t.Errorf("train.reduce=f16: %v", err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/train/rundir"
 )
@@ -55,7 +56,7 @@ func (r *Run) fork(lineage rundir.Lineage) error {
 	if err != nil {
 		return err
 	}
-	other, err := distill.Parse(config, source.Path("config.yaml"))
+	other, err := configs.Parse(config, source.Path("config.yaml"))
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"sort"
 	"strings"
 
+	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/model/weights"
 	"fewstep/train/rundir"
@@ -102,7 +103,7 @@ func (r *Run) rules() rundir.Rules {
 		MayDiffer: []string{"train.log_every", "train.checkpoint_minutes", "train.checkpoint_samples", "train.keep_checkpoints", "train.offload", "train.shard"},
 		MayChange: r.mayChange,
 		Normal: func(old []byte) []byte {
-			c, err := distill.Parse(old, r.opt.Dir)
+			c, err := configs.Parse(old, r.opt.Dir)
 			if err != nil {
 				return old
 			}

@@ -3,6 +3,7 @@ package train
 import (
 	"errors"
 
+	"fewstep/configs"
 	"fewstep/data/feed"
 	"fewstep/distill"
 	"fewstep/engine"
@@ -45,7 +46,7 @@ func (p *phase) fill(m *micro, first int64) (err error) {
 			*to = make([]float32, shapes[i].Size())
 		}
 		m.epsilon = make([]float32, len(m.x))
-		if p.step.Kind == distill.KindAdversarial {
+		if p.step.Kind == configs.KindAdversarial {
 			m.noise = make([]float32, len(m.x))
 			if p.f.R1.Weight > 0 {
 				m.penalty = make([]float32, len(m.x))
@@ -150,7 +151,7 @@ func (p *phase) upload(m *micro) (*inputs, error) {
 	for _, w := range m.Teacher {
 		in.teacher = append(in.teacher, move{index(w.At), column(w.A), column(w.B)})
 	}
-	if p.step.Kind == distill.KindX0 {
+	if p.step.Kind == configs.KindX0 {
 		in.teacher = []move{{in.t, column(m.TargetA), column(m.TargetB)}}
 	} else if p.step.Guidance > 1 {
 		g := make([]float64, n)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/engine"
 	"fewstep/model/discriminator"
@@ -213,7 +214,7 @@ func (m *models) frozen(model distill.Model, at int) (params *engine.Params, fre
 // Model puts the model of a finished step on the device, for sampling.
 func (r *Run) Model(step distill.Step) (*engine.Params, func(), error) {
 	model := distill.Model{Full: step.Produces}
-	if step.Target == distill.TargetLoRA {
+	if step.Target == configs.TargetLoRA {
 		model = distill.Model{Full: distill.Base, LoRA: step.Produces}
 	}
 	return r.models.frozen(model, len(r.Ladder.Steps()))
@@ -236,7 +237,7 @@ func (m *models) student(step distill.Step, at int, checkpoint *rundir.Checkpoin
 	switch {
 	case checkpoint != nil:
 		src, err = weights.Open(checkpoint.Path(studentFile))
-	case step.Target != distill.TargetLoRA:
+	case step.Target != configs.TargetLoRA:
 		src, err = m.weights(step.Start, at)
 	case !step.FreshLoRA:
 		src, err = m.latest(step.Start.LoRA, at)
@@ -249,7 +250,7 @@ func (m *models) student(step distill.Step, at int, checkpoint *rundir.Checkpoin
 		defer src.Close()
 		value = pipeline.Reader(src)
 	}
-	if step.Target != distill.TargetLoRA {
+	if step.Target != configs.TargetLoRA {
 		return e.LoadFunc(m.full, value, everything)
 	}
 	return m.trainable(m.lora, engine.IsLoRA, value, at)
@@ -322,7 +323,7 @@ func (r *Run) criticSpecs(step distill.Step) ([]nn.Spec, error) {
 func (m *models) lastCritic(at int) distill.Step {
 	steps := m.run.Ladder.Steps()
 	for i := at - 1; i > 0; i-- {
-		if steps[i].Kind == distill.KindAdversarial {
+		if steps[i].Kind == configs.KindAdversarial {
 			return steps[i]
 		}
 	}
@@ -332,8 +333,8 @@ func (m *models) lastCritic(at int) distill.Step {
 // discriminator is the recipe's.
 func (r *Run) discriminator() *discriminator.Config {
 	c := r.Config.Discriminator
-	d := &discriminator.Config{UNet: r.Pipeline.UNet, Channels: c.HeadChannels, Groups: c.HeadGroups, Levels: c.Features == distill.FeaturesLevels}
-	if c.Target == distill.TargetLoRA {
+	d := &discriminator.Config{UNet: r.Pipeline.UNet, Channels: c.HeadChannels, Groups: c.HeadGroups, Levels: c.Features == configs.FeaturesLevels}
+	if c.Target == configs.TargetLoRA {
 		d.LoRA = r.models.adapters()
 	}
 	return d

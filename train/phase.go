@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"fewstep/configs"
 	"fewstep/data/feed"
 	"fewstep/distill"
 	"fewstep/distill/program"
@@ -21,7 +22,7 @@ type phase struct {
 	rank     int      // of the device
 	peers    []*phase // of the leading one: the phase on each of the others
 	step     distill.Step
-	settings *distill.Phase
+	settings *configs.Phase
 	at       int // index in the ladder
 	sampler  *distill.Sampler
 	form     discriminator.Form
@@ -50,7 +51,7 @@ func (r *Run) phase(ctx context.Context, step distill.Step, checkpoint *rundir.C
 			p.at = i
 		}
 	}
-	if step.Kind == distill.KindMerge {
+	if step.Kind == configs.KindMerge {
 		return p.merge()
 	}
 	if r.samples == nil {
@@ -114,14 +115,14 @@ func (p *phase) prepare(ctx context.Context, checkpoint *rundir.Checkpoint) (err
 	}
 	p.f = &program.Functions{UNet: r.Pipeline.UNet, Disc: r.critics(), R1: penalty(r.Config)}
 	p.ofTeacher = &program.Functions{UNet: p.f.UNet}
-	if step.Target == distill.TargetLoRA && !r.Engine.Split {
+	if step.Target == configs.TargetLoRA && !r.Engine.Split {
 		p.f.LoRA = r.models.adapters()
 	}
 	if r.models.besideBase(step.Teacher) {
 		p.ofTeacher.LoRA = r.models.adapters()
 	}
-	ofBase := step.Kind == distill.KindAdversarial && r.Config.Discriminator.Target == distill.TargetLoRA
-	if step.Target != distill.TargetLoRA && step.Teacher.Full != distill.Base && !ofBase {
+	ofBase := step.Kind == configs.KindAdversarial && r.Config.Discriminator.Target == configs.TargetLoRA
+	if step.Target != configs.TargetLoRA && step.Teacher.Full != distill.Base && !ofBase {
 		r.models.free() // the base's place is needed
 	}
 	p.form = discriminator.Form(step.Form)
@@ -131,7 +132,7 @@ func (p *phase) prepare(ctx context.Context, checkpoint *rundir.Checkpoint) (err
 	if p.teacher, p.freeTeacher, err = r.models.teacher(step.Teacher, p.at); err != nil {
 		return err
 	}
-	if step.Kind == distill.KindAdversarial {
+	if step.Kind == configs.KindAdversarial {
 		if p.critic, err = r.models.critic(step, p.at, checkpoint); err != nil {
 			return err
 		}
@@ -172,7 +173,7 @@ func (p *phase) prepare(ctx context.Context, checkpoint *rundir.Checkpoint) (err
 	return p.restore(checkpoint) // the phase's record was written before the checkpoint
 }
 
-func penalty(c *distill.Config) program.R1 {
+func penalty(c *configs.Recipe) program.R1 {
 	return program.R1{Weight: c.Discriminator.R1, Sigma: c.Discriminator.R1Sigma}
 }
 

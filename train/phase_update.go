@@ -3,7 +3,7 @@ package train
 import (
 	"slices"
 
-	"fewstep/distill"
+	"fewstep/configs"
 	"fewstep/distill/program"
 	"fewstep/engine"
 	"fewstep/train/monitor"
@@ -83,7 +83,7 @@ func (p *phase) compute(numbers *numbers, w *wall) (err error) {
 	if err := w.part(p.Engine, monitor.DataSeconds, nil); err != nil {
 		return err
 	}
-	if p.step.Kind == distill.KindAdversarial {
+	if p.step.Kind == configs.KindAdversarial {
 		err = p.adversarial(micro, real, numbers, w)
 	} else {
 		err = p.regress(micro, real, numbers)

@@ -9,9 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"fewstep/configs"
 	"fewstep/data"
 	"fewstep/data/encoded"
-	"fewstep/distill"
 	"fewstep/engine"
 	"fewstep/internal/xla"
 	"fewstep/model/nn"
@@ -42,7 +42,7 @@ func firstValues(t *testing.T, dir string) map[string]float64 {
 // A run takes encodings that were made apart: it encodes nothing itself, and refuses those of another resolution or VAE.
 func TestPreparedEncodings(t *testing.T) {
 	recipe := with(t, tiny(t), adversarial)
-	c, err := distill.Load(recipe)
+	c, err := configs.Load(recipe)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +99,7 @@ func TestPreparedEncodings(t *testing.T) {
 		}
 	}
 	open := func(set ...string) error {
-		c, err := distill.Load(recipe, append(set, "data.source="+s.Dir)...)
+		c, err := configs.Load(recipe, append(set, "data.source="+s.Dir)...)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"fewstep/configs"
 	"fewstep/data"
 	"fewstep/distill"
 	"fewstep/engine"
@@ -49,7 +50,7 @@ type Options struct {
 
 // Run is a ladder being walked.
 type Run struct {
-	Config   *distill.Config
+	Config   *configs.Recipe
 	Pipeline *pipeline.Pipeline
 	Dir      *rundir.Dir
 	Engine   *engine.Engine
@@ -80,7 +81,7 @@ type Device interface {
 }
 
 // Open opens the model, the data and the run directory. Nothing is computed yet.
-func Open(c *distill.Config, opt Options) (*Run, error) {
+func Open(c *configs.Recipe, opt Options) (*Run, error) {
 	r := &Run{Config: c, opt: opt, Engine: NewEngine(opt.Backend, c.Train, opt.Split)}
 	r.Engine.Sites = opt.Sites
 	err := r.checkDevices()
@@ -93,16 +94,15 @@ func Open(c *distill.Config, opt Options) (*Run, error) {
 	if r.Pipeline, err = pipeline.Open(c.ModelPath()); err != nil {
 		return nil, err
 	}
-	if err := c.CheckSchedule(r.Pipeline.Schedule); err != nil {
+	if err := c.CheckTimesteps(r.Pipeline.Schedule.T()); err != nil {
 		return nil, err
 	}
-	c.SetPrediction(r.Pipeline.Prediction)
 	if c.Data.VAETile > 0 {
 		if _, err := r.Pipeline.VAE.EncodeTiles(c.Data.VAETile); err != nil {
 			return nil, fmt.Errorf("data.vae_tile: %w", err)
 		}
 	}
-	if r.Ladder, err = distill.NewLadder(c); err != nil {
+	if r.Ladder, err = distill.NewLadder(c, r.Pipeline.Prediction); err != nil {
 		return nil, err
 	}
 	if opt.Until != "" && c.Stage(opt.Until) == nil {
@@ -138,7 +138,7 @@ func Open(c *distill.Config, opt Options) (*Run, error) {
 }
 
 // NewEngine makes an engine with a recipe's settings; split is engine.Engine.Split.
-func NewEngine(backend compute.Backend, c distill.Train, split bool) *engine.Engine {
+func NewEngine(backend compute.Backend, c configs.Train, split bool) *engine.Engine {
 	e := engine.New(backend, cost.ComputeTypes[c.Compute], cost.Levels[c.Granularity])
 	e.Calls, e.Frozen, e.Split = cost.Levels[c.CallGranularity()], cost.ComputeTypes[c.Frozen], split && e.Granularity == nn.Network
 	e.Offload = cost.Offload(c)
@@ -204,7 +204,7 @@ func (r *Run) walk(ctx context.Context, shown monitor.Reporter) (worked, again b
 	}
 	r.warming.Wait()
 	if r.group == nil {
-		r.Engine.Shard = r.Config.Train.Shard == distill.ShardSharded
+		r.Engine.Shard = r.Config.Train.Shard == configs.ShardSharded
 		if r.group, err = engine.NewGroup(r.Engine, max(r.opt.Devices, 1), cost.ComputeTypes[r.Config.Train.Reduce], nil); err != nil {
 			return false, false, err
 		}

@@ -15,7 +15,7 @@ import (
 	"strings"
 	"testing"
 
-	"fewstep/distill"
+	"fewstep/configs"
 	"fewstep/internal/xla"
 	"fewstep/model/pipeline"
 	"fewstep/train"
@@ -54,7 +54,7 @@ func (s *stopAt) Close() error { return nil }
 // walk runs the tiny ladder's first stages on a kind of backend, interrupting it after the given numbers of updates.
 func walk(t *testing.T, kind, recipe, dir, until string, opt xla.Options, interrupt []int, set ...string) {
 	t.Helper()
-	c, err := distill.Load(recipe, set...)
+	c, err := configs.Load(recipe, set...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func walk(t *testing.T, kind, recipe, dir, until string, opt xla.Options, interr
 }
 
 // walkOn goes on with a run, for so many updates; 0 = to its end. It returns the most that lay in the host's memory.
-func walkOn(t *testing.T, backend compute.Backend, c *distill.Config, dir, until string, after int) (host int64) {
+func walkOn(t *testing.T, backend compute.Backend, c *configs.Recipe, dir, until string, after int) (host int64) {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	r, err := train.Open(c, train.Options{Dir: dir, Until: until, Split: true, Backend: backend, Log: slog.New(slog.DiscardHandler),
@@ -219,7 +219,7 @@ func TestNotFiniteWhileOthersAreQueued(t *testing.T) {
 	defer rt.Close()
 	after := 0 // records after which the run is interrupted; first none
 	for range 2 {
-		c, err := distill.Load(recipe, "train.checkpoint_samples=0", "train.batch=2")
+		c, err := configs.Load(recipe, "train.checkpoint_samples=0", "train.batch=2")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -370,7 +370,7 @@ func TestMemoryIsPlanned(t *testing.T) {
 		{"full over a discriminator of adapters", with(t, recipe, everyKind), false, append(slices.Clone(layer), smallCard...)},
 	} {
 		t.Run(mode.name, func(t *testing.T) {
-			c, err := distill.Load(mode.recipe, append(mode.set, "stages.*.phases.*.samples=6")...) // of three updates one moves the student while the next one is made ready
+			c, err := configs.Load(mode.recipe, append(mode.set, "stages.*.phases.*.samples=6")...) // of three updates one moves the student while the next one is made ready
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -414,7 +414,7 @@ func TestTiledEncoding(t *testing.T) {
 	if made(t, whole)["stats.jsonl"] == made(t, tiled)["stats.jsonl"] {
 		t.Error("the tiles changed nothing")
 	}
-	c, err := distill.Load(recipe, "data.vae_tile=12")
+	c, err := configs.Load(recipe, "data.vae_tile=12")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -447,7 +447,7 @@ func TestRunOfAnEarlierVersion(t *testing.T) {
 	if err := os.WriteFile(path, []byte(before), 0o666); err != nil {
 		t.Fatal(err)
 	}
-	c, err := distill.Load(recipe, "data.vae_tile=8", "train.log_every=1")
+	c, err := configs.Load(recipe, "data.vae_tile=8", "train.log_every=1")
 	if err != nil {
 		t.Fatal(err)
 	}

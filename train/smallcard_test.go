@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"fewstep/distill"
+	"fewstep/configs"
 	"fewstep/engine"
 	"fewstep/internal/xla"
 	"fewstep/model/weights"
@@ -90,8 +90,8 @@ func TestOffloadOnLadder(t *testing.T) {
 		t.Skip(err)
 	}
 	defer rt.Close()
-	load := func(more ...string) *distill.Config {
-		c, err := distill.Load(recipe, append(slices.Clone(set), more...)...)
+	load := func(more ...string) *configs.Recipe {
+		c, err := configs.Load(recipe, append(slices.Clone(set), more...)...)
 		if err != nil {
 			t.Fatal(err)
 		}

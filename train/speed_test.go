@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"fewstep/distill"
+	"fewstep/configs"
 	"fewstep/internal/xla"
 	"fewstep/train"
 	"fewstep/train/monitor"
@@ -50,7 +50,7 @@ func BenchmarkUpdates(b *testing.B) {
 	} {
 		b.Run(kind.name, func(b *testing.B) {
 			for b.Loop() {
-				c, err := distill.Load(with(b, recipe, kind.stages), "train.batch=8", "train.checkpoint_samples=0")
+				c, err := configs.Load(with(b, recipe, kind.stages), "train.batch=8", "train.checkpoint_samples=0")
 				if err != nil {
 					b.Fatal(err)
 				}

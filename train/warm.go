@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"sync"
 
+	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/distill/program"
 	"fewstep/engine"
@@ -46,7 +47,7 @@ func (r *Run) warm(from distill.State) {
 	}
 	w.x = w.in[0]
 	for _, step := range r.Ladder.Steps() {
-		if step.Kind != distill.KindMerge && !(r.opt.Until != "" && r.past(step)) && (step.Stage > from.Stage || step.Stage == from.Stage && step.Phase >= from.Phase) {
+		if step.Kind != configs.KindMerge && !(r.opt.Until != "" && r.past(step)) && (step.Stage > from.Stage || step.Stage == from.Stage && step.Phase >= from.Phase) {
 			w.step(step)
 		}
 	}
@@ -85,7 +86,7 @@ func (w *warmer) with(more ...*engine.Array) []*engine.Array {
 func (w *warmer) step(step distill.Step) {
 	plain := &program.Functions{UNet: w.Pipeline.UNet, Disc: w.critics(), R1: penalty(w.Config)}
 	f, student, target := plain, w.engine.Shapes(w.models.full, everything), "full"
-	if step.Target == distill.TargetLoRA && !w.engine.Split { // split training materialises adapters
+	if step.Target == configs.TargetLoRA && !w.engine.Split { // split training materialises adapters
 		f = &program.Functions{UNet: plain.UNet, Disc: plain.Disc, LoRA: w.models.adapters(), R1: plain.R1}
 		student, target = w.engine.Shapes(w.models.lora, engine.IsLoRA), "lora"
 	}
@@ -104,7 +105,7 @@ func (w *warmer) step(step distill.Step) {
 	train := func(name string, f engine.Function, bind engine.Bind, network string, adam engine.Adam, in []*engine.Array) {
 		w.add(name, func() error { return w.engine.WarmTrain(f, bind, network, adam, micro, in...) })
 	}
-	if step.Kind != distill.KindAdversarial {
+	if step.Kind != configs.KindAdversarial {
 		train("mse "+target, f.MSE(), engine.Bind{program.NetUNet: student}, program.NetUNet, ofStudent, w.with(w.column, w.column, w.x))
 		return
 	}

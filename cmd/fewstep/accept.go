@@ -7,7 +7,6 @@ import (
 	"github.com/gomlx/compute/dtypes"
 	"github.com/spf13/cobra"
 
-	"fewstep/distill"
 	"fewstep/engine"
 	"fewstep/eval"
 	"fewstep/internal/xla"
@@ -45,9 +44,9 @@ func newAccept(a *app) *cobra.Command {
 }
 
 func (a *app) accept(cmd *cobra.Command, path string, o acceptOptions) error {
-	c, err := distill.Load(path, o.set...)
+	c, err := loadRecipe(path, o.set...)
 	if err != nil {
-		return withCode(exitUsage, err)
+		return err
 	}
 	if c.Model, err = a.local(cmd.Context(), c.Model); err != nil {
 		return err

@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"fewstep/distill"
+	"fewstep/configs"
 	"fewstep/engine"
 	"fewstep/internal/xla"
 	"fewstep/model/nn"
@@ -73,13 +73,13 @@ func newBench(a *app) *cobra.Command {
 			if o.Batch < 1 || o.Rank < 1 || o.Iters < 1 || o.Accumulate < 1 || o.Side < 0 {
 				return usageErrorf("--batch, --accumulate, --rank and --iters must be at least 1, and --side not negative")
 			}
-			if shard != distill.ShardReplicated && shard != distill.ShardSharded {
+			if shard != configs.ShardReplicated && shard != configs.ShardSharded {
 				return withHint(usageErrorf("unknown way %q to spread training state", shard), "choose replicated or sharded")
 			}
-			if offload != distill.OffloadNone && offload != distill.OffloadOptimizer {
+			if offload != configs.OffloadNone && offload != configs.OffloadOptimizer {
 				return withHint(usageErrorf("unknown offload %q", offload), "choose none or optimizer")
 			}
-			if offload == distill.OffloadOptimizer && level == nn.Network {
+			if offload == configs.OffloadOptimizer && level == nn.Network {
 				return withHint(usageErrorf("--offload optimizer needs updates block by block"), "choose --granularity stage or layer")
 			}
 			o.Summary = a.stderr
@@ -108,8 +108,8 @@ func newBench(a *app) *cobra.Command {
 				if !cmd.Flags().Changed("sites") {
 					sites = rt.Sites()
 				}
-				e.Sites, e.Shard = sites, shard == distill.ShardSharded
-				e.Offload = cost.Offload(distill.Train{Offload: offload})
+				e.Sites, e.Shard = sites, shard == configs.ShardSharded
+				e.Offload = cost.Offload(configs.Train{Offload: offload})
 				r, err = bench.Run(rt, e, o)
 				return err
 			})

@@ -47,7 +47,7 @@ func checkRun(dir string) ([]rundir.Problem, error) {
 		return rundir.Check(dir)
 	}
 	defer d.Close()
-	ladder, err := distill.NewLadder(c)
+	ladder, err := distill.NewLadder(c, distill.Epsilon)
 	if err != nil {
 		return rundir.Check(dir)
 	}

@@ -2,11 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"fewstep/configs"
 	"fmt"
 	"strings"
 	"testing"
-
-	"fewstep/distill"
 )
 
 // Several devices share a batch and, sharded, the training state: full adversarial SDXL fits eight cards of 24 GB.
@@ -25,10 +24,10 @@ func TestPlanDevices(t *testing.T) {
 		t.Errorf("one device: %v, %d", one.Spread, one.Devices)
 	}
 	eight := plan("--devices", "8", "--set", "train.shard=sharded")
-	if eight.Devices != 8 || eight.Memory != eight.Spread[distill.ShardSharded] || eight.Memory > 20e9 {
+	if eight.Devices != 8 || eight.Memory != eight.Spread[configs.ShardSharded] || eight.Memory > 20e9 {
 		t.Errorf("eight devices, sharded: %d bytes of %v", eight.Memory, eight.Spread)
 	}
-	if r := eight.Spread[distill.ShardReplicated]; r < 40e9 || r >= one.Memory {
+	if r := eight.Spread[configs.ShardReplicated]; r < 40e9 || r >= one.Memory {
 		t.Errorf("eight devices take %d bytes each replicated, one %d", r, one.Memory)
 	}
 	if p := plan("--tflops", "250", "--scale", "512"); len(p.Scales) != 10 || p.Scaled == "" || p.Scales[9].Devices != 512 {

@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"fewstep/cluster"
-	"fewstep/distill"
+	"fewstep/configs"
 	"fewstep/internal/xla"
 )
 
@@ -60,10 +60,10 @@ func (a *app) doctorCluster(ctx context.Context, o *clusterFlags, dir, recipe st
 	if err != nil {
 		return err
 	}
-	var config *distill.Config
+	var config *configs.Recipe
 	if recipe != "" {
-		if config, err = distill.Load(recipe); err != nil {
-			return withCode(exitUsage, err)
+		if config, err = loadRecipe(recipe); err != nil {
+			return err
 		}
 	}
 	if place.Nodes == 1 && place.Address == "" {
@@ -98,7 +98,7 @@ func (a *app) doctorCluster(ctx context.Context, o *clusterFlags, dir, recipe st
 }
 
 // examineCluster makes every rank's report and compares them; the result is the same on all ranks.
-func (a *app) examineCluster(ctx context.Context, m *cluster.Member, place cluster.Place, dir string, config *distill.Config) (*clusterDiagnosis, error) {
+func (a *app) examineCluster(ctx context.Context, m *cluster.Member, place cluster.Place, dir string, config *configs.Recipe) (*clusterDiagnosis, error) {
 	m.Tell(cluster.Progress{Doing: "opening the backend"})
 	mine, err := a.examineRank(ctx, m, place, dir, config)
 	if err != nil {
@@ -141,7 +141,7 @@ func (r *rankReport) facts() []cluster.Fact {
 }
 
 // examineRank examines this rank. Its own problems are in the report; an error is of the cluster.
-func (a *app) examineRank(ctx context.Context, m *cluster.Member, place cluster.Place, dir string, config *distill.Config) (*rankReport, error) {
+func (a *app) examineRank(ctx context.Context, m *cluster.Member, place cluster.Place, dir string, config *configs.Recipe) (*rankReport, error) {
 	r := &rankReport{Rank: m.Rank(), Host: m.Hosts()[m.Rank()], Version: readVersion().Version, Flags: os.Getenv("XLA_FLAGS"), Driver: xla.DriverVersion(), Promised: place.GPUs}
 	problem := func(err error) {
 		if err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/gomlx/compute/dtypes"
 	"github.com/spf13/cobra"
 
-	"fewstep/distill"
+	"fewstep/configs"
 	"fewstep/engine"
 	"fewstep/eval"
 	"fewstep/eval/metric"
@@ -171,7 +171,7 @@ func (o evalOptions) check(cmd *cobra.Command) error {
 	return checkCompute(o.compute)
 }
 
-func (o evalOptions) config(p *pipeline.Pipeline) (*distill.Config, error) {
+func (o evalOptions) config(p *pipeline.Pipeline) (*configs.Recipe, error) {
 	if len(o.captions) != 3 || slices.Min(o.captions) < 0 || slices.Max(o.captions) <= 0 {
 		return nil, usageErrorf("--captions wants three probabilities, fine, kind and coarse, not %v", o.captions)
 	}
@@ -190,10 +190,10 @@ func (o evalOptions) config(p *pipeline.Pipeline) (*distill.Config, error) {
 	if r := p.Factor() << (len(p.UNet.BlockOutChannels) - 1); o.resolution < r || o.resolution%r != 0 {
 		return nil, usageErrorf("--resolution %d is not a multiple of %d", o.resolution, r)
 	}
-	c := distill.Default()
+	c := configs.Default()
 	c.Model, c.Data.Source, c.Data.Resolution = o.model, o.data, o.resolution
-	c.Data.Captions = distill.Captions{Fine: o.captions[0], Kind: o.captions[1], Coarse: o.captions[2]}
-	c.Eval = distill.Eval{Samples: o.samples, Batch: max(1, min(o.batch, o.samples)), Steps: o.steps, Seed: o.seed, Bootstrap: o.bootstrap, SheetSamples: 16}
+	c.Data.Captions = configs.Captions{Fine: o.captions[0], Kind: o.captions[1], Coarse: o.captions[2]}
+	c.Eval = configs.Eval{Samples: o.samples, Batch: max(1, min(o.batch, o.samples)), Steps: o.steps, Seed: o.seed, Bootstrap: o.bootstrap, SheetSamples: 16}
 	return c, nil
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/model/bundle"
 	"fewstep/model/lora"
@@ -103,7 +104,7 @@ func (a *app) export(o exportOptions) error {
 	return a.exportStudent(d, c, s, o.out, to)
 }
 
-func (a *app) exportRelease(d *rundir.Dir, c *distill.Config, steps []distill.Step, o exportOptions, opt export.Options) error {
+func (a *app) exportRelease(d *rundir.Dir, c *configs.Recipe, steps []distill.Step, o exportOptions, opt export.Options) error {
 	shown, progress := "", a.byteProgress("")
 	files, err := export.Release(d, c, steps, o.release, o.out, opt, func(file string, written, total int64) {
 		if file != shown {
@@ -122,7 +123,7 @@ func (a *app) exportRelease(d *rundir.Dir, c *distill.Config, steps []distill.St
 	return nil
 }
 
-func (a *app) exportStudent(d *rundir.Dir, c *distill.Config, s distill.Step, out string, to weights.DType) error {
+func (a *app) exportStudent(d *rundir.Dir, c *configs.Recipe, s distill.Step, out string, to weights.DType) error {
 	student, close, err := export.Student(d, c, s, to)
 	if err != nil {
 		return err
@@ -143,7 +144,7 @@ func (a *app) exportStudent(d *rundir.Dir, c *distill.Config, s distill.Step, ou
 
 // openRun opens a run directory for reading, with its recipe and the ladder. model, if not empty, is where the base
 // model lies now.
-func openRun(dir, model string) (*rundir.Dir, *distill.Config, []distill.Step, error) {
+func openRun(dir, model string) (*rundir.Dir, *configs.Recipe, []distill.Step, error) {
 	d, err := rundir.View(dir)
 	if err != nil {
 		return nil, nil, nil, err
@@ -152,7 +153,7 @@ func openRun(dir, model string) (*rundir.Dir, *distill.Config, []distill.Step, e
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	c, err := distill.Parse(resolved, d.Path("config.yaml"))
+	c, err := configs.Parse(resolved, d.Path("config.yaml"))
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -174,12 +175,11 @@ func openRun(dir, model string) (*rundir.Dir, *distill.Config, []distill.Step, e
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	c.SetPrediction(predicts)
-	steps, err := distill.Plan(c)
+	steps, err := distill.Plan(c, predicts)
 	return d, c, steps, err
 }
 
-func (a *app) exportMissing(d *rundir.Dir, c *distill.Config, steps []distill.Step, blocks lora.Blocks) error {
+func (a *app) exportMissing(d *rundir.Dir, c *configs.Recipe, steps []distill.Step, blocks lora.Blocks) error {
 	owed, err := export.Missing(d, steps)
 	if err != nil {
 		return err

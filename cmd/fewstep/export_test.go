@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"fewstep/distill"
+	"fewstep/configs"
 	"fewstep/model/weights"
 	"fewstep/train/export"
 	"fewstep/train/rundir"
@@ -18,7 +18,7 @@ import (
 // finishedRun is a run directory whose 32-step stage is done: the result is the mini base model itself.
 func finishedRun(t *testing.T) string {
 	t.Helper()
-	c, err := distill.Load("../../configs/mini/demo.yaml")
+	c, err := configs.Load("../../configs/mini/demo.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,7 +28,7 @@ func finishedRun(t *testing.T) string {
 	}
 	c.Model = model
 	first := &c.Stages[0]
-	first.Phases = slices.DeleteFunc(first.Phases, func(p distill.Phase) bool { return p.Name != "mse-full" })
+	first.Phases = slices.DeleteFunc(first.Phases, func(p configs.Phase) bool { return p.Name != "mse-full" })
 	dir := filepath.Join(t.TempDir(), "run")
 	d, err := rundir.Open(dir, c.Resolved(), rundir.Lineage{BaseWeights: "ba5e"})
 	if err != nil {

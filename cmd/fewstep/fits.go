@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"slices"
 
-	"fewstep/distill"
+	"fewstep/configs"
 	"fewstep/internal/xla"
 	"fewstep/train/cost"
 )
@@ -12,7 +12,7 @@ import (
 // fits refuses a recipe that needs more of a device's memory than there is, before anything is loaded: by the arrays that
 // its largest phase holds, which are counted exactly. Where only the programs' scratch space, which is estimated, is too
 // much, it warns. load reads the recipe with overrides.
-func (a *app) fits(c *distill.Config, load func(overrides ...string) (*distill.Config, error), d cost.Device, limit int64) error {
+func (a *app) fits(c *configs.Recipe, load func(overrides ...string) (*configs.Recipe, error), d cost.Device, limit int64) error {
 	m, _, err := planModel(c)
 	if err != nil {
 		return nil // opening the model tells better what it is
@@ -54,8 +54,8 @@ func (a *app) fits(c *distill.Config, load func(overrides ...string) (*distill.C
 }
 
 // offloaded is how much of the host's memory a recipe's phases take for the state of so many devices at most.
-func offloaded(c *distill.Config, devices int) (bytes int64, err error) {
-	if c.Train.Offload == distill.OffloadNone {
+func offloaded(c *configs.Recipe, devices int) (bytes int64, err error) {
+	if c.Train.Offload == configs.OffloadNone {
 		return 0, nil
 	}
 	m, _, err := planModel(c)
@@ -86,14 +86,14 @@ func (a *app) fitsHost(bytes, total, available int64) error {
 }
 
 // fitsDevice is fits for the device that a run is about to use; devices that do not tell their memory fit everything.
-func (a *app) fitsDevice(rt *xla.Runtime, c *distill.Config, path string, set []string, devices int) error {
+func (a *app) fitsDevice(rt *xla.Runtime, c *configs.Recipe, path string, set []string, devices int) error {
 	memory, err := rt.DeviceMemory(0)
 	if err != nil || memory.Limit == 0 {
 		return nil
 	}
 	cuda := rt.Kind == xla.CUDA
-	load := func(more ...string) (*distill.Config, error) {
-		return distill.Load(path, append(slices.Clone(set), more...)...)
+	load := func(more ...string) (*configs.Recipe, error) {
+		return loadRecipe(path, append(slices.Clone(set), more...)...)
 	}
 	return a.fits(c, load, cost.Device{Split: !cuda, Flash: cuda && c.Train.Compute == "bf16", Devices: devices}, memory.Limit)
 }

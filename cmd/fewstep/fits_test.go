@@ -8,14 +8,14 @@ import (
 	"strings"
 	"testing"
 
-	"fewstep/distill"
+	"fewstep/configs"
 	"fewstep/train/cost"
 )
 
 // A run whose arrays cannot fit the device is refused before it begins; one whose scratch space may not is warned of.
 func TestRunFitsDevice(t *testing.T) {
-	load := func(set ...string) (*distill.Config, error) {
-		return distill.Load(filepath.Join("..", "..", "configs", "sdxl", "lora-16gb.yaml"), set...)
+	load := func(set ...string) (*configs.Recipe, error) {
+		return configs.Load(filepath.Join("..", "..", "configs", "sdxl", "lora-16gb.yaml"), set...)
 	}
 	c, err := load()
 	if err != nil {
@@ -47,8 +47,8 @@ func TestRunFitsDevice(t *testing.T) {
 
 // Sheets that need more than training does are warned of before the run, not found out after its first phase.
 func TestRunWarnsOfSheets(t *testing.T) {
-	load := func(set ...string) (*distill.Config, error) {
-		return distill.Load(filepath.Join("..", "..", "configs", "sdxl", "lora-16gb.yaml"), append(set, "eval.batch=16")...)
+	load := func(set ...string) (*configs.Recipe, error) {
+		return configs.Load(filepath.Join("..", "..", "configs", "sdxl", "lora-16gb.yaml"), append(set, "eval.batch=16")...)
 	}
 	c, err := load()
 	if err != nil {

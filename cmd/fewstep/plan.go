@@ -90,9 +90,9 @@ const settingsPlace = "settings.yaml in ~/.config/fewstep, or the file in " + co
 
 // where tells which layer gave each value.
 func (a *app) where(path string, set []string) error {
-	c, err := distill.Load(path, set...)
+	c, err := loadRecipe(path, set...)
 	if err != nil {
-		return withCode(exitUsage, err)
+		return err
 	}
 	settings, recipe := a.settings.Provenance(), c.Provenance()
 	if a.json {
@@ -136,15 +136,15 @@ type planned struct {
 }
 
 func (a *app) plan(path string, set []string, speed planSpeed, brief bool, limit int64, devices int, scale planScale) error {
-	c, err := distill.Load(path, set...)
+	c, err := loadRecipe(path, set...)
 	if err != nil {
-		return withCode(exitUsage, err)
+		return err
 	}
 	m, notes, err := planModel(c)
 	if err != nil {
 		return err
 	}
-	if err := c.CheckSchedule(m.Schedule); err != nil {
+	if err := c.CheckTimesteps(m.Schedule.T()); err != nil {
 		return withCode(exitUsage, err)
 	}
 	if c.Train.Batch%devices != 0 {
@@ -174,8 +174,8 @@ func (a *app) plan(path string, set []string, speed planSpeed, brief bool, limit
 	p.add(c.Train.KeepCheckpoints, speed)
 	tooMuch := limit > 0 && p.Memory > limit
 	if tooMuch {
-		load := func(more ...string) (*distill.Config, error) {
-			return distill.Load(path, append(slices.Clone(set), more...)...)
+		load := func(more ...string) (*configs.Recipe, error) {
+			return loadRecipe(path, append(slices.Clone(set), more...)...)
 		}
 		if p.Fits, err = cost.Fit(rt.Backend, load, m, device, limit); err != nil {
 			return err
@@ -198,7 +198,7 @@ func (a *app) plan(path string, set []string, speed planSpeed, brief bool, limit
 
 // forGPU says whether a recipe is planned for a GPU: where one is asked for or seen, and for recipes in bf16, which are
 // not meant for CPUs, unless a CPU is asked for.
-func (a *app) forGPU(c *distill.Config) bool {
+func (a *app) forGPU(c *configs.Recipe) bool {
 	return a.backend == xla.CUDA || a.backend == xla.Auto && (c.Train.Compute == "bf16" || xla.DefaultSearch().HasGPU)
 }
 
@@ -249,7 +249,7 @@ func (p *planned) add(keep int, speed planSpeed) {
 }
 
 // planPhases plans a recipe's phases, on a backend that only builds graphs; whoever calls it closes that.
-func planPhases(c *distill.Config, m cost.Model, d cost.Device) (*xla.Runtime, []cost.Phase, error) {
+func planPhases(c *configs.Recipe, m cost.Model, d cost.Device) (*xla.Runtime, []cost.Phase, error) {
 	rt, err := xla.Open(xla.Go, xla.Options{})
 	if err != nil {
 		return nil, nil, err
@@ -263,12 +263,12 @@ func planPhases(c *distill.Config, m cost.Model, d cost.Device) (*xla.Runtime, [
 }
 
 // spread is the device memory of a recipe's largest phase by train.shard, where several devices may share the state.
-func spread(c *distill.Config, m cost.Model, d cost.Device) (map[string]int64, error) {
+func spread(c *configs.Recipe, m cost.Model, d cost.Device) (map[string]int64, error) {
 	if d.Devices <= 1 || c.Train.Granularity == "network" {
 		return nil, nil
 	}
 	out := map[string]int64{}
-	for _, shard := range []string{distill.ShardReplicated, distill.ShardSharded} {
+	for _, shard := range []string{configs.ShardReplicated, configs.ShardSharded} {
 		changed := *c
 		changed.Train.Shard = shard
 		rt, phases, err := planPhases(&changed, m, d)
@@ -285,7 +285,7 @@ func spread(c *distill.Config, m cost.Model, d cost.Device) (map[string]int64, e
 
 // planModel reads the architecture from the model directory's config files; of one that is missing and named after
 // SDXL it knows the architecture.
-func planModel(c *distill.Config) (cost.Model, []string, error) {
+func planModel(c *configs.Recipe) (cost.Model, []string, error) {
 	m := cost.Model{Schedule: distill.SDXLSchedule(), Factor: 8, Tokens: 77}
 	dir := c.ModelPath()
 	name := strings.ToLower(filepath.Base(c.Model))
@@ -345,7 +345,7 @@ func (a *app) printPlan(p planned) error {
 	}
 	fmt.Fprintln(w, head)
 	for _, ph := range p.Phases {
-		if ph.Kind == distill.KindMerge {
+		if ph.Kind == configs.KindMerge {
 			fmt.Fprintf(w, "%s/%s\t-\t%s\t%s\t-\t-\t-\t-\t-\t-\t-\t-\t-\t%s\n", ph.Stage, ph.Phase, ph.Start, ph.Produces, bytesText(ph.Result))
 			continue
 		}
@@ -387,7 +387,7 @@ func (a *app) printPlan(p planned) error {
 	}
 	fmt.Fprintln(a.stdout)
 	if len(p.Spread) > 0 {
-		fmt.Fprintf(a.stdout, "device memory with train.shard replicated %s, sharded %s\n", bytesText(p.Spread[distill.ShardReplicated]), bytesText(p.Spread[distill.ShardSharded]))
+		fmt.Fprintf(a.stdout, "device memory with train.shard replicated %s, sharded %s\n", bytesText(p.Spread[configs.ShardReplicated]), bytesText(p.Spread[configs.ShardSharded]))
 	}
 	if len(p.Scales) > 0 {
 		if err := p.printScales(a.stdout); err != nil {

@@ -1,21 +1,20 @@
 package main
 
 import (
+	"fewstep/configs"
 	"fmt"
-
-	"fewstep/distill"
 )
 
 // recipeNotes tells what a recipe asks for beyond the paper's method, as far as the table of phases does not show it.
-func recipeNotes(c *distill.Config) (notes []string) {
+func recipeNotes(c *configs.Recipe) (notes []string) {
 	note := func(ok bool, format string, args ...any) {
 		if ok {
 			notes = append(notes, fmt.Sprintf(format, args...))
 		}
 	}
 	d := c.Discriminator
-	note(c.Lineage == distill.LineageContinued, "lineage: full phases go on from the full model of the stage before, not from base and LoRA")
-	note(d.Features == distill.FeaturesLevels, "discriminator: a head on every down block's features beside the mid block's")
+	note(c.Lineage == configs.LineageContinued, "lineage: full phases go on from the full model of the stage before, not from base and LoRA")
+	note(d.Features == configs.FeaturesLevels, "discriminator: a head on every down block's features beside the mid block's")
 	note(!d.CarryBackbone, "discriminator: new in every phase")
 	note(d.CarryOptimizer, "discriminator: its optimizer's state is carried from phase to phase of a stage")
 	note(d.R1 > 0, "discriminator: approximate R1 of weight %g at σ = %g", d.R1, d.R1Sigma)

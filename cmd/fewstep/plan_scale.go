@@ -5,7 +5,7 @@ import (
 	"io"
 	"text/tabwriter"
 
-	"fewstep/distill"
+	"fewstep/configs"
 	"fewstep/train/cost"
 )
 
@@ -26,10 +26,10 @@ func (s planScale) check(speed planSpeed) error {
 }
 
 // scale estimates the longest phase on several devices.
-func (p *planned) scale(c *distill.Config, s planScale, speed planSpeed) {
+func (p *planned) scale(c *configs.Recipe, s planScale, speed planSpeed) {
 	var longest *cost.Phase
 	for i := range p.Phases {
-		if ph := &p.Phases[i]; ph.Kind != distill.KindMerge && (longest == nil || ph.Model*float64(ph.Samples) > longest.Model*float64(longest.Samples)) {
+		if ph := &p.Phases[i]; ph.Kind != configs.KindMerge && (longest == nil || ph.Model*float64(ph.Samples) > longest.Model*float64(longest.Samples)) {
 			longest = ph
 		}
 	}

@@ -6,7 +6,7 @@ import (
 	"github.com/gomlx/compute/dtypes"
 	"github.com/spf13/cobra"
 
-	"fewstep/distill"
+	"fewstep/configs"
 	"fewstep/engine"
 	"fewstep/eval"
 	"fewstep/internal/xla"
@@ -73,7 +73,7 @@ func (a *app) addRivals(cmd *cobra.Command, d *rundir.Dir, t *eval.Table, rivals
 	if err != nil {
 		return err
 	}
-	c, err := distill.Parse(raw, d.Path("config.yaml"))
+	c, err := configs.Parse(raw, d.Path("config.yaml"))
 	if err != nil {
 		return err
 	}

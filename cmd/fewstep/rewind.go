@@ -63,7 +63,7 @@ func rewindPoints(dir string) ([]rewindPoint, []distill.Step, error) {
 		return nil, nil, err
 	}
 	defer d.Close()
-	ladder, err := distill.NewLadder(c)
+	ladder, err := distill.NewLadder(c, distill.Epsilon)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"fewstep/cluster"
-	"fewstep/distill"
+	"fewstep/configs"
 	"fewstep/internal/xla"
 	"fewstep/train"
 	"fewstep/train/monitor"
@@ -70,9 +70,9 @@ func (a *app) run(cmd *cobra.Command, path string, o runOptions) error {
 	if err := alone(o.launcher); err != nil {
 		return err
 	}
-	config, err := distill.Load(path, o.set...)
+	config, err := loadRecipe(path, o.set...)
 	if err != nil {
-		return withCode(exitUsage, err)
+		return err
 	}
 	if config.Model, err = a.local(cmd.Context(), config.Model); err != nil {
 		return err
@@ -86,7 +86,7 @@ func (a *app) run(cmd *cobra.Command, path string, o runOptions) error {
 }
 
 // walk is run's work, with a recipe whose model is here. It gives the run to opened.
-func (a *app) walk(ctx context.Context, config *distill.Config, path string, o runOptions, opened *atomic.Pointer[train.Run]) error {
+func (a *app) walk(ctx context.Context, config *configs.Recipe, path string, o runOptions, opened *atomic.Pointer[train.Run]) error {
 	virtual, err := virtualDevices(o.devices)
 	if err != nil {
 		return err

@@ -11,7 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 
-	"fewstep/distill"
+	"fewstep/configs"
 	"fewstep/eval"
 	"fewstep/eval/report"
 	"fewstep/train/monitor"
@@ -21,7 +21,7 @@ import (
 // Run is what one run has measured.
 type Run struct {
 	Dir    string
-	Config *distill.Config
+	Config *configs.Recipe
 	Table  *eval.Table
 	Phases []Phase
 }
@@ -132,7 +132,7 @@ func phases(d *rundir.Dir) (out []Phase, err error) {
 }
 
 // identity is a recipe without what tells runs of it apart.
-func identity(c *distill.Config) string {
+func identity(c *configs.Recipe) string {
 	o := *c
 	o.Seed, o.Name, o.Eval.Rivals = 0, "", nil
 	return o.Hash()

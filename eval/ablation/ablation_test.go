@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"fewstep/distill"
+	"fewstep/configs"
 	"fewstep/eval/report"
 	"fewstep/train/monitor"
 	"fewstep/train/rundir"
@@ -20,7 +20,7 @@ import (
 // 8 updates in which the student moved as often as told. All distances err alike, as rows of one noise do.
 func evaluated(t *testing.T, name string, seed uint64, distance float64, moved int, protocol string) string {
 	t.Helper()
-	c := distill.Default()
+	c := configs.Default()
 	c.Name, c.Seed, c.Model, c.Data.Source = name, seed, "m", "d"
 	for i, letter := range name { // another name, another recipe
 		c.Stages[1].Phases[0].LR += float64(i+1) * float64(letter)
@@ -143,7 +143,7 @@ func TestRunsThatDoNotCompare(t *testing.T) {
 		t.Errorf("another protocol: %v, %v", a, err)
 	}
 	empty := filepath.Join(t.TempDir(), "empty")
-	d, err := rundir.Open(empty, distill.Default().Resolved(), rundir.Lineage{})
+	d, err := rundir.Open(empty, configs.Default().Resolved(), rundir.Lineage{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,7 @@ import (
 	"slices"
 	"time"
 
-	"fewstep/distill"
+	"fewstep/configs"
 	"fewstep/engine"
 	"fewstep/internal/xla"
 	"fewstep/train/cost"
@@ -107,14 +107,14 @@ func Run(rt *xla.Runtime, e *engine.Engine, o Options) (*Result, error) {
 		return nil, err
 	}
 	lead := s.setups[0]
-	r := &Result{What: "fewstep", Device: rt.DeviceName(), Preset: o.Preset, Step: o.Step, Batch: o.Batch, Accumulate: max(o.Accumulate, 1), Devices: max(o.Devices, 1), Reduce: o.Reduce.String(), Shard: distill.ShardReplicated,
-		Compute: e.Compute.String(), Frozen: e.FrozenDType().String(), Critic: o.Critic, Moments: o.Moments.String(), Offload: distill.OffloadNone, Granularity: int(e.Granularity), Calls: int(max(e.Granularity, e.Calls)), Split: e.Split, Sites: e.Sites,
+	r := &Result{What: "fewstep", Device: rt.DeviceName(), Preset: o.Preset, Step: o.Step, Batch: o.Batch, Accumulate: max(o.Accumulate, 1), Devices: max(o.Devices, 1), Reduce: o.Reduce.String(), Shard: configs.ShardReplicated,
+		Compute: e.Compute.String(), Frozen: e.FrozenDType().String(), Critic: o.Critic, Moments: o.Moments.String(), Offload: configs.OffloadNone, Granularity: int(e.Granularity), Calls: int(max(e.Granularity, e.Calls)), Split: e.Split, Sites: e.Sites,
 		SetupS: seconds(time.Since(start)), FLOPs: cost.ModelCount, XLAFlags: os.Getenv("XLA_FLAGS")}
 	if e.Shard {
-		r.Shard = distill.ShardSharded
+		r.Shard = configs.ShardSharded
 	}
 	if e.Offload > 0 {
-		r.Offload = distill.OffloadOptimizer
+		r.Offload = configs.OffloadOptimizer
 	}
 	before := e.Compiled()
 	var times, hosts []time.Duration

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"fewstep/configs"
 	"fewstep/distill"
 
 	"github.com/gomlx/compute"
@@ -21,7 +22,7 @@ type Change struct {
 
 // Fit lists changes after each of which every phase of a recipe takes at most limit bytes, the gentlest first. load
 // reads the recipe with overrides. Nothing is proposed where even the last change is not enough.
-func Fit(b compute.Backend, load func(overrides ...string) (*distill.Config, error), m Model, d Device, limit int64) ([]Change, error) {
+func Fit(b compute.Backend, load func(overrides ...string) (*configs.Recipe, error), m Model, d Device, limit int64) ([]Change, error) {
 	c, err := load()
 	if err != nil {
 		return nil, err
@@ -55,7 +56,7 @@ func Fit(b compute.Backend, load func(overrides ...string) (*distill.Config, err
 
 // changes lists what could be changed, the gentlest first: each way of keeping less, with the micro-batches of the recipe
 // and with smaller ones, which change nothing in the result; at last smaller updates.
-func changes(c *distill.Config) (all []Change) {
+func changes(c *configs.Recipe) (all []Change) {
 	smaller := func(kept Change, effect string, batch, accumulate int) {
 		all = append(all, Change{Effect: join(kept.Effect, effect), Set: append(slices.Clone(kept.Set),
 			fmt.Sprintf("train.batch=%d", batch), fmt.Sprintf("train.accumulate=%d", accumulate))})
@@ -81,7 +82,7 @@ func changes(c *distill.Config) (all []Change) {
 }
 
 // keepingLess are the settings by which a recipe's phases keep less on the device.
-func keepingLess(c *distill.Config) (all []Change) {
+func keepingLess(c *configs.Recipe) (all []Change) {
 	switch {
 	case c.Train.Granularity == "network":
 		all = append(all, Change{Effect: "one program per layer, frozen weights in bf16", Set: []string{"train.granularity=layer", "train.calls=layer", "train.frozen=bf16"}})
@@ -91,22 +92,22 @@ func keepingLess(c *distill.Config) (all []Change) {
 	if c.Train.Moments != "bf16" {
 		all = append(all, Change{Effect: "Adam's moments in bf16", Set: []string{"train.moments=bf16"}})
 	}
-	if c.Train.Offload == distill.OffloadNone {
+	if c.Train.Offload == configs.OffloadNone {
 		all = append(all, Change{Effect: "the optimizer's state in the host's memory", Set: []string{"train.offload=optimizer"}})
 	}
-	adversarial := slices.ContainsFunc(c.Stages, func(s distill.Stage) bool { return s.Loss == distill.LossAdversarial })
-	if adversarial && c.Discriminator.Target != distill.TargetLoRA {
+	adversarial := slices.ContainsFunc(c.Stages, func(s configs.Stage) bool { return s.Loss == configs.LossAdversarial })
+	if adversarial && c.Discriminator.Target != configs.TargetLoRA {
 		all = append(all, Change{Effect: "a discriminator of adapters over the frozen base", Set: []string{"discriminator.target=lora"}})
 	}
 	return all
 }
 
 // onlyLoRA is a recipe without merges and full phases: its teachers and starts are then LoRAs of the base, too.
-func onlyLoRA(c *distill.Config) *distill.Config {
+func onlyLoRA(c *configs.Recipe) *configs.Recipe {
 	out := *c
 	out.Stages = nil
 	for _, s := range c.Stages {
-		s.Phases = slices.DeleteFunc(slices.Clone(s.Phases), func(p distill.Phase) bool { return p.Target != distill.TargetLoRA })
+		s.Phases = slices.DeleteFunc(slices.Clone(s.Phases), func(p configs.Phase) bool { return p.Target != configs.TargetLoRA })
 		if len(s.Phases) > 0 {
 			out.Stages = append(out.Stages, s)
 		}
@@ -122,19 +123,19 @@ func join(a, b string) string {
 }
 
 // atMost is the memory of a recipe's largest phase, or of the first that takes more than limit, and the host's.
-func atMost(b compute.Backend, c *distill.Config, m Model, d Device, limit int64) (bytes, host int64, err error) {
-	steps, err := distill.Plan(c)
+func atMost(b compute.Backend, c *configs.Recipe, m Model, d Device, limit int64) (bytes, host int64, err error) {
+	steps, err := distill.Plan(c, distill.Epsilon) // the cost is the same, whatever the base predicts
 	if err != nil {
 		return 0, 0, err
 	}
 	weight := func(s distill.Step) (w int) { // the likely largest first
-		if s.Target == distill.TargetFull {
+		if s.Target == configs.TargetFull {
 			w -= 4
 		}
-		if s.Kind == distill.KindAdversarial {
+		if s.Kind == configs.KindAdversarial {
 			w -= 2
 		}
-		if s.Form == distill.FormConditional {
+		if s.Form == configs.FormConditional {
 			w--
 		}
 		return w
@@ -142,7 +143,7 @@ func atMost(b compute.Backend, c *distill.Config, m Model, d Device, limit int64
 	slices.SortStableFunc(steps, func(a, b distill.Step) int { return weight(a) - weight(b) })
 	seen := map[string]bool{}
 	for _, s := range steps {
-		if s.Kind == distill.KindMerge || seen[alike(c, s)] {
+		if s.Kind == configs.KindMerge || seen[alike(c, s)] {
 			continue
 		}
 		seen[alike(c, s)] = true

@@ -4,6 +4,7 @@ import (
 	"math"
 	"testing"
 
+	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/internal/xla"
 	"fewstep/model/nn"
@@ -78,7 +79,7 @@ func TestSDXL(t *testing.T) {
 }
 
 func TestPlan(t *testing.T) {
-	c, err := distill.Load("../../configs/sdxl/lightning.yaml")
+	c, err := configs.Load("../../configs/sdxl/lightning.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/train/bench"
 	"fewstep/train/cost"
@@ -19,7 +20,7 @@ func sdxlModel() cost.Model {
 var gpu = cost.Device{Flash: true}
 
 // largest is the memory of a recipe's largest phase.
-func largest(t *testing.T, c *distill.Config) (bytes int64) {
+func largest(t *testing.T, c *configs.Recipe) (bytes int64) {
 	t.Helper()
 	phases, err := cost.Plan(backend(t).Backend, c, sdxlModel(), gpu)
 	if err != nil {
@@ -33,8 +34,8 @@ func largest(t *testing.T, c *distill.Config) (bytes int64) {
 
 // The recipe for a small card fits it, and each of its settings is needed for what its comment says of it.
 func TestLoRALadderFitsSmallCard(t *testing.T) {
-	load := func(set ...string) *distill.Config {
-		c, err := distill.Load("../../configs/sdxl/lora-16gb.yaml", set...)
+	load := func(set ...string) *configs.Recipe {
+		c, err := configs.Load("../../configs/sdxl/lora-16gb.yaml", set...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -60,8 +61,8 @@ func TestLoRALadderFitsSmallCard(t *testing.T) {
 
 // The recipe that trains whole networks on a card of 24 GiB fits it, as its comment says, and not without offload.
 func TestFullLadderFitsSmallCard(t *testing.T) {
-	load := func(set ...string) *distill.Config {
-		c, err := distill.Load("../../configs/sdxl/full-24gb.yaml", set...)
+	load := func(set ...string) *configs.Recipe {
+		c, err := configs.Load("../../configs/sdxl/full-24gb.yaml", set...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,7 +108,7 @@ func TestDrawingFitsSmallCards(t *testing.T) {
 		{"lora-16gb", []string{"eval.sheet_samples=0"}, 0, 0},
 		{"lightning", nil, 13, 17},
 	} {
-		config, err := distill.Load("../../configs/sdxl/"+c.recipe+".yaml", c.set...)
+		config, err := configs.Load("../../configs/sdxl/"+c.recipe+".yaml", c.set...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -126,7 +127,7 @@ func TestDrawingFitsSmallCards(t *testing.T) {
 
 // What a run keeps of an image and of a caption: 128×128×4 latents, 77 tokens of 2,048 and a pooled text of 1,280, f32.
 func TestEncodedSizes(t *testing.T) {
-	c, err := distill.Load("../../configs/sdxl/lightning.yaml")
+	c, err := configs.Load("../../configs/sdxl/lightning.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,8 +138,8 @@ func TestEncodedSizes(t *testing.T) {
 
 // Advice names the settings in order of gentleness, holds what it promises and does not make its reader wait.
 func TestFit(t *testing.T) {
-	load := func(more ...string) (*distill.Config, error) {
-		return distill.Load("../../configs/sdxl/lightning.yaml", more...)
+	load := func(more ...string) (*configs.Recipe, error) {
+		return configs.Load("../../configs/sdxl/lightning.yaml", more...)
 	}
 	for _, c := range []struct {
 		limit int64

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/distill/program"
 	"fewstep/engine"
@@ -24,7 +25,7 @@ type Device struct {
 }
 
 // perDevice is the size of a device's part of a micro-batch.
-func (d Device) perDevice(c *distill.Config) int { return c.Train.Batch / max(d.Devices, 1) }
+func (d Device) perDevice(c *configs.Recipe) int { return c.Train.Batch / max(d.Devices, 1) }
 
 // Memory is what a phase takes of the device's memory, in bytes.
 type Memory struct {
@@ -44,7 +45,7 @@ const MemoryCounts = "one update walked through with arrays that have no content
 // rehearsal is a phase on a dry engine. It goes the way of package train, which tests that it does.
 type rehearsal struct {
 	e                        *engine.Engine
-	c                        *distill.Config
+	c                        *configs.Recipe
 	step                     distill.Step
 	n                        int            // samples of a micro-batch
 	in                       []shapes.Shape // of the UNet, for a micro-batch
@@ -57,24 +58,24 @@ type rehearsal struct {
 }
 
 // alike names what a phase's memory depends on, besides the recipe's settings for all phases.
-func alike(c *distill.Config, s distill.Step) string {
+func alike(c *configs.Recipe, s distill.Step) string {
 	p := c.Stages[s.Stage].Phases[s.Phase]
 	return fmt.Sprint(s.Kind, s.Target, s.Form, s.Teacher.Full == distill.Base, s.Teacher.LoRA != "", s.Guidance > 1,
 		s.TeacherSteps > s.StudentSteps, p.Beta1 > 0, p.WeightDecay > 0, p.DiscriminatorWeightDecay > 0)
 }
 
 // dry is an engine with a recipe's settings that runs nothing.
-func dry(b compute.Backend, c *distill.Config, d Device) *engine.Engine {
+func dry(b compute.Backend, c *configs.Recipe, d Device) *engine.Engine {
 	e := engine.Dry(b, ComputeTypes[c.Train.Compute], Levels[c.Train.Granularity])
 	e.Calls, e.Frozen = Levels[c.Train.CallGranularity()], ComputeTypes[c.Train.Frozen]
-	e.Offload, e.Shard = Offload(c.Train), c.Train.Shard == distill.ShardSharded
+	e.Offload, e.Shard = Offload(c.Train), c.Train.Shard == configs.ShardSharded
 	e.Split, e.Flash = d.Split && e.Granularity == nn.Network, d.Flash
 	return e
 }
 
 // memory rehearses an update of a phase. A phase whose weights and optimizers alone take more than a limit, if it is not
 // 0, is not walked through: that they do is then all that Total tells.
-func memory(b compute.Backend, c *distill.Config, m Model, s distill.Step, d Device, limit int64) (out Memory, err error) {
+func memory(b compute.Backend, c *configs.Recipe, m Model, s distill.Step, d Device, limit int64) (out Memory, err error) {
 	e := dry(b, c, d)
 	e.Rehearse(d.Devices)
 	n := d.perDevice(c)
@@ -113,8 +114,8 @@ func (r *rehearsal) networks(b compute.Backend, m Model) (err error) {
 		return err
 	}
 	s, e := r.step, r.e
-	isLoRA := s.Target == distill.TargetLoRA
-	overBase := s.Kind == distill.KindAdversarial && r.c.Discriminator.Target == distill.TargetLoRA
+	isLoRA := s.Target == configs.TargetLoRA
+	overBase := s.Kind == configs.KindAdversarial && r.c.Discriminator.Target == configs.TargetLoRA
 	if isLoRA || overBase || s.Teacher.Full == distill.Base && (s.Teacher.LoRA == "" || e.Granularity < nn.Network) {
 		r.base = e.BlankParams(r.full, nil)
 	}
@@ -137,7 +138,7 @@ func (r *rehearsal) networks(b compute.Backend, m Model) (err error) {
 		}
 		r.student, err = r.trainable(r.lora, engine.IsLoRA)
 	}
-	if err != nil || s.Kind != distill.KindAdversarial {
+	if err != nil || s.Kind != configs.KindAdversarial {
 		return err
 	}
 	d = m.discriminator(r.c)
@@ -199,7 +200,7 @@ func (r *rehearsal) optimizers() (err error) {
 
 // Drawing is the device memory that a run's sample sheets take between phases: the base, a phase's model beside it, and a
 // guided step of eval.batch pictures. 0 where the recipe wants no sheets.
-func Drawing(b compute.Backend, c *distill.Config, m Model, d Device) (int64, error) {
+func Drawing(b compute.Backend, c *configs.Recipe, m Model, d Device) (int64, error) {
 	if c.Eval.SheetSamples == 0 && len(c.Eval.SheetPrompts) == 0 {
 		return 0, nil
 	}
@@ -319,11 +320,11 @@ func (r *rehearsal) next(column func() *engine.Array) {
 func (r *rehearsal) target(in []*engine.Array, column func() *engine.Array) (*engine.Array, error) {
 	s := r.step
 	walk := 1
-	if s.Kind != distill.KindX0 {
+	if s.Kind != configs.KindX0 {
 		walk = min(max(s.TeacherSteps/max(s.StudentSteps, 1), 1), 2) // more of them take no more memory
 	}
 	var guidance *engine.Array
-	if s.Guidance > 1 && s.Kind != distill.KindX0 {
+	if s.Guidance > 1 && s.Kind != configs.KindX0 {
 		guidance = column()
 	}
 	x := in[0]

@@ -3,6 +3,7 @@ package cost
 import (
 	"fmt"
 
+	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/engine"
 	"fewstep/model/discriminator"
@@ -61,8 +62,8 @@ type networks struct {
 }
 
 // Plan estimates every phase of a recipe's ladder. The backend only builds graphs; nothing is computed on it.
-func Plan(b compute.Backend, c *distill.Config, m Model, d Device) ([]Phase, error) {
-	steps, err := distill.Plan(c)
+func Plan(b compute.Backend, c *configs.Recipe, m Model, d Device) ([]Phase, error) {
+	steps, err := distill.Plan(c, distill.Epsilon) // the cost is the same, whatever the base predicts
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +78,7 @@ func Plan(b compute.Backend, c *distill.Config, m Model, d Device) ([]Phase, err
 		if err != nil {
 			return nil, err
 		}
-		if s.Kind != distill.KindMerge {
+		if s.Kind != configs.KindMerge {
 			alike := alike(c, s)
 			if _, ok := known[alike]; !ok {
 				if known[alike], err = memory(b, c, m, s, d, 0); err != nil {
@@ -92,7 +93,7 @@ func Plan(b compute.Backend, c *distill.Config, m Model, d Device) ([]Phase, err
 }
 
 // inputs are the UNet's five.
-func (m Model) inputs(c *distill.Config, batch int) []shapes.Shape {
+func (m Model) inputs(c *configs.Recipe, batch int) []shapes.Shape {
 	f := func(dims ...int) shapes.Shape { return shapes.Make(dtypes.Float32, dims...) }
 	side := c.Data.Resolution / m.Factor
 	return []shapes.Shape{f(batch, side, side, m.UNet.InChannels), f(batch), f(batch, m.Tokens, m.UNet.CrossAttentionDim),
@@ -100,17 +101,17 @@ func (m Model) inputs(c *distill.Config, batch int) []shapes.Shape {
 }
 
 // Encoded is what an encoded image and an encoded caption of the data set take of the run directory, in bytes.
-func (m Model) Encoded(c *distill.Config) (image, caption int64) {
+func (m Model) Encoded(c *configs.Recipe) (image, caption int64) {
 	in := m.inputs(c, 1)
 	size := func(i int) int64 { return 4 * int64(in[i].Size()) }
 	return size(unet.InSample), size(unet.InText) + size(unet.InPooled)
 }
 
 // discriminator is the recipe's.
-func (m Model) discriminator(c *distill.Config) *discriminator.Config {
+func (m Model) discriminator(c *configs.Recipe) *discriminator.Config {
 	d := &discriminator.Config{UNet: m.UNet, Channels: c.Discriminator.HeadChannels, Groups: c.Discriminator.HeadGroups,
-		Levels: c.Discriminator.Features == distill.FeaturesLevels}
-	if c.Discriminator.Target == distill.TargetLoRA {
+		Levels: c.Discriminator.Features == configs.FeaturesLevels}
+	if c.Discriminator.Target == configs.TargetLoRA {
 		d.LoRA = &nn.LoRA{Rank: c.LoRA.Rank, Scale: c.LoRA.Scale()}
 	}
 	return d
@@ -123,14 +124,14 @@ var Levels = map[string]nn.Level{"network": nn.Network, "stage": nn.Stage, "laye
 var ComputeTypes = map[string]dtypes.DType{"f32": dtypes.Float32, "bf16": dtypes.BFloat16}
 
 // Offload is a recipe's engine.Engine.Offload.
-func Offload(t distill.Train) int {
-	if t.Offload == distill.OffloadOptimizer {
+func Offload(t configs.Train) int {
+	if t.Offload == configs.OffloadOptimizer {
 		return engine.OffloadFrom
 	}
 	return 0
 }
 
-func measure(b compute.Backend, c *distill.Config, m Model) (n networks, err error) {
+func measure(b compute.Backend, c *configs.Recipe, m Model) (n networks, err error) {
 	side := c.Data.Resolution / m.Factor
 	if side < 1<<(len(m.UNet.BlockOutChannels)-1) {
 		return n, fmt.Errorf("data.resolution %d is too small: the UNet would see %d×%d latents", c.Data.Resolution, side, side)
@@ -172,12 +173,12 @@ func measure(b compute.Backend, c *distill.Config, m Model) (n networks, err err
 	return n, nil
 }
 
-func (n *networks) phase(c *distill.Config, m Model, s distill.Step) (Phase, error) {
+func (n *networks) phase(c *configs.Recipe, m Model, s distill.Step) (Phase, error) {
 	phase := c.Stages[s.Stage].Phases[s.Phase]
 	p := Phase{Stage: s.StageName, Phase: s.PhaseName, Kind: s.Kind, Target: s.Target, Form: s.Form, Start: s.Start.String(),
 		Produces: string(s.Produces), Samples: s.Samples, Updates: s.Samples / int64(c.Train.GlobalBatch())}
 	size := n.plain.Parameters
-	if s.Kind == distill.KindMerge {
+	if s.Kind == configs.KindMerge {
 		p.Result = 4 * size
 		return p, nil
 	}
@@ -187,7 +188,7 @@ func (n *networks) phase(c *distill.Config, m Model, s distill.Step) (Phase, err
 	}
 	p.Teacher, p.TeacherSteps, p.Guidance = s.Teacher.String(), s.TeacherSteps, s.Guidance
 	p.TeacherCalls = sampler.Calls()
-	if s.Kind == distill.KindX0 {
+	if s.Kind == configs.KindX0 {
 		p.TeacherCalls = 1
 	}
 	if s.Guidance > 0 {
@@ -195,16 +196,16 @@ func (n *networks) phase(c *distill.Config, m Model, s distill.Step) (Phase, err
 	}
 	student, head := n.plain, n.headSingle
 	p.Trained = size
-	if s.Target == distill.TargetLoRA {
+	if s.Target == configs.TargetLoRA {
 		student, p.Trained = n.adapted, n.adapted.Adapters
 	}
-	if s.Form == distill.FormConditional {
+	if s.Form == configs.FormConditional {
 		head = n.headConditional
 	}
-	adversarial := s.Kind == distill.KindAdversarial
+	adversarial := s.Kind == configs.KindAdversarial
 	if adversarial {
 		p.Discriminator = n.backbone.Parameters + head.Parameters
-		if c.Discriminator.Target == distill.TargetLoRA {
+		if c.Discriminator.Target == configs.TargetLoRA {
 			p.Discriminator = n.critic.Adapters + head.Parameters
 		}
 	}
@@ -226,8 +227,8 @@ const ModelCount = "model operations: two for each multiply-add of matrix produc
 	"by trained weights once more; adapters, and what is computed again for want of memory, are not counted"
 
 // ModelFLOPs are the operations per sample of each phase of a recipe, by "stage/phase", whatever the granularity.
-func ModelFLOPs(b compute.Backend, c *distill.Config, m Model) (map[string]float64, error) {
-	steps, err := distill.Plan(c)
+func ModelFLOPs(b compute.Backend, c *configs.Recipe, m Model) (map[string]float64, error) {
+	steps, err := distill.Plan(c, distill.Epsilon) // the cost is the same, whatever the base predicts
 	if err != nil {
 		return nil, err
 	}
@@ -237,7 +238,7 @@ func ModelFLOPs(b compute.Backend, c *distill.Config, m Model) (map[string]float
 	}
 	out := map[string]float64{}
 	for _, s := range steps {
-		if s.Kind == distill.KindMerge {
+		if s.Kind == configs.KindMerge {
 			continue
 		}
 		p, err := n.phase(c, m, s)
@@ -251,15 +252,15 @@ func ModelFLOPs(b compute.Backend, c *distill.Config, m Model) (map[string]float
 
 func (n *networks) model(s distill.Step, calls int) float64 {
 	gradient := 2.0
-	if s.Target == distill.TargetLoRA {
+	if s.Target == configs.TargetLoRA {
 		gradient = 1
 	}
 	sum := (float64(calls) + 1 + gradient) * n.plain.FLOPs
-	if s.Kind != distill.KindAdversarial {
+	if s.Kind != configs.KindAdversarial {
 		return sum
 	}
 	views, start, head := 2.0, 0.0, n.headSingle
-	if s.Form == distill.FormConditional {
+	if s.Form == configs.FormConditional {
 		views, start, head = 3, 1, n.headConditional
 	}
 	gradient = 2
@@ -276,17 +277,17 @@ func (n *networks) model(s distill.Step, calls int) float64 {
 
 // flops of one sample: the teacher's calls, the student's forward and backward pass and, in an adversarial phase, the
 // sample for the discriminator, its update on real and fake (and their start), and the way back through it.
-func (n *networks) flops(c *distill.Config, s distill.Step, calls int, student, head Network) float64 {
+func (n *networks) flops(c *configs.Recipe, s distill.Step, calls int, student, head Network) float64 {
 	again := 1.0
 	if c.Train.Granularity == "network" {
 		again = 0
 	}
 	sum := float64(calls)*n.plain.FLOPs + (3+again)*student.FLOPs
-	if s.Kind != distill.KindAdversarial {
+	if s.Kind != configs.KindAdversarial {
 		return sum
 	}
 	views, start := 2.0, 0.0
-	if s.Form == distill.FormConditional {
+	if s.Form == configs.FormConditional {
 		views, start = 3, 1
 	}
 	sum += student.FLOPs

@@ -1,8 +1,6 @@
 package cost
 
-import (
-	"fewstep/distill"
-)
+import "fewstep/configs"
 
 // Fabric joins the devices of a cluster: bytes per second that each device moves in an all-reduce, which NCCL's tests call
 // bus bandwidth.
@@ -40,10 +38,10 @@ type Scale struct {
 }
 
 // Traffic is what a phase's update adds up over n devices, in bytes.
-func (p Phase) Traffic(c *distill.Config, n int) int64 {
+func (p Phase) Traffic(c *configs.Recipe, n int) int64 {
 	trained := p.Trained + p.Discriminator
 	gradients := trained * int64(ComputeTypes[c.Train.Reduce].Size())
-	if c.Train.Shard != distill.ShardSharded {
+	if c.Train.Shard != configs.ShardSharded {
 		return gradients
 	}
 	micro := min(c.Train.Accumulate, c.Train.GlobalBatch()/n)
@@ -53,7 +51,7 @@ func (p Phase) Traffic(c *distill.Config, n int) int64 {
 // Scales estimates a phase on 1, 2, 4 … devices, at most so many and no more than an update has samples (train.batch and
 // train.accumulate may be traded against each other), at a device's speed in operations per second as ModelCount counts them. Enough is the number from which on doubling makes a phase less than a
 // fifth faster; 0 where none of them does.
-func (p Phase) Scales(c *distill.Config, f Fabric, speed float64, most int) (all []Scale, enough int) {
+func (p Phase) Scales(c *configs.Recipe, f Fabric, speed float64, most int) (all []Scale, enough int) {
 	batch := float64(c.Train.GlobalBatch())
 	for n := 1; n <= most && n <= c.Train.GlobalBatch(); n *= 2 {
 		s := Scale{Devices: n, Traffic: p.Traffic(c, n), Compute: batch / float64(n) * p.Model / speed}

@@ -4,7 +4,7 @@ import (
 	"math"
 	"testing"
 
-	"fewstep/distill"
+	"fewstep/configs"
 	"fewstep/train/cost"
 )
 
@@ -24,7 +24,7 @@ func TestAllReduceOfTwo(t *testing.T) {
 }
 
 func TestScales(t *testing.T) {
-	c := &distill.Config{Train: distill.Train{Batch: 64, Accumulate: 2, Reduce: "f32", Compute: "bf16", Shard: distill.ShardReplicated}}
+	c := &configs.Recipe{Train: configs.Train{Batch: 64, Accumulate: 2, Reduce: "f32", Compute: "bf16", Shard: configs.ShardReplicated}}
 	p := cost.Phase{Trained: 1e9, Discriminator: 5e8, Model: 1e12}
 	f := cost.Fabric{PerNode: 8, Link: 300e9, Network: 30e9}
 	all, enough := p.Scales(c, f, 128e12, 512)
@@ -42,7 +42,7 @@ func TestScales(t *testing.T) {
 	if enough < 8 || enough >= 128 {
 		t.Errorf("enough are %d", enough)
 	}
-	c.Train.Reduce, c.Train.Shard = "bf16", distill.ShardSharded
+	c.Train.Reduce, c.Train.Shard = "bf16", configs.ShardSharded
 	if got := p.Traffic(c, 4); got != 1.5e9*(2*2+2) {
 		t.Errorf("sharded and in bf16, %d bytes", got)
 	}

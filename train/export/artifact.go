@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"slices"
 
+	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/model/bundle"
 	"fewstep/model/lora"
@@ -23,7 +24,7 @@ const ResultFile = "student.safetensors"
 
 // IsLoRA says whether a step produces adapters rather than full weights.
 func IsLoRA(s distill.Step) bool {
-	return s.Kind != distill.KindMerge && s.Target == distill.TargetLoRA
+	return s.Kind != configs.KindMerge && s.Target == configs.TargetLoRA
 }
 
 // Name is the weights file of what a step produces: "8step_lora.safetensors", "8step_unet.safetensors" or, where it
@@ -44,12 +45,12 @@ func Name(s distill.Step) string {
 //
 // Errors: fs.ErrNotExist where the phase has no result yet, *rundir.Damaged where it was changed; a weight beyond
 // fp16's range is named.
-func Artifact(d *rundir.Dir, c *distill.Config, s distill.Step) error {
+func Artifact(d *rundir.Dir, c *configs.Recipe, s distill.Step) error {
 	return ArtifactNamed(d, c, s, lora.SGM)
 }
 
 // ArtifactNamed is Artifact with the names of a LoRA's blocks.
-func ArtifactNamed(d *rundir.Dir, c *distill.Config, s distill.Step, blocks lora.Blocks) error {
+func ArtifactNamed(d *rundir.Dir, c *configs.Recipe, s distill.Step, blocks lora.Blocks) error {
 	result, err := d.Result(s.StageName, s.PhaseName)
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/model/bundle"
 	"fewstep/model/prediction"
@@ -53,12 +54,12 @@ func checkpointWorkflow(b basis, s distill.Step, file string) []byte {
 
 // basis is what workflows need to know of a run's base model.
 type basis struct {
-	config *distill.Config
+	config *configs.Recipe
 	kind   prediction.Type // of the base
 	sdxl   bool            // of SDXL's own size, the only one that ComfyUI knows
 }
 
-func basisOf(c *distill.Config, base *bundle.Bundle) (b basis, err error) {
+func basisOf(c *configs.Recipe, base *bundle.Bundle) (b basis, err error) {
 	b.config = c
 	if b.kind, _, err = base.Prediction(); err != nil {
 		return b, err

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/model/bundle"
 	"fewstep/model/ldm"
@@ -15,7 +16,7 @@ import (
 // Student is the base model with what a step has made in its UNet's place, in the given type, and with the scheduler's
 // settings and the description that the weights need: ready to be written as a diffusers directory, a single file or a
 // UNet file. A LoRA is merged into the base's UNet. The caller calls close when it is written.
-func Student(d *rundir.Dir, c *distill.Config, s distill.Step, to weights.DType) (student *bundle.Bundle, close func(), err error) {
+func Student(d *rundir.Dir, c *configs.Recipe, s distill.Step, to weights.DType) (student *bundle.Bundle, close func(), err error) {
 	result, err := d.Result(s.StageName, s.PhaseName)
 	if err != nil {
 		return nil, nil, err
@@ -37,7 +38,7 @@ func Student(d *rundir.Dir, c *distill.Config, s distill.Step, to weights.DType)
 	return b, close, nil
 }
 
-func replace(b *bundle.Bundle, f *weights.File, d *rundir.Dir, c *distill.Config, s distill.Step, to weights.DType) error {
+func replace(b *bundle.Bundle, f *weights.File, d *rundir.Dir, c *configs.Recipe, s distill.Step, to weights.DType) error {
 	unet, err := fullUNet(b, f, c, s, to)
 	if err != nil {
 		return fmt.Errorf("%s: %w", f.Path(), err)
@@ -64,7 +65,7 @@ func replace(b *bundle.Bundle, f *weights.File, d *rundir.Dir, c *distill.Config
 }
 
 // fullUNet gives the whole UNet: the result itself, or the base with the result's adapters merged.
-func fullUNet(base *bundle.Bundle, f *weights.File, c *distill.Config, s distill.Step, to weights.DType) (weights.Source, error) {
+func fullUNet(base *bundle.Bundle, f *weights.File, c *configs.Recipe, s distill.Step, to weights.DType) (weights.Source, error) {
 	if !IsLoRA(s) {
 		tensors, err := converted(f, to)
 		return weights.Collect(tensors), err

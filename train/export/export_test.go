@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/model/bundle"
 	"fewstep/model/lora"
@@ -29,7 +30,7 @@ var shapes = map[string][]int{linear: {6, 4}, kernel: {5, 3, 3, 3}, other: {4, 2
 
 // fakeRun makes a base model of three layers and a run whose 8-step stage has made a LoRA (scale 2 / 4) and its
 // merge, with the products done here, by hand.
-func fakeRun(t *testing.T) (*rundir.Dir, *distill.Config) {
+func fakeRun(t *testing.T) (*rundir.Dir, *configs.Recipe) {
 	t.Helper()
 	model := filepath.Join(t.TempDir(), "base")
 	must(t, os.CopyFS(model, os.DirFS("../../assets/mini")))
@@ -74,7 +75,7 @@ func fakeRun(t *testing.T) (*rundir.Dir, *distill.Config) {
 	}
 	must(t, weights.Write(filepath.Join(model, "unet", "diffusion_pytorch_model.safetensors"), base, nil))
 
-	c, err := distill.Parse([]byte(fmt.Sprintf("name: test\nmodel: %s\ndata: {source: x.parquet, resolution: 64}\n"+
+	c, err := configs.Parse([]byte(fmt.Sprintf("name: test\nmodel: %s\ndata: {source: x.parquet, resolution: 64}\n"+
 		"lora: {rank: 4, alpha: 2}\nstages: lightning\n", model)), "test.yaml")
 	must(t, err)
 	d, err := rundir.Open(filepath.Join(t.TempDir(), "run"), c.Resolved(), rundir.Lineage{BaseWeights: "ba5e"})
@@ -89,9 +90,9 @@ func fakeRun(t *testing.T) (*rundir.Dir, *distill.Config) {
 	return d, c
 }
 
-func stepOf(t *testing.T, c *distill.Config, stage, phase string) distill.Step {
+func stepOf(t *testing.T, c *configs.Recipe, stage, phase string) distill.Step {
 	t.Helper()
-	steps, err := distill.Plan(c)
+	steps, err := distill.Plan(c, distill.Epsilon)
 	must(t, err)
 	for _, s := range steps {
 		if s.StageName == stage && s.PhaseName == phase {
@@ -140,7 +141,7 @@ func TestLoRAEqualsMerge(t *testing.T) {
 
 func TestFilesAndMetadata(t *testing.T) {
 	d, c := fakeRun(t)
-	steps, err := distill.Plan(c)
+	steps, err := distill.Plan(c, distill.Epsilon)
 	must(t, err)
 	owed, err := Missing(d, steps)
 	must(t, err)
@@ -269,7 +270,7 @@ func TestDirectory(t *testing.T) {
 // sample with them.
 func TestRelease(t *testing.T) {
 	d, c := fakeRun(t)
-	steps, err := distill.Plan(c)
+	steps, err := distill.Plan(c, distill.Epsilon)
 	must(t, err)
 	out := filepath.Join(t.TempDir(), "release")
 	files, err := Release(d, c, steps, "mini", out, Options{DType: weights.F16}, nil)

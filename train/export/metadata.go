@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/model/bundle"
 	"fewstep/model/prediction"
@@ -16,7 +17,7 @@ import (
 
 // metadataOf describes an export file: modelspec, lineage and the sampler its weights need. It has no date.
 // Its hash is added when the file is written.
-func metadataOf(d *rundir.Dir, c *distill.Config, s distill.Step) (map[string]string, error) {
+func metadataOf(d *rundir.Dir, c *configs.Recipe, s distill.Step) (map[string]string, error) {
 	recipe, err := d.Config() // as the run was started, wherever its model lies now
 	if err != nil {
 		return nil, err
@@ -71,7 +72,7 @@ func predicts(base *bundle.Bundle, s distill.Step) (prediction.Type, error) {
 const sdxlBase = "stable-diffusion-xl-v1-base"
 
 // OfSDXL says whether a recipe's base model is of SDXL's own size.
-func OfSDXL(c *distill.Config) (bool, error) {
+func OfSDXL(c *configs.Recipe) (bool, error) {
 	base, err := bundle.Open(c.ModelPath(), bundle.Options{})
 	if err != nil {
 		return false, err

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/internal/atomicfile"
 	"fewstep/model/bundle"
@@ -33,7 +34,7 @@ type Options struct {
 // and of a network that predicts x0, <name>_1step_x0.safetensors and <name>_1step_unet_x0.safetensors. Whole models are
 // of full weights where a stage trained them, else of its LoRA merged. The folder appears complete or not at all; the
 // names of its files come back. told, which may be nil, hears how many bytes of a file are written.
-func Release(d *rundir.Dir, c *distill.Config, steps []distill.Step, name, out string, opt Options, told func(file string, written, total int64)) ([]string, error) {
+func Release(d *rundir.Dir, c *configs.Recipe, steps []distill.Step, name, out string, opt Options, told func(file string, written, total int64)) ([]string, error) {
 	made := map[int][]distill.Step{} // by step count: those with a result, full weights last
 	var counts []int
 	for _, s := range steps {
@@ -87,7 +88,7 @@ func Release(d *rundir.Dir, c *distill.Config, steps []distill.Step, name, out s
 // release writes a release's files.
 type release struct {
 	d      *rundir.Dir
-	c      *distill.Config
+	c      *configs.Recipe
 	folder string
 	opt    Options
 	told   func(file string, written, total int64)
@@ -149,7 +150,7 @@ func (w *release) students(name string, steps []distill.Step) error {
 
 // asFull is a step as the whole network that it makes: a LoRA merged.
 func asFull(s distill.Step) distill.Step {
-	s.Target = distill.TargetFull
+	s.Target = configs.TargetFull
 	return s
 }
 

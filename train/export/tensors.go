@@ -3,6 +3,7 @@ package export
 import (
 	"fmt"
 
+	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/engine"
 	"fewstep/model/bundle"
@@ -12,7 +13,7 @@ import (
 )
 
 // tensorsOf gives the tensors of an export file, converted one at a time while they are written.
-func tensorsOf(f weights.Source, c *distill.Config, s distill.Step, blocks lora.Blocks, to weights.DType) ([]weights.Tensor, error) {
+func tensorsOf(f weights.Source, c *configs.Recipe, s distill.Step, blocks lora.Blocks, to weights.DType) ([]weights.Tensor, error) {
 	if IsLoRA(s) {
 		base, err := bundle.Open(c.ModelPath(), bundle.Options{})
 		if err != nil {

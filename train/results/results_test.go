@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/internal/xla"
 	"fewstep/train"
@@ -23,7 +24,7 @@ import (
 // how many programs the run's engine ran for the results.
 func walked(t *testing.T, recipe, dir string, log *bytes.Buffer, between func(finish func() error) error, set ...string) (runs int64) {
 	t.Helper()
-	c, err := distill.Load(recipe, set...)
+	c, err := configs.Load(recipe, set...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,8 +12,8 @@ const (
 // features is the width of the metrics' image encoder: they find 32 principal axes in it, and its norms take one away.
 const features = 40
 
-// configs are the model's files by path.
-var configs = map[string]object{
+// components are the model's files by path.
+var components = map[string]object{
 	"model_index.json": {
 		"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": true,
 		"scheduler": []string{"diffusers", "EulerDiscreteScheduler"}, "unet": []string{"diffusers", "UNet2DConditionModel"},

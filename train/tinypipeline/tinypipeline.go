@@ -41,7 +41,7 @@ func Write(dir, tokenizers string) (recipe string, err error) {
 
 // Model makes dir a diffusers directory with random weights.
 func Model(dir, tokenizers string) error {
-	for path, c := range configs {
+	for path, c := range components {
 		if err := writeJSON(filepath.Join(dir, path), c); err != nil {
 			return err
 		}

@@ -1,9 +1,9 @@
-package distill
+package configs
 
-// Config is a recipe: everything a run depends on besides the machine. Its
-// YAML form is loaded by [Load], checked by [Config.Validate] and written in
-// full by [Config.Resolved].
-type Config struct {
+// Recipe is everything a run depends on besides the machine. Its
+// YAML form is loaded by [Load], checked by [Recipe.Validate] and written in
+// full by [Recipe.Resolved].
+type Recipe struct {
 	Name          string        `yaml:"name"`          // name of the run, shown in reports and export metadata
 	Seed          uint64        `yaml:"seed"`          // all randomness derives from it
 	Model         string        `yaml:"model"`         // diffusers directory of the base model
@@ -17,12 +17,7 @@ type Config struct {
 
 	directory string            // of the file it was loaded from; see Locate
 	given     map[string]string // what gave the values that are not defaults; see Provenance
-	predicts  Prediction        // what the base model does; see SetPrediction
 }
-
-// SetPrediction tells the ladder what the base model predicts, which no key
-// says: its scheduler does. Without it, that is ε.
-func (c *Config) SetPrediction(p Prediction) { c.predicts = p }
 
 // Data says where the captioned images come from.
 type Data struct {
@@ -102,7 +97,7 @@ type Eval struct {
 }
 
 // Values of Stage.Loss, Phase.Kind, Phase.Target, Phase.Form, Phase.Teacher,
-// Discriminator.Features, Config.Lineage, Train.Shard, Train.Offload and
+// Discriminator.Features, Recipe.Lineage, Train.Shard, Train.Offload and
 // Phase.Decay.
 const (
 	LossMSE         = "mse"         // (16)
@@ -221,7 +216,7 @@ func (s *Stage) LevelWeights(p *Phase) []float64 {
 }
 
 // Stage returns the stage of a name, nil when there is none.
-func (c *Config) Stage(name string) *Stage {
+func (c *Recipe) Stage(name string) *Stage {
 	for i := range c.Stages {
 		if c.Stages[i].Name == name {
 			return &c.Stages[i]

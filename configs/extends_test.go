@@ -1,4 +1,4 @@
-package distill
+package configs
 
 import (
 	"os"
@@ -56,37 +56,5 @@ func TestExtendsRefused(t *testing.T) {
 		if _, err := Load(recipes(t, files...)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("want an error that says %q, got %v", want, err)
 		}
-	}
-}
-
-// Every row of the shipped ablation is a valid recipe of its own.
-func TestAblationRecipes(t *testing.T) {
-	files, err := filepath.Glob("../configs/ablation/*.yaml")
-	if err != nil || len(files) < 10 {
-		t.Fatalf("%d recipes (%v)", len(files), err)
-	}
-	base, err := Load("../configs/scenes/full.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	seen := map[string]string{}
-	for _, file := range append(files, "../configs/scenes/full.yaml") {
-		c, err := Load(file)
-		if err != nil {
-			t.Error(err)
-			continue
-		}
-		if _, err := NewLadder(c); err != nil {
-			t.Errorf("%s: %v", file, err)
-		}
-		if c.Model != base.Model || c.Data.Source != base.Data.Source || c.Eval.Samples != base.Eval.Samples {
-			t.Errorf("%s is of another model or protocol than full.yaml", file)
-		}
-		c.Name = ""
-		resolved := c.Resolved()
-		if other := seen[string(resolved)]; other != "" {
-			t.Errorf("%s and %s are one recipe", file, other)
-		}
-		seen[string(resolved)] = file
 	}
 }

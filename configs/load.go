@@ -1,4 +1,4 @@
-package distill
+package configs
 
 import (
 	"bytes"
@@ -20,7 +20,7 @@ import (
 // the environment says (FEWSTEP_TRAIN_BATCH=8 for train.batch; stages have no
 // such names) and then the
 // overrides ("train.batch=8", "stages.8.phases.lora-cond.samples=320", see
-// [Config.Set]) in order, and validates the result. Errors name the file, the
+// [Recipe.Set]) in order, and validates the result. Errors name the file, the
 // line and the full key; unknown and repeated keys are errors.
 //
 // A recipe may begin from another one: "extends: ../scenes/full.yaml", a path
@@ -35,7 +35,7 @@ import (
 //     of that name, or of the name under its key "like".
 //
 // A stage's "phases" has the last two forms, over the phases of its stage.
-func Load(path string, overrides ...string) (*Config, error) {
+func Load(path string, overrides ...string) (*Recipe, error) {
 	data, err := text.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("recipe: %w", err)
@@ -73,8 +73,8 @@ func inFile(path string, err error) error {
 }
 
 // Parse reads a recipe as [Load] does, from memory, without validating it;
-// file is its name in errors, and its folder is where [Config.Locate] starts.
-func Parse(data []byte, file string) (*Config, error) {
+// file is its name in errors, and its folder is where [Recipe.Locate] starts.
+func Parse(data []byte, file string) (*Recipe, error) {
 	c := Default()
 	c.directory = filepath.Dir(file)
 	c.given = map[string]string{}
@@ -85,7 +85,7 @@ func Parse(data []byte, file string) (*Config, error) {
 }
 
 // read reads a recipe over c, after the one that it extends; below are the files that led to it.
-func (c *Config) read(data []byte, file string, below []string) error {
+func (c *Recipe) read(data []byte, file string, below []string) error {
 	document, err := oneDocument(data)
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
@@ -155,10 +155,10 @@ func oneDocument(data []byte) (*yaml.Node, error) {
 // Set applies one override "key=value". The value is YAML. Stages and phases
 // are addressed by name; * stands for all of them (all phases but merges), as
 // in "stages.*.phases.*.samples=64".
-func (c *Config) Set(override string) error { return c.set(override, "--set") }
+func (c *Recipe) Set(override string) error { return c.set(override, "--set") }
 
 // set is Set by a layer that Provenance tells of.
-func (c *Config) set(override, layer string) error {
+func (c *Recipe) set(override, layer string) error {
 	key, value, ok := strings.Cut(override, "=")
 	if !ok || key == "" {
 		return fmt.Errorf("override %q: write it as key=value, for example train.batch=8", override)
@@ -183,7 +183,7 @@ func (c *Config) set(override, layer string) error {
 // looked for in the current directory, then in the recipe's folder and each
 // folder above it, so recipes work from anywhere in the repository; found
 // nowhere, it is returned as it is.
-func (c *Config) Locate(path string) string {
+func (c *Recipe) Locate(path string) string {
 	if path == "" || filepath.IsAbs(path) || strings.Contains(path, "://") || present(path) {
 		return path
 	}
@@ -204,10 +204,10 @@ func (c *Config) Locate(path string) string {
 }
 
 // ModelPath is where the base model's directory is found.
-func (c *Config) ModelPath() string { return c.Locate(c.Model) }
+func (c *Recipe) ModelPath() string { return c.Locate(c.Model) }
 
 // SourcePath is where the data set is found.
-func (c *Config) SourcePath() string { return c.Locate(c.Data.Source) }
+func (c *Recipe) SourcePath() string { return c.Locate(c.Data.Source) }
 
 // present says whether a path is there; of a pattern with braces and wildcards, the folder that it begins with.
 func present(path string) bool {

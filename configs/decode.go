@@ -1,4 +1,4 @@
-package distill
+package configs
 
 import (
 	"fmt"
@@ -11,14 +11,14 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// decoder writes YAML nodes over the fields of a Config and collects every
+// decoder writes YAML nodes over the fields of a Recipe and collects every
 // problem with its place, so that one run shows all of them.
 type decoder struct {
 	file     string
 	override bool // no line numbers: the text is one value
 	problems []error
 	merges   int               // <<, so far
-	layer    string            // what gives the values, where it is not the file; see Config.Provenance
+	layer    string            // what gives the values, where it is not the file; see Recipe.Provenance
 	given    map[string]string // key to what gave its value
 }
 
@@ -30,7 +30,7 @@ func (d *decoder) problem(n *yaml.Node, path, format string, args ...any) {
 	d.problems = append(d.problems, fmt.Errorf("%s: %s", place, fmt.Sprintf(format, args...)))
 }
 
-func (d *decoder) config(n *yaml.Node, c *Config) {
+func (d *decoder) config(n *yaml.Node, c *Recipe) {
 	d.structure(n, "", reflect.ValueOf(c).Elem())
 }
 
@@ -112,7 +112,7 @@ func without(pairs, others []pair) (out []pair) {
 	return out
 }
 
-// value writes a node over a field of one of the kinds that Config has.
+// value writes a node over a field of one of the kinds that Recipe has.
 func (d *decoder) value(n *yaml.Node, path string, v reflect.Value) {
 	n = follow(n)
 	if d.given != nil && v.Kind() != reflect.Struct {
@@ -186,7 +186,7 @@ func (d *decoder) scalar(n *yaml.Node, path string, v reflect.Value) {
 }
 
 // set writes a value at a dotted path, in every stage and phase it names.
-func (d *decoder) set(keys []string, n *yaml.Node, c *Config) {
+func (d *decoder) set(keys []string, n *yaml.Node, c *Recipe) {
 	if keys[0] != "stages" || len(keys) == 1 {
 		d.setField(keys, n, reflect.ValueOf(c).Elem(), "")
 		return

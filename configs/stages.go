@@ -1,4 +1,4 @@
-package distill
+package configs
 
 import (
 	"reflect"
@@ -149,7 +149,7 @@ func copyStage(s Stage) Stage {
 	return s
 }
 
-func findStage(stages []Stage, name string) *Stage { return (&Config{Stages: stages}).Stage(name) }
+func findStage(stages []Stage, name string) *Stage { return (&Recipe{Stages: stages}).Stage(name) }
 func findPhase(phases []Phase, name string) *Phase { return (&Stage{Phases: phases}).Phase(name) }
 
 func stageNames(stages []Stage) []string {

@@ -1,10 +1,10 @@
-package distill
+package configs
 
 // Default returns the paper's settings; what the paper leaves open has the
 // value that the method's description chooses. Model and Data.Source are
 // empty: every recipe must name them.
-func Default() *Config {
-	return &Config{
+func Default() *Recipe {
+	return &Recipe{
 		Name: "lightning",
 		Seed: 1,
 		Data: Data{

@@ -1,4 +1,4 @@
-package distill
+package configs
 
 import (
 	"errors"
@@ -23,10 +23,9 @@ var (
 	granular = []string{"network", "stage", "layer"} // from coarse to fine
 )
 
-// Validate checks that the recipe can be run: every value in its range, every
-// stage and phase in a possible place. The error lists every problem, each a
-// sentence that opens with the key and says what to do.
-func (c *Config) Validate() error {
+// Validate checks that every value of the recipe is in its range. The error lists every problem, each a sentence that opens with
+// the key and says what to do. Whether the phases are in a possible order is for distill.Plan to say.
+func (c *Recipe) Validate() error {
 	v := &checker{}
 	v.word("name", c.Name)
 	v.require("model", c.Model != "", "is missing; name the diffusers directory of the base model")
@@ -52,11 +51,6 @@ func (c *Config) Validate() error {
 	}
 	v.require("discriminator.carry_optimizer", !c.Discriminator.CarryOptimizer || c.Discriminator.CarryBackbone,
 		"is true, and with carry_backbone false nothing is carried that its state belongs to")
-	if len(v.problems) == 0 { // the ladder's own errors assume sound values
-		if _, err := NewLadder(c); err != nil {
-			v.problems = append(v.problems, err)
-		}
-	}
 	return errors.Join(v.problems...)
 }
 
@@ -246,19 +240,19 @@ func (p *Phase) check(v *checker, key string, s *Stage) {
 	v.require(key+".discriminator_weight_decay", p.DiscriminatorWeightDecay == 0, "must be 0, because a phase of kind %s has no discriminator", p.Kind)
 }
 
-// CheckSchedule checks the recipe against the schedule of its base model:
-// timesteps and noise levels inside it, step counts that it can be cut into.
-func (c *Config) CheckSchedule(s *Schedule) error {
+// CheckTimesteps checks the recipe against the last timestep of its base model's schedule: timesteps and noise levels inside it,
+// step counts that it can be cut into.
+func (c *Recipe) CheckTimesteps(last int) error {
 	v := &checker{}
 	for _, st := range c.Stages {
 		key := "stages." + st.Name
 		for _, t := range append(slices.Clone(st.Timesteps), st.NoiseLevels...) {
-			v.require(key, t <= s.T(), "has the timestep %d, and the base model's schedule ends at %d", t, s.T())
+			v.require(key, t <= last, "has the timestep %d, and the base model's schedule ends at %d", t, last)
 		}
-		v.require(key, max(st.TeacherSteps, st.SkipTeacherSteps) <= s.T(), "has a teacher of %d steps, and the base model's schedule has %d timesteps", max(st.TeacherSteps, st.SkipTeacherSteps), s.T())
+		v.require(key, max(st.TeacherSteps, st.SkipTeacherSteps) <= last, "has a teacher of %d steps, and the base model's schedule has %d timesteps", max(st.TeacherSteps, st.SkipTeacherSteps), last)
 	}
 	for _, n := range append(slices.Clone(c.Eval.Steps), c.Eval.TeacherSteps) {
-		v.require("eval.steps", n <= s.T(), "has %d steps, and the base model's schedule has %d timesteps", n, s.T())
+		v.require("eval.steps", n <= last, "has %d steps, and the base model's schedule has %d timesteps", n, last)
 	}
 	return errors.Join(v.problems...)
 }

@@ -1,4 +1,4 @@
-package distill
+package configs
 
 import (
 	"bytes"
@@ -14,7 +14,7 @@ import (
 // Resolved returns the recipe in its canonical form: YAML with every key in
 // the order of the types, every stage and phase written out. Loading it gives
 // the same recipe, whatever the defaults have become.
-func (c *Config) Resolved() []byte {
+func (c *Recipe) Resolved() []byte {
 	var n yaml.Node
 	if err := n.Encode(c); err != nil {
 		panic(err) // a struct of scalars and lists always encodes
@@ -31,7 +31,7 @@ func (c *Config) Resolved() []byte {
 }
 
 // Hash is the SHA-256 of the canonical form, in hex.
-func (c *Config) Hash() string {
+func (c *Recipe) Hash() string {
 	sum := sha256.Sum256(c.Resolved())
 	return hex.EncodeToString(sum[:])
 }
@@ -51,7 +51,7 @@ func flow(n *yaml.Node) {
 // Diff names the keys in which two recipes differ, as "key: a → b" in the
 // order of the canonical form; stages and phases are matched by name. It is
 // empty for equal recipes.
-func Diff(a, b *Config) []string {
+func Diff(a, b *Recipe) []string {
 	left, right := flatten(a), flatten(b)
 	var out []string
 	for _, key := range left.keys {
@@ -70,7 +70,7 @@ type flat struct {
 	values map[string]string
 }
 
-func flatten(c *Config) *flat {
+func flatten(c *Recipe) *flat {
 	f := &flat{values: map[string]string{}}
 	f.structure("", reflect.ValueOf(*c))
 	return f

@@ -1,4 +1,4 @@
-package distill
+package configs
 
 import (
 	"fmt"
@@ -13,7 +13,7 @@ type Provenance struct {
 }
 
 // Provenance lists every key in the order of the canonical form.
-func (c *Config) Provenance() []Provenance {
+func (c *Recipe) Provenance() []Provenance {
 	f := flatten(c)
 	out := make([]Provenance, len(f.keys))
 	for i, key := range f.keys {
@@ -32,8 +32,8 @@ func EnvName(key string) string {
 }
 
 // environment applies the variables that name keys of the recipe.
-func (c *Config) environment(lookup func(name string) (string, bool)) error {
-	for _, key := range flatten(&Config{}).keys {
+func (c *Recipe) environment(lookup func(name string) (string, bool)) error {
+	for _, key := range flatten(&Recipe{}).keys {
 		name := EnvName(key)
 		value, ok := lookup(name)
 		if !ok || key == "stages" {
