@@ -10,6 +10,7 @@ import (
 
 	"fewstep/engine"
 	"fewstep/internal/xla"
+	"fewstep/internal/xla/xlatest"
 	"fewstep/model/nn"
 
 	"github.com/gomlx/compute/dtypes"
@@ -20,7 +21,7 @@ func virtual(t *testing.T, n int) *xla.Runtime {
 	t.Helper()
 	rt, err := xla.Open(xla.CPU, xla.Options{Devices: n})
 	if err != nil {
-		t.Skip(err)
+		xlatest.Missing(t, err)
 	}
 	t.Cleanup(rt.Close)
 	return rt

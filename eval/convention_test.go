@@ -21,6 +21,8 @@ import (
 	"fewstep/model/weights"
 
 	"github.com/gomlx/compute/dtypes"
+
+	"fewstep/internal/xla/xlatest"
 )
 
 // drawnInception writes an Inception network of random weights.
@@ -59,7 +61,7 @@ func drawnInception(t *testing.T, e *engine.Engine) string {
 func TestConvention(t *testing.T) {
 	rt, err := opened()
 	if err != nil {
-		t.Skip(err)
+		xlatest.Missing(t, err)
 	}
 	s := random(t)
 	s.Images = t.TempDir()

@@ -18,6 +18,7 @@ import (
 	"fewstep/eval/metric"
 	"fewstep/eval/report"
 	"fewstep/internal/xla"
+	"fewstep/internal/xla/xlatest"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
 
@@ -32,7 +33,7 @@ func tiny(t *testing.T) Spec {
 	t.Helper()
 	rt, err := opened()
 	if err != nil {
-		t.Skip(err)
+		xlatest.Missing(t, err)
 	}
 	mini := filepath.Join("..", "assets", "mini")
 	records, err := parquet.ReadFile[data.Record](filepath.Join(mini, "images.parquet"))

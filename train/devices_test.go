@@ -13,6 +13,7 @@ import (
 
 	"fewstep/configs"
 	"fewstep/internal/xla"
+	"fewstep/internal/xla/xlatest"
 	"fewstep/model/weights"
 	"fewstep/train"
 	"fewstep/train/monitor"
@@ -36,7 +37,7 @@ func on(t *testing.T, devices int, c *configs.Recipe, dir string, after int) {
 	t.Helper()
 	rt, err := xla.Open(xla.CPU, xla.Options{Devices: devices})
 	if err != nil {
-		t.Skip(err)
+		xlatest.Missing(t, err)
 	}
 	defer rt.Close()
 	ctx, stop := context.WithCancel(t.Context())
@@ -198,7 +199,7 @@ func TestDevicesRefused(t *testing.T) {
 	recipe := tiny(t)
 	rt, err := xla.Open(xla.CPU, xla.Options{Devices: 2})
 	if err != nil {
-		t.Skip(err)
+		xlatest.Missing(t, err)
 	}
 	defer rt.Close()
 	for want, c := range map[string]struct {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"fewstep/internal/xla"
+	"fewstep/internal/xla/xlatest"
 	"fewstep/train/tinypipeline"
 )
 
@@ -52,7 +53,7 @@ func compiling(t *testing.T, args ...string) (*exec.Cmd, *bytes.Buffer) {
 	}
 	rt, err := xla.Open(xla.CPU, xla.Options{})
 	if err != nil {
-		t.Skip(err)
+		xlatest.Missing(t, err)
 	}
 	rt.Close()
 	cmd, out := fewstep(t, append(args, "--backend", "cpu")...)

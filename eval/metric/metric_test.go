@@ -13,6 +13,7 @@ import (
 	"fewstep/engine"
 	"fewstep/eval/stats"
 	"fewstep/internal/xla"
+	"fewstep/internal/xla/xlatest"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
 
@@ -32,7 +33,7 @@ func open(t *testing.T) (*Network, *data.Set) {
 	t.Helper()
 	rt, err := opened()
 	if err != nil {
-		t.Skip(err)
+		xlatest.Missing(t, err)
 	}
 	dir := filepath.Join("..", "..", "assets", "mini")
 	p, err := pipeline.Open(dir)

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"fewstep/internal/xla/xlatest"
 )
 
 // cpuOrSkip opens the CPU plugin, or skips where it has not been fetched.
@@ -13,7 +15,7 @@ func cpuOrSkip(t *testing.T, opt Options) *Runtime {
 	t.Helper()
 	rt, err := Open(CPU, opt)
 	if errors.Is(err, ErrNoBackend) {
-		t.Skip(err)
+		xlatest.Missing(t, err)
 	}
 	if err != nil {
 		t.Fatal(err)
