@@ -7,6 +7,9 @@
 // reads files (load.go, decode.go, stages.go), the environment (provenance.go) and overrides, and checks every value (check.go).
 // [Recipe.Resolved] writes the canonical form, which a run directory keeps and whose hash names the recipe (canonical.go).
 //
+// The YAML files are part of the program (embedded.go): a CONFIG that is no file is looked up among them, mini/demo as
+// configs/mini/demo.yaml. What the recipes over mini name is part of the commands, package assets.
+//
 // # Layers
 //
 // A value is given by the last of these layers that has it; 'fewstep plan CONFIG --where' tells which one that is.

@@ -16,8 +16,9 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Load reads the recipe at path over the defaults of [Default], applies what
-// the environment says (FEWSTEP_TRAIN_BATCH=8 for train.batch; stages have no
+// Load reads the recipe at path, or the one of that name that comes with
+// fewstep where there is no such file (mini/demo for configs/mini/demo.yaml),
+// over the defaults of [Default], applies what the environment says (FEWSTEP_TRAIN_BATCH=8 for train.batch; stages have no
 // such names) and then the
 // overrides ("train.batch=8", "stages.8.phases.lora-cond.samples=320", see
 // [Recipe.Set]) in order, and validates the result. Errors name the file, the
@@ -36,11 +37,15 @@ import (
 //
 // A stage's "phases" has the last two forms, over the phases of its stage.
 func Load(path string, overrides ...string) (*Recipe, error) {
-	data, err := text.ReadFile(path)
+	path = find(path)
+	data, err := readFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("recipe: %w; the recipes that come with fewstep are %s", err, strings.Join(Names(), ", "))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("recipe: %w", err)
 	}
-	c, err := Parse([]byte(data), path)
+	c, err := Parse(data, path)
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +81,7 @@ func inFile(path string, err error) error {
 // file is its name in errors, and its folder is where [Recipe.Locate] starts.
 func Parse(data []byte, file string) (*Recipe, error) {
 	c := Default()
-	c.directory = filepath.Dir(file)
+	c.file = file
 	c.given = map[string]string{}
 	if err := c.read(data, file, nil); err != nil {
 		return nil, err
@@ -86,7 +91,11 @@ func Parse(data []byte, file string) (*Recipe, error) {
 
 // read reads a recipe over c, after the one that it extends; below are the files that led to it.
 func (c *Recipe) read(data []byte, file string, below []string) error {
-	document, err := oneDocument(data)
+	decoded, err := text.Decode(data)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	document, err := oneDocument([]byte(decoded))
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
@@ -107,7 +116,7 @@ func (c *Recipe) read(data []byte, file string, below []string) error {
 		if slices.Contains(below, filepath.Clean(path)) {
 			return fmt.Errorf("%s:%d: extends: %s extends this recipe in turn", file, line, parent)
 		}
-		content, err := os.ReadFile(path)
+		content, err := readFile(path)
 		if err != nil {
 			return fmt.Errorf("%s:%d: extends: %w; the path starts at the recipe's folder", file, line, err)
 		}
@@ -176,46 +185,4 @@ func (c *Recipe) set(override, layer string) error {
 	d := decoder{file: "override " + key, override: true, layer: layer, given: c.given}
 	d.set(strings.Split(key, "."), document.Content[0], c)
 	return errors.Join(d.problems...)
-}
-
-// Locate returns where a path of the recipe (Model, Data.Source) is found.
-// Absolute paths and addresses such as s3:// are themselves. A relative path is
-// looked for in the current directory, then in the recipe's folder and each
-// folder above it, so recipes work from anywhere in the repository; found
-// nowhere, it is returned as it is.
-func (c *Recipe) Locate(path string) string {
-	if path == "" || filepath.IsAbs(path) || strings.Contains(path, "://") || present(path) {
-		return path
-	}
-	directory, err := filepath.Abs(c.directory)
-	if err != nil {
-		return path
-	}
-	for {
-		if candidate := filepath.Join(directory, path); present(candidate) {
-			return candidate
-		}
-		parent := filepath.Dir(directory)
-		if parent == directory {
-			return path
-		}
-		directory = parent
-	}
-}
-
-// ModelPath is where the base model's directory is found.
-func (c *Recipe) ModelPath() string { return c.Locate(c.Model) }
-
-// SourcePath is where the data set is found.
-func (c *Recipe) SourcePath() string { return c.Locate(c.Data.Source) }
-
-// present says whether a path is there; of a pattern with braces and wildcards, the folder that it begins with.
-func present(path string) bool {
-	_, err := os.Stat(path)
-	if at := strings.IndexAny(path, "{*?["); err != nil && at >= 0 {
-		if folder := filepath.Dir(path[:at] + "x"); folder != "." {
-			_, err = os.Stat(folder)
-		}
-	}
-	return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid)
 }

@@ -15,8 +15,8 @@ type Recipe struct {
 	Eval          Eval          `yaml:"eval"`          // what is measured after a stage
 	Stages        []Stage       `yaml:"stages"`        // the ladder, in order
 
-	directory string            // of the file it was loaded from; see Locate
-	given     map[string]string // what gave the values that are not defaults; see Provenance
+	file  string            // that it was read from; see Locate
+	given map[string]string // what gave the values that are not defaults; see Provenance
 }
 
 // Data says where the captioned images come from.

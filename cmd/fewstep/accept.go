@@ -31,6 +31,7 @@ func newAccept(a *app) *cobra.Command {
 			"objects. The benchmark passes if at 8 calls the undistilled network is at least twice as far from the real images as the\n" +
 			"teacher, held-out real images are clearly nearer than the teacher, and every damage is clearly worse: in the pipeline's\n" +
 			"CLIP, in an independent network, in the Laplacian's energy and in the CLIP score, as far as each can see it.\n\n" +
+			configHelp + "\n\n" +
 			"Ends with exit code 1 where a criterion is not met or could not be measured.",
 		Example: "  python3 scripts/fetch_nsfwjs.py\n  fewstep eval accept configs/mini/full.yaml --inception nsfwjs-inception --out acceptance",
 		Args:    cobra.ExactArgs(1),
@@ -44,7 +45,7 @@ func newAccept(a *app) *cobra.Command {
 }
 
 func (a *app) accept(cmd *cobra.Command, path string, o acceptOptions) error {
-	c, err := loadRecipe(path, o.set...)
+	c, err := a.recipe(path, o.set...)
 	if err != nil {
 		return err
 	}

@@ -62,7 +62,7 @@ func (a *app) doctorCluster(ctx context.Context, o *clusterFlags, dir, recipe st
 	}
 	var config *configs.Recipe
 	if recipe != "" {
-		if config, err = loadRecipe(recipe); err != nil {
+		if config, err = a.recipe(recipe); err != nil {
 			return err
 		}
 	}

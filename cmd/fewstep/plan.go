@@ -41,11 +41,12 @@ func newPlan(a *app) *cobra.Command {
 			"memory and sizes on disk.\n\n" +
 			"Weights need not be there; of the model directory only the config files are read. A directory that is missing and\n" +
 			"named after SDXL is taken for SDXL base.\n\n" +
+			configHelp + "\n\n" +
 			"A value is given by the last of these layers that has it: defaults, the recipe, the settings file of the user\n" +
 			"(" + settingsPlace + "), environment variables (FEWSTEP_BACKEND, FEWSTEP_TRAIN_BATCH), flags and --set.\n" +
 			"Settings are backend, memory_fraction, pjrt_plugin, python, program_cache, object_storage.endpoint and .region.\n" +
 			"With --where, the layer of every value is shown and nothing else.",
-		Example: "  fewstep plan configs/mini/demo.yaml\n  fewstep plan configs/sdxl/lightning.yaml --set train.batch=4 --tflops 200 --memory 80GB",
+		Example: "  fewstep plan mini/demo\n  fewstep plan configs/sdxl/lightning.yaml --set train.batch=4 --tflops 200 --memory 80GB",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if where {
@@ -90,7 +91,7 @@ const settingsPlace = "settings.yaml in ~/.config/fewstep, or the file in " + co
 
 // where tells which layer gave each value.
 func (a *app) where(path string, set []string) error {
-	c, err := loadRecipe(path, set...)
+	c, err := a.recipe(path, set...)
 	if err != nil {
 		return err
 	}
@@ -136,7 +137,7 @@ type planned struct {
 }
 
 func (a *app) plan(path string, set []string, speed planSpeed, brief bool, limit int64, devices int, scale planScale) error {
-	c, err := loadRecipe(path, set...)
+	c, err := a.recipe(path, set...)
 	if err != nil {
 		return err
 	}

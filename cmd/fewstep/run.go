@@ -39,11 +39,12 @@ func newRun(a *app) *cobra.Command {
 		Short: "Distil a model down the whole ladder: starts, continues, or says that it is done.",
 		Long: "Everything the run makes lies in its directory; the same command continues after a crash, a kill or Ctrl-C.\n" +
 			"A directory made by another config is refused, naming the keys that differ.\n\n" +
+			configHelp + "\n\n" +
 			"With --fork a new directory begins with the results of another run, so that recipes that differ in their later phases\n" +
 			"train their first ones once. --from names the first stage that is trained anew, or the first phase, STAGE/PHASE. All\n" +
 			"before it is taken over, verified, as hard links or copies, so the other run may be deleted afterwards. The two recipes\n" +
 			"must agree in everything on which these phases depend, and base weights and data must be the same.",
-		Example: "  fewstep run configs/mini/demo.yaml --dir runs/demo\n" +
+		Example: "  fewstep run mini/demo --dir runs/demo\n" +
 			"  fewstep run configs/mini/demo.yaml --dir runs/other --set stages.8.phases.lora-cond.lr=5e-5 --fork runs/demo --from 8",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -70,7 +71,7 @@ func (a *app) run(cmd *cobra.Command, path string, o runOptions) error {
 	if err := alone(o.launcher); err != nil {
 		return err
 	}
-	config, err := loadRecipe(path, o.set...)
+	config, err := a.recipe(path, o.set...)
 	if err != nil {
 		return err
 	}
