@@ -9,6 +9,7 @@ import (
 
 	"fewstep/engine"
 	"fewstep/eval/sample"
+	"fewstep/model/family"
 	"fewstep/model/pipeline"
 
 	"golang.org/x/sync/errgroup"
@@ -31,7 +32,7 @@ type drawing struct {
 // batch is a piece of work on the line: images first to first+n−1.
 type batch struct {
 	first, n   int
-	embeddings []pipeline.Embedding
+	embeddings []family.Conditions
 	latents    *sample.Pending
 	images     []*image.NRGBA
 	kept       bool // the images lay on disk

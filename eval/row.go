@@ -218,6 +218,11 @@ func (r *runner) drawn(ctx context.Context, e Entry, name, sum string, look, sho
 			return err
 		}
 		d.encoders = r.encoders
+		if d.options.Guidance > 1 {
+			if d.options.Negative, err = d.encoders.Empty(); err != nil {
+				return err
+			}
+		}
 		model, err := r.load(e)
 		d.params = model
 		return err

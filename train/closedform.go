@@ -7,7 +7,6 @@ import (
 	"fewstep/distill"
 	"fewstep/distill/program"
 	"fewstep/engine"
-	"fewstep/model/unet"
 	"fewstep/train/monitor"
 )
 
@@ -23,7 +22,8 @@ func (p *phase) closedForm(ctx context.Context) error {
 	}
 	total := (p.settings.ClosedForm + batch - 1) / batch * batch
 	told := monitor.LogProgress(log, "closed form of conv_out", "samples", 0)
-	weight, bias := p.student.Get(unet.OutWeight), p.student.Get(unet.OutBias)
+	ofWeight, ofBias := p.f.UNet.LastLayer()
+	weight, bias := p.student.Get(ofWeight), p.student.Get(ofBias)
 	dims := weight.Shape().Dimensions
 	r := distill.NewRegression(dims[1]*dims[2]*dims[3], dims[0])
 	var m micro
@@ -40,7 +40,7 @@ func (p *phase) closedForm(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for name, v := range map[string][]float32{unet.OutWeight: unet.OutKernel(kernel), unet.OutBias: narrow(constants)} {
+	for name, v := range map[string][]float32{ofWeight: p.f.UNet.Kernel(kernel), ofBias: narrow(constants)} {
 		a, err := p.Engine.Upload(v, p.student.Get(name).Shape().Dimensions...)
 		if err != nil {
 			return err

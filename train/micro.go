@@ -2,13 +2,15 @@ package train
 
 import (
 	"errors"
+	"slices"
 
 	"fewstep/configs"
 	"fewstep/data/feed"
 	"fewstep/distill"
+	"fewstep/distill/program"
 	"fewstep/engine"
+	"fewstep/model/family"
 	"fewstep/model/pipeline"
-	"fewstep/model/unet"
 
 	"github.com/gomlx/compute/shapes"
 )
@@ -16,10 +18,11 @@ import (
 // micro is a micro-batch on the host: what of an update does not depend on its networks. It is filled again and again.
 type micro struct {
 	*distill.Batch
-	x, text, pooled, ids []float32 // x_t and its conditions
-	epsilon              []float32 // that x_t was made with
-	noise                []float32 // the discriminator's ε*, shared by real and fake (3.7), zeros where it sees none; nil without one
-	penalty              []float32 // the noise of its approximate R1; nil without one
+	x          []float32   // x_t
+	conditions [][]float32 // in the order of the denoiser's inputs
+	epsilon    []float32   // that x_t was made with
+	noise      []float32   // the discriminator's ε*, shared by real and fake (3.7), zeros where it sees none; nil without one
+	penalty    []float32   // the noise of its approximate R1; nil without one
 }
 
 // feeds begins to make the phase's micro-batches, of each the device's part.
@@ -29,7 +32,7 @@ func (p *phase) feeds() {
 		End: p.step.First + p.step.Samples + int64(p.rank*p.perDevice())}
 }
 
-// shapes are those of the UNet's inputs, of the device's part of a micro-batch.
+// shapes are those of the denoiser's inputs, of the device's part of a micro-batch.
 func (p *phase) shapes() []shapes.Shape {
 	return p.Pipeline.UNetInputs(p.perDevice(), pipeline.Square(p.Config.Data.Resolution))
 }
@@ -40,10 +43,11 @@ func (p *phase) fill(m *micro, first int64) (err error) {
 	if m.Batch, err = p.sampler.Batch(first, n); err != nil {
 		return err
 	}
+	told := p.Pipeline.Conditions()
 	if m.x == nil {
-		shapes := p.shapes()
-		for to, i := range map[*[]float32]int{&m.x: unet.InSample, &m.text: unet.InText, &m.pooled: unet.InPooled, &m.ids: unet.InTimeIDs} {
-			*to = make([]float32, shapes[i].Size())
+		m.x = make([]float32, p.shapes()[family.Sample].Size())
+		for _, c := range told {
+			m.conditions = append(m.conditions, make([]float32, n*c.Size()))
 		}
 		m.epsilon = make([]float32, len(m.x))
 		if p.step.Kind == configs.KindAdversarial {
@@ -53,14 +57,22 @@ func (p *phase) fill(m *micro, first int64) (err error) {
 			}
 		}
 		ids := pipeline.TimeIDs(pipeline.Square(c.Data.Resolution))
-		for i := range n {
-			copy(m.ids[i*len(ids):], ids)
+		for k, t := range told {
+			for i := 0; i < n && t.Name == family.Sizes; i++ {
+				copy(sample(m.conditions[k], i, n), ids)
+			}
 		}
 	}
 	failed := make([]error, n)
 	feed.Each(n, func(i int) {
 		k, x := first+int64(i), sample(m.x, i, n)
-		if failed[i] = s.embeddings.read(s.caption[s.order.Caption(k)], sample(m.text, i, n), sample(m.pooled, i, n)); failed[i] != nil {
+		var ofCaption [][]float32
+		for k, t := range told {
+			if t.Caption {
+				ofCaption = append(ofCaption, sample(m.conditions[k], i, n))
+			}
+		}
+		if failed[i] = s.embeddings.read(s.caption[s.order.Caption(k)], ofCaption...); failed[i] != nil {
 			return
 		}
 		if failed[i] = s.latents.read(s.order.Row(k), x); failed[i] != nil {
@@ -94,13 +106,13 @@ func sample(v []float32, i, n int) []float32 {
 
 // inputs are a micro-batch on the device: all that its part of an update takes beside networks.
 type inputs struct {
-	x, t       *engine.Array   // x_t, and the network's index of t
-	conditions []*engine.Array // text, pooled, time ids
-	a, b       *engine.Array   // the student's step (5)
-	teacher    []move          // the teacher's calls in order, or the frozen network's in a conversion
-	guidance   *engine.Array   // of the teacher; nil = none
-	view       []*engine.Array // what the discriminator is shown: t', ε*, keep, add
-	penalty    []*engine.Array // the noise of its approximate R1, if it has one
+	x, t       *engine.Array     // x_t, and the network's index of t
+	conditions []*engine.Array   // in the order of the denoiser's inputs
+	a, b       *engine.Array     // the student's step (5)
+	teacher    []move            // the teacher's calls in order, or the frozen network's in a conversion
+	guidance   *program.Guidance // of the teacher; nil = none
+	view       []*engine.Array   // what the discriminator is shown: t', ε*, keep, add
+	penalty    []*engine.Array   // the noise of its approximate R1, if it has one
 	owned      []*engine.Array
 }
 
@@ -111,7 +123,7 @@ func (in *inputs) free() { engine.Free(in.owned...) }
 
 // call builds a function's inputs: x, timestep indices, conditions, more.
 func (in *inputs) call(x, t *engine.Array, more ...*engine.Array) []*engine.Array {
-	return append([]*engine.Array{x, t, in.conditions[0], in.conditions[1], in.conditions[2]}, more...)
+	return slices.Concat([]*engine.Array{x, t}, in.conditions, more)
 }
 
 // upload puts a micro-batch on the device.
@@ -143,9 +155,9 @@ func (p *phase) upload(m *micro) (*inputs, error) {
 		return array(f, n)
 	}
 	shape := p.shapes()
-	in.x, in.t = array(m.x, shape[unet.InSample].Dimensions...), index(m.T)
-	for i, v := range [][]float32{m.text, m.pooled, m.ids} {
-		in.conditions = append(in.conditions, array(v, shape[unet.InText+i].Dimensions...))
+	in.x, in.t = array(m.x, shape[family.Sample].Dimensions...), index(m.T)
+	for i, v := range m.conditions {
+		in.conditions = append(in.conditions, array(v, shape[family.Given+i].Dimensions...))
 	}
 	in.a, in.b = column(m.StudentA), column(m.StudentB)
 	for _, w := range m.Teacher {
@@ -158,13 +170,13 @@ func (p *phase) upload(m *micro) (*inputs, error) {
 		for i := range g {
 			g[i] = p.step.Guidance
 		}
-		in.guidance = column(g)
+		in.guidance = &program.Guidance{Scale: column(g), Empty: p.empty}
 	}
 	if m.noise != nil {
-		in.view = []*engine.Array{index(m.ViewT), array(m.noise, shape[unet.InSample].Dimensions...), column(m.ViewA), column(m.ViewB)}
+		in.view = []*engine.Array{index(m.ViewT), array(m.noise, shape[family.Sample].Dimensions...), column(m.ViewA), column(m.ViewB)}
 	}
 	if m.penalty != nil {
-		in.penalty = []*engine.Array{array(m.penalty, shape[unet.InSample].Dimensions...)}
+		in.penalty = []*engine.Array{array(m.penalty, shape[family.Sample].Dimensions...)}
 	}
 	if failed != nil {
 		in.free()

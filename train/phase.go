@@ -30,6 +30,7 @@ type phase struct {
 	f         *program.Functions // of the student
 	ofTeacher *program.Functions
 
+	empty                    []*engine.Array // what the empty prompt makes of the conditions that follow from captions; nil = zeros
 	student, critic, teacher *engine.Params
 	freeTeacher              func()
 	optS, optD               *engine.Optimizer
@@ -132,6 +133,11 @@ func (p *phase) prepare(ctx context.Context, checkpoint *rundir.Checkpoint) (err
 	if p.teacher, p.freeTeacher, err = r.models.teacher(step.Teacher, p.at); err != nil {
 		return err
 	}
+	if step.Guidance > 1 {
+		if p.empty, err = r.emptyPrompt(r.perDevice()); err != nil {
+			return err
+		}
+	}
 	if step.Kind == configs.KindAdversarial {
 		if p.critic, err = r.models.critic(step, p.at, checkpoint); err != nil {
 			return err
@@ -205,6 +211,7 @@ func (p *phase) free() {
 		p.optD.Free()
 	}
 	p.freeTeacher()
+	engine.Free(p.empty...)
 	for _, q := range p.peers {
 		q.free()
 	}

@@ -14,9 +14,9 @@ import (
 	"fewstep/data/encoded"
 	"fewstep/engine"
 	"fewstep/internal/xla"
+	"fewstep/model/family"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
-	"fewstep/model/unet"
 	"fewstep/train"
 	"fewstep/train/monitor"
 
@@ -58,7 +58,7 @@ func TestPreparedEncodings(t *testing.T) {
 	size := pipeline.Square(c.Data.Resolution)
 	shapes := p.UNetInputs(1, size)
 	s := encoded.Settings{Dir: t.TempDir(), Source: c.SourcePath(), Resolution: c.Data.Resolution, Batch: 16, TextLimit: 1 << 30,
-		Latent: shapes[unet.InSample].Dimensions[1:], TextShape: shapes[unet.InText].Dimensions[1:], PooledSize: shapes[unet.InPooled].Size()}
+		Latent: shapes[family.Sample].Dimensions[1:], TextShape: p.Conditions()[0].Dims, PooledSize: p.Conditions()[1].Size()}
 	if s.VAE, err = train.WeightsHash(p, train.VAEComponents...); err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestPreparedEncodings(t *testing.T) {
 	s.Texts = func(captions []string) (text, pooled [][]float32, err error) {
 		out, err := enc.Text(captions)
 		for _, v := range out {
-			text, pooled = append(text, v.Text), append(pooled, v.Pooled)
+			text, pooled = append(text, v[family.Text]), append(pooled, v[family.Pooled])
 		}
 		return text, pooled, err
 	}

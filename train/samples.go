@@ -9,9 +9,9 @@ import (
 	"fewstep/data/feed"
 	"fewstep/data/images"
 	"fewstep/engine"
+	"fewstep/model/family"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
-	"fewstep/model/unet"
 	"fewstep/train/monitor"
 
 	"github.com/gomlx/compute/dtypes"
@@ -23,8 +23,9 @@ type samples struct {
 	set        *data.Set // the rows that are trained on
 	order      *data.Order
 	latents    records // of each row
-	embeddings records // of each caption: text, then pooled
+	embeddings records // of each caption: the conditions that follow from it, in the denoiser's order
 	caption    map[string]int
+	empty      family.Conditions // of the empty prompt; nil = zeros
 }
 
 // records are encodings by number.
@@ -50,21 +51,24 @@ func (r *Run) newSamples() (_ *samples, err error) {
 	for i, text := range captions {
 		s.caption[text] = i
 	}
-	shapes := r.Pipeline.UNetInputs(1, pipeline.Square(c.Resolution))
+	latent := r.Pipeline.UNetInputs(1, pipeline.Square(c.Resolution))[family.Sample].Size()
 	if err := s.prepared(); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
 	if s.latents == nil {
-		s.latents, err = asRecords(r.encoded(fmt.Sprintf("latents-decoder%d.f32", images.DecoderVersion), s.set.Len(), shapes[unet.InSample].Size(), s.encodeImages()))
+		s.latents, err = asRecords(r.encoded(fmt.Sprintf("latents-decoder%d.f32", images.DecoderVersion), s.set.Len(), latent, s.encodeImages()))
 		if err != nil {
 			return nil, fmt.Errorf("encoding the images: %w", err)
 		}
 	}
 	if s.embeddings == nil {
-		s.embeddings, err = asRecords(r.encoded("captions.f32", len(captions), shapes[unet.InText].Size()+shapes[unet.InPooled].Size(), s.encodeCaptions(captions)))
+		s.embeddings, err = asRecords(r.encoded("captions.f32", len(captions), r.captionSize(), s.encodeCaptions(captions)))
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("encoding the captions: %w", err), s.close())
 		}
+	}
+	if err := s.encodeEmpty(); err != nil {
+		return nil, errors.Join(fmt.Errorf("encoding the empty prompt: %w", err), s.close())
 	}
 	return s, nil
 }
@@ -100,10 +104,64 @@ func (s *samples) encodeCaptions(captions []string) func(first, end int) ([][]fl
 	return s.encoding("captions", pipeline.TextPart, len(captions), func(enc *pipeline.Encoders, first, end int) (out [][]float32, err error) {
 		embeddings, err := enc.Text(captions[first:end])
 		for _, v := range embeddings {
-			out = append(out, slices.Concat(v.Text, v.Pooled))
+			out = append(out, s.run.ofCaption(v))
 		}
 		return out, err
 	})
+}
+
+// ofCaption are the conditions that follow from a caption, in the denoiser's order.
+func (r *Run) ofCaption(c family.Conditions) (out []float32) {
+	for _, t := range r.Pipeline.Conditions() {
+		if t.Caption {
+			out = append(out, c[t.Name]...)
+		}
+	}
+	return out
+}
+
+// captionSize is how many values they are.
+func (r *Run) captionSize() (n int) {
+	for _, t := range r.Pipeline.Conditions() {
+		if t.Caption {
+			n += t.Size()
+		}
+	}
+	return n
+}
+
+// emptyPrompt puts what the empty prompt makes of those conditions on the run's device, for n samples; nil where it is
+// zeros.
+func (r *Run) emptyPrompt(n int) (out []*engine.Array, err error) {
+	if r.samples.empty == nil {
+		return nil, nil
+	}
+	for _, t := range r.Pipeline.Conditions() {
+		if !t.Caption {
+			continue
+		}
+		a, err := r.Engine.Upload(slices.Repeat(r.samples.empty[t.Name], n), append([]int{n}, t.Dims...)...)
+		if err != nil {
+			engine.Free(out...)
+			return nil, err
+		}
+		out = append(out, a)
+	}
+	return out, nil
+}
+
+// encodeEmpty encodes the empty prompt, for a model that does not take zeros for it.
+func (s *samples) encodeEmpty() error {
+	if s.run.Pipeline.ZeroEmpty {
+		return nil
+	}
+	enc, err := s.run.Pipeline.LoadEncoders(engine.New(s.run.opt.Backend, dtypes.Float32, nn.Network), 1, pipeline.TextPart)
+	if err != nil {
+		return err
+	}
+	defer enc.Free()
+	s.empty, err = enc.Empty()
+	return err
 }
 
 // encoding loads encoders for a chunk of n records, on every device of the run, which then share a chunk, and frees them

@@ -5,7 +5,6 @@ import (
 
 	"fewstep/engine"
 	"fewstep/internal/xla"
-	"fewstep/model/pipeline"
 	"fewstep/train/cost"
 	"fewstep/train/monitor"
 )
@@ -19,8 +18,7 @@ type wall struct {
 
 // operations are those of each phase, per sample.
 func (r *Run) operations() (map[string]float64, error) {
-	in := r.Pipeline.UNetInputs(1, pipeline.Square(r.Config.Data.Resolution))
-	m := cost.Model{UNet: r.Pipeline.UNet, Schedule: r.Pipeline.Schedule, Factor: r.Pipeline.VAE.Factor(), Tokens: in[2].Dim(1)}
+	m := cost.Of(r.Pipeline)
 	rt, err := xla.Open(xla.Go, xla.Options{}) // builds graphs only
 	if err != nil {
 		return nil, err

@@ -21,7 +21,7 @@ import (
 type warmer struct {
 	*Run
 	engine    *engine.Engine  // the run's, or one for the folder of compiled programs
-	in        []*engine.Array // the UNet's inputs
+	in        []*engine.Array // the denoiser's inputs
 	column, x *engine.Array
 	jobs      []func() error
 	seen      map[string]bool
@@ -91,7 +91,7 @@ func (w *warmer) step(step distill.Step) {
 		student, target = w.engine.Shapes(w.models.lora, engine.IsLoRA), "lora"
 	}
 	move := func(name string, guided bool, f *program.Functions, params *engine.Params) {
-		w.add(fmt.Sprint(name, guided), func() error { return f.WarmMove(w.engine, params, guided, w.in, w.column) })
+		w.add(fmt.Sprint(name, guided), func() error { return f.WarmMove(w.engine, params, guided, !w.Pipeline.ZeroEmpty, w.in, w.column) })
 	}
 	guided := step.Guidance > 1
 	move("teacher full", guided, plain, w.engine.Shapes(w.models.full, nil))

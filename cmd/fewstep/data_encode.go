@@ -12,9 +12,9 @@ import (
 	"fewstep/data/encoded"
 	"fewstep/engine"
 	"fewstep/internal/xla"
+	"fewstep/model/family"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
-	"fewstep/model/unet"
 	"fewstep/train"
 	"fewstep/train/monitor"
 )
@@ -97,7 +97,15 @@ func (a *app) encodeData(cmd *cobra.Command, o encodeOptions) error {
 	}
 	size := pipeline.Square(o.Resolution)
 	shapes := p.UNetInputs(1, size)
-	o.Latent, o.TextShape, o.PooledSize = shapes[unet.InSample].Dimensions[1:], shapes[unet.InText].Dimensions[1:], shapes[unet.InPooled].Size()
+	o.Latent = shapes[family.Sample].Dimensions[1:]
+	for _, c := range p.Conditions() {
+		switch c.Name {
+		case family.Text:
+			o.TextShape = c.Dims
+		case family.Pooled:
+			o.PooledSize = c.Size()
+		}
+	}
 	o.TextLimit = int64(o.text * (1 << 30))
 	var rt *xla.Runtime // opened when something is to be encoded
 	defer func() {
@@ -139,7 +147,7 @@ func (a *app) encodeData(cmd *cobra.Command, o encodeOptions) error {
 		}
 		out, err := enc.Text(captions)
 		for _, v := range out {
-			text, pooled = append(text, v.Text), append(pooled, v.Pooled)
+			text, pooled = append(text, v[family.Text]), append(pooled, v[family.Pooled])
 		}
 		return text, pooled, err
 	}

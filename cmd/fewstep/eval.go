@@ -187,7 +187,7 @@ func (o evalOptions) config(p *pipeline.Pipeline) (*configs.Recipe, error) {
 	if o.resolution == 0 {
 		o.resolution = p.UNet.SampleSize * p.Factor()
 	}
-	if r := p.Factor() << (len(p.UNet.BlockOutChannels) - 1); o.resolution < r || o.resolution%r != 0 {
+	if r := p.Factor() << (p.UNet.Levels() - 1); o.resolution < r || o.resolution%r != 0 {
 		return nil, usageErrorf("--resolution %d is not a multiple of %d", o.resolution, r)
 	}
 	c := configs.Default()

@@ -20,6 +20,7 @@ import (
 	"fewstep/internal/atomicfile"
 	"fewstep/internal/text"
 	"fewstep/internal/xla"
+	"fewstep/model/family"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
 	"fewstep/train/monitor"
@@ -276,7 +277,7 @@ func (d *drawing) draw(ctx context.Context, specs []nn.Spec, w *pipeline.Weights
 }
 
 // text encodes the prompts, and the negative one into the sampler's options.
-func (d *drawing) text(w *pipeline.Weights) ([]pipeline.Embedding, error) {
+func (d *drawing) text(w *pipeline.Weights) ([]family.Conditions, error) {
 	enc, err := w.LoadText(d.p, d.e, d.s.Batch)
 	if err != nil {
 		return nil, err

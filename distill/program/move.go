@@ -1,47 +1,83 @@
 package program
 
 import (
+	"slices"
+
 	"fewstep/engine"
+	"fewstep/model/family"
 	"fewstep/model/nn"
-	"fewstep/model/unet"
 
 	"github.com/gomlx/gomlx/core/graph"
 )
 
-// Move is one deterministic step (5) of a model: in are its five inputs, a and b [B] the step's coefficients.
-// guidance, if not nil, is g [B]; the empty prompt is zero embeddings, as SDXL's is.
-func (f *Functions) Move(e *engine.Engine, model *engine.Params, in []*engine.Array, a, b, guidance *engine.Array) (*engine.Array, error) {
-	bind := engine.Bind{NetUNet: model}
-	if guidance != nil && guidesTogether(e) {
-		return one(e.Call(f.Guided(), bind, inputs(in, a, b, guidance)...))
+// Guidance is classifier-free guidance of a batch, on the device.
+type Guidance struct {
+	Scale *engine.Array   // g [B]
+	Empty []*engine.Array // what the empty prompt makes of the conditions that follow from captions, in their order; nil = zeros
+}
+
+// Free gives its arrays back. Of nil there are none.
+func (g *Guidance) Free() {
+	if g != nil {
+		engine.Free(g.Scale)
+		engine.Free(g.Empty...)
 	}
-	if guidance == nil {
+}
+
+// captions are the places, among a denoiser's inputs, of the conditions that follow from captions.
+func (f *Functions) captions() (places []int) {
+	for i, c := range f.UNet.Conditions(1) {
+		if c.Caption {
+			places = append(places, family.Given+i)
+		}
+	}
+	return places
+}
+
+// Move is one deterministic step (5) of a model: in are its inputs, a and b [B] the step's coefficients. g may be nil.
+func (f *Functions) Move(e *engine.Engine, model *engine.Params, in []*engine.Array, a, b *engine.Array, g *Guidance) (*engine.Array, error) {
+	bind := engine.Bind{NetUNet: model}
+	if g != nil && guidesTogether(e) {
+		return one(e.Call(f.Guided(g.Empty != nil), bind, inputs(inputs(in, a, b, g.Scale), g.Empty...)...))
+	}
+	if g == nil {
 		u, err := one(e.Call(f.Predict(), bind, in...))
 		if err != nil {
 			return nil, err
 		}
 		defer u.Free()
-		return one(e.Call(Blend(), nil, in[unet.InSample], a, u, b))
+		return one(e.Call(Blend(), nil, in[family.Sample], a, u, b))
 	}
-	zeros, err := e.Call(emptyPrompt, nil, in[unet.InText], in[unet.InPooled])
-	if err != nil {
-		return nil, err
+	places, empty, put := f.captions(), inputs(in), g.Empty
+	if put == nil {
+		var told []*engine.Array
+		for _, i := range places {
+			told = append(told, in[i])
+		}
+		var err error
+		if put, err = e.Call(zeros, nil, told...); err != nil {
+			return nil, err
+		}
+		defer engine.Free(put...)
 	}
-	defer engine.Free(zeros...)
-	empty := inputs(in)
-	empty[unet.InText], empty[unet.InPooled] = zeros[0], zeros[1]
-	return f.MoveAway(e, model, in, empty, a, b, guidance)
+	for k, i := range places {
+		empty[i] = put[k]
+	}
+	return f.MoveAway(e, model, in, empty, a, b, g.Scale)
 }
 
-// emptyPrompt are zeros in place of text and pooled embeddings, made on the device: an upload would wait for it.
-var emptyPrompt = engine.Function{Key: "empty prompt", Body: func(r nn.Runner, in []nn.Value) []nn.Value {
-	return r.Run(nn.Block{Kind: "zeros", Build: func(_ *nn.Scope, in []*graph.Node) []*graph.Node {
-		return []*graph.Node{graph.ZerosLike(in[0]), graph.ZerosLike(in[1])}
+// zeros are made on the device: an upload would wait for it.
+var zeros = engine.Function{Key: "empty prompt", Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+	return r.Run(nn.Block{Kind: "zeros", Build: func(_ *nn.Scope, in []*graph.Node) (out []*graph.Node) {
+		for _, x := range in {
+			out = append(out, graph.ZerosLike(x))
+		}
+		return out
 	}}, in...)
 }}
 
 // MoveAway is a guided Move that leads away from what the model makes of other inputs, by two calls.
-func (f *Functions) MoveAway(e *engine.Engine, model *engine.Params, in, from []*engine.Array, a, b, guidance *engine.Array) (*engine.Array, error) {
+func (f *Functions) MoveAway(e *engine.Engine, model *engine.Params, in, from []*engine.Array, a, b, scale *engine.Array) (*engine.Array, error) {
 	bind := engine.Bind{NetUNet: model}
 	u, err := one(e.Call(f.Predict(), bind, in...))
 	if err != nil {
@@ -53,45 +89,61 @@ func (f *Functions) MoveAway(e *engine.Engine, model *engine.Params, in, from []
 		return nil, err
 	}
 	defer without.Free()
-	guided, err := one(e.Call(Guide(), nil, u, without, guidance))
+	guided, err := one(e.Call(Guide(), nil, u, without, scale))
 	if err != nil {
 		return nil, err
 	}
 	defer guided.Free()
-	return one(e.Call(Blend(), nil, in[unet.InSample], a, guided, b))
+	return one(e.Call(Blend(), nil, in[family.Sample], a, guided, b))
 }
 
-// WarmMove compiles what Move needs, guided or not; column stands for any coefficients.
-func (f *Functions) WarmMove(e *engine.Engine, model *engine.Params, guided bool, in []*engine.Array, column *engine.Array) error {
+// WarmMove compiles what Move needs, guided or not, with an encoded empty prompt or zeros; column stands for any
+// coefficients.
+func (f *Functions) WarmMove(e *engine.Engine, model *engine.Params, guided, encoded bool, in []*engine.Array, column *engine.Array) error {
 	bind := engine.Bind{NetUNet: model}
-	if guided && guidesTogether(e) {
-		return e.Warm(f.Guided(), bind, inputs(in, column, column, column)...)
+	if !guided || !guidesTogether(e) {
+		return e.Warm(f.Predict(), bind, in...)
 	}
-	return e.Warm(f.Predict(), bind, in...)
+	all := inputs(in, column, column, column)
+	if encoded {
+		for _, i := range f.captions() {
+			all = append(all, in[i])
+		}
+	}
+	return e.Warm(f.Guided(encoded), bind, all...)
 }
 
 // guidesTogether says whether a guided call is one call of twice the batch: on devices, which small batches leave idle.
 // At granularity network (CPUs) it is two calls, which share one program with calls that are not guided.
 func guidesTogether(e *engine.Engine) bool { return e.Granularity < nn.Network }
 
-// Guided is a guided Move in one: x, t, text, pooled, ids, a, b, g → a·x + b·(u_∅ + g·(u_c − u_∅)), u_c and u_∅ by one
-// network call of twice the batch.
-func (f *Functions) Guided() engine.Function {
+// Guided is a guided Move in one: the denoiser's inputs, a, b, g → a·x + b·(u_∅ + g·(u_c − u_∅)), u_c and u_∅ by one
+// network call of twice the batch. Where the empty prompt is encoded, what it makes of the conditions that follow from
+// captions comes after g; else they are zeros.
+func (f *Functions) Guided(encoded bool) engine.Function {
 	beside := op("beside_empty", func(in []*graph.Node) *graph.Node {
 		return graph.Concatenate([]*graph.Node{in[0], graph.ZerosLike(in[0])}, 0)
 	})
-	return engine.Function{Key: "guided/" + f.signature(f.LoRA), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
-		twice := make([]nn.Value, conditions)
-		for i := range twice {
-			if i == unet.InText || i == unet.InPooled {
-				twice[i] = nn.One(r, beside, in[i])
-			} else {
-				twice[i] = nn.One(r, stack(2), in[i], in[i])
+	key := "guided/"
+	if encoded {
+		key = "guided from encoded/"
+	}
+	return engine.Function{Key: key + f.signature(f.LoRA), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+		net, more := f.split(in)
+		twice, places := make([]nn.Value, len(net)), f.captions()
+		for i, v := range net {
+			switch k := slices.Index(places, i); {
+			case k < 0:
+				twice[i] = nn.One(r, stack(2), v, v)
+			case encoded:
+				twice[i] = nn.One(r, stack(2), v, more[3+k])
+			default:
+				twice[i] = nn.One(r, beside, v)
 			}
 		}
 		u := nn.One(r, f.UNet.Network(NetUNet, f.LoRA), twice...)
-		guided := nn.One(r, guide, nn.One(r, part(0, 2), u), nn.One(r, part(1, 2), u), in[conditions+2])
-		return r.Run(blend, in[unet.InSample], in[conditions], guided, in[conditions+1])
+		guided := nn.One(r, guide, nn.One(r, part(0, 2), u), nn.One(r, part(1, 2), u), more[2])
+		return r.Run(blend, net[family.Sample], more[0], guided, more[1])
 	}}
 }
 

@@ -16,7 +16,7 @@ func TestGuidedTogetherIsApart(t *testing.T) {
 	for _, level := range []nn.Level{nn.Network, nn.Layer} {
 		e := engine.New(runtime.Backend, dtypes.Float32, level)
 		w := newWorld(t, e, "mse", nil, "", false)
-		x, err := w.f.Move(e, w.bind[NetUNet], w.conditions(), w.vector(0.9, 0.8), w.vector(-0.3, 0.2), w.vector(7, 3))
+		x, err := w.f.Move(e, w.bind[NetUNet], w.conditions(), w.vector(0.9, 0.8), w.vector(-0.3, 0.2), &Guidance{Scale: w.vector(7, 3)})
 		if err != nil {
 			t.Fatal(err)
 		}

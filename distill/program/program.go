@@ -9,8 +9,8 @@ import (
 
 	"fewstep/engine"
 	"fewstep/model/discriminator"
+	"fewstep/model/family"
 	"fewstep/model/nn"
-	"fewstep/model/unet"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/gomlx/core/graph"
@@ -25,7 +25,7 @@ const (
 // Functions builds the engine functions of one architecture. Every stage and phase uses the same few: timesteps and
 // schedule enter as per-sample coefficients, so no program depends on a stage.
 type Functions struct {
-	UNet *unet.Config
+	UNet family.Denoiser
 	Disc *discriminator.Config
 	LoRA *nn.LoRA // adapters on the trained student; nil = full
 	R1   R1       // of the discriminator
@@ -35,8 +35,16 @@ type Functions struct {
 // finite difference in place of the gradient's norm, whose own gradient takes a second derivative. Weight 0 is none.
 type R1 struct{ Weight, Sigma float64 }
 
-// Inputs shared by the functions, in order: x [B,H,W,C], t [B], text [B,T,D], pooled [B,P], time ids [B,6].
-const conditions = 5
+// split parts a function's inputs into those of the denoiser, which come first, and what follows.
+func (f *Functions) split(in []nn.Value) (net, more []nn.Value) {
+	n := family.Given + len(f.UNet.Conditions(1))
+	return in[:n], in[n:]
+}
+
+// given are a denoiser's inputs with other latents and another time.
+func given(net []nn.Value, x, t nn.Value) []nn.Value {
+	return append([]nn.Value{x, t}, net[family.Given:]...)
+}
 
 func op(kind string, f func(in []*graph.Node) *graph.Node) nn.Block {
 	return nn.Block{Kind: kind, Build: func(_ *nn.Scope, in []*graph.Node) []*graph.Node {
@@ -67,7 +75,7 @@ func part(i, n int) nn.Block {
 	})
 }
 
-// Predict is one network call, adapters included: x, t, text, pooled, ids → u.
+// Predict is one network call, adapters included: the denoiser's inputs → u.
 func (f *Functions) Predict() engine.Function {
 	return engine.Function{Key: "predict/" + f.signature(f.LoRA), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
 		return r.Run(f.UNet.Network(NetUNet, f.LoRA), in...)
@@ -85,20 +93,19 @@ func Guide() engine.Function {
 }
 
 // MSE is ‖a·x + b·f(x) − target‖² as a mean over elements (16); with a = 0, b = 1 and an x0 target it is the
-// conversion (29). Inputs + a, b, target.
+// conversion (29). Inputs: the denoiser's, then a, b, target.
 func (f *Functions) MSE() engine.Function {
 	loss := op("mse", func(in []*graph.Node) *graph.Node {
 		d := graph.ConvertDType(graph.Sub(in[0], in[1]), dtypes.Float32)
 		return graph.ReduceAllMean(graph.Square(d))
 	})
 	return engine.Function{Key: "mse/" + f.signature(f.LoRA), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
-		u := nn.One(r, f.UNet.Network(NetUNet, f.LoRA), in[:conditions]...)
-		x := nn.One(r, blend, in[0], in[conditions], u, in[conditions+1])
-		return r.Run(loss, x, in[conditions+2])
+		_, more := f.split(in)
+		return r.Run(loss, f.step(r, in), more[2])
 	}}
 }
 
-// Discriminator is L_D (20) over real and fake. Inputs: x_t, t, text, pooled, ids, then real, fake, t' [B],
+// Discriminator is L_D (20) over real and fake. Inputs: the denoiser's at x_t, then real, fake, t' [B],
 // noise, keep [B], add [B]: the discriminator sees keep·x + add·noise (3.7; keep = 1, add = 0 elsewhere), and with R1
 // the penalty's noise.
 // Outputs: loss, and the means over samples of what [DiscriminatorStatistics] names.
@@ -139,26 +146,23 @@ func (f *Functions) Discriminator(form discriminator.Form) engine.Function {
 		key += fmt.Sprintf("r1(%g,%g)", f.R1.Weight, f.R1.Sigma)
 	}
 	return engine.Function{Key: key, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
-		x, t, text, pooled, ids := in[0], in[1], in[2], in[3], in[4]
-		real, fake, next, noise, keep, add := in[5], in[6], in[7], in[8], in[9], in[10]
+		net, more := f.split(in)
+		real, fake, next, noise, keep, add := more[0], more[1], more[2], more[3], more[4], more[5]
 		xs := []nn.Value{nn.One(r, blend, real, keep, noise, add), nn.One(r, blend, fake, keep, noise, add)}
 		ts := []nn.Value{next, next}
 		if f.R1.Weight > 0 {
-			xs, ts = append(xs, nn.One(r, nudge, xs[0], in[11])), append(ts, next)
+			xs, ts = append(xs, nn.One(r, nudge, xs[0], more[6])), append(ts, next)
 		}
 		judged := len(xs)
 		if form == discriminator.Conditional {
-			xs, ts = append(xs, x), append(ts, t)
+			xs, ts = append(xs, net[family.Sample]), append(ts, net[family.Time])
 		}
 		n := len(xs)
-		repeat := func(v nn.Value) nn.Value {
-			all := make([]nn.Value, n)
-			for i := range all {
-				all[i] = v
-			}
-			return nn.One(r, stack(n), all...)
+		stacked := given(net, nn.One(r, stack(n), xs...), nn.One(r, stack(n), ts...))
+		for i, v := range stacked[family.Given:] {
+			stacked[family.Given+i] = nn.One(r, stack(n), slices.Repeat([]nn.Value{v}, n)...)
 		}
-		features := r.Run(f.Disc.Backbone(NetDisc), nn.One(r, stack(n), xs...), nn.One(r, stack(n), ts...), repeat(text), repeat(pooled), repeat(ids))
+		features := r.Run(f.Disc.Backbone(NetDisc), stacked...)
 		parts := func(v nn.Value, n int) []nn.Value {
 			out := make([]nn.Value, judged)
 			for i := range out {
@@ -192,16 +196,16 @@ const (
 	DiscriminatorStatistics
 )
 
-// Generator is L_G (21) through the discriminator. Inputs: x_t, t, text, pooled, ids, a, b, t', noise, keep, add.
+// Generator is L_G (21) through the discriminator. Inputs: the denoiser's at x_t, then a, b, t', noise, keep, add.
 func (f *Functions) Generator(form discriminator.Form) engine.Function {
 	return engine.Function{Key: "gen/" + string(form) + f.signature(f.LoRA), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
-		n := conditions + 2
-		fake := f.step(r, in[:n])
-		return f.critique(r, form, append(append([]nn.Value{fake}, in[:conditions]...), in[n:]...))
+		net, more := f.split(in)
+		return f.critique(r, form, slices.Concat([]nn.Value{f.step(r, in)}, net, more[2:]))
 	}}
 }
 
-// Step is the student's deterministic step (5), for Critique: a·x_t + b·f(x_t). Inputs: x_t, t, text, pooled, ids, a, b.
+// Step is the student's deterministic step (5), for Critique: a·x_t + b·f(x_t). Inputs: the denoiser's at x_t, then
+// a, b.
 func (f *Functions) Step() engine.Function {
 	return engine.Function{Key: "step/" + f.signature(f.LoRA), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
 		return []nn.Value{f.step(r, in)}
@@ -209,11 +213,12 @@ func (f *Functions) Step() engine.Function {
 }
 
 func (f *Functions) step(r nn.Runner, in []nn.Value) nn.Value {
-	u := nn.One(r, f.UNet.Network(NetUNet, f.LoRA), in[:conditions]...)
-	return nn.One(r, blend, in[0], in[conditions], u, in[conditions+1])
+	net, more := f.split(in)
+	return nn.One(r, blend, net[family.Sample], more[0], nn.One(r, f.UNet.Network(NetUNet, f.LoRA), net...), more[1])
 }
 
-// Critique is what Generator does behind Step. Inputs: fake, x_t, t, text, pooled, ids, t', noise, keep, add.
+// Critique is what Generator does behind Step. Inputs: fake, the denoiser's at x_t, then t', noise, keep,
+// add.
 func (f *Functions) Critique(form discriminator.Form) engine.Function {
 	return engine.Function{Key: "critique/" + string(form) + f.signature(nil), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
 		return f.critique(r, form, in)
@@ -224,12 +229,12 @@ func (f *Functions) critique(r nn.Runner, form discriminator.Form, in []nn.Value
 	loss := op("loss_g", func(in []*graph.Node) *graph.Node {
 		return graph.ReduceAllMean(nn.Softplus(graph.Neg(in[0])))
 	})
-	fake, x, t, text, pooled, ids := in[0], in[1], in[2], in[3], in[4], in[5]
-	next, noise, keep, add := in[6], in[7], in[8], in[9]
-	features := r.Run(f.Disc.Backbone(NetDisc), nn.One(r, blend, fake, keep, noise, add), next, text, pooled, ids)
+	net, more := f.split(in[1:])
+	fake, next, noise, keep, add := in[0], more[0], more[1], more[2], more[3]
+	features := r.Run(f.Disc.Backbone(NetDisc), given(net, nn.One(r, blend, fake, keep, noise, add), next)...)
 	var start []nn.Value
 	if form == discriminator.Conditional {
-		start = r.Run(f.Disc.Backbone(NetDisc), x, t, text, pooled, ids)
+		start = r.Run(f.Disc.Backbone(NetDisc), net...)
 	}
 	var each []nn.Value
 	for i, head := range f.Disc.Heads(NetDisc) {

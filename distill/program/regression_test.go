@@ -8,7 +8,6 @@ import (
 	"fewstep/engine"
 	"fewstep/model/discriminator"
 	"fewstep/model/nn"
-	"fewstep/model/unet"
 
 	"github.com/gomlx/compute/dtypes"
 )
@@ -18,6 +17,7 @@ import (
 func TestRegressionFindsConvOut(t *testing.T) {
 	w := newWorld(t, engine.New(runtime.Backend, dtypes.Float32, nn.Network), "mse", nil, discriminator.Conditional, false)
 	in := w.conditions()
+	weight, bias := w.f.UNet.LastLayer()
 	own, err := one(w.e.Call(w.f.Predict(), w.bind, in...))
 	if err != nil {
 		t.Fatal(err)
@@ -47,11 +47,11 @@ func TestRegressionFindsConvOut(t *testing.T) {
 		t.Errorf("its own output is missed by %g", loss)
 	}
 	worst := 0.0
-	for i, got := range unet.OutKernel(weights) {
-		worst = max(worst, math.Abs(float64(got-w.values[NetUNet][unet.OutWeight][i])))
+	for i, got := range w.f.UNet.Kernel(weights) {
+		worst = max(worst, math.Abs(float64(got-w.values[NetUNet][weight][i])))
 	}
 	for i, got := range constants {
-		worst = max(worst, math.Abs(got-float64(w.values[NetUNet][unet.OutBias][i])))
+		worst = max(worst, math.Abs(got-float64(w.values[NetUNet][bias][i])))
 	}
 	if worst > 1e-3 {
 		t.Errorf("its weights are missed by %g", worst)

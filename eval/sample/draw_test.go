@@ -12,6 +12,7 @@ import (
 	"fewstep/eval/sample"
 	"fewstep/eval/scheduler"
 	"fewstep/internal/xla"
+	"fewstep/model/family"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
 	"fewstep/train/tinypipeline"
@@ -24,7 +25,7 @@ type studio struct {
 	e     *engine.Engine
 	p     *pipeline.Pipeline
 	model *engine.Params
-	text  []pipeline.Embedding
+	text  []family.Conditions
 }
 
 func open(t *testing.T) *studio {
@@ -64,7 +65,7 @@ func open(t *testing.T) *studio {
 	return s
 }
 
-func (s *studio) draw(t *testing.T, text []pipeline.Embedding, o sample.Options) [][]float32 {
+func (s *studio) draw(t *testing.T, text []family.Conditions, o sample.Options) [][]float32 {
 	t.Helper()
 	if o.Steps == 0 {
 		o.Steps = 3
@@ -126,7 +127,7 @@ func TestLatents(t *testing.T) {
 	same("by itself", s.draw(t, last, with(func(o *sample.Options) { o.First = 2 }))[0], 2)
 	noise := [][]float32{sample.Noise(s.p, 4, 2, s.p.Native())}
 	same("from given noise", s.draw(t, last, with(func(o *sample.Options) { o.Noise = noise }))[0], 2)
-	zeros := pipeline.Embedding{Text: make([]float32, len(last[0].Text)), Pooled: make([]float32, len(last[0].Pooled))}
+	zeros := family.Conditions{family.Text: make([]float32, len(last[0][family.Text])), family.Pooled: make([]float32, len(last[0][family.Pooled]))}
 	same("zeros as the negative", s.draw(t, last, with(func(o *sample.Options) { o.Noise, o.Negative = noise, zeros }))[0], 2)
 	same("own size told", s.draw(t, last, with(func(o *sample.Options) { o.Noise, o.TimeIDs = noise, pipeline.TimeIDs(s.p.Native()) }))[0], 2)
 	other("another negative", s.draw(t, last, with(func(o *sample.Options) { o.Noise, o.Negative = noise, s.text[0] }))[0], 2)
@@ -146,23 +147,30 @@ func TestLatents(t *testing.T) {
 }
 
 // TestQueue: a batch is drawn without waiting for the device, and is what Latents draws.
-// Block by block, where a guided step is one call of twice the batch, pictures are those of whole networks; with a negative
-// prompt of zeros it is two calls, to the same end.
+// Block by block, where a guided step is one call of twice the batch, pictures are those of whole networks, also with an
+// encoded negative prompt; away from other micro-conditions it is two calls.
 func TestLatentsInBlocks(t *testing.T) {
 	s := open(t)
-	whole := s.draw(t, s.text, sample.Options{Guidance: 3, Seed: 4})
-	s.e = engine.New(s.e.Backend, dtypes.Float32, nn.Layer)
-	zeros := pipeline.Embedding{Text: make([]float32, len(s.text[0].Text)), Pooled: make([]float32, len(s.text[0].Pooled))}
-	together := s.draw(t, s.text, sample.Options{Guidance: 3, Seed: 4})
-	runs := s.e.Runs()
-	apiece := s.draw(t, s.text, sample.Options{Guidance: 3, Seed: 4, Negative: zeros})
-	if two := s.e.Runs() - runs; two < 3*runs/2 {
-		t.Errorf("%d programs were run for guided steps of one call, %d for those of two", runs, two)
+	plain, encoded := sample.Options{Guidance: 3, Seed: 4}, sample.Options{Guidance: 3, Seed: 4, Negative: s.text[0]}
+	other := sample.Options{Guidance: 3, Seed: 4, NegativeID: pipeline.TimeIDs(pipeline.Square(99))}
+	all := []sample.Options{plain, encoded, other}
+	whole, runs := make([][][]float32, len(all)), make([]int, len(all))
+	for i, o := range all {
+		whole[i] = s.draw(t, s.text, o)
 	}
-	for k := range whole {
-		if d := max(apart(whole[k], together[k]), apart(whole[k], apiece[k])); !(d < 1e-4) {
-			t.Errorf("picture %d is %g apart", k, d)
+	s.e = engine.New(s.e.Backend, dtypes.Float32, nn.Layer)
+	for i, o := range all {
+		before := s.e.Runs()
+		blocks := s.draw(t, s.text, o)
+		runs[i] = int(s.e.Runs() - before)
+		for k := range blocks {
+			if d := apart(whole[i][k], blocks[k]); !(d < 1e-4) {
+				t.Errorf("picture %d of drawing %d is %g apart", k, i, d)
+			}
 		}
+	}
+	if runs[2] < 3*runs[0]/2 || runs[1] >= 3*runs[0]/2 {
+		t.Errorf("%d programs were run for guided steps, %d for those from a negative prompt, %d from other sizes", runs[0], runs[1], runs[2])
 	}
 }
 
@@ -237,7 +245,7 @@ func TestLatentsRefuse(t *testing.T) {
 		{sample.Options{Steps: 1, Batch: 1, Noise: [][]float32{{1}}}, "noise for 1 pictures, and there are 3 prompts"},
 		{sample.Options{Steps: 1, Batch: 1, Noise: [][]float32{{1}, {2}, {3}}}, "starting noise 0 has 1 values"},
 		{sample.Options{Steps: 1, Batch: 1, TimeIDs: []float32{1}}, "takes 6 values a sample, not 1"},
-		{sample.Options{Steps: 1, Batch: 1, Guidance: 2, Negative: pipeline.Embedding{Text: []float32{1}}}, "takes 384 values a sample, not 1"},
+		{sample.Options{Steps: 1, Batch: 1, Guidance: 2, Negative: family.Conditions{family.Text: []float32{1}}}, "takes 384 values a sample, not 1"},
 	} {
 		c.o.Size = s.p.Native()
 		_, err := sample.Latents(context.Background(), s.e, s.p, s.model, s.text, c.o)

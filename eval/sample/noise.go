@@ -5,8 +5,8 @@ import (
 	"math"
 	"slices"
 
+	"fewstep/model/family"
 	"fewstep/model/pipeline"
-	"fewstep/model/unet"
 	"fewstep/model/weights"
 )
 
@@ -27,7 +27,7 @@ func ReadNoise(path string, p *pipeline.Pipeline, size pipeline.Size, n int) ([]
 	if err != nil {
 		return nil, err
 	}
-	d := p.UNetInputs(n, size)[unet.InSample].Dimensions
+	d := p.UNetInputs(n, size)[family.Sample].Dimensions
 	if want := []int{n, d[3], d[1], d[2]}; !slices.Equal(t.Shape, want) {
 		return nil, fmt.Errorf("%s: tensor %s has the shape %v, %d pictures of %v need %v", path, noiseTensor, t.Shape, n, size, want)
 	}
@@ -55,7 +55,7 @@ func ReadNoise(path string, p *pipeline.Pipeline, size pipeline.Size, n int) ([]
 
 // WriteNoise writes what ReadNoise reads.
 func WriteNoise(path string, p *pipeline.Pipeline, size pipeline.Size, noise [][]float32) error {
-	d := p.UNetInputs(len(noise), size)[unet.InSample].Dimensions
+	d := p.UNetInputs(len(noise), size)[family.Sample].Dimensions
 	area := d[1] * d[2]
 	flat := make([]float32, 0, d[0]*area*d[3])
 	for _, v := range noise {

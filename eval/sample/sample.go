@@ -5,21 +5,22 @@ package sample
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"fewstep/distill"
 	"fewstep/distill/program"
 	"fewstep/engine"
 	"fewstep/eval/scheduler"
+	"fewstep/model/family"
 	"fewstep/model/pipeline"
-	"fewstep/model/unet"
 )
 
 // Options of a sampling run.
 type Options struct {
 	Steps      int                // network calls per image, twice that with guidance
 	Guidance   float64            // classifier-free guidance scale; 0 or 1 = off
-	Negative   pipeline.Embedding // what guidance leads away from; empty = zero embeddings, SDXL's empty prompt
+	Negative   family.Conditions  // what guidance leads away from; empty = zeros, as SDXL's empty prompt is
 	Prediction distill.Prediction // what the network predicts
 	Plan       *scheduler.Plan    // the calls; nil = scheduler.Trained's
 	Seed       uint64
@@ -44,7 +45,7 @@ func (o Options) guided() bool { return o.Guidance > 1 }
 
 // Noise is the starting noise of one sample, [h·w·C].
 func Noise(p *pipeline.Pipeline, seed uint64, number int64, size pipeline.Size) []float32 {
-	x := make([]float32, p.UNetInputs(1, size)[unet.InSample].Size())
+	x := make([]float32, p.UNetInputs(1, size)[family.Sample].Size())
 	distill.Normal(x, seed, distill.EvalNoise, number)
 	return x
 }
@@ -74,7 +75,7 @@ func (o Options) checked(p *pipeline.Pipeline, n int) (Options, error) {
 }
 
 // Latents draws one latent [h·w·C] per prompt embedding.
-func Latents(ctx context.Context, e *engine.Engine, p *pipeline.Pipeline, model *engine.Params, prompts []pipeline.Embedding, o Options) ([][]float32, error) {
+func Latents(ctx context.Context, e *engine.Engine, p *pipeline.Pipeline, model *engine.Params, prompts []family.Conditions, o Options) ([][]float32, error) {
 	o, err := o.checked(p, len(prompts))
 	if err != nil {
 		return nil, err
@@ -100,7 +101,7 @@ func Latents(ctx context.Context, e *engine.Engine, p *pipeline.Pipeline, model 
 
 // Queue begins to draw a single batch, as Latents does, and returns when all of its programs are queued on the device. It
 // waits for the device where a sampler adds noise.
-func Queue(ctx context.Context, e *engine.Engine, p *pipeline.Pipeline, model *engine.Params, prompts []pipeline.Embedding, o Options) (*Pending, error) {
+func Queue(ctx context.Context, e *engine.Engine, p *pipeline.Pipeline, model *engine.Params, prompts []family.Conditions, o Options) (*Pending, error) {
 	o, err := o.checked(p, len(prompts))
 	if err != nil {
 		return nil, err
@@ -178,12 +179,12 @@ func (d *drawing) constant(v float64) (*engine.Array, error) {
 }
 
 // draw queues the drawing of the prompts from number at on; a short batch is padded with its last prompt.
-func (d *drawing) draw(ctx context.Context, batch []pipeline.Embedding, at int) (*engine.Array, error) {
+func (d *drawing) draw(ctx context.Context, batch []family.Conditions, at int) (*engine.Array, error) {
 	o, shapes := d.o, d.p.UNetInputs(d.o.Batch, d.o.Size)
-	size, scale := shapes[unet.InSample].Size()/o.Batch, float32(o.Plan.Start)
+	size, scale := shapes[family.Sample].Size()/o.Batch, float32(o.Plan.Start)
 	number := func(i int) int64 { return o.First + int64(at+min(i, len(batch)-1)) }
 	x := make([]float32, 0, o.Batch*size)
-	with, without := make([]pipeline.Embedding, o.Batch), make([]pipeline.Embedding, o.Batch)
+	with, without := make([]family.Conditions, o.Batch), make([]family.Conditions, o.Batch)
 	for i := range o.Batch {
 		k := min(i, len(batch)-1)
 		var noise []float32
@@ -202,18 +203,29 @@ func (d *drawing) draw(ctx context.Context, batch []pipeline.Embedding, at int) 
 		return nil, err
 	}
 	var negative []*engine.Array
-	var guidance *engine.Array
+	var guidance *program.Guidance
 	if o.guided() {
-		if guidance, err = d.constant(o.Guidance); err != nil {
+		scale, err := d.constant(o.Guidance)
+		if err != nil {
 			return nil, err
 		}
-		if len(o.Negative.Text) > 0 || !slices.Equal(o.NegativeID, o.TimeIDs) {
+		guidance = &program.Guidance{Scale: scale}
+		same := slices.Equal(o.NegativeID, o.TimeIDs)
+		if len(o.Negative) > 0 || !same {
 			if negative, err = d.conditions(without, o.NegativeID); err != nil {
 				return nil, err
 			}
 		}
+		if negative != nil && same { // what is led away from differs in what follows from captions alone
+			for i, c := range d.p.Conditions() {
+				if c.Caption {
+					guidance.Empty = append(guidance.Empty, negative[i])
+				}
+			}
+			negative = nil
+		}
 	}
-	current, err := d.e.Upload(x, shapes[unet.InSample].Dimensions...)
+	current, err := d.e.Upload(x, shapes[family.Sample].Dimensions...)
 	if err != nil {
 		return nil, err
 	}
@@ -238,28 +250,24 @@ func (d *drawing) draw(ctx context.Context, batch []pipeline.Embedding, at int) 
 	return current, nil
 }
 
-// conditions are the UNet's text, pooled text and micro-conditions. Empty embeddings are zeros.
-func (d *drawing) conditions(all []pipeline.Embedding, timeIDs []float32) ([]*engine.Array, error) {
+// conditions are the denoiser's: those of captions and micro-conditions. Empty ones are zeros.
+func (d *drawing) conditions(captions []family.Conditions, timeIDs []float32) (out []*engine.Array, err error) {
+	all := make([]family.Conditions, len(captions))
+	for i, c := range captions {
+		all[i] = family.Conditions{family.Sizes: timeIDs}
+		maps.Copy(all[i], c)
+	}
+	flat, err := family.Batch(d.p.Conditions(), all)
+	if err != nil {
+		return nil, err
+	}
 	shapes := d.p.UNetInputs(len(all), d.o.Size)
-	var flat [3][]float32
-	for i := range flat {
-		flat[i] = make([]float32, shapes[unet.InText+i].Size())
-	}
-	for i, emb := range all {
-		for k, v := range [][]float32{emb.Text, emb.Pooled, timeIDs} {
-			n := len(flat[k]) / len(all)
-			if len(v) != n && len(v) != 0 {
-				return nil, fmt.Errorf("input %d of the UNet takes %d values a sample, not %d", unet.InText+k, n, len(v))
-			}
-			copy(flat[k][i*n:], v)
-		}
-	}
-	out := make([]*engine.Array, len(flat))
 	for i, v := range flat {
-		var err error
-		if out[i], err = d.upload(v, shapes[unet.InText+i].Dimensions...); err != nil {
+		a, err := d.upload(v, shapes[family.Given+i].Dimensions...)
+		if err != nil {
 			return nil, err
 		}
+		out = append(out, a)
 	}
 	return out, nil
 }
@@ -288,9 +296,9 @@ func (d *drawing) noised(x *engine.Array, m scheduler.Move, number func(i int) i
 	return d.e.Upload(v, dims...)
 }
 
-// step is the deterministic part of a move, A·x + B·u; guidance may be nil, and negative is where it leads away from SDXL's
-// empty prompt.
-func (d *drawing) step(x *engine.Array, m scheduler.Move, condition, negative []*engine.Array, guidance *engine.Array) (*engine.Array, error) {
+// step is the deterministic part of a move, A·x + B·u; guidance may be nil, and negative is where it leads away from,
+// nil for zeros.
+func (d *drawing) step(x *engine.Array, m scheduler.Move, condition, negative []*engine.Array, guidance *program.Guidance) (*engine.Array, error) {
 	var columns [3]*engine.Array
 	for i, v := range []float64{float64(m.Index), m.A, m.B} {
 		var err error
@@ -304,5 +312,5 @@ func (d *drawing) step(x *engine.Array, m scheduler.Move, condition, negative []
 	if negative == nil {
 		return d.f.Move(d.e, d.model, in(condition), columns[1], columns[2], guidance)
 	}
-	return d.f.MoveAway(d.e, d.model, in(condition), in(negative), columns[1], columns[2], guidance)
+	return d.f.MoveAway(d.e, d.model, in(condition), in(negative), columns[1], columns[2], guidance.Scale)
 }

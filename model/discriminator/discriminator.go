@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"strings"
 
+	"fewstep/model/family"
 	"fewstep/model/nn"
-	"fewstep/model/unet"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/gomlx/core/graph"
@@ -16,7 +16,7 @@ import (
 
 // Config is a discriminator over a UNet's encoder.
 type Config struct {
-	UNet     *unet.Config
+	UNet     family.Critic
 	Channels int // of the head; 0 = those of the features that it takes
 	Groups   int // of the head's group norms; 0 = the UNet's
 
@@ -37,7 +37,7 @@ const (
 // HeadName is the scope of the head's parameters beside the backbone's diffusers keys.
 const HeadName = "head"
 
-// Backbone maps the UNet's five inputs to what each of Heads takes, below name: the mid block's features, with Levels
+// Backbone maps the UNet's inputs to what each of Heads takes, below name: the mid block's features, with Levels
 // those of the down blocks after them.
 func (c *Config) Backbone(name string) nn.Block {
 	b := c.UNet.Encoder(name)
@@ -52,7 +52,7 @@ func (c *Config) Backbone(name string) nn.Block {
 func (c *Config) Heads(name string) []nn.Block {
 	heads := []nn.Block{c.Head(name)}
 	if c.Levels {
-		for i, width := range c.UNet.BlockOutChannels {
+		for i, width := range c.UNet.Widths() {
 			heads = append(heads, c.head(nn.Join(name, fmt.Sprintf("%s.levels.%d", HeadName, i)), width))
 		}
 	}
@@ -63,7 +63,8 @@ func (c *Config) Heads(name string) []nn.Block {
 // side is above 4, then a valid 4×4 convolution (an average pool where the side is not 4), each with group norm and
 // SiLU, then a linear layer.
 func (c *Config) Head(name string) nn.Block {
-	return c.head(nn.Join(name, HeadName), c.UNet.BlockOutChannels[len(c.UNet.BlockOutChannels)-1])
+	widths := c.UNet.Widths()
+	return c.head(nn.Join(name, HeadName), widths[len(widths)-1])
 }
 
 func (c *Config) head(name string, width int) nn.Block {
@@ -72,7 +73,7 @@ func (c *Config) head(name string, width int) nn.Block {
 		channels = width
 	}
 	if groups == 0 {
-		groups = c.UNet.NormGroups
+		groups = c.UNet.Groups()
 	}
 	return nn.Block{
 		Kind: fmt.Sprintf("discriminator_head(%d,%d)", channels, groups), Name: name, Level: nn.Stage,
@@ -97,7 +98,7 @@ func (c *Config) head(name string, width int) nn.Block {
 	}
 }
 
-// Network is backbone and head in one block, for listing parameters and for counting. Inputs are the UNet's five.
+// Network is backbone and head in one block, for listing parameters and for counting. Inputs are the UNet's.
 func (c *Config) Network(name string, form Form) nn.Block {
 	return nn.Block{
 		Kind: "discriminator(" + string(form) + ")", Name: name, Level: nn.Network,

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"fewstep/engine"
+	"fewstep/model/family"
 	"fewstep/model/nn"
 	"fewstep/model/vae"
 	"fewstep/model/weights"
@@ -113,13 +114,8 @@ func (c *Encoders) Free() {
 	}
 }
 
-// Embedding is an encoded prompt: Text is [T·D], Pooled [P].
-type Embedding struct {
-	Text, Pooled []float32
-}
-
 // Text encodes prompts: hidden states of both encoders side by side, and the second's pooled projection.
-func (c *Encoders) Text(prompts []string) ([]Embedding, error) {
+func (c *Encoders) Text(prompts []string) ([]family.Conditions, error) {
 	f := engine.Function{Key: "text/" + c.p.Text[0].Text("").Kind + c.p.Text[1].Text("").Kind, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
 		one := r.Run(c.p.Text[0].Text(netText1), in[0], in[1])
 		two := r.Run(c.p.Text[1].Text(netText2), in[2], in[3])
@@ -129,7 +125,7 @@ func (c *Encoders) Text(prompts []string) ([]Embedding, error) {
 		return []nn.Value{both, two[2]}
 	}}
 	tokens := c.p.Tokens()
-	out := make([]Embedding, 0, len(prompts))
+	out := make([]family.Conditions, 0, len(prompts))
 	for start := 0; start < len(prompts); start += c.n {
 		batch := prompts[start:min(start+c.n, len(prompts))]
 		var in []*engine.Array
@@ -157,10 +153,22 @@ func (c *Encoders) Text(prompts []string) ([]Embedding, error) {
 		}
 		td, pd := len(res[0])/c.n, len(res[1])/c.n
 		for i := range batch {
-			out = append(out, Embedding{Text: res[0][i*td : (i+1)*td], Pooled: res[1][i*pd : (i+1)*pd]})
+			out = append(out, family.Conditions{family.Text: res[0][i*td : (i+1)*td], family.Pooled: res[1][i*pd : (i+1)*pd]})
 		}
 	}
 	return out, nil
+}
+
+// Empty encodes what guidance leads away from: the empty prompt, or nil where that is zeros for this model.
+func (c *Encoders) Empty() (family.Conditions, error) {
+	if c.p.ZeroEmpty {
+		return nil, nil
+	}
+	out, err := c.Text([]string{""})
+	if err != nil {
+		return nil, err
+	}
+	return out[0], nil
 }
 
 // run calls f, frees its inputs and returns its outputs on the host.

@@ -3,9 +3,8 @@ package pipeline
 import (
 	"fmt"
 
-	"fewstep/model/unet"
+	"fewstep/model/family"
 
-	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 )
 
@@ -25,7 +24,7 @@ func (p *Pipeline) Native() Size { return Square(p.UNet.SampleSize * p.Factor())
 func (p *Pipeline) Factor() int { return p.VAE.Factor() }
 
 // Multiple is what both sides of a picture must be multiples of: the VAE's factor times the UNet's.
-func (p *Pipeline) Multiple() int { return p.Factor() << (len(p.UNet.BlockOutChannels) - 1) }
+func (p *Pipeline) Multiple() int { return p.Factor() << (p.UNet.Levels() - 1) }
 
 // CheckSize says why a picture of this size cannot be made.
 func (p *Pipeline) CheckSize(s Size) error {
@@ -40,12 +39,13 @@ func (p *Pipeline) CheckSize(s Size) error {
 	return nil
 }
 
-// UNetInputs are the shapes of the UNet's five inputs at a batch and a picture size.
+// UNetInputs are the shapes of the UNet's inputs at a batch and a picture size; see [family.Denoiser].
 func (p *Pipeline) UNetInputs(batch int, size Size) []shapes.Shape {
-	f := func(dims ...int) shapes.Shape { return shapes.Make(dtypes.Float32, dims...) }
-	return []shapes.Shape{f(batch, size.Height/p.Factor(), size.Width/p.Factor(), p.UNet.InChannels), f(batch),
-		f(batch, p.Tokens(), p.UNet.CrossAttentionDim), f(batch, p.UNet.PooledDim()), f(batch, unet.TimeIDs)}
+	return family.Inputs(p.UNet, batch, size.Height/p.Factor(), size.Width/p.Factor(), p.Tokens())
 }
+
+// Conditions are what the UNet is told about a sample, in the order of its inputs.
+func (p *Pipeline) Conditions() []family.Condition { return p.UNet.Conditions(p.Tokens()) }
 
 // TimeIDs are the micro-conditions of an uncropped picture of its own size.
 func TimeIDs(size Size) []float32 { return MicroConditions{Original: size, Target: size}.TimeIDs() }
@@ -58,7 +58,7 @@ type MicroConditions struct {
 	Target            Size
 }
 
-// TimeIDs are the conditions in the order of the UNet's fifth input.
+// TimeIDs are the conditions in the order of the condition [family.Sizes].
 func (m MicroConditions) TimeIDs() []float32 {
 	return []float32{float32(m.Original.Height), float32(m.Original.Width), float32(m.CropTop), float32(m.CropLeft),
 		float32(m.Target.Height), float32(m.Target.Width)}

@@ -172,11 +172,13 @@ func (c *Config) normOut(s *nn.Scope, h *graph.Node) *graph.Node {
 	return nn.SiLU(s.GroupNorm("conv_norm_out", graph.ConvertDType(h, s.Compute), c.NormGroups, c.NormEps))
 }
 
-// OutPatches are conv_out's inputs, as [Config.Features] gives them, as rows [B·H·W, 9·C]; see [nn.Patches].
-func OutPatches(features *graph.Node) *graph.Node { return nn.Patches(features, outKernel, outPad) }
+// Patches are conv_out's inputs, as [Config.Features] gives them, as rows [B·H·W, 9·C]; see [nn.Patches].
+func (c *Config) Patches(features *graph.Node) *graph.Node {
+	return nn.Patches(features, outKernel, outPad)
+}
 
-// OutKernel turns weights by patch [9·C][out], the order of [OutPatches], into conv_out's kernel [out, C, 3, 3].
-func OutKernel(byPatch [][]float64) []float32 {
+// Kernel turns weights by patch [9·C][out], the order of Patches, into conv_out's kernel [out, C, 3, 3].
+func (c *Config) Kernel(byPatch [][]float64) []float32 {
 	const taps = outKernel * outKernel
 	channels, out := len(byPatch)/taps, len(byPatch[0])
 	kernel := make([]float32, out*channels*taps)
@@ -189,8 +191,5 @@ func OutKernel(byPatch [][]float64) []float32 {
 	return kernel
 }
 
-// Parameters of conv_out, which have their names at the network's root.
-const (
-	OutWeight = "conv_out.weight"
-	OutBias   = "conv_out.bias"
-)
+// LastLayer names conv_out's parameters.
+func (c *Config) LastLayer() (weight, bias string) { return "conv_out.weight", "conv_out.bias" }

@@ -3,50 +3,72 @@ package unet
 import (
 	"fmt"
 
+	"fewstep/model/family"
 	"fewstep/model/nn"
 )
 
-// Inputs of the network, in order.
+// Inputs of the network, in order; see [family.Denoiser].
 const (
-	InSample  = iota // noisy latents [B, H, W, in_channels]
-	InTime           // network timestep index [B] (paper timestep − 1)
-	InText           // text tokens [B, T, cross_attention_dim]
-	InPooled         // pooled text [B, pooled]
-	InTimeIDs        // micro-conditions [B, 6]
+	inSample  = family.Sample    // noisy latents [B, H, W, in_channels]
+	inTime    = family.Time      // network timestep index [B] (paper timestep − 1)
+	inText    = family.Given     // text tokens [B, T, cross_attention_dim]
+	inPooled  = family.Given + 1 // pooled text [B, pooled]
+	inTimeIDs = family.Given + 2 // micro-conditions [B, 6]
 )
 
-// Network is the whole UNet: its five inputs to the prediction [B, H, W, out_channels] in the sample's dtype.
+// Conditions implements family.Denoiser.
+func (c *Config) Conditions(tokens int) []family.Condition {
+	return []family.Condition{
+		{Name: family.Text, Dims: []int{tokens, c.CrossAttentionDim}, Caption: true},
+		{Name: family.Pooled, Dims: []int{c.PooledDim()}, Caption: true},
+		{Name: family.Sizes, Dims: []int{TimeIDs}},
+	}
+}
+
+// Channels implements family.Denoiser.
+func (c *Config) Channels() int { return c.InChannels }
+
+// Levels implements family.Denoiser.
+func (c *Config) Levels() int { return len(c.BlockOutChannels) }
+
+// Widths implements family.Critic.
+func (c *Config) Widths() []int { return c.BlockOutChannels }
+
+// Groups implements family.Critic.
+func (c *Config) Groups() int { return c.NormGroups }
+
+// Network is the whole UNet: its inputs to the prediction [B, H, W, out_channels] in the sample's dtype.
 // lora, if not nil, puts adapters on every linear and convolution except conv_in, conv_out and the embeddings.
 func (c *Config) Network(name string, lora *nn.LoRA) nn.Block {
 	return nn.Block{
 		Kind: "unet(" + c.signature() + ")", Name: name, Level: nn.Network, LoRA: lora,
 		Compose: func(r nn.Runner, in []nn.Value) []nn.Value {
 			seen := c.see(r, in)
-			h, skips := c.encode(r, in[InSample], seen)
-			return []nn.Value{c.decode(r, h, skips, seen, in[InSample])}
+			h, skips := c.encode(r, in[inSample], seen)
+			return []nn.Value{c.decode(r, h, skips, seen, in[inSample])}
 		},
 	}
 }
 
-// Features is the network up to what its last convolution, conv_out, takes: the five inputs to [B, H, W, C] in f32.
+// Features is the network up to what its last convolution, conv_out, takes: its inputs to [B, H, W, C] in f32.
 func (c *Config) Features(name string, lora *nn.LoRA) nn.Block {
 	return nn.Block{
 		Kind: "features(" + c.signature() + ")", Name: name, Level: nn.Network, LoRA: lora,
 		Compose: func(r nn.Runner, in []nn.Value) []nn.Value {
 			seen := c.see(r, in)
-			h, skips := c.encode(r, in[InSample], seen)
+			h, skips := c.encode(r, in[inSample], seen)
 			return r.Run(c.lastFeatures(), c.up(r, h, skips, seen))
 		},
 	}
 }
 
-// Encoder is conv_in, the embeddings, the down blocks and the mid block: the five inputs to the mid block's
+// Encoder is conv_in, the embeddings, the down blocks and the mid block: its inputs to the mid block's
 // features [B, H/2ⁿ, W/2ⁿ, C]. It is the discriminator's backbone (3.3).
 func (c *Config) Encoder(name string) nn.Block {
 	return nn.Block{
 		Kind: "encoder(" + c.signature() + ")", Name: name, Level: nn.Network,
 		Compose: func(r nn.Runner, in []nn.Value) []nn.Value {
-			h, _ := c.encode(r, in[InSample], c.see(r, in))
+			h, _ := c.encode(r, in[inSample], c.see(r, in))
 			return []nn.Value{h}
 		},
 	}
@@ -58,7 +80,7 @@ func (c *Config) EncoderLevels(name string) nn.Block {
 	return nn.Block{
 		Kind: "encoder_levels(" + c.signature() + ")", Name: name, Level: nn.Network,
 		Compose: func(r nn.Runner, in []nn.Value) []nn.Value {
-			h, skips := c.encode(r, in[InSample], c.see(r, in))
+			h, skips := c.encode(r, in[inSample], c.see(r, in))
 			out, at := []nn.Value{h}, 0 // skips[0] is conv_in's
 			for i := range c.BlockOutChannels {
 				at += c.LayersPerBlock.at(i)
@@ -91,7 +113,7 @@ func (c *Config) layerSignature() string {
 type conditions struct{ temb, text nn.Value }
 
 func (c *Config) see(r nn.Runner, in []nn.Value) conditions {
-	out := r.Run(c.conditioning(), in[InTime], in[InPooled], in[InTimeIDs], in[InText])
+	out := r.Run(c.conditioning(), in[inTime], in[inPooled], in[inTimeIDs], in[inText])
 	return conditions{temb: out[0], text: out[1]}
 }
 

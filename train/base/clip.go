@@ -10,6 +10,7 @@ import (
 
 	"fewstep/engine"
 	"fewstep/model/clip"
+	"fewstep/model/family"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
 	"fewstep/model/weights"
@@ -155,7 +156,7 @@ func (t *Trainer) normaliseText() error {
 	if err != nil {
 		return err
 	}
-	deviation := func(pick func(pipeline.Embedding) []float32) float64 {
+	deviation := func(pick func(family.Conditions) []float32) float64 {
 		var sum, square, n float64
 		for _, e := range embeddings {
 			for _, x := range pick(e) {
@@ -165,16 +166,16 @@ func (t *Trainer) normaliseText() error {
 		return math.Sqrt(square/n - sum/n*sum/n)
 	}
 	width, one := t.p.UNet.CrossAttentionDim, t.p.Text[0].HiddenSize
-	columns := func(from, to int) func(pipeline.Embedding) []float32 {
-		return func(e pipeline.Embedding) (out []float32) {
-			for i := 0; i < len(e.Text); i += width {
-				out = append(out, e.Text[i+from:i+to]...)
+	columns := func(from, to int) func(family.Conditions) []float32 {
+		return func(e family.Conditions) (out []float32) {
+			for i := 0; i < len(e[family.Text]); i += width {
+				out = append(out, e[family.Text][i+from:i+to]...)
 			}
 			return out
 		}
 	}
 	scales := []float64{1 / deviation(columns(0, one)), 1 / deviation(columns(one, width))}
-	pooled := 1 / deviation(func(e pipeline.Embedding) []float32 { return e.Pooled })
+	pooled := 1 / deviation(func(e family.Conditions) []float32 { return e[family.Pooled] })
 	for i, component := range []string{"text_encoder", "text_encoder_2"} {
 		v, err := pipeline.Read(t.p.Dir, component)
 		if err != nil {

@@ -2,13 +2,14 @@ package base
 
 import (
 	"context"
+	"maps"
 	"math"
 
 	"fewstep/distill"
 	"fewstep/engine"
+	"fewstep/model/family"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
-	"fewstep/model/unet"
 	"fewstep/model/weights"
 
 	"github.com/gomlx/compute/dtypes"
@@ -33,6 +34,10 @@ func (t *Trainer) trainUNet(ctx context.Context) error {
 	captions := t.train.Captions()
 	index := captionIndex(captions)
 	embeddings, err := enc.Text(captions)
+	var empty family.Conditions
+	if err == nil {
+		empty, err = enc.Empty()
+	}
 	enc.Free()
 	if err != nil {
 		return err
@@ -44,8 +49,8 @@ func (t *Trainer) trainUNet(ctx context.Context) error {
 		return []*graph.Node{graph.ReduceAllMean(nn.Scale(d, in[2]))}
 	}}
 	f := engine.Function{Key: "unet_train", Body: func(r nn.Runner, in []nn.Value) []nn.Value {
-		u := nn.One(r, t.p.UNet.Network("unet", nil), in[:5]...)
-		return r.Run(loss, u, in[5], in[6])
+		u := nn.One(r, t.p.UNet.Network("unet", nil), in[:len(in)-2]...)
+		return r.Run(loss, u, in[len(in)-2], in[len(in)-1])
 	}}
 	start := t.fresh(specs)
 	if c.Resume {
@@ -58,12 +63,13 @@ func (t *Trainer) trainUNet(ctx context.Context) error {
 		}
 	}
 	seed := t.Config.Seed
-	size, td, pd := in[unet.InSample].Size()/c.Batch, in[unet.InText].Size()/c.Batch, in[unet.InPooled].Size()/c.Batch
+	size, told := in[family.Sample].Size()/c.Batch, t.p.Conditions()
+	ids := pipeline.TimeIDs(pipeline.Square(t.Config.Resolution))
 	v, err := t.loop(ctx, "unet", &c.Part, f, specs, start, func(first int64) (batch, error) {
 		n := c.Batch
 		x, noise, ts := make([]float32, n*size), make([]float32, n*size), make([]float32, n)
-		text, pooled, ids, w := make([]float32, n*td), make([]float32, n*pd), make([]float32, n*unet.TimeIDs), make([]float32, n)
-		offset := make([]float32, t.p.UNet.InChannels)
+		conditions, w := make([]family.Conditions, n), make([]float32, n)
+		offset := make([]float32, t.p.UNet.Channels())
 		for i := range n {
 			k := first + int64(i)
 			eps := noise[i*size : (i+1)*size]
@@ -80,20 +86,24 @@ func (t *Trainer) trainUNet(ctx context.Context) error {
 				x[i*size+j] = float32(a)*z + float32(b)*eps[j]
 			}
 			ts[i] = float32(t.p.Schedule.NetworkIndex(step))
+			conditions[i] = family.Conditions{}
+			maps.Copy(conditions[i], empty)
 			if distill.Uniform(seed, distill.Dropout, k, 0) >= c.Dropout {
-				e := embeddings[index[t.order.Caption(k)]]
-				copy(text[i*td:], e.Text)
-				copy(pooled[i*pd:], e.Pooled)
+				maps.Copy(conditions[i], embeddings[index[t.order.Caption(k)]])
 			}
-			copy(ids[i*unet.TimeIDs:], pipeline.TimeIDs(pipeline.Square(t.Config.Resolution)))
+			conditions[i][family.Sizes] = ids
 			w[i] = 1
 			if c.MinSNR > 0 {
 				snr := a * a / (b * b)
 				w[i] = float32(math.Min(snr, c.MinSNR) / snr)
 			}
 		}
-		return batch{{x, in[0].Dimensions}, {ts, in[1].Dimensions}, {text, in[2].Dimensions}, {pooled, in[3].Dimensions},
-			{ids, in[4].Dimensions}, {noise, in[0].Dimensions}, {w, []int{n}}}, nil
+		out := batch{{x, in[family.Sample].Dimensions}, {ts, in[family.Time].Dimensions}}
+		batched, err := family.Batch(told, conditions)
+		for i, v := range batched {
+			out = append(out, tensor{v, in[family.Given+i].Dimensions})
+		}
+		return append(out, tensor{noise, in[family.Sample].Dimensions}, tensor{w, []int{n}}), err
 	})
 	if err != nil {
 		return err

@@ -5,8 +5,8 @@ import (
 
 	"fewstep/internal/xla"
 	"fewstep/model/discriminator"
+	"fewstep/model/family"
 	"fewstep/model/nn"
-	"fewstep/model/unet"
 	"fewstep/train/cost"
 
 	"github.com/gomlx/compute/dtypes"
@@ -41,8 +41,8 @@ func flops(p Preset, o Options) (float64, error) {
 	case "mse-lora", "mse-full":
 		sum = 8 * plain
 	case "adv-lora", "adv-full":
-		last := len(p.UNet.BlockOutChannels) - 1
-		small, width := p.Side>>last, p.UNet.BlockOutChannels[last]
+		last := p.UNet.Levels() - 1
+		small, width := p.Side>>last, p.UNet.Widths()[last]
 		d := &discriminator.Config{UNet: p.UNet}
 		encoder := measure(d.Backbone(""), in...)
 		head := measure(d.Head(""), f32(1, small, small, 2*width))
@@ -70,8 +70,7 @@ func isLoRA(step string) bool { return step == "mse-lora" || step == "adv-lora" 
 
 func f32(dims ...int) shapes.Shape { return shapes.Make(dtypes.Float32, dims...) }
 
-// inputs are the UNet's five.
+// inputs are the denoiser's.
 func inputs(p Preset, batch int) []shapes.Shape {
-	return []shapes.Shape{f32(batch, p.Side, p.Side, p.UNet.InChannels), f32(batch), f32(batch, p.Tokens, p.UNet.CrossAttentionDim),
-		f32(batch, p.UNet.PooledDim()), f32(batch, unet.TimeIDs)}
+	return family.Inputs(p.UNet, batch, p.Side, p.Side, p.Tokens)
 }

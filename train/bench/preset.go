@@ -15,11 +15,11 @@ type Preset struct {
 
 // Presets of the yardstick.
 var Presets = map[string]Preset{
-	"mini": {UNet: family([]int{32, 64, 128}, []int{1, 2, 4}, []int{1, 1, 2}, 128, 384, 32), VAE: autoencoder(32, 64, 64), Side: 16, Tokens: 77},
-	"sdxl": {UNet: family([]int{320, 640, 1280}, []int{5, 10, 20}, []int{1, 2, 10}, 2048, 2816, 256), VAE: autoencoder(128, 256, 512, 512), Side: 128, Tokens: 77},
+	"mini": {UNet: sdxl([]int{32, 64, 128}, []int{1, 2, 4}, []int{1, 1, 2}, 128, 384, 32), VAE: autoencoder(32, 64, 64), Side: 16, Tokens: 77},
+	"sdxl": {UNet: sdxl([]int{320, 640, 1280}, []int{5, 10, 20}, []int{1, 2, 10}, 2048, 2816, 256), VAE: autoencoder(128, 256, 512, 512), Side: 128, Tokens: 77},
 }
 
-func family(widths, heads, depth []int, text, added, timeDim int) *unet.Config {
+func sdxl(widths, heads, depth []int, text, added, timeDim int) *unet.Config {
 	return &unet.Config{InChannels: 4, OutChannels: 4, BlockOutChannels: widths, LayersPerBlock: []int{2},
 		DownBlockTypes:    []string{"DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"},
 		UpBlockTypes:      []string{"CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"},

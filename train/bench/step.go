@@ -9,6 +9,7 @@ import (
 	"fewstep/distill/program"
 	"fewstep/engine"
 	"fewstep/model/discriminator"
+	"fewstep/model/family"
 	"fewstep/model/nn"
 
 	"github.com/gomlx/compute/shapes"
@@ -22,7 +23,7 @@ type setup struct {
 	student, base  *engine.Params
 	disc           *engine.Params
 	optS, optD     *engine.Optimizer
-	cond           []*engine.Array // x, t, text, pooled, ids
+	cond           []*engine.Array // the denoiser's inputs
 	a, b, g        *engine.Array
 	next, one, nul *engine.Array
 	parameters     int
@@ -129,8 +130,10 @@ func newSetup(e *engine.Engine, p Preset, o Options) (*setup, error) {
 		}
 		s.f.Disc.LoRA = nil
 	}
+	told := p.UNet.Conditions(p.Tokens)
 	for i, shape := range ins {
-		if err := s.input(shape, i == 1 || i == 4); err != nil {
+		constant := i == family.Time || i >= family.Given && !told[i-family.Given].Caption
+		if err := s.input(shape, constant); err != nil {
 			return nil, err
 		}
 	}
@@ -246,7 +249,7 @@ func (s *setup) queue() (results []*engine.Result, err error) {
 		return call(s.f.Predict(), engine.Bind{program.NetUNet: s.student})
 	case "mse-lora", "mse-full":
 		for i := range of {
-			real, err := s.walk(4, s.g)
+			real, err := s.walk(4, &program.Guidance{Scale: s.g})
 			if err != nil {
 				return results, err
 			}
@@ -297,7 +300,7 @@ func (s *setup) inputs(more ...*engine.Array) []*engine.Array {
 }
 
 // walk is the teacher's calls, without adapters.
-func (s *setup) walk(calls int, guidance *engine.Array) (*engine.Array, error) {
+func (s *setup) walk(calls int, guidance *program.Guidance) (*engine.Array, error) {
 	plain := &program.Functions{UNet: s.f.UNet}
 	x := s.cond[0]
 	for i := range calls {

@@ -9,6 +9,7 @@ import (
 	"fewstep/distill/program"
 	"fewstep/engine"
 	"fewstep/model/discriminator"
+	"fewstep/model/family"
 	"fewstep/model/nn"
 
 	"github.com/gomlx/compute"
@@ -48,7 +49,8 @@ type rehearsal struct {
 	c                        *configs.Recipe
 	step                     distill.Step
 	n                        int            // samples of a micro-batch
-	in                       []shapes.Shape // of the UNet, for a micro-batch
+	in                       []shapes.Shape // of the denoiser, for a micro-batch
+	encodesEmpty             bool           // the empty prompt is encoded, not zeros
 	adapters                 *nn.LoRA
 	full, lora               []nn.Spec
 	base                     *engine.Params
@@ -79,7 +81,7 @@ func memory(b compute.Backend, c *configs.Recipe, m Model, s distill.Step, d Dev
 	e := dry(b, c, d)
 	e.Rehearse(d.Devices)
 	n := d.perDevice(c)
-	r := &rehearsal{e: e, c: c, step: s, n: n, in: m.inputs(c, n), adapters: &nn.LoRA{Rank: c.LoRA.Rank, Scale: c.LoRA.Scale()}}
+	r := &rehearsal{e: e, c: c, step: s, n: n, in: m.inputs(c, n), encodesEmpty: m.EncodesEmpty, adapters: &nn.LoRA{Rank: c.LoRA.Rank, Scale: c.LoRA.Scale()}}
 	if err = r.networks(b, m); err != nil {
 		return out, err
 	}
@@ -210,7 +212,7 @@ func Drawing(b compute.Backend, c *configs.Recipe, m Model, d Device) (int64, er
 	}
 	e := dry(b, c, d)
 	e.BlankParams(specs, nil) // the base
-	r := &rehearsal{e: e, ofTeacher: &program.Functions{UNet: m.UNet}, teacher: e.BlankParams(specs, nil)}
+	r := &rehearsal{e: e, encodesEmpty: m.EncodesEmpty, ofTeacher: &program.Functions{UNet: m.UNet}, teacher: e.BlankParams(specs, nil)}
 	r.step.Guidance = c.Eval.Guidance
 	var in []*engine.Array
 	for _, s := range m.inputs(c, c.Eval.Batch) {
@@ -323,9 +325,16 @@ func (r *rehearsal) target(in []*engine.Array, column func() *engine.Array) (*en
 	if s.Kind != configs.KindX0 {
 		walk = min(max(s.TeacherSteps/max(s.StudentSteps, 1), 1), 2) // more of them take no more memory
 	}
-	var guidance *engine.Array
+	var guidance *program.Guidance
 	if s.Guidance > 1 && s.Kind != configs.KindX0 {
-		guidance = column()
+		guidance = &program.Guidance{Scale: column()}
+		if r.encodesEmpty {
+			for i, t := range r.ofTeacher.UNet.Conditions(1) {
+				if t.Caption {
+					guidance.Empty = append(guidance.Empty, r.e.Blank(in[family.Given+i].Shape()))
+				}
+			}
+		}
 	}
 	x := in[0]
 	for range walk {

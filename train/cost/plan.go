@@ -7,8 +7,9 @@ import (
 	"fewstep/distill"
 	"fewstep/engine"
 	"fewstep/model/discriminator"
+	"fewstep/model/family"
 	"fewstep/model/nn"
-	"fewstep/model/unet"
+	"fewstep/model/pipeline"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -17,10 +18,17 @@ import (
 
 // Model is what a plan needs to know of the base model.
 type Model struct {
-	UNet     *unet.Config
+	UNet     family.Denoiser
 	Schedule *distill.Schedule
 	Factor   int // image side / latent side
 	Tokens   int // of a prompt
+
+	EncodesEmpty bool // the empty prompt is encoded, not zeros
+}
+
+// Of is the model of a pipeline.
+func Of(p *pipeline.Pipeline) Model {
+	return Model{UNet: p.UNet, Schedule: p.Schedule, Factor: p.Factor(), Tokens: p.Tokens(), EncodesEmpty: !p.ZeroEmpty}
 }
 
 // Phase is the estimate for one phase of a ladder.
@@ -92,19 +100,20 @@ func Plan(b compute.Backend, c *configs.Recipe, m Model, d Device) ([]Phase, err
 	return out, nil
 }
 
-// inputs are the UNet's five.
+// inputs are the denoiser's.
 func (m Model) inputs(c *configs.Recipe, batch int) []shapes.Shape {
-	f := func(dims ...int) shapes.Shape { return shapes.Make(dtypes.Float32, dims...) }
 	side := c.Data.Resolution / m.Factor
-	return []shapes.Shape{f(batch, side, side, m.UNet.InChannels), f(batch), f(batch, m.Tokens, m.UNet.CrossAttentionDim),
-		f(batch, m.UNet.PooledDim()), f(batch, unet.TimeIDs)}
+	return family.Inputs(m.UNet, batch, side, side, m.Tokens)
 }
 
 // Encoded is what an encoded image and an encoded caption of the data set take of the run directory, in bytes.
 func (m Model) Encoded(c *configs.Recipe) (image, caption int64) {
-	in := m.inputs(c, 1)
-	size := func(i int) int64 { return 4 * int64(in[i].Size()) }
-	return size(unet.InSample), size(unet.InText) + size(unet.InPooled)
+	for _, t := range m.UNet.Conditions(m.Tokens) {
+		if t.Caption {
+			caption += 4 * int64(t.Size())
+		}
+	}
+	return 4 * int64(m.inputs(c, 1)[family.Sample].Size()), caption
 }
 
 // discriminator is the recipe's.
@@ -133,14 +142,14 @@ func Offload(t configs.Train) int {
 
 func measure(b compute.Backend, c *configs.Recipe, m Model) (n networks, err error) {
 	side := c.Data.Resolution / m.Factor
-	if side < 1<<(len(m.UNet.BlockOutChannels)-1) {
+	if side < 1<<(m.UNet.Levels()-1) {
 		return n, fmt.Errorf("data.resolution %d is too small: the UNet would see %d×%d latents", c.Data.Resolution, side, side)
 	}
 	in := m.inputs(c, 1)
 	d := m.discriminator(c)
 	n.penalised = c.Discriminator.R1 > 0
 	compute := ComputeTypes[c.Train.Compute]
-	last := len(m.UNet.BlockOutChannels) - 1
+	last := m.UNet.Levels() - 1
 	for _, one := range []struct {
 		into  *Network
 		block nn.Block
@@ -162,7 +171,7 @@ func measure(b compute.Backend, c *configs.Recipe, m Model) (n networks, err err
 		}
 		for into, views := range map[*Network]int{&n.headSingle: 1, &n.headConditional: 2} {
 			low := side >> min(level+1, last)
-			measured, err := Measure(b, head, compute, shapes.Make(compute, 1, low, low, views*m.UNet.BlockOutChannels[level]))
+			measured, err := Measure(b, head, compute, shapes.Make(compute, 1, low, low, views*m.UNet.Widths()[level]))
 			if err != nil {
 				return n, err
 			}

@@ -16,6 +16,7 @@ import (
 	"fewstep/eval"
 	"fewstep/eval/report"
 	"fewstep/eval/sample"
+	"fewstep/model/family"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
 	"fewstep/train"
@@ -29,8 +30,9 @@ import (
 // Maker makes the results of one run.
 type Maker struct {
 	Log        *slog.Logger
-	embeddings []pipeline.Embedding // of the sheets' prompts, encoded once per process
-	teacher    []image.Image        // the sheets' left column, drawn once per process
+	embeddings []family.Conditions // of the sheets' prompts, encoded once per process
+	empty      family.Conditions   // of the empty prompt; nil = zeros
+	teacher    []image.Image       // the sheets' left column, drawn once per process
 }
 
 // Phase exports what a finished phase made and draws its sample sheet.
@@ -98,7 +100,7 @@ func (m *Maker) compose(ctx context.Context, r *train.Run, step distill.Step) ([
 	c, prompts := r.Config.Eval, sheetPrompts(r)
 	var err error
 	if m.embeddings == nil {
-		if m.embeddings, err = encode(r, prompts); err != nil {
+		if err = m.encode(r, prompts); err != nil {
 			return nil, err
 		}
 	}
@@ -120,19 +122,23 @@ func (m *Maker) compose(ctx context.Context, r *train.Run, step distill.Step) ([
 
 // Text encoders, UNet and VAE are on the device one after the other, so that a sheet takes less of it than training does.
 
-func encode(r *train.Run, prompts []string) ([]pipeline.Embedding, error) {
+func (m *Maker) encode(r *train.Run, prompts []string) error {
 	enc, err := r.Pipeline.LoadEncoders(r.Engine, r.Config.Eval.Batch, pipeline.TextPart)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer enc.Free()
-	return enc.Text(prompts)
+	if m.empty, err = enc.Empty(); err != nil {
+		return err
+	}
+	m.embeddings, err = enc.Text(prompts)
+	return err
 }
 
 // draw draws one picture per prompt of the sheets.
 func (m *Maker) draw(ctx context.Context, r *train.Run, load eval.Loader, o sample.Options) ([]image.Image, error) {
 	c := r.Config.Eval
-	o.Seed, o.Size, o.Batch = c.Seed, pipeline.Square(r.Config.Data.Resolution), c.Batch
+	o.Seed, o.Size, o.Batch, o.Negative = c.Seed, pipeline.Square(r.Config.Data.Resolution), c.Batch, m.empty
 	o.Progress = monitor.LogProgress(m.Log, "drawing a sample sheet", "steps", 0) // the device may lag a batch behind
 	model, free, err := load()
 	if err != nil {
