@@ -57,9 +57,10 @@ type chosenBackend struct {
 	Version      string       `json:"version"`
 	Devices      []xla.Device `json:"devices"`
 	Model        string       `json:"device_model"`
-	CheckSeconds float64      `json:"check_seconds"`        // compiling and running a small program
-	Offload      bool         `json:"offload"`              // train.offload is possible
-	NoOffload    string       `json:"no_offload,omitempty"` // why not
+	Flags        []string     `json:"xla_flags_added,omitempty"` // beside the user's XLA_FLAGS
+	CheckSeconds float64      `json:"check_seconds"`             // compiling and running a small program
+	Offload      bool         `json:"offload"`                   // train.offload is possible
+	NoOffload    string       `json:"no_offload,omitempty"`      // why not
 }
 
 type missingPart struct {
@@ -134,7 +135,7 @@ func examine(backend string, memory float64) (*diagnosis, error) {
 		defer rt.Close()
 		start := time.Now()
 		if err = rt.Check(); err == nil {
-			d.Chosen = &chosenBackend{Kind: rt.Kind, Plugin: rt.Plugin, Version: rt.Version, Devices: rt.Devices(), Model: rt.DeviceName(), CheckSeconds: time.Since(start).Seconds()}
+			d.Chosen = &chosenBackend{Kind: rt.Kind, Plugin: rt.Plugin, Version: rt.Version, Devices: rt.Devices(), Model: rt.DeviceName(), Flags: rt.Flags, CheckSeconds: time.Since(start).Seconds()}
 			e := engine.New(rt.Backend, dtypes.Float32, nn.Layer)
 			e.Offload = 1
 			if off := e.CheckOffload(); off != nil {
@@ -202,6 +203,9 @@ func (d *diagnosis) print(w io.Writer) error {
 				memory = fmt.Sprintf(", %s in use of %s", bytesText(dev.Memory.InUse), bytesText(dev.Memory.Limit))
 			}
 			row("", "device %d: %s%s", dev.Number, dev.Description, memory)
+		}
+		if len(d.Chosen.Flags) > 0 {
+			row("XLA flags", "set beside yours: %s", strings.Join(d.Chosen.Flags, " "))
 		}
 		row("check", "a small program computes right (compiled and run in %.2f s)", d.Chosen.CheckSeconds)
 		if d.Chosen.Offload {

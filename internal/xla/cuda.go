@@ -111,20 +111,20 @@ func prepareCUDA(c Candidate, programs string) (notes []string) {
 	if err != nil {
 		notes = append(notes, err.Error())
 	}
-	flags := []string{os.Getenv("XLA_FLAGS")}
-	if dataDir != "" && !strings.Contains(flags[0], "--xla_gpu_cuda_data_dir") {
-		flags = append(flags, "--xla_gpu_cuda_data_dir="+dataDir)
+	if dataDir != "" {
+		setFlag("--xla_gpu_cuda_data_dir", dataDir)
 	}
 	// Products of one input stay apart: merged, their weights are joined and their result is cut apart in every call, which
 	// takes 3 % of SDXL's forward pass.
-	if name := "--xla_gpu_dot_merger_threshold_mb"; !strings.Contains(flags[0], name) {
-		flags = append(flags, name+"=0")
-	}
-	tuned, note := tunedFlags(c.Path, flags[0], programs)
+	setFlag("--xla_gpu_dot_merger_threshold_mb", "0")
+	tuned, note := tunedFlags(c.Path, os.Getenv(flagsEnv), programs)
 	if note != "" {
 		notes = append(notes, note)
 	}
-	os.Setenv("XLA_FLAGS", strings.TrimSpace(strings.Join(append(flags, tuned...), " ")))
+	for _, flag := range tuned {
+		name, value, _ := strings.Cut(flag, "=")
+		setFlag(name, value)
+	}
 	if loadLibrary("libcuda.so.1") != nil {
 		for _, dir := range driverDirs {
 			if loadLibrary(filepath.Join(dir, "libcuda.so.1")) == nil {

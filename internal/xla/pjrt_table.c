@@ -41,6 +41,21 @@ typedef struct {
 } object_args;
 
 typedef struct {
+	size_t struct_size;
+	void*  extension_start;
+	void*  event;
+	bool   is_ready; // out
+} is_ready_args;
+
+typedef struct {
+	size_t struct_size;
+	void*  extension_start;
+	void*  event;
+	void (*callback)(void* error, void* user_arg);
+	void* user_arg;
+} on_ready_args;
+
+typedef struct {
 	size_t        struct_size;
 	void*         extension_start;
 	void*         executable;
@@ -123,7 +138,8 @@ static const fewstep_table* real_table[SLOTS];
 static int                  used_slots;
 static void*                created_client;
 
-// Stands for the completion of an execution that nobody waits for.
+// Stands for the completion of an execution that nobody waits for. It is no event of the plugin's: every function of the
+// table that takes an event is stood in for, so that the plugin never sees it.
 static char dispatched;
 
 static uintptr_t    store;
@@ -198,6 +214,28 @@ static void* destroy_in_slot(int slot, void* args) {
 	return ((object_args*)args)->object == &dispatched ? NULL : real_table[slot]->functions[FEWSTEP_EVENT_DESTROY](args);
 }
 
+static void* is_ready_in_slot(int slot, void* args) {
+	is_ready_args* a = args;
+	if (a->event != &dispatched) {
+		return real_table[slot]->functions[FEWSTEP_EVENT_IS_READY](args);
+	}
+	a->is_ready = true;
+	return NULL;
+}
+
+static void* error_in_slot(int slot, void* args) {
+	return ((object_args*)args)->object == &dispatched ? NULL : real_table[slot]->functions[FEWSTEP_EVENT_ERROR](args);
+}
+
+static void* on_ready_in_slot(int slot, void* args) {
+	on_ready_args* a = args;
+	if (a->event != &dispatched) {
+		return real_table[slot]->functions[FEWSTEP_EVENT_ON_READY](args);
+	}
+	a->callback(NULL, a->user_arg);
+	return NULL;
+}
+
 typedef struct {
 	size_t struct_size;
 	void*  extension_start;
@@ -239,6 +277,9 @@ static void* opaque_pointer_in_slot(int slot, void* args) {
 	static void* copy_##n(void* args) { return copy_in_slot(n, args); } \
 	static void* await_##n(void* args) { return await_in_slot(n, args); } \
 	static void* destroy_##n(void* args) { return destroy_in_slot(n, args); } \
+	static void* is_ready_##n(void* args) { return is_ready_in_slot(n, args); } \
+	static void* error_##n(void* args) { return error_in_slot(n, args); } \
+	static void* on_ready_##n(void* args) { return on_ready_in_slot(n, args); } \
 	static void* unsafe_pointer_##n(void* args) { return unsafe_pointer_in_slot(n, args); } \
 	static void* opaque_pointer_##n(void* args) { return opaque_pointer_in_slot(n, args); }
 SLOT(0) SLOT(1) SLOT(2) SLOT(3) SLOT(4) SLOT(5) SLOT(6) SLOT(7)
@@ -251,6 +292,9 @@ static const fewstep_pjrt_fn from_host_of_slot[SLOTS] = ALL(from_host_);
 static const fewstep_pjrt_fn copy_of_slot[SLOTS] = ALL(copy_);
 static const fewstep_pjrt_fn await_of_slot[SLOTS] = ALL(await_);
 static const fewstep_pjrt_fn destroy_of_slot[SLOTS] = ALL(destroy_);
+static const fewstep_pjrt_fn is_ready_of_slot[SLOTS] = ALL(is_ready_);
+static const fewstep_pjrt_fn error_of_slot[SLOTS] = ALL(error_);
+static const fewstep_pjrt_fn on_ready_of_slot[SLOTS] = ALL(on_ready_);
 static const fewstep_pjrt_fn unsafe_pointer_of_slot[SLOTS] = ALL(unsafe_pointer_);
 static const fewstep_pjrt_fn opaque_pointer_of_slot[SLOTS] = ALL(opaque_pointer_);
 
@@ -276,6 +320,9 @@ fewstep_table* fewstep_table_copy(const void* api, bool layered) {
 		copy->functions[FEWSTEP_BUFFER_COPY_TO_DEVICE] = copy_of_slot[slot];
 		copy->functions[FEWSTEP_EVENT_AWAIT] = await_of_slot[slot];
 		copy->functions[FEWSTEP_EVENT_DESTROY] = destroy_of_slot[slot];
+		copy->functions[FEWSTEP_EVENT_IS_READY] = is_ready_of_slot[slot];
+		copy->functions[FEWSTEP_EVENT_ERROR] = error_of_slot[slot];
+		copy->functions[FEWSTEP_EVENT_ON_READY] = on_ready_of_slot[slot];
 		copy->functions[FEWSTEP_BUFFER_UNSAFE_POINTER] = unsafe_pointer_of_slot[slot];
 		copy->functions[FEWSTEP_BUFFER_OPAQUE_POINTER] = opaque_pointer_of_slot[slot];
 	}

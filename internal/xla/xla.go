@@ -87,6 +87,7 @@ type Runtime struct {
 	Plugin  string   // path of the plugin's shared library; empty for kind Go
 	Version string   // PJRT API version and the plugin's own; "pure Go" for kind Go
 	Notes   []string // warnings and reasons, in the order in which they came up; each a full clause without a full stop
+	Flags   []string // flags of XLA's that were added to the user's XLA_FLAGS; one that the user sets is never added
 
 	client *client // nil for kind Go
 }
@@ -125,7 +126,7 @@ func init() {
 //   - go: the pure-Go backend.
 //
 // It never panics: what the plugins or GoMLX throw comes back as an error.
-func Open(choice string, opt Options) (*Runtime, error) {
+func Open(choice string, opt Options) (rt *Runtime, err error) {
 	if err := opt.Validate(); err != nil {
 		return nil, err
 	}
@@ -133,6 +134,11 @@ func Open(choice string, opt Options) (*Runtime, error) {
 	if search == nil && choice != Go {
 		search = DefaultSearch()
 	}
+	defer func() {
+		if rt != nil && rt.Kind != Go {
+			rt.Flags = addedFlags(usersFlags, os.Getenv(flagsEnv))
+		}
+	}()
 	switch choice {
 	case Auto, "":
 		return openAuto(search, opt)
@@ -195,9 +201,7 @@ func openKind(search *Search, kind string, opt Options) (*Runtime, []string) {
 // quickCompile asks the CPU plugin for LLVM's first optimisation level unless the user asked for another: the heavy
 // work is in library calls, so that it halves compilation and costs no measurable speed.
 func quickCompile() {
-	if flags := os.Getenv("XLA_FLAGS"); !strings.Contains(flags, "--xla_backend_optimization_level") {
-		os.Setenv("XLA_FLAGS", strings.TrimSpace(flags+" --xla_backend_optimization_level=1"))
-	}
+	setFlag("--xla_backend_optimization_level", "1")
 }
 
 // threadsFor has the CPU plugin make threads for several devices beside those for the processors. A collective holds one
@@ -275,13 +279,6 @@ func openCandidate(c Candidate, opt Options) (rt *Runtime, err error) {
 		return nil, err
 	}
 	return &Runtime{Backend: backend, Kind: c.Kind, Plugin: c.Path, Version: plugin.version(), Notes: notes, client: cl}, nil
-}
-
-// setFlag sets one of XLA's flags unless the user did.
-func setFlag(name, value string) {
-	if flags := os.Getenv("XLA_FLAGS"); !strings.Contains(flags, name+"=") {
-		os.Setenv("XLA_FLAGS", strings.TrimSpace(flags+" "+name+"="+value))
-	}
 }
 
 func openGo(notes []string, opt Options) (rt *Runtime, err error) {
