@@ -35,6 +35,25 @@ func DiffBefore(a, b *configs.Recipe, n int) ([]string, error) {
 	return nil, nil
 }
 
+// Shared counts the first phases of b's ladder that give the results that a's do, so that a run of b may begin with them; all
+// but the last at most.
+func Shared(a, b *configs.Recipe) (int, error) {
+	left, err := Plan(a, Epsilon)
+	if err != nil {
+		return 0, err
+	}
+	right, err := Plan(b, Epsilon)
+	if err != nil {
+		return 0, err
+	}
+	for n := min(len(left), len(right)-1); n > 0; n-- {
+		if differences, err := DiffBefore(a, b, n); err != nil || len(differences) == 0 {
+			return n, err
+		}
+	}
+	return 0, nil
+}
+
 // stepDifference says in what two recipes' same phase differs by its place in their ladders.
 func stepDifference(a, b Step) string {
 	for _, f := range []struct {

@@ -81,6 +81,24 @@ func TestDiffBefore(t *testing.T) {
 			t.Errorf("%s from %s: %q, want %q", c.set, c.from, text, c.want)
 		}
 	}
+	// What two recipes share ends where the first phase depends on what differs, and before the last one.
+	for set, want := range map[string]string{
+		"stages.8.phases.lora-uncond.lr=1e-3": "8/lora-uncond", "stages.1.phases.full-uncond.noise_weights=[1,1,1,1]": "1/full-uncond",
+		"stages.8.timesteps=[500]": "8/lora-cond", "name=other": "1/full-uncond", "seed=2": "32/mse-lora",
+	} {
+		a, b := base(), base()
+		if err := b.Set(set); err != nil {
+			t.Fatal(err)
+		}
+		n, err := Shared(a, b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		steps, err := Plan(b, Epsilon)
+		if err != nil || steps[n].Path() != want {
+			t.Errorf("%s: from %s, want %s (%v)", set, steps[n].Path(), want, err)
+		}
+	}
 	// Where a full lineage continues there are no merges, and the phases behind them count all the same.
 	x, y := base(), base()
 	for _, c := range []*configs.Recipe{x, y} {

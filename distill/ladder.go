@@ -325,3 +325,6 @@ func (p *plan) discriminator(s *stageState, ph *configs.Phase, step *Step) {
 	}
 	s.form = ph.Form
 }
+
+// Path names the step's phase: "8/lora-cond".
+func (s Step) Path() string { return s.StageName + "/" + s.PhaseName }

@@ -144,7 +144,7 @@ func (v *Evaluation) damaged(ctx context.Context, a *acceptance, floor AcceptedR
 			s.report(Progress{Model: d.Name, Row: i + 1, Rows: len(all), Done: done, Total: len(distinct)})
 		})
 		if errors.Is(err, errNoObjects) {
-			a.Criteria = append(a.Criteria, Criterion{Name: d.Name + " is worse than the floor", Text: "not measured: " + err.Error()})
+			a.Criteria = append(a.Criteria, Criterion{Name: d.Name + " is worse than the floor", Text: "not measured: " + firstLine(err)})
 			continue
 		}
 		if err != nil {
@@ -166,6 +166,12 @@ func (v *Evaluation) damaged(ctx context.Context, a *acceptance, floor AcceptedR
 		}
 	}
 	return nil
+}
+
+// firstLine is an error's first line: what is said of every image is said once.
+func firstLine(err error) string {
+	text, _, _ := strings.Cut(err.Error(), "\n")
+	return text
 }
 
 // acceptance is one that is being made.

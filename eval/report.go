@@ -104,10 +104,6 @@ func ReadTable(d *rundir.Dir) (*Table, error) {
 // same report to the byte. So times per image, which differ from one run of the same recipe to the next, are not in
 // the report that a run ends with; 'fewstep report' adds them.
 func WriteReport(d *rundir.Dir, t *Table, times []report.Timing) error {
-	raw, err := json.Marshal(t)
-	if err != nil {
-		return err
-	}
 	r, err := NewReport(d, t)
 	if err != nil {
 		return err
@@ -123,7 +119,7 @@ func WriteReport(d *rundir.Dir, t *Table, times []report.Timing) error {
 	if err := report.Write(dir, r); err != nil {
 		return err
 	}
-	if err := d.SaveArtifact(rundir.Report, rundir.Bytes(tableName, raw)); err != nil {
+	if err := t.Save(d); err != nil {
 		return err
 	}
 	for _, name := range pages {
@@ -136,6 +132,15 @@ func WriteReport(d *rundir.Dir, t *Table, times []report.Timing) error {
 		}
 	}
 	return nil
+}
+
+// Save writes the table itself into a run's report folder, where ReadTable finds it.
+func (t *Table) Save(d *rundir.Dir) error {
+	raw, err := json.Marshal(t)
+	if err != nil {
+		return err
+	}
+	return d.SaveArtifact(rundir.Report, rundir.Bytes(tableName, raw))
 }
 
 // NewReport puts a run's report together: the table, the sheets, the curves of its stats, its config and lineage.

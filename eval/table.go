@@ -7,6 +7,7 @@ import (
 	"image"
 	"image/png"
 	"math"
+	"slices"
 
 	"fewstep/eval/metric"
 	"fewstep/eval/report"
@@ -76,6 +77,24 @@ func (c *Column) add(img image.Image) error {
 	}
 	c.Pictures = append(c.Pictures, b.Bytes())
 	return nil
+}
+
+// WithPictures is the table with the pictures of the columns that are to be kept and no others.
+func (t *Table) WithPictures(keep func(Column) bool) *Table {
+	out := *t
+	out.Rows, out.Columns, out.results = nil, nil, nil
+	for _, r := range t.results {
+		if !keep(r.Column) {
+			r.Column.Pictures = nil
+		}
+		out.add(r.Column, r.Values)
+	}
+	return &out
+}
+
+// SamePictures tells whether two columns show the same.
+func (c Column) SamePictures(o Column) bool {
+	return slices.EqualFunc(c.Pictures, o.Pictures, bytes.Equal)
 }
 
 // add appends a model's rows and, where it has pictures, its column.

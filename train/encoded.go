@@ -64,8 +64,14 @@ func (r *Run) encoded(name string, n, size int, fill func(first, end int) ([][]f
 const sumsSuffix = ".sums"
 
 // encode writes a file of records from where an earlier process was stopped: of the chunks that are there the first ones with
-// their digests are kept. Every chunk is compared with its digest once more at the end.
+// their digests are kept. Every chunk is compared with its digest once more at the end. Without digests nothing is kept, and
+// the file is made anew: of the old one a forked run may have a link.
 func encode(path string, n, size int, fill func(first, end int) ([][]float32, error)) (err error) {
+	if _, err := os.Stat(path + sumsSuffix); errors.Is(err, fs.ErrNotExist) {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o666)
 	if err != nil {
 		return err

@@ -12,7 +12,7 @@ import (
 // Fork says that a new run begins with the results of another one.
 type Fork struct {
 	Run  string // the other run's directory
-	From string // the first stage that is trained anew, or STAGE/PHASE
+	From string // the first stage that is trained anew, or STAGE/PHASE; "" = the first phase that depends on what the recipes differ in
 }
 
 // ForkRefused says why a run cannot begin with another's results.
@@ -35,14 +35,19 @@ func (r *Run) fork(lineage rundir.Lineage) error {
 	if err != nil {
 		return err
 	}
-	steps, err := r.Ladder.Before(f.From)
-	if err != nil {
-		return &ForkRefused{f.Run, err.Error(), "name a stage of the recipe after --from, or a phase as STAGE/PHASE"}
+	from, count := "", 0
+	if f.From != "" {
+		steps, err := r.Ladder.Before(f.From)
+		if err != nil {
+			return &ForkRefused{f.Run, err.Error(), "name a stage of the recipe after --from, or a phase as STAGE/PHASE"}
+		}
+		from, count = r.Ladder.Steps()[len(steps)].Path(), len(steps)
 	}
-	first := r.Ladder.Steps()[len(steps)]
-	from := first.StageName + "/" + first.PhaseName
 	if born {
-		if made.Forked == nil || made.Forked.From != from {
+		switch {
+		case made.Forked == nil:
+			return &ForkRefused{f.Run, fmt.Sprintf("%s is a run directory already, and began with no other run's results", r.opt.Dir), "leave --fork out to continue it, or use another --dir"}
+		case from != "" && made.Forked.From != from:
 			return &ForkRefused{f.Run, fmt.Sprintf("%s is a run directory already, and was not forked from phase %s on", r.opt.Dir, from), "leave --fork out to continue it, or use another --dir"}
 		}
 		return nil
@@ -60,7 +65,17 @@ func (r *Run) fork(lineage rundir.Lineage) error {
 	if err != nil {
 		return err
 	}
-	differences, err := distill.DiffBefore(other, r.Config, len(steps))
+	if from == "" {
+		if count, err = distill.Shared(other, r.Config); err != nil {
+			return err
+		}
+		if count == 0 {
+			return &ForkRefused{f.Run, "the recipes differ in what the first phase depends on", "run this recipe without --fork"}
+		}
+		from = r.Ladder.Steps()[count].Path()
+	}
+	steps := r.Ladder.Steps()[:count]
+	differences, err := distill.DiffBefore(other, r.Config, count)
 	if err != nil {
 		return err
 	}

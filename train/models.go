@@ -279,7 +279,7 @@ func (m *models) critic(step distill.Step, at int, checkpoint *rundir.Checkpoint
 	if err != nil {
 		return nil, err
 	}
-	head := r.fresh(step.StageName + "/" + step.PhaseName)
+	head := r.fresh(step.Path())
 	backbone := head
 	if d.LoRA == nil {
 		backbone = pipeline.Reader(m.base)

@@ -48,6 +48,11 @@ func TestForkedRunEndsTheSame(t *testing.T) {
 		}
 	}
 	sameFiles(t, want, files(t, fork, late))
+	// Where nothing says from where on, it is the first phase that depends on what differs; encodings are not made again.
+	short := filepath.Join(home, "short")
+	if errs := run(exitOK, short, "--fork", fork, "--set", "name=other", "--set", "stages.2.phases.lora-cond.lr=2e-3", "--set", "stages.1.phases.full-cond.lr=3e-3"); !strings.Contains(errs, `"continues with"=1/full-cond`) || strings.Contains(errs, "encoding") {
+		t.Error(errs)
+	}
 	if out, errs, code := runCommand(t, "check", fork); code != exitOK {
 		t.Errorf("the fork is not sound: %s%s", out, errs)
 	}
@@ -76,7 +81,13 @@ func TestForkedRunEndsTheSame(t *testing.T) {
 			t.Errorf("%v: %s", args, errs)
 		}
 	}
-	if errs := run(exitUsage, none, "--fork", straight); !strings.Contains(errs, "belong together") {
+	if errs := run(exitUsage, none, "--from", "2"); !strings.Contains(errs, "--fork is not there") {
+		t.Error(errs)
+	}
+	if errs := run(exitRefused, none, "--fork", straight, "--set", "seed=12"); !strings.Contains(errs, "differ in what the first phase depends on") {
+		t.Error(errs)
+	}
+	if errs := run(exitRefused, straight, "--fork", straight); !strings.Contains(errs, "began with no other run's results") {
 		t.Error(errs)
 	}
 	if _, err := os.Stat(none); err == nil {

@@ -74,7 +74,7 @@ func rewindPoints(dir string) ([]rewindPoint, []distill.Step, error) {
 	var out []rewindPoint
 	var from *rundir.Snapshot
 	for i, step := range ladder.Steps() {
-		name := step.StageName + "/" + step.PhaseName
+		name := step.Path()
 		out = append(out, rewindPoint{name, step.First, i, from})
 		for _, c := range slices.Backward(checkpoints) { // they come newest first
 			if c.Stage == step.StageName && c.Phase == step.PhaseName {

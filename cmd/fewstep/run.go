@@ -41,15 +41,15 @@ func newRun(a *app) *cobra.Command {
 			"A directory made by another config is refused, naming the keys that differ.\n\n" +
 			configHelp + "\n\n" +
 			"With --fork a new directory begins with the results of another run, so that recipes that differ in their later phases\n" +
-			"train their first ones once. --from names the first stage that is trained anew, or the first phase, STAGE/PHASE. All\n" +
-			"before it is taken over, verified, as hard links or copies, so the other run may be deleted afterwards. The two recipes\n" +
+			"train their first ones once. --from names the first stage that is trained anew, or the first phase, STAGE/PHASE; without\n" +
+			"it that is the first phase that depends on what the two recipes differ in. All before it is taken over, verified, as hard links or copies, so the other run may be deleted afterwards. The two recipes\n" +
 			"must agree in everything on which these phases depend, and base weights and data must be the same.",
 		Example: "  fewstep run mini/demo --dir runs/demo\n" +
 			"  fewstep run configs/mini/demo.yaml --dir runs/other --set stages.8.phases.lora-cond.lr=5e-5 --fork runs/demo --from 8",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if (o.fork == "") != (o.from == "") {
-				return withHint(usageErrorf("--fork and --from belong together"), "give both: the run to begin with, and the first stage to train anew")
+			if o.fork == "" && o.from != "" {
+				return withHint(usageErrorf("--from says from where on a fork trains, and --fork is not there"), "give --fork too: the run to begin with")
 			}
 			return a.run(cmd, args[0], o)
 		},
@@ -58,8 +58,8 @@ func newRun(a *app) *cobra.Command {
 	f.StringVar(&o.dir, "dir", "", "run directory (required)")
 	f.StringVar(&o.until, "until", "", "stop after this stage")
 	f.StringVar(&o.devices, "devices", "1", devicesUsage+"; may change when a run continues")
-	f.StringVar(&o.fork, "fork", "", "begin with the results of this run; with --from")
-	f.StringVar(&o.from, "from", "", "first stage to train anew, or STAGE/PHASE; with --fork")
+	f.StringVar(&o.fork, "fork", "", "begin with the results of this run")
+	f.StringVar(&o.from, "from", "", "with --fork: the first stage to train anew, or STAGE/PHASE")
 	f.StringArrayVar(&o.set, "set", nil, "change a key of the config, as key=value; repeat for several")
 	f.StringVar(&o.launcher, "launcher", cluster.LauncherAuto, "who started this process: "+strings.Join(cluster.Launchers(), "|")+"; none for runs that have nothing to do with each other")
 	f.StringVar(&o.metrics, "metrics", "", "serve Prometheus metrics on this address, e.g. localhost:9090")

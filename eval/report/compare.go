@@ -298,3 +298,27 @@ func Significant(v, low, high float64) string {
 	decimals := min(max(1-int(math.Floor(math.Log10(half))), 0), 6)
 	return strconv.FormatFloat(v, 'f', decimals, 64)
 }
+
+// Judged is how the best distilled model of a number of calls stands against the best of an opponent.
+type Judged struct {
+	Opponent string
+	Calls    int
+	Metric   Metric
+	Verdict  Verdict
+}
+
+// Judge compares the distilled models among rows with every opponent, as the page's headline does. Where an opponent has no
+// model of as many calls there is no verdict.
+func Judge(rows []Row, metrics []Metric) (out []Judged) {
+	r := Report{Rows: rows, Metrics: metrics}
+	for _, o := range r.opponents() {
+		for _, t := range r.stepTables() {
+			for _, m := range r.judged() {
+				if v, _, _ := t.judge(m, o); v != NoRival {
+					out = append(out, Judged{o.Name, t.Calls, m, v})
+				}
+			}
+		}
+	}
+	return out
+}

@@ -35,6 +35,7 @@ type page struct {
 	JS          template.JS
 	Blank       template.URL
 	Headline    []headlineView
+	Targets     targetsView
 	Warnings    []string
 	Metrics     []Metric
 	Judged      []Metric // those of the verdicts
@@ -156,7 +157,7 @@ type rowView struct {
 func renderPage(r *Report) ([]byte, error) {
 	p := &page{
 		R: r, CSS: template.CSS(pageCSS), JS: template.JS(pageJS), Blank: blankImage,
-		Headline: r.headline(), Warnings: r.warnings(), Metrics: r.metricsInUse(), Judged: r.judged(), Timed: len(r.Timings) > 0,
+		Headline: r.headline(), Targets: r.viewTargets(), Warnings: r.warnings(), Metrics: r.metricsInUse(), Judged: r.judged(), Timed: len(r.Timings) > 0,
 		SortColumns: []sortColumn{{"model", false}, {"steps", true}, {"calls", true}, {"kind", false}, {"metric", false}, {"convention", false}, {"value", true}, {"low", true}, {"high", true}, {"samples", true}},
 	}
 	p.Devices = r.devices()

@@ -101,6 +101,7 @@ func writeJSON(w io.Writer, r *Report) error {
 		Lineage   []Artifact `json:"lineage,omitempty"`
 		Metrics   []Metric   `json:"metrics"`
 		Rows      []jsonRow  `json:"rows"`
+		Targets   []Target   `json:"targets,omitempty"`
 		Timings   []Timing   `json:"timings,omitempty"`
-	}{r.Title, r.Generated, r.Facts, r.warnings(), r.Commands, r.Lineage, r.metricsInUse(), rows, r.Timings})
+	}{r.Title, r.Generated, r.Facts, r.warnings(), r.Commands, r.Lineage, r.metricsInUse(), rows, Targets(r.Rows, r.Metrics), r.Timings})
 }

@@ -44,7 +44,7 @@ func metadataOf(d *rundir.Dir, c *configs.Recipe, s distill.Step) (map[string]st
 		Height:         c.Data.Resolution,
 		PredictionType: s.Prediction.String(),
 		BaseSHA256:     d.Lineage().BaseWeights,
-		Stage:          s.StageName + "/" + s.PhaseName,
+		Stage:          s.Path(),
 		ConfigSHA256:   fmt.Sprintf("%x", sha256.Sum256(recipe)),
 		SamplerSteps:   s.StudentSteps,
 		Spacing:        "trailing",

@@ -37,7 +37,8 @@ const reusableRows = "rows/"
 // Fork makes dir a run directory that has the results of a source run's phases, in the given order, and the source's
 // statistics of them; phase after phase it continues as any run does. Each result is verified before and after. Files are
 // hard links where the file system has them, else copies; no run changes a file of a result, so neither run can hurt the
-// other. The rows that the source has measured come along: a report takes those that its own protocol would make.
+// other. What the source has encoded of the data set comes along, and the rows that it has measured: a report takes those that
+// its own protocol would make.
 //
 // dir must not exist or be empty. It appears complete or not at all; a process killed in between leaves a hidden folder
 // beside it. from is the first phase that the new run trains itself.
@@ -62,7 +63,10 @@ func Fork(dir string, config []byte, lineage Lineage, source *Dir, from string, 
 		if err := d.takeStats(source, last); err != nil {
 			return err
 		}
-		if err := d.takeRows(source); err != nil {
+		if err := d.takeArtifacts(source, Report, reusableRows); err != nil {
+			return err
+		}
+		if err := d.takeArtifacts(source, Encoded, ""); err != nil {
 			return err
 		}
 		if err := d.before("write " + configName); err != nil {
@@ -156,19 +160,20 @@ func (d *Dir) takeStats(source *Dir, s *Snapshot) error {
 	})
 }
 
-// takeRows takes over what the source has measured. A row that is damaged is left behind: it can be measured again.
-func (d *Dir) takeRows(source *Dir) error {
-	root := source.Path(Report)
+// takeArtifacts takes over what the source has measured, or has encoded: the data set is the same, as both lineages say. A
+// file that is damaged is left behind: it can be made again.
+func (d *Dir) takeArtifacts(source *Dir, folder, prefix string) error {
+	root := source.Path(folder)
 	m, err := readManifest(root)
 	if err != nil {
-		return nil // nothing was measured, or the list of it is damaged
+		return nil // nothing was made, or the list of it is damaged
 	}
 	for _, e := range m.Files {
-		if !strings.HasPrefix(e.Name, reusableRows) || source.hashes.sound(root, e) != nil {
+		if !strings.HasPrefix(e.Name, prefix) || source.hashes.sound(root, e) != nil {
 			continue
 		}
-		path := source.ArtifactPath(Report, e.Name)
-		if err := d.SaveArtifact(Report, File{Name: e.Name, WritePath: func(to string) error { return take(path, to) }}); err != nil {
+		path := source.ArtifactPath(folder, e.Name)
+		if err := d.SaveArtifact(folder, File{Name: e.Name, WritePath: func(to string) error { return take(path, to) }}); err != nil {
 			return err
 		}
 	}

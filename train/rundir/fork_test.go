@@ -27,6 +27,9 @@ func forkable(t *testing.T) (source *Dir, phases []ForkedResult) {
 			t.Fatal(err)
 		}
 	}
+	if err := source.SaveArtifact(Encoded, Bytes("captions.f32", []byte("encodings"))); err != nil {
+		t.Fatal(err)
+	}
 	return source, []ForkedResult{{Stage: "8to4", Phase: "lora"}}
 }
 
@@ -76,6 +79,9 @@ func TestForkTakesResultsOver(t *testing.T) {
 		t.Errorf("statistics of %v bytes, want %d (%v)", info.Size(), got.manifest.Stats, err)
 	}
 	if names, err := d.Artifacts(Report); err != nil || fmt.Sprint(names) != "[rows/full-8step-8-8.json]" {
+		t.Errorf("%v, %v", names, err)
+	}
+	if names, err := d.Artifacts(Encoded); err != nil || fmt.Sprint(names) != "[captions.f32]" {
 		t.Errorf("%v, %v", names, err)
 	}
 	f := d.Lineage().Forked

@@ -1,0 +1,76 @@
+package series
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Every run of the shipped list is a recipe that is there, and a row begins where it differs from the main recipe.
+func TestShippedListBeginsWhereRowsDiffer(t *testing.T) {
+	s, err := Read("../../../examples/ablation/scenes.yaml", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := map[string]string{
+		"full-1": "32/mse-lora", "full-2": "32/mse-lora", "full-3": "32/mse-lora", "sdxl-settings-1": "32/mse-lora",
+		"mse-only-1": "8/lora", "mse-only-2": "8/lora", "mse-only-3": "8/lora",
+		"paired-gate-1": "8/lora-cond", "unconditional-1": "8/lora-cond", "equal-rates-1": "8/lora-cond",
+		"conditional-1": "8/lora-uncond", "fresh-discriminator-1": "8/lora-uncond",
+		"continued-1": "8/full-uncond", "no-full-1": "4/lora-cond", "own-grid-1": "2/lora-cond", "stage-teacher-1": "2/lora-uncond",
+		"epsilon-1": "1/full-cond", "no-levels-1": "1/full-cond", "equal-weights-1": "1/full-uncond",
+	}
+	for _, r := range s.Runs {
+		if r.From != from[r.Name] {
+			t.Errorf("%s begins at %s, want %q", r.Name, r.From, from[r.Name])
+		}
+		if r.From == "32/mse-lora" != (r.Parent == nil) || r.Parent != nil && (r.Parent.Seed != r.Seed || r.Parent.Recipe != s.Main) {
+			t.Errorf("%s begins with %+v", r.Name, r.Parent)
+		}
+		delete(from, r.Name)
+	}
+	if len(from) > 0 {
+		t.Errorf("not in the list: %v", from)
+	}
+	files, err := filepath.Glob("../../../configs/ablation/*.yaml")
+	if err != nil || len(files) < 10 {
+		t.Fatal(files, err)
+	}
+	for _, f := range files {
+		row := strings.TrimSuffix(filepath.Base(f), ".yaml")
+		found := false
+		for _, r := range s.Runs {
+			found = found || strings.HasPrefix(r.Name, row+"-")
+		}
+		if !found {
+			t.Errorf("no run of the row %s is in the list", row)
+		}
+	}
+}
+
+func TestListsThatAreRefused(t *testing.T) {
+	dir := t.TempDir()
+	recipe := "name: a\nmodel: m\ndata: {source: d}\n"
+	if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(recipe), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]string{
+		"":                                     "must name the main recipe",
+		"main: a.yaml\nruns: []":               "must name the main recipe",
+		"main: a.yaml\nruns: [{recipe: main}]": "a seed of 1 or more",
+		"main: a.yaml\nruns: [{seed: 1}]":      "a recipe, and a seed",
+		"main: a.yaml\nrun: []":                "field run not found",
+		"main: b.yaml\nruns: [{recipe: main, seed: 1}]":                                "b.yaml",
+		"main: a.yaml\nrows: .\nruns: [{recipe: x, seed: 1}]":                          "x.yaml",
+		"main: a.yaml\nrows: .\nruns: [{recipe: main, seed: 1}, {recipe: a, seed: 1}]": "a-1 is there already",
+	} {
+		path := filepath.Join(dir, "list.yaml")
+		if err := os.WriteFile(path, []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Read(path, nil); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
