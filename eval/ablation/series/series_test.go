@@ -1,10 +1,14 @@
 package series
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"fewstep/configs"
+	"fewstep/distill"
 )
 
 // Every run of the shipped list is a recipe that is there, and a row begins where it differs from the main recipe.
@@ -46,6 +50,37 @@ func TestShippedListBeginsWhereRowsDiffer(t *testing.T) {
 		if !found {
 			t.Errorf("no run of the row %s is in the list", row)
 		}
+	}
+}
+
+// The row without adversarial phases trains on as many samples as the main recipe, stage by stage, LoRA and full.
+func TestMSEOnlyHasAsManySamples(t *testing.T) {
+	s, err := Read("../../../examples/ablation/scenes.yaml", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := map[string]map[string]int64{}
+	for _, r := range s.Runs {
+		steps, err := distill.Plan(r.Config, distill.Epsilon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		count[r.Name] = map[string]int64{}
+		for _, step := range steps {
+			target := fmt.Sprint(step.StageName, " ", step.Target)
+			if step.Kind == configs.KindX0 {
+				target = "x0"
+			}
+			count[r.Name][target] += step.Samples
+		}
+	}
+	for target, n := range count["full-1"] {
+		if got := count["mse-only-1"][target]; got != n {
+			t.Errorf("%s: %d samples, and %d in the main recipe", target, got, n)
+		}
+	}
+	if len(count["full-1"]) < 8 {
+		t.Errorf("%v", count["full-1"])
 	}
 }
 
