@@ -208,41 +208,74 @@ func (w *walk) pending() bool {
 	return false
 }
 
-// begin fills free slots with the first jobs that are ready.
+// begin fills free slots with the first jobs that are ready. Where something runs in the same place already, no job overtakes
+// a more important one that is not ready yet: it would slow down what that one waits for.
 func (w *walk) begin() error {
 	for len(w.free) > 0 {
+		if err := w.strikeDone(); err != nil {
+			return err
+		}
+		slot := w.slot()
 		at := -1
 		for i, j := range w.waiting {
-			if done, err := w.isDone(j); err != nil {
-				return err
-			} else if done {
-				w.outcomes[j.Name].State = Done
-				w.waiting = slices.Delete(w.waiting, i, i+1)
-				at = -2
-				break
-			}
 			ok, why := w.ready(j)
 			w.outcomes[j.Name].Why = why
 			if ok {
 				at = i
+			}
+			if ok || w.busy(slot) {
 				break
 			}
 		}
-		switch {
-		case at == -2:
-			continue
-		case at < 0:
+		if at < 0 {
 			return nil
 		}
 		j := w.waiting[at]
 		w.waiting = slices.Delete(w.waiting, at, at+1)
-		slot := w.free[0]
-		w.free = w.free[1:]
+		w.free = slices.DeleteFunc(w.free, func(i int) bool { return i == slot })
 		if err := w.start(j, slot); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// strikeDone takes the jobs off the list that have their results.
+func (w *walk) strikeDone() error {
+	for i := 0; i < len(w.waiting); {
+		j := w.waiting[i]
+		done, err := w.isDone(j)
+		if err != nil {
+			return err
+		}
+		if !done {
+			i++
+			continue
+		}
+		w.outcomes[j.Name].State, w.outcomes[j.Name].Why = Done, ""
+		w.waiting = slices.Delete(w.waiting, i, i+1)
+	}
+	return nil
+}
+
+// slot is the first free one where nothing else runs, or the first.
+func (w *walk) slot() int {
+	for _, i := range w.free {
+		if !w.busy(i) {
+			return i
+		}
+	}
+	return w.free[0]
+}
+
+// busy tells whether something runs in a slot's place.
+func (w *walk) busy(slot int) bool {
+	for i, s := range w.Slots {
+		if s.Name == w.Slots[slot].Name && !slices.Contains(w.free, i) {
+			return true
+		}
+	}
+	return false
 }
 
 // isDone tells whether a job has its result already.
