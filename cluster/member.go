@@ -81,6 +81,7 @@ type Member struct {
 	acting
 	progress Progress
 	sequence map[string]int // of gathers, by name
+	sums     int            // messages of sums so far
 }
 
 // Join brings the ranks together: it blocks until all are there and names those that are late. Rank 0 serves.

@@ -131,7 +131,7 @@ func (e *Engine) apart(o *Optimizer) (jobs []func() (*program, error)) {
 		seen[shape.String()] = true
 		all := append(slices.Repeat([]shapes.Shape{shape}, 2), o.stateShapes([]shapes.Shape{shape})...)
 		jobs = append(jobs, func() (*program, error) { return e.blockUpdate(single, 1, all) })
-		if e.shards() && !e.device.hollow() {
+		if e.shards() && e.group.programs() && !e.device.hollow() {
 			jobs = append(jobs, func() (*program, error) { return e.publication([]shapes.Shape{kept}) })
 		}
 	}

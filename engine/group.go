@@ -27,7 +27,8 @@ type Group struct {
 	Reduce dtypes.DType // in which gradients are added up over the devices: Float32 or BFloat16
 
 	engines []*Engine
-	span    *xla.Span // the devices of all processes; nil = there is no other process
+	span    *xla.Span // the devices of all processes; nil = there is no other process, or it is reached through hosts
+	hosts   Hosts     // all processes, where they add up through their hosts' memory; else nil
 	of      int       // devices of all processes
 
 	mu     sync.Mutex
@@ -46,20 +47,19 @@ type round struct {
 }
 
 // NewGroup makes the group of n devices of the engine's backend. The engine, on device 0, leads; those on the others get its
-// settings and share its programs. With a span all processes' devices train together, each process's n: its group then must
-// go through the same calls as the others'.
-func NewGroup(lead *Engine, n int, reduce dtypes.DType, span *xla.Span) (*Group, error) {
-	if have := int(lead.Backend.NumDevices()); n < 1 || n > have {
+// settings and share its programs. With a job, which may be nil, the devices of all its processes train together, each
+// process's n: its group then must go through the same calls as the others'.
+func NewGroup(lead *Engine, n int, reduce dtypes.DType, job *Job) (*Group, error) {
+	have := int(lead.Backend.NumDevices())
+	if n < 1 || n > have {
 		return nil, fmt.Errorf("a group of %d devices: this process drives %d", n, have)
 	}
-	g := &Group{Reduce: reduce, engines: []*Engine{lead}, of: n}
-	first := 0
-	if span != nil && len(span.IDs) > 1 {
-		if have := int(lead.Backend.NumDevices()); n != have {
-			return nil, fmt.Errorf("a group of %d devices over several processes: each takes part with all that it drives, this one %d", n, have)
-		}
-		g.span, g.of, first = span, len(span.IDs), span.First
+	g := &Group{Reduce: reduce, engines: make([]*Engine, n), of: n}
+	first, err := g.joinJob(job, have)
+	if err != nil {
+		return nil, err
 	}
+	g.engines = []*Engine{lead}
 	for i := 1; i < n; i++ {
 		g.engines = append(g.engines, lead.like(onXLA{lead.Backend, compute.DeviceNum(i)}, lead.store))
 	}
@@ -199,6 +199,9 @@ func (e *Engine) mean(arrays []*Array) ([]*Array, error) {
 func (e *Engine) collective(what string, in dtypes.DType, arrays []*Array) ([]*Array, error) {
 	if e.device.hollow() { // the other devices would add nothing to what is there
 		return arrays, nil
+	}
+	if !e.group.programs() {
+		return e.addOverHosts(what, in, arrays)
 	}
 	p, err := e.reduction(what, in, shapesOf(arrays))
 	if err != nil {

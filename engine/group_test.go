@@ -42,7 +42,7 @@ type dealing struct {
 	of     int
 	reduce dtypes.DType
 	shard  bool
-	span   *xla.Span
+	job    *engine.Job
 }
 
 // dealOut takes two steps of several micro-batches of 12 samples, dealt out over n devices: what every device then holds of
@@ -54,10 +54,14 @@ func dealOut(t *testing.T, rt *xla.Runtime, d dealing, compute dtypes.DType, n i
 	lead := newEngine(d.mode, compute)
 	lead = engine.New(rt.Backend, compute, lead.Granularity)
 	lead.Split, lead.Shard = d.mode == "split", d.shard
-	g := must[*engine.Group](t)(engine.NewGroup(lead, n, d.reduce, d.span))
+	g := must[*engine.Group](t)(engine.NewGroup(lead, n, d.reduce, d.job))
 	first, total := 0, n
-	if d.span != nil {
-		first, total = d.span.First, len(d.span.IDs)
+	switch {
+	case d.job == nil:
+	case d.job.Span != nil:
+		first, total = d.job.Span.First, len(d.job.Span.IDs)
+	default:
+		first, total = n*d.job.Hosts.Rank(), n*d.job.Hosts.Nodes()
 	}
 	states = make([]engine.Tensors, n)
 	settings := engine.Adam{Beta1: 0.9, Beta2: 0.99, Eps: 1e-3, EMA: 0.9, WeightDecay: 0.1, ClipNorm: d.clip}
@@ -353,7 +357,7 @@ func TestSpanOfOneProcess(t *testing.T) {
 	}
 	d := dealing{"tape", 0.5, 2, dtypes.Float32, true, nil}
 	want, wantTold := dealOut(t, rt, d, dtypes.Float32, 2)
-	d.span = span
+	d.job = &engine.Job{Span: span}
 	got, told := dealOut(t, rt, d, dtypes.Float32, 2)
 	for rank := range want {
 		sameBits(t, got[rank], want[rank])
@@ -361,7 +365,7 @@ func TestSpanOfOneProcess(t *testing.T) {
 	if !slices.Equal(told, wantTold) {
 		t.Errorf("%v and %v", told, wantTold)
 	}
-	if _, err := engine.NewGroup(engine.New(rt.Backend, dtypes.Float32, nn.Layer), 1, dtypes.Float32, span); err == nil || !strings.Contains(err.Error(), "2") {
+	if _, err := engine.NewGroup(engine.New(rt.Backend, dtypes.Float32, nn.Layer), 1, dtypes.Float32, d.job); err == nil || !strings.Contains(err.Error(), "2") {
 		t.Errorf("one of a process's two devices: %v", err)
 	}
 }

@@ -205,6 +205,19 @@ func (e *Engine) publish(arrays []*Array, flags []float32) ([]*Array, error) {
 	if e.device.hollow() {
 		return arrays, nil
 	}
+	if !e.group.programs() {
+		for i, a := range arrays {
+			if flags[i] != 0 {
+				continue
+			}
+			a.Free() // another device's
+			var err error
+			if arrays[i], err = e.uploadAs(a.shape.DType, make([]float32, a.shape.Size()), a.shape.Dimensions); err != nil {
+				return nil, err
+			}
+		}
+		return e.addOverHosts("publish", dtypes.Float32, arrays)
+	}
 	owned, err := e.Upload(flags, len(flags))
 	if err != nil {
 		return nil, err

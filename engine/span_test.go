@@ -89,7 +89,7 @@ func TestProcessOfTwo(t *testing.T) {
 	r := spanResult{Span: must[*xla.Span](t)(runtime.Span())}
 	if os.Getenv(spanGPUs) != "1" { // NCCL refuses two ranks on one GPU
 		for _, d := range spanned {
-			d.span = r.Span
+			d.job = &engine.Job{Span: r.Span}
 			states, told := dealOut(t, runtime, d, dtypes.Float32, 1)
 			r.States, r.Told = append(r.States, states[0]), append(r.Told, told)
 		}

@@ -428,10 +428,13 @@ func (t *tape) backwards(entries []planEntry, immediate bool) ([]func() (*progra
 		jobs = append(jobs, func() (*program, error) {
 			return t.e.backward(en.call, t.bind, shapesIn, needsIn, hasOut, outShapes, trained)
 		})
-		if t.e.group != nil && !t.e.device.hollow() && len(trained) > 0 {
+		if t.e.shards() && !t.e.device.hollow() && len(trained) > 0 && immediate {
+			jobs = append(jobs, func() (*program, error) { return t.e.normOf(updated) })
+		}
+		if t.e.group.programs() && !t.e.device.hollow() && len(trained) > 0 {
 			jobs = append(jobs, func() (*program, error) { return t.e.reduction("sum", t.e.group.Reduce, updated) })
 			if t.e.shards() && immediate {
-				jobs = append(jobs, func() (*program, error) { return t.e.publication(kept) }, func() (*program, error) { return t.e.normOf(updated) })
+				jobs = append(jobs, func() (*program, error) { return t.e.publication(kept) })
 			}
 		}
 		if n := len(mine); n > 0 && immediate {
