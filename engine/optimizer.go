@@ -35,6 +35,7 @@ type Optimizer struct {
 	acc    []*Array // gradients added up over micro-batches, nil outside an accumulation
 
 	index map[string]int // of names
+	sizes []int          // their elements
 	owner []int          // the device of the group that keeps a parameter's state; of others' the lists above hold nil
 	rank  int            // this device
 	team  []*Optimizer   // of the same parameters on the devices among which state is dealt out, this one among them
@@ -95,12 +96,11 @@ func (e *Engine) emptyOptimizer(settings Adam, params *Params) *Optimizer {
 		settings.Eps = 1e-8
 	}
 	o := &Optimizer{Adam: settings, params: params, names: params.Trained(), index: map[string]int{}, rank: e.rank}
-	var sizes []int
 	for k, name := range o.names {
 		o.index[name] = k
-		sizes = append(sizes, params.Get(name).shape.Size())
+		o.sizes = append(o.sizes, params.Get(name).shape.Size())
 	}
-	o.owner = e.owners(sizes)
+	o.owner = e.owners(o.sizes)
 	return o
 }
 
@@ -254,16 +254,16 @@ func (e *Engine) Average(o *Optimizer) (Tensors, error) {
 		return nil, err
 	}
 	for i := range o.ema {
-		if out[o.names[i]], err = e.Floats(o.keeper(i).ema[i]); err != nil {
+		if out[o.names[i]], err = e.Floats(o.Averaged(o.names[i])); err != nil {
 			return nil, err
 		}
 	}
 	return out, nil
 }
 
-// Averaged is the average of a trained parameter; nil without EMA.
+// Averaged is the average of a trained parameter; nil without EMA, or where a device of another process keeps it.
 func (o *Optimizer) Averaged(name string) *Array {
-	if i, ok := o.index[name]; ok && o.EMA != 0 {
+	if i, ok := o.index[name]; ok && o.EMA != 0 && o.keeper(i) != nil {
 		return o.keeper(i).ema[i]
 	}
 	return nil
@@ -281,13 +281,17 @@ func (o *Optimizer) lists() map[string][]*Array {
 	return l
 }
 
-// SaveOptimizer lists what is to be saved, under "m.NAME", "v.NAME" and "ema.NAME", and copies one of them to the host
+// SaveOptimizer lists what this process's devices keep, to be saved under "m.NAME", "v.NAME" and "ema.NAME", and copies one of them to the host
 // each time it is asked for.
 func (e *Engine) SaveOptimizer(o *Optimizer) (specs []nn.Spec, value func(nn.Spec) ([]float32, error)) {
 	arrays := map[string]*Array{}
 	for _, kind := range []string{"m", "v", "ema"} {
 		for i := range o.lists()[kind] {
-			a := o.keeper(i).lists()[kind][i]
+			keeper := o.keeper(i)
+			if keeper == nil {
+				continue
+			}
+			a := keeper.lists()[kind][i]
 			name := kind + "." + o.names[i]
 			specs = append(specs, nn.Spec{Name: name, Dims: a.shape.Dimensions})
 			arrays[name] = a

@@ -35,16 +35,26 @@ func (e *Engine) owners(sizes []int) []int {
 		}
 		return out
 	}
+	return deal(sizes, e.replicas())
+}
+
+// deal gives each of some tensors, whose sizes are given in order, to one of n owners, each of whom has about as much.
+func deal(sizes []int, n int) []int {
+	out := make([]int, len(sizes))
 	total, before := 0, 0
 	for _, s := range sizes {
 		total += s
 	}
 	for i, s := range sizes {
-		out[i] = min((2*before+s)*e.replicas()/max(2*total, 1), e.replicas()-1)
+		out[i] = min((2*before+s)*n/max(2*total, 1), n-1)
 		before += s
 	}
 	return out
 }
+
+// Process is which of n processes saves a trained parameter and its state where they save side by side: that of the owner,
+// where state is dealt out over their devices.
+func (o *Optimizer) Process(name string, n int) int { return deal(o.sizes, n)[o.index[name]] }
 
 // working says whether a trained tensor is computed with in bf16, over a master that its owner keeps.
 func (e *Engine) working(s nn.Spec) bool {
@@ -94,14 +104,18 @@ func (o *Optimizer) own(indices []int, arrays []*Array) []*Array {
 	return out
 }
 
-// keeper is the optimizer that keeps a tensor's state; it belongs to its owner's engine.
+// keeper is the optimizer that keeps a tensor's state; it belongs to its owner's engine. It is nil where a device of another
+// process does.
 func (o *Optimizer) keeper(k int) *Optimizer {
+	if o.owns(k) {
+		return o
+	}
 	for _, other := range o.team {
 		if other.owns(k) {
 			return other
 		}
 	}
-	return o
+	return nil
 }
 
 // master is what an update changes of a trained tensor, on its owner.
@@ -119,7 +133,11 @@ func (e *Engine) Master(o *Optimizer, name string) ([]float32, error) {
 	if !ok {
 		return nil, fmt.Errorf("no trained parameter %q", name)
 	}
-	return e.Floats(o.keeper(k).master(k))
+	keeper := o.keeper(k)
+	if keeper == nil {
+		return nil, fmt.Errorf("trained parameter %q: a device of another process keeps it", name)
+	}
+	return e.Floats(keeper.master(k))
 }
 
 // skip keeps the place of a parameter whose state another device keeps.

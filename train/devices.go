@@ -4,22 +4,21 @@ import "fmt"
 
 // Several devices train together by going through every phase at once, each with an engine of its own and with its part of
 // every micro-batch: the samples are numbered, and all randomness follows from their numbers, so that nothing but the order
-// of sums depends on how many devices there are. The first device leads: it alone writes to the run directory.
+// of sums depends on how many devices there are. The first device of a process leads the others.
 
 // checkDevices says whether the micro-batch falls into equal parts.
 func (r *Run) checkDevices() error {
-	n, batch := r.opt.Devices, r.Config.Train.Batch
-	if n <= 1 {
-		return nil
+	if have := int(r.opt.Backend.NumDevices()); r.opt.Devices > have {
+		return fmt.Errorf("%d devices are asked for, and this process drives %d; choose fewer", r.opt.Devices, have)
 	}
-	if have := int(r.opt.Backend.NumDevices()); n > have {
-		return fmt.Errorf("%d devices are asked for, and this process drives %d; choose fewer", n, have)
-	}
-	if batch%n != 0 {
+	if n, batch := r.devices(), r.Config.Train.Batch; batch%n != 0 {
 		return Indivisible(batch, n)
 	}
 	return nil
 }
+
+// devices is the number of devices that train together, over all processes.
+func (r *Run) devices() int { return max(r.opt.Devices, 1) * r.nodes() }
 
 // Indivisible is the error of a micro-batch that so many devices cannot share.
 func Indivisible(batch, devices int) error {
@@ -27,7 +26,7 @@ func Indivisible(batch, devices int) error {
 }
 
 // perDevice is the size of a device's part of a micro-batch.
-func (r *Run) perDevice() int { return r.Config.Train.Batch / max(r.opt.Devices, 1) }
+func (r *Run) perDevice() int { return r.Config.Train.Batch / r.devices() }
 
 // deal makes the phase on the other devices.
 func (p *phase) deal() {
@@ -38,7 +37,7 @@ func (p *phase) deal() {
 			q.models = &models{run: q, base: r.models.base, full: r.models.full, lora: r.models.lora}
 			r.peers = append(r.peers, q)
 		}
-		p.peers = append(p.peers, &phase{Run: p.Run.peers[i], rank: i + 1, step: p.step, settings: p.settings, at: p.at})
+		p.peers = append(p.peers, &phase{Run: p.Run.peers[i], rank: p.rank + i + 1, step: p.step, settings: p.settings, at: p.at})
 	}
 }
 

@@ -31,7 +31,13 @@ const chunk = 64
 // encoded opens a file of n records, which it makes, or makes the rest of, where that is not done or its bytes are not those
 // that were made: fill gives records first to end−1.
 func (r *Run) encoded(name string, n, size int, fill func(first, end int) ([][]float32, error)) (*fileRecords, error) {
-	have, err := r.Dir.HasArtifact(rundir.Encoded, name)
+	have := false
+	err := r.visible(func() (err error) {
+		if have, err = r.Dir.HasArtifact(rundir.Encoded, name); err == nil && !have && !r.leads() {
+			err = fmt.Errorf("%s: %w; rank 0 has made it", r.Dir.ArtifactPath(rundir.Encoded, name), fs.ErrNotExist)
+		}
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -42,8 +48,10 @@ func (r *Run) encoded(name string, n, size int, fill func(first, end int) ([][]f
 			return nil, err
 		}
 	}
-	if err := os.Remove(path + sumsSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) && r.Dir.ReadOnly() == nil {
-		return nil, err
+	if r.leads() {
+		if err := os.Remove(path + sumsSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) && r.Dir.ReadOnly() == nil {
+			return nil, err
+		}
 	}
 	f, err := os.Open(path)
 	if err != nil {

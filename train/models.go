@@ -86,7 +86,11 @@ func (m *models) original() weights.Source {
 
 // result opens a file of a phase's result, verified against its manifest.
 func (m *models) result(step distill.Step, file string) (weights.Source, error) {
-	s, err := m.run.Dir.Result(step.StageName, step.PhaseName)
+	var s *rundir.Snapshot
+	err := m.run.visible(func() (err error) {
+		s, err = m.run.Dir.Result(step.StageName, step.PhaseName)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -236,7 +240,7 @@ func (m *models) student(step distill.Step, at int, checkpoint *rundir.Checkpoin
 	var err error
 	switch {
 	case checkpoint != nil:
-		src, err = weights.Open(checkpoint.Path(studentFile))
+		src, err = openSaved(checkpoint, studentFile)
 	case step.Target != configs.TargetLoRA:
 		src, err = m.weights(step.Start, at)
 	case !step.FreshLoRA:
@@ -287,7 +291,7 @@ func (m *models) critic(step distill.Step, at int, checkpoint *rundir.Checkpoint
 	if checkpoint != nil || step.DiscriminatorBackbone == distill.Carried || step.DiscriminatorHead == distill.Carried {
 		var before weights.Source
 		if checkpoint != nil {
-			before, err = weights.Open(checkpoint.Path(discriminatorFile))
+			before, err = openSaved(checkpoint, discriminatorFile)
 		} else {
 			before, err = m.result(m.lastCritic(at), discriminatorFile)
 		}

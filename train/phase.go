@@ -19,7 +19,7 @@ import (
 // phase is one phase of the ladder while it runs, on one device.
 type phase struct {
 	*Run
-	rank     int      // of the device
+	rank     int      // of the device, over all processes
 	peers    []*phase // of the leading one: the phase on each of the others
 	step     distill.Step
 	settings *configs.Phase
@@ -46,7 +46,7 @@ type phase struct {
 
 // phase trains one phase from its start or from a checkpoint, and saves its result.
 func (r *Run) phase(ctx context.Context, step distill.Step, checkpoint *rundir.Checkpoint) error {
-	p := &phase{Run: r, step: step, settings: &r.Config.Stages[step.Stage].Phases[step.Phase]}
+	p := &phase{Run: r, rank: r.process() * max(r.opt.Devices, 1), step: step, settings: &r.Config.Stages[step.Stage].Phases[step.Phase]}
 	for i, s := range r.Ladder.Steps() {
 		if s.Stage == step.Stage && s.Phase == step.Phase {
 			p.at = i
@@ -75,6 +75,11 @@ func (r *Run) phase(ctx context.Context, step distill.Step, checkpoint *rundir.C
 	}
 	r.saved, r.since = time.Now(), 0
 	for p.done < step.Samples {
+		if stop, err := p.agreed(); err != nil {
+			return err
+		} else if stop {
+			return ErrInterrupted
+		}
 		if err := p.update(); err != nil {
 			return err
 		}
@@ -83,7 +88,7 @@ func (r *Run) phase(ctx context.Context, step distill.Step, checkpoint *rundir.C
 				return err
 			}
 		}
-		if p.done < step.Samples && ctx.Err() != nil {
+		if p.done < step.Samples && ctx.Err() != nil { // never on one of several ranks: they stop where they have agreed to
 			if p.since > 0 { // it was interrupted while the checkpoint was made
 				if err := p.checkpoint(); err != nil {
 					return err
@@ -101,6 +106,9 @@ func (r *Run) phase(ctx context.Context, step distill.Step, checkpoint *rundir.C
 
 // merge makes the stage's full model of the original base and the LoRA.
 func (p *phase) merge() error {
+	if !p.leads() {
+		return nil
+	}
 	w, err := p.models.weights(p.step.Start, p.at)
 	if err != nil {
 		return err

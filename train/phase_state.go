@@ -1,7 +1,9 @@
 package train
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"fewstep/distill"
@@ -27,8 +29,13 @@ type progressMeta struct {
 // due says whether it is time for a checkpoint. When it is taken changes nothing in the result.
 func (p *phase) due() bool {
 	c := p.Config.Train
-	return c.CheckpointMinutes > 0 && time.Since(p.saved).Minutes() >= c.CheckpointMinutes ||
-		c.CheckpointSamples > 0 && p.since >= c.CheckpointSamples
+	return p.opt.Cluster == nil && p.overdue() || c.CheckpointSamples > 0 && p.since >= c.CheckpointSamples
+}
+
+// overdue says so by the clock, by which several ranks do not know it at the same update.
+func (p *phase) overdue() bool {
+	c := p.Config.Train
+	return c.CheckpointMinutes > 0 && time.Since(p.saved).Minutes() >= c.CheckpointMinutes
 }
 
 func (p *phase) point() rundir.Point {
@@ -47,7 +54,13 @@ func (p *phase) checkpoint() error {
 		files = append(files, p.trainedFiles(discriminatorFile, criticState, p.critic, p.optD)...)
 		meta.CriticSteps = p.optD.Steps
 	}
-	if err := p.Dir.SaveCheckpoint(p.point(), meta, files...); err != nil {
+	var err error
+	if m := p.opt.Cluster; m != nil {
+		err = p.Dir.SaveShards(m.Context(), m, p.point(), meta, files...)
+	} else {
+		err = p.Dir.SaveCheckpoint(p.point(), meta, files...)
+	}
+	if err != nil {
 		return err
 	}
 	p.saved, p.since = time.Now(), 0
@@ -57,12 +70,17 @@ func (p *phase) checkpoint() error {
 }
 
 func (p *phase) trainedFiles(name, stateName string, params *engine.Params, o *engine.Optimizer) []rundir.File {
-	return []rundir.File{p.tensorFile(name, trainedSpecs(params), p.download(o)), p.stateFile(stateName, o)}
+	name, specs := p.part(name, trainedSpecs(params), o, func(s nn.Spec) string { return s.Name })
+	state, value := p.Engine.SaveOptimizer(o)
+	stateName, state = p.part(stateName, state, o, func(s nn.Spec) string {
+		_, parameter, _ := strings.Cut(s.Name, ".")
+		return parameter
+	})
+	return []rundir.File{p.tensorFile(name, specs, p.download(o)), p.stateFile(stateName, o, state, value)}
 }
 
-// stateFile is an optimizer's state, in the dtypes in which it is kept.
-func (p *phase) stateFile(name string, o *engine.Optimizer) rundir.File {
-	specs, value := p.Engine.SaveOptimizer(o)
+// stateFile is tensors of an optimizer's state, in the dtypes in which it is kept.
+func (p *phase) stateFile(name string, o *engine.Optimizer, specs []nn.Spec, value func(nn.Spec) ([]float32, error)) rundir.File {
 	return rundir.File{Name: name, WritePath: func(path string) error {
 		tensors := make([]weights.Tensor, len(specs))
 		for i, s := range specs {
@@ -83,7 +101,7 @@ func (p *phase) stateFile(name string, o *engine.Optimizer) rundir.File {
 }
 
 // savedState gives an optimizer's saved state, which must be of the dtypes in which the recipe keeps it.
-func savedState(f *weights.File, path string, o *engine.Optimizer) func(nn.Spec) ([]float32, error) {
+func savedState(f weights.Source, path string, o *engine.Optimizer) func(nn.Spec) ([]float32, error) {
 	read := pipeline.Reader(f)
 	return func(s nn.Spec) ([]float32, error) {
 		t, err := f.Tensor(s.Name)
@@ -156,7 +174,7 @@ func (p *phase) restore(c *rundir.Checkpoint) error {
 		return err
 	}
 	state := func(file string, o *engine.Optimizer, steps int64) error {
-		f, err := weights.Open(c.Path(file))
+		f, err := openSaved(c, file)
 		if err != nil {
 			return err
 		}
@@ -184,21 +202,77 @@ func (p *phase) restore(c *rundir.Checkpoint) error {
 	return nil
 }
 
-// finish saves the phase's result, once all updates are known to be finite: the averaged weights where EMA is on.
-func (p *phase) finish() error {
+// finish saves the phase's result, once all updates are known to be finite: the averaged weights where EMA is on. Rank 0
+// does, from what its devices hold; where state is dealt out over several processes, from a checkpoint that all of them save.
+func (p *phase) finish() (err error) {
 	if err := p.settle(0); err != nil {
 		return err
 	}
-	student := p.download(p.optS)
+	var from *rundir.Checkpoint
+	if p.Engine.Shard && p.nodes() > 1 {
+		if err := p.checkpoint(); err != nil {
+			return err
+		}
+		if from, err = p.Dir.Checkpoint(p.point()); err != nil {
+			return err
+		}
+	}
+	if !p.leads() {
+		return nil
+	}
+	student, err := p.learnt(from, studentFile, studentState, p.optS)
+	if err != nil {
+		return err
+	}
+	defer student.close()
+	value := student.parameter
 	if p.Config.Train.EMA > 0 {
-		student = func(s nn.Spec) ([]float32, error) { return p.Engine.Floats(p.optS.Averaged(s.Name)) }
+		value = func(s nn.Spec) ([]float32, error) { return student.state(nn.Spec{Name: "ema." + s.Name, Dims: s.Dims}) }
 	}
-	files := []rundir.File{p.tensorFile(studentFile, trainedSpecs(p.student), student)}
+	files := []rundir.File{p.tensorFile(studentFile, trainedSpecs(p.student), value)}
 	if p.critic != nil {
-		files = append(files, p.tensorFile(discriminatorFile, trainedSpecs(p.critic), p.download(p.optD)))
-	}
-	if p.handsOn() {
-		files = append(files, p.stateFile(criticState, p.optD))
+		critic, err := p.learnt(from, discriminatorFile, criticState, p.optD)
+		if err != nil {
+			return err
+		}
+		defer critic.close()
+		files = append(files, p.tensorFile(discriminatorFile, trainedSpecs(p.critic), critic.parameter))
+		if p.handsOn() {
+			files = append(files, p.stateFile(criticState, p.optD, critic.specs, critic.state))
+		}
 	}
 	return p.Dir.SaveResult(p.point(), p.summary(), files...)
+}
+
+// learnt is what training made of a network: its parameters, and the tensors of its optimizer's state, one at a time.
+type learnt struct {
+	parameter, state func(nn.Spec) ([]float32, error)
+	specs            []nn.Spec // of the state
+	close            func()
+}
+
+// learnt takes a network from this process's devices, or from files of a checkpoint.
+func (p *phase) learnt(from *rundir.Checkpoint, file, stateFile string, o *engine.Optimizer) (learnt, error) {
+	if from == nil {
+		specs, state := p.Engine.SaveOptimizer(o)
+		return learnt{p.download(o), state, specs, func() {}}, nil
+	}
+	parameters, err := openSaved(from, file)
+	if err != nil {
+		return learnt{}, err
+	}
+	state, err := openSaved(from, stateFile)
+	if err != nil {
+		return learnt{}, errors.Join(err, parameters.Close())
+	}
+	l := learnt{parameter: pipeline.Reader(parameters), state: pipeline.Reader(state), close: func() { parameters.Close(); state.Close() }}
+	for _, name := range state.Names() {
+		t, err := state.Tensor(name)
+		if err != nil {
+			l.close()
+			return learnt{}, err
+		}
+		l.specs = append(l.specs, nn.Spec{Name: name, Dims: t.Shape})
+	}
+	return l, nil
 }

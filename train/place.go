@@ -11,6 +11,42 @@ import (
 	"fewstep/train/rundir"
 )
 
+// standing makes the run directory what the ladder goes on from, and tells all ranks what that is: a checkpoint of the state's
+// phase, or nil for its start.
+func (r *Run) standing() (state distill.State, checkpoint *rundir.Checkpoint, err error) {
+	var told struct {
+		State      distill.State `json:"state"`
+		Checkpoint *rundir.Point `json:"checkpoint"`
+	}
+	if r.leads() {
+		var from *rundir.Snapshot
+		if state, from, checkpoint, err = r.place(); err != nil {
+			return state, nil, err
+		}
+		if err := r.Dir.ReadOnly(); err == nil {
+			err = r.Dir.Rewind(from)
+			if err != nil {
+				return state, nil, err
+			}
+		} else if !r.Ladder.Done(state) {
+			return state, nil, err
+		}
+		if told.State = state; checkpoint != nil {
+			told.Checkpoint = &checkpoint.Point
+		}
+	}
+	if err := r.hear("where the run stands", &told); err != nil || r.leads() {
+		return state, checkpoint, err
+	}
+	if told.Checkpoint != nil {
+		err = r.visible(func() (err error) {
+			checkpoint, err = r.Dir.Checkpoint(*told.Checkpoint)
+			return err
+		})
+	}
+	return told.State, checkpoint, err
+}
+
 // place says where the ladder stands by what the directory holds: at the first phase without a result, to be continued from
 // a checkpoint of it, or nil, with everything else as it was at the snapshot from. Phases after it, made before its result
 // was lost, are set aside until it has one again.
@@ -113,6 +149,9 @@ func (r *Run) takeOut(hole int) error {
 // putBack puts phases that takeOut has set aside back after a phase that has its result again, and says whether there
 // were any. Where they do not follow from it, what was exported of them is made again as they are.
 func (r *Run) putBack(ctx context.Context, step distill.Step, state distill.State) (bool, error) {
+	if !r.leads() {
+		return false, nil
+	}
 	result, err := r.result(step)
 	if err != nil {
 		return false, err

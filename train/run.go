@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"fewstep/cluster"
 	"fewstep/configs"
 	"fewstep/data"
 	"fewstep/distill"
@@ -30,13 +31,15 @@ var ErrInterrupted = errors.New("interrupted; the state is saved, the same comma
 
 // Options of a run besides its recipe.
 type Options struct {
-	Dir      string // run directory
-	Until    string // stop after this stage; "" = the whole ladder
-	Fork     *Fork  // begin with another run's results; nil = from nothing
-	Version  string // of fewstep, for the lineage
-	Devices  int    // of the backend that train together; 0 = one
-	Split    bool   // update tensor by tensor: see engine.Engine.Split
-	Sites    bool   // programs of its own for every place: see engine.Engine.Sites
+	Dir      string          // run directory
+	Until    string          // stop after this stage; "" = the whole ladder
+	Fork     *Fork           // begin with another run's results; nil = from nothing
+	Version  string          // of fewstep, for the lineage
+	Devices  int             // of the backend that train together; 0 = one
+	Cluster  *cluster.Member // the processes that train together, each with as many devices; nil = this one alone
+	Span     *xla.Span       // their devices, where XLA reaches them; nil = they add up through their hosts' memory
+	Split    bool            // update tensor by tensor: see engine.Engine.Split
+	Sites    bool            // programs of its own for every place: see engine.Engine.Sites
 	Backend  compute.Backend
 	Machine  map[string]string // what computes, by aspect: kept in the lineage, and a difference is told; may be nil
 	Device   Device            // to tell its memory and the share of its speed that is reached; may be nil
@@ -67,6 +70,7 @@ type Run struct {
 	since   int64     // samples since then
 	warming sync.WaitGroup
 	unsaved atomic.Bool // an update was made since the last checkpoint or result
+	asked   bool        // all ranks were asked to save
 
 	perSample map[string]float64 // operations of each phase
 
@@ -87,6 +91,11 @@ func Open(c *configs.Recipe, opt Options) (*Run, error) {
 	err := r.checkDevices()
 	if err != nil {
 		return nil, err
+	}
+	if !r.leads() { // what rank 0 finds out about the data lies in the directory then
+		if err := r.hear("the run directory", nil); err != nil {
+			return nil, err
+		}
 	}
 	if err = r.Engine.CheckOffload(); err != nil {
 		return nil, fmt.Errorf("train.offload: %w; set it to none, or use another --backend", err)
@@ -119,22 +128,46 @@ func Open(c *configs.Recipe, opt Options) (*Run, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := r.fork(lineage); err != nil {
+	if err := r.openDir(lineage, seen); err != nil {
 		return nil, err
 	}
-	if r.Dir, err = rundir.OpenWith(opt.Dir, c.Resolved(), lineage, r.rules()); err != nil {
-		return nil, err
-	}
-	r.Dir.Told = func(sentence string) { opt.Log.Warn(sentence) }
-	if err := r.rememberData(seen); err != nil {
+	if err := r.sameInputs(lineage); err != nil {
 		return nil, errors.Join(err, r.Dir.Close())
 	}
-	for _, note := range r.Dir.Notes() {
-		opt.Log.Warn(note)
-	}
-	r.Dir.Keep = c.Train.KeepCheckpoints
 	r.models = &models{run: r}
 	return r, nil
+}
+
+// openDir opens the run directory; ranks other than 0 open it to read, once rank 0 has made it.
+func (r *Run) openDir(lineage rundir.Lineage, seen *data.Seen) (err error) {
+	if !r.leads() {
+		err := r.visible(func() (err error) {
+			r.Dir, err = rundir.View(r.opt.Dir)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("%w; rank 0 has just made it: a run directory must lie on a file system that all nodes share", err)
+		}
+		return nil
+	}
+	if err := r.fork(lineage); err != nil {
+		return err
+	}
+	if r.Dir, err = rundir.OpenWith(r.opt.Dir, r.Config.Resolved(), lineage, r.rules()); err != nil {
+		return err
+	}
+	r.Dir.Told = func(sentence string) { r.opt.Log.Warn(sentence) }
+	for _, note := range r.Dir.Notes() {
+		r.opt.Log.Warn(note)
+	}
+	r.Dir.Keep = r.Config.Train.KeepCheckpoints
+	if err = r.rememberData(seen); err == nil {
+		err = r.hear("the run directory", nil)
+	}
+	if err != nil {
+		return errors.Join(err, r.Dir.Close())
+	}
+	return nil
 }
 
 // NewEngine makes an engine with a recipe's settings; split is engine.Engine.Split.
@@ -160,6 +193,10 @@ func (r *Run) Close() error {
 
 // Walk runs what is left of the ladder. It reports whether anything was left.
 func (r *Run) Walk(ctx context.Context) (worked bool, err error) {
+	if r.opt.Cluster != nil { // a rank that stops by itself would leave the others waiting
+		defer r.stops(ctx)()
+		ctx = r.opt.Cluster.Context()
+	}
 	shown := monitor.Fan(r.opt.Progress, r.opt.Metrics)
 	defer func() { err = errors.Join(err, shown.Close()) }()
 	for {
@@ -173,30 +210,17 @@ func (r *Run) Walk(ctx context.Context) (worked bool, err error) {
 
 // walk is Walk up to where phases that were set aside are put back, and the run stands elsewhere than it did: again.
 func (r *Run) walk(ctx context.Context, shown monitor.Reporter) (worked, again bool, err error) {
-	state, from, checkpoint, err := r.place()
+	state, checkpoint, err := r.standing()
 	if err != nil {
-		return false, false, err
-	}
-	if err := r.Dir.ReadOnly(); err != nil {
-		if !r.Ladder.Done(state) {
-			return false, false, err
-		}
-		return false, false, r.finishedBefore(ctx, state)
-	}
-	if err := r.Dir.Rewind(from); err != nil {
 		return false, false, err
 	}
 	if r.Ladder.Done(state) { // nothing more will be recorded
 		return false, false, r.finishedBefore(ctx, state)
 	}
-	if r.stats, err = monitor.OpenStats(r.Dir.StatsPath(), r.Dir.TimingPath()); err != nil {
+	kept, err := r.records(state)
+	if err != nil {
 		return false, false, err
 	}
-	events, err := monitor.OpenEvents(r.Dir.EventsPath(), r.Ladder.Position(state))
-	if err != nil {
-		return false, false, errors.Join(err, r.stats.Close())
-	}
-	kept := monitor.Fan(r.stats, events)
 	r.report = monitor.Fan(kept, shown)
 	defer func() { err = errors.Join(err, kept.Close()) }()
 	if err := r.models.load(); err != nil {
@@ -205,7 +229,7 @@ func (r *Run) walk(ctx context.Context, shown monitor.Reporter) (worked, again b
 	r.warming.Wait()
 	if r.group == nil {
 		r.Engine.Shard = r.Config.Train.Shard == configs.ShardSharded
-		if r.group, err = engine.NewGroup(r.Engine, max(r.opt.Devices, 1), cost.ComputeTypes[r.Config.Train.Reduce], nil); err != nil {
+		if r.group, err = engine.NewGroup(r.Engine, max(r.opt.Devices, 1), cost.ComputeTypes[r.Config.Train.Reduce], r.job()); err != nil {
 			return false, false, err
 		}
 	}
@@ -234,6 +258,9 @@ func (r *Run) walk(ctx context.Context, shown monitor.Reporter) (worked, again b
 		}
 		checkpoint = nil
 		put, err := r.putBack(ctx, step, state)
+		if err == nil {
+			err = r.hear("the phase's end", &put)
+		}
 		if err != nil {
 			return worked, false, err
 		}
@@ -249,6 +276,22 @@ func (r *Run) walk(ctx context.Context, shown monitor.Reporter) (worked, again b
 		}
 	}
 	return worked, false, nil
+}
+
+// records opens the files that every update is recorded in, from a state on; rank 0 alone writes them.
+func (r *Run) records(from distill.State) (monitor.Reporter, error) {
+	if !r.leads() {
+		return monitor.Fan(), nil
+	}
+	var err error
+	if r.stats, err = monitor.OpenStats(r.Dir.StatsPath(), r.Dir.TimingPath()); err != nil {
+		return nil, err
+	}
+	events, err := monitor.OpenEvents(r.Dir.EventsPath(), r.Ladder.Position(from))
+	if err != nil {
+		return nil, errors.Join(err, r.stats.Close())
+	}
+	return monitor.Fan(r.stats, events), nil
 }
 
 // past says whether a step lies behind the stage to run until.
@@ -275,7 +318,7 @@ func (r *Run) finishedBefore(ctx context.Context, until distill.State) error {
 }
 
 func (r *Run) finished(ctx context.Context, step distill.Step) error {
-	if !step.Final || r.opt.Finished == nil {
+	if !step.Final || r.opt.Finished == nil || !r.leads() {
 		return nil
 	}
 	if err := ctx.Err(); err != nil {

@@ -36,6 +36,11 @@ type records interface {
 
 // newSamples encodes the rows that can be drawn and every caption, unless an earlier process of the run did.
 func (r *Run) newSamples() (_ *samples, err error) {
+	if !r.leads() { // which makes the encodings
+		if err := r.hear("encodings of the data set", nil); err != nil {
+			return nil, err
+		}
+	}
 	c := r.Config.Data
 	s := &samples{run: r, set: r.Data, caption: map[string]int{}}
 	if split := trainSplit(r.Data); split != "" {
@@ -69,6 +74,11 @@ func (r *Run) newSamples() (_ *samples, err error) {
 	}
 	if err := s.encodeEmpty(); err != nil {
 		return nil, errors.Join(fmt.Errorf("encoding the empty prompt: %w", err), s.close())
+	}
+	if r.leads() {
+		if err := r.hear("encodings of the data set", nil); err != nil {
+			return nil, errors.Join(err, s.close())
+		}
 	}
 	return s, nil
 }

@@ -14,6 +14,7 @@ import (
 	"fewstep/model/nn"
 	"fewstep/model/weights"
 	"fewstep/train/monitor"
+	"fewstep/train/rundir"
 
 	"github.com/gomlx/compute/dtypes"
 )
@@ -41,7 +42,7 @@ func TestMomentsOfAnotherType(t *testing.T) {
 	types := map[dtypes.DType]weights.DType{dtypes.Float32: weights.F32, dtypes.BFloat16: weights.BF16}
 	for kept, inFile := range types {
 		path := filepath.Join(t.TempDir(), "student.optimizer.safetensors")
-		if err := p.stateFile("", optimizer(kept)).WritePath(path); err != nil {
+		if err := stateOf(p, "", optimizer(kept)).WritePath(path); err != nil {
 			t.Fatal(err)
 		}
 		f, err := weights.Open(path)
@@ -100,7 +101,7 @@ func TestOnlyFiniteStateIsSaved(t *testing.T) {
 				t.Fatal(err)
 			}
 			path := filepath.Join(t.TempDir(), studentState)
-			err = p.stateFile(studentState, o).WritePath(path)
+			err = stateOf(p, studentState, o).WritePath(path)
 			var n *monitor.NonFinite
 			if bad == "" && err != nil || bad != "" && (!errors.As(err, &n) || !strings.Contains(n.What, bad)) {
 				t.Errorf("%s = %g: %v", bad, value, err)
@@ -116,4 +117,10 @@ func TestOnlyFiniteStateIsSaved(t *testing.T) {
 	if err := f.WritePath(path); !errors.As(err, &n) || n.Stage != "8" || !strings.Contains(err.Error(), `tensor "w" of student.safetensors is NaN in stage 8, phase full`) {
 		t.Errorf("%v", err)
 	}
+}
+
+// stateOf is a file of all of an optimizer's state.
+func stateOf(p *phase, name string, o *engine.Optimizer) rundir.File {
+	specs, value := p.Engine.SaveOptimizer(o)
+	return p.stateFile(name, o, specs, value)
 }

@@ -78,7 +78,7 @@ func (p *phase) finishWall(w *wall, samples int64, took time.Duration) monitor.V
 		w.values[monitor.TFLOPs] = speed
 		if p.opt.Device != nil {
 			if peak := p.opt.Device.PeakTFLOPs(); peak > 0 {
-				w.values[monitor.MFU] = speed / peak / float64(max(p.opt.Devices, 1))
+				w.values[monitor.MFU] = speed / peak / float64(p.devices())
 			}
 		}
 	}

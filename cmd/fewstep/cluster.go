@@ -81,6 +81,9 @@ func ofCluster(err error) error {
 	case cluster.CodeLost:
 		return withHint(withCode(exitLost, err), "start all ranks again: the run continues from its last checkpoint")
 	case cluster.CodeDiffers:
+		if f.Rank >= 0 { // one rank refuses: it has a hint of its own
+			break
+		}
 		return withHint(withCode(exitRefused, err), "make the ranks alike: one binary, recipe, plugin and number of GPUs on all nodes")
 	}
 	return withCode(f.Code, err)

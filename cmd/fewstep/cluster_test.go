@@ -136,17 +136,3 @@ func TestUserSignal(t *testing.T) {
 		t.Errorf("%s", out)
 	}
 }
-
-// Several processes of a launcher do not train beside each other in one run directory.
-func TestRunOnSeveralNodes(t *testing.T) {
-	dir := t.TempDir()
-	_, errs, codes := nodes(t, 2, nil, "run", "../../configs/mini/demo.yaml", "--backend", "go", "--dir", dir+"/run")
-	for rank := range 2 {
-		if codes[rank] != exitUsage || !strings.Contains(errs[rank], "torchrun started 2 processes") {
-			t.Errorf("rank %d: code %d, %s", rank, codes[rank], errs[rank])
-		}
-	}
-	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
-		t.Errorf("left behind: %v, %v", left, err)
-	}
-}

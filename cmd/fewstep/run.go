@@ -7,7 +7,6 @@ import (
 	"os"
 	"runtime"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -29,7 +28,7 @@ type runOptions struct {
 	dir, until, metrics string
 	fork, from          string
 	set                 []string
-	launcher            string
+	cluster             clusterFlags
 }
 
 func newRun(a *app) *cobra.Command {
@@ -42,8 +41,11 @@ func newRun(a *app) *cobra.Command {
 			configHelp + "\n\n" +
 			"With --fork a new directory begins with the results of another run, so that recipes that differ in their later phases\n" +
 			"train their first ones once. --from names the first stage that is trained anew, or the first phase, STAGE/PHASE; without\n" +
-			"it that is the first phase that depends on what the two recipes differ in. All before it is taken over, verified, as hard links or copies, so the other run may be deleted afterwards. The two recipes\n" +
-			"must agree in everything on which these phases depend, and base weights and data must be the same.",
+			"it that is the first phase that depends on what the two recipes differ in. All before it is taken over, verified, as hard\n" +
+			"links or copies, so the other run may be deleted afterwards. The two recipes must agree in everything on which these\n" +
+			"phases depend, and base weights and data must be the same.\n\n" +
+			"Started as several processes, one on each node, it trains on the devices of all; the run directory lies on a file system\n" +
+			"that they share. " + clusterHelp + "\nA rank that fails, or is lost, ends all ranks with one exit code; starting all again continues.",
 		Example: "  fewstep run mini/demo --dir runs/demo\n" +
 			"  fewstep run configs/mini/demo.yaml --dir runs/other --set stages.8.phases.lora-cond.lr=5e-5 --fork runs/demo --from 8",
 		Args: cobra.ExactArgs(1),
@@ -61,33 +63,45 @@ func newRun(a *app) *cobra.Command {
 	f.StringVar(&o.fork, "fork", "", "begin with the results of this run")
 	f.StringVar(&o.from, "from", "", "with --fork: the first stage to train anew, or STAGE/PHASE")
 	f.StringArrayVar(&o.set, "set", nil, "change a key of the config, as key=value; repeat for several")
-	f.StringVar(&o.launcher, "launcher", cluster.LauncherAuto, "who started this process: "+strings.Join(cluster.Launchers(), "|")+"; none for runs that have nothing to do with each other")
+	o.cluster.add(f)
 	f.StringVar(&o.metrics, "metrics", "", "serve Prometheus metrics on this address, e.g. localhost:9090")
 	_ = c.MarkFlagRequired("dir")
 	return c
 }
 
 func (a *app) run(cmd *cobra.Command, path string, o runOptions) error {
-	if err := alone(o.launcher); err != nil {
-		return err
-	}
-	config, err := a.recipe(path, o.set...)
+	place, err := o.cluster.place()
 	if err != nil {
-		return err
-	}
-	if config.Model, err = a.local(cmd.Context(), config.Model); err != nil {
-		return err
+		return withHint(err, "--launcher none leaves the launcher's variables alone")
 	}
 	var run atomic.Pointer[train.Run]
 	unsaved := func() bool {
 		r := run.Load()
 		return r != nil && r.Unsaved()
 	}
-	return refused(interruptible(cmd.Context(), unsaved, func() error { return a.walk(cmd.Context(), config, path, o, &run) }))
+	if place.Nodes > 1 {
+		return a.runTogether(cmd.Context(), place, path, o, unsaved, &run)
+	}
+	config, err := a.recipeOf(cmd.Context(), path, o)
+	if err != nil {
+		return err
+	}
+	return refused(interruptible(cmd.Context(), unsaved, func() error { return a.walk(cmd.Context(), config, path, o, nil, &run) }))
 }
 
-// walk is run's work, with a recipe whose model is here. It gives the run to opened.
-func (a *app) walk(ctx context.Context, config *configs.Recipe, path string, o runOptions, opened *atomic.Pointer[train.Run]) error {
+// recipeOf is the recipe of a run, whose model is here.
+func (a *app) recipeOf(ctx context.Context, path string, o runOptions) (*configs.Recipe, error) {
+	config, err := a.recipe(path, o.set...)
+	if err != nil {
+		return nil, err
+	}
+	config.Model, err = a.local(ctx, config.Model)
+	return config, err
+}
+
+// walk is run's work, with a recipe whose model is here, together with the ranks of m, nil where there are none. It gives the
+// run to opened.
+func (a *app) walk(ctx context.Context, config *configs.Recipe, path string, o runOptions, m *cluster.Member, opened *atomic.Pointer[train.Run]) error {
 	virtual, err := virtualDevices(o.devices)
 	if err != nil {
 		return err
@@ -96,7 +110,13 @@ func (a *app) walk(ctx context.Context, config *configs.Recipe, path string, o r
 	if err != nil {
 		return err
 	}
-	rt, err := a.openBackend(xla.Options{HostMemory: host, Devices: virtual})
+	options := xla.Options{HostMemory: host, Devices: virtual}
+	nodes := 1
+	if m != nil {
+		nodes = m.Nodes()
+		options.Processes = &xla.Processes{Index: m.Rank(), Count: nodes, Store: m.Store("pjrt")}
+	}
+	rt, err := a.openBackend(options)
 	if err != nil {
 		return err
 	}
@@ -105,15 +125,21 @@ func (a *app) walk(ctx context.Context, config *configs.Recipe, path string, o r
 	if err != nil {
 		return err
 	}
-	if config.Train.Batch%devices != 0 {
-		return withCode(exitUsage, train.Indivisible(config.Train.Batch, devices))
+	if config.Train.Batch%(devices*nodes) != 0 {
+		return withCode(exitUsage, train.Indivisible(config.Train.Batch, devices*nodes))
 	}
-	if err := a.fitsDevice(rt, config, path, o.set, devices); err != nil {
+	if err := a.fitsDevice(rt, config, path, o.set, devices*nodes); err != nil {
 		return err
 	}
 	maker := &results.Maker{Log: a.log}
 	opt := train.Options{Dir: o.dir, Until: o.until, Version: readVersion().Version, Devices: devices, Backend: rt.Backend, Split: rt.Kind != xla.CUDA, Sites: rt.Sites(), Device: rt,
 		Machine: machine(rt), Log: a.log, Finished: maker.Phase}
+	if m != nil {
+		opt.Cluster = m
+		if opt.Span, err = a.spanned(m, rt, devices); err != nil {
+			return err
+		}
+	}
 	if o.fork != "" {
 		opt.Fork = &train.Fork{Run: o.fork, From: o.from}
 	}
@@ -141,6 +167,12 @@ func (a *app) walk(ctx context.Context, config *configs.Recipe, path string, o r
 	}
 	defer r.Close()
 	opened.Store(r)
+	if m != nil && m.Rank() > 0 {
+		if _, err := r.Walk(ctx); err != nil {
+			return err
+		}
+		return m.Leave(m.Context())
+	}
 	unmeasured := results.Unmeasured(r)
 	if unmeasured != "" { // said before the days that a run may take
 		a.log.Warn("this run will make no report: "+unmeasured, "instead", "fewstep eval --follow "+o.dir)
@@ -148,6 +180,11 @@ func (a *app) walk(ctx context.Context, config *configs.Recipe, path string, o r
 	worked, err := r.Walk(ctx)
 	if err != nil {
 		return err
+	}
+	if m != nil { // the others are done: measuring takes this process alone
+		if err := m.Leave(m.Context()); err != nil {
+			return err
+		}
 	}
 	if o.until == "" {
 		reported, err := maker.Report(ctx, r)
@@ -172,19 +209,6 @@ func (a *app) walk(ctx context.Context, config *configs.Recipe, path string, o r
 // machine says what computes, as a run's lineage keeps it. Sums on another number of threads differ in the last bits.
 func machine(rt *xla.Runtime) map[string]string {
 	return map[string]string{"backend": rt.Kind, "plugin": rt.Version, "device": rt.DeviceName(), "CPU threads": strconv.Itoa(runtime.GOMAXPROCS(0))}
-}
-
-// alone refuses a process that a launcher started together with others: each would train the whole run by itself.
-func alone(launcher string) error {
-	place, err := cluster.Detect(cluster.Given{Launcher: launcher}, os.Getenv)
-	if err != nil {
-		return withHint(ofCluster(err), "--launcher none leaves the launcher's variables alone")
-	}
-	if place.Nodes == 1 {
-		return nil
-	}
-	return withHint(usageErrorf("%s started %d processes, and a run trains on the devices of one", place.Launcher, place.Nodes),
-		"start one process; 'fewstep doctor --cluster' compares the nodes; --launcher none is for runs that have nothing to do with each other")
 }
 
 // refused gives run errors their exit codes.

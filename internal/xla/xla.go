@@ -56,7 +56,7 @@ type Options struct {
 	HostMemory     int64      // bytes of the host's memory that buffers will take (kind cuda only; see place.go); 0 = not known
 	Search         *Search    // where to look for plugins; nil = DefaultSearch()
 	Plain          bool       // use the plugin's table as it is: no asynchronous execution, aliasing or cache of programs
-	Processes      *Processes // that drive devices together; nil = this one is alone
+	Processes      *Processes // that drive devices together (kind cuda only); nil = this one is alone
 	Programs       string     // folder of compiled programs, "off" = none; "" = FEWSTEP_PROGRAM_CACHE, else in the user's cache folder
 }
 
@@ -243,9 +243,9 @@ func openCandidate(c Candidate, opt Options) (rt *Runtime, err error) {
 		useCache(plugin.real, programs)
 	}
 	var store KeyValue
-	if opt.Processes != nil {
-		if plain || c.Kind != CUDA {
-			return nil, fmt.Errorf("several processes take the CUDA plugin, through the layer over its table")
+	if opt.Processes != nil && c.Kind == CUDA {
+		if plain {
+			return nil, fmt.Errorf("several processes take the layer over the plugin's table: unset %s", PlainEnv)
 		}
 		store = opt.Processes.Store
 	}

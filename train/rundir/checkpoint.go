@@ -113,7 +113,7 @@ func (d *Dir) saveCheckpoint(p Point, meta any, files []File, collect collecting
 	if m.Stats, m.StatsSHA256, err = d.syncStats(); err != nil {
 		return err
 	}
-	folder := filepath.Join(d.PhasePath(p.Stage, p.Phase), "checkpoints", fmt.Sprintf("%012d", p.Position))
+	folder := d.checkpointFolder(p)
 	for _, c := range found {
 		if c.Folder != folder || !c.same(m, meta) {
 			continue
@@ -302,6 +302,34 @@ func (d *Dir) LatestCheckpoint() (*Checkpoint, []Skipped, error) {
 		skipped = append(skipped, skip(c.Folder, err))
 	}
 	return nil, skipped, nil
+}
+
+// Checkpoint is the verified one of a point. Errors: fs.ErrNotExist where there is none, *Damaged.
+func (d *Dir) Checkpoint(p Point) (*Checkpoint, error) {
+	if err := checkNames(p.Stage, p.Phase); err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	folder := d.checkpointFolder(p)
+	m, err := readManifest(folder)
+	if err != nil {
+		if skip(folder, err).Unfinished {
+			return nil, fmt.Errorf("no checkpoint %s: %w", folder, fs.ErrNotExist)
+		}
+		return nil, err
+	}
+	if m.Point == nil || *m.Point != p {
+		return nil, &Damaged{Path: folder, Why: manifestName + " is of another point"}
+	}
+	if err := d.hashes.verify(folder, m); err != nil {
+		return nil, err
+	}
+	return &Checkpoint{Point: p, Folder: folder, manifest: m}, nil
+}
+
+func (d *Dir) checkpointFolder(p Point) string {
+	return filepath.Join(d.PhasePath(p.Stage, p.Phase), "checkpoints", fmt.Sprintf("%012d", p.Position))
 }
 
 // Checkpoints lists the sound ones, newest first.
