@@ -8,8 +8,10 @@ import "fmt"
 
 // checkDevices says whether the micro-batch falls into equal parts.
 func (r *Run) checkDevices() error {
-	if have := int(r.opt.Backend.NumDevices()); r.opt.Devices > have {
-		return fmt.Errorf("%d devices are asked for, and this process drives %d; choose fewer", r.opt.Devices, have)
+	if n := r.opt.Devices; n > 1 {
+		if have := int(r.opt.Backend.NumDevices()); n > have {
+			return fmt.Errorf("%d devices are asked for, and this process drives %d; choose fewer", n, have)
+		}
 	}
 	if n, batch := r.devices(), r.Config.Train.Batch; batch%n != 0 {
 		return Indivisible(batch, n)

@@ -1,12 +1,8 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
-	"fmt"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,36 +13,13 @@ import (
 	"fewstep/train/tinypipeline"
 )
 
-// nodes runs a command line as the ranks of a cluster, each in a process of its own; more are variables of single ranks, as
-// "2:NAME=value". It returns what each wrote and its exit code.
+// nodes runs a command line as the ranks of a cluster. It returns what each wrote and its exit code.
 func nodes(t *testing.T, n int, more []string, args ...string) (stdout, stderr []string, codes []int) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	host, port, _ := net.SplitHostPort(l.Addr().String())
-	l.Close()
-	outs, errs := make([]bytes.Buffer, n), make([]bytes.Buffer, n)
-	var cmds []*exec.Cmd
+	r := startRanks(t, n, more, args...)
+	codes = r.wait()
 	for rank := range n {
-		cmd, _ := fewstep(t, args...)
-		cmd.Env = append(cmd.Env, "FEWSTEP_SECRET=of these tests, and long", fmt.Sprintf("RANK=%d", rank), fmt.Sprintf("WORLD_SIZE=%d", n), "MASTER_ADDR="+host, "MASTER_PORT="+port)
-		for _, v := range more {
-			if who, v, _ := strings.Cut(v, ":"); who == fmt.Sprint(rank) {
-				cmd.Env = append(cmd.Env, v)
-			}
-		}
-		cmd.Stdout, cmd.Stderr = &outs[rank], &errs[rank]
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { cmd.Process.Kill() })
-		cmds = append(cmds, cmd)
-	}
-	for rank, cmd := range cmds {
-		cmd.Wait()
-		stdout, stderr, codes = append(stdout, outs[rank].String()), append(stderr, errs[rank].String()), append(codes, cmd.ProcessState.ExitCode())
+		stdout, stderr = append(stdout, r.outs[rank].String()), append(stderr, r.errs[rank].String())
 	}
 	return stdout, stderr, codes
 }

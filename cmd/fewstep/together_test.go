@@ -1,0 +1,312 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"fewstep/model/weights"
+	"fewstep/train/monitor"
+	"fewstep/train/tinypipeline"
+)
+
+// ranks are processes of one run.
+type ranks struct {
+	cmds []*exec.Cmd
+	outs []*bytes.Buffer // stdout
+	errs []*bytes.Buffer
+}
+
+// startRanks starts a command line as the ranks of a cluster, each in a process of its own; more are variables of single ranks,
+// as "2:NAME=value", and "1:+ARGUMENT" is one more argument of rank 1.
+func startRanks(t *testing.T, n int, more []string, args ...string) *ranks {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, port, _ := net.SplitHostPort(l.Addr().String())
+	l.Close()
+	r := &ranks{}
+	for rank := range n {
+		own, env := slices.Clone(args), []string{}
+		for _, v := range more {
+			who, v, _ := strings.Cut(v, ":")
+			if argument, ok := strings.CutPrefix(v, "+"); who == fmt.Sprint(rank) && ok {
+				own = append(own, argument)
+			} else if who == fmt.Sprint(rank) {
+				env = append(env, v)
+			}
+		}
+		cmd, _ := fewstep(t, own...)
+		cmd.Env = append(cmd.Env, "FEWSTEP_SECRET=of these tests, and long", fmt.Sprintf("RANK=%d", rank), fmt.Sprintf("WORLD_SIZE=%d", n), "MASTER_ADDR="+host, "MASTER_PORT="+port)
+		cmd.Env = append(cmd.Env, env...)
+		r.outs, r.errs = append(r.outs, &bytes.Buffer{}), append(r.errs, &bytes.Buffer{})
+		cmd.Stdout, cmd.Stderr = r.outs[rank], r.errs[rank]
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = cmd.Process.Kill() })
+		r.cmds = append(r.cmds, cmd)
+	}
+	return r
+}
+
+// wait waits for all and returns their exit codes, -1 of one that was killed.
+func (r *ranks) wait() (codes []int) {
+	for _, cmd := range r.cmds {
+		_ = cmd.Wait()
+		codes = append(codes, cmd.ProcessState.ExitCode())
+	}
+	return codes
+}
+
+// ended waits for all, which must end with one code.
+func (r *ranks) ended(t *testing.T, code int) {
+	t.Helper()
+	for rank, got := range r.wait() {
+		if got != code {
+			t.Fatalf("rank %d: exit code %d, want %d\n%s", rank, got, code, r.text())
+		}
+	}
+}
+
+func (r *ranks) text() string {
+	var b strings.Builder
+	for rank := range r.cmds {
+		fmt.Fprintf(&b, "rank %d: %s%s", rank, r.outs[rank], r.errs[rank])
+	}
+	return b.String()
+}
+
+// shared is a short run over several processes.
+type shared struct{ recipe string }
+
+// sharedLadder hands on adapters, a merged model, full weights and a discriminator; every update of the first phase is saved.
+const sharedLadder = `stages:
+  - {name: "8", teacher_steps: 16, phases: [{name: lora-cond, samples: 60, lr: 1e-3}, {name: merge}, {name: full-uncond, samples: 40, lr: 1e-3}]}
+`
+
+func newShared(t *testing.T) *shared {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("walks a ladder several times")
+	}
+	recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "..", "assets", "mini"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(recipe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, _, _ := strings.Cut(string(raw), "stages:\n")
+	if err := os.WriteFile(recipe, []byte(head+sharedLadder), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return &shared{recipe}
+}
+
+// args are those of a run; an epsilon above rounding keeps runs on other numbers of devices comparable weight by weight.
+func (s *shared) args(dir string, more ...string) []string {
+	return append([]string{"run", s.recipe, "--backend", "go", "--dir", dir, "--peer-timeout", "4s", "--set", "train.adam_epsilon=1e-4", "--set", "train.batch=4", "--set", "eval.sheet_samples=2",
+		"--until", "8"}, more...)
+}
+
+// alone runs what is left in one process.
+func (s *shared) alone(t *testing.T, dir string, more ...string) {
+	t.Helper()
+	if out, errs, code := runCommand(t, s.args(dir, more...)...); code != exitOK {
+		t.Fatalf("code %d, %s%s", code, out, errs)
+	}
+}
+
+// nearly compares two runs' results weight by weight, relative to the largest of its tensor or 1.
+func nearly(t *testing.T, want, got string, tolerance float64) {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(want, "stages", "*", "*", "result", "*.safetensors"))
+	if err != nil || len(found) < 4 {
+		t.Fatalf("%d files, %v", len(found), err)
+	}
+	worst, where := 0.0, ""
+	for _, path := range found {
+		rel, _ := filepath.Rel(want, path)
+		a, err := weights.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Close()
+		b, err := weights.Open(filepath.Join(got, rel))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		if len(a.Names()) == 0 || !slices.Equal(a.Names(), b.Names()) {
+			t.Fatalf("%s: %d tensors and %d", rel, len(a.Names()), len(b.Names()))
+		}
+		for _, name := range a.Names() {
+			v, w := tensorOf(t, a, name), tensorOf(t, b, name)
+			most, apart := 0.0, 0.0
+			for i := range v {
+				most, apart = max(most, math.Abs(float64(v[i]))), max(apart, math.Abs(float64(v[i]-w[i])))
+			}
+			if by := apart / max(most, 1); !(by <= worst) {
+				worst, where = by, rel+": "+name
+			}
+		}
+	}
+	t.Logf("largest difference %.2g, of %s", worst, where)
+	if !(worst <= tolerance) {
+		t.Errorf("the runs differ by %.2g, in %s", worst, where)
+	}
+}
+
+func tensorOf(t *testing.T, f *weights.File, name string) []float32 {
+	t.Helper()
+	tensor, err := f.Tensor(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := tensor.Float32()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// acrossDevices is how far apart runs on different numbers of devices may be, in units of the largest value of a tensor or 1
+// (see train.TestDevicesChangeNoRun).
+const acrossDevices = 1e-4
+
+// Two processes train as one does, up to the order of sums: the same samples, one checkpoint, one set of exports. Rank 0 alone
+// tells of it. The processes may be stopped by a signal to any of them, after the same update, and another number goes on.
+func TestRunTogether(t *testing.T) {
+	s := newShared(t)
+	one, two := filepath.Join(t.TempDir(), "one"), filepath.Join(t.TempDir(), "two")
+	s.alone(t, one)
+	r := startRanks(t, 2, nil, s.args(two)...)
+	r.ended(t, exitOK)
+	if r.outs[1].Len() > 0 || r.errs[1].Len() > 0 && strings.Contains(r.errs[1].String(), "ERR") || !strings.Contains(r.errs[0].String(), "8 full-uncond 40/40 100%") {
+		t.Errorf("%s", r.text())
+	}
+	nearly(t, one, two, acrossDevices)
+	positions := func(dir string) (out []string) {
+		records, err := monitor.ReadStats(filepath.Join(dir, "stats.jsonl"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, rec := range records {
+			out = append(out, fmt.Sprintf("%s %s %s %d %d", rec.Kind, rec.Stage, rec.Phase, rec.Step, rec.Position))
+		}
+		return out
+	}
+	if a, b := positions(one), positions(two); !slices.Equal(a, b) {
+		t.Errorf("other updates: %v and %v", a, b)
+	}
+	if out, errs, code := runCommand(t, "check", two); code != exitOK {
+		t.Errorf("check: %s%s", out, errs)
+	}
+	saved, _ := filepath.Glob(filepath.Join(two, "stages", "8", "full-uncond", "checkpoints", "*", "student.optimizer-00002-of-00002.safetensors"))
+	if len(saved) == 0 {
+		t.Error("rank 1 has saved nothing")
+	}
+
+	t.Run("stopped", func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), "run")
+		for i, signal := range []os.Signal{syscall.SIGTERM, syscall.SIGUSR1} {
+			before, _ := os.ReadFile(filepath.Join(dir, "stats.jsonl"))
+			r := startRanks(t, 2, nil, s.args(dir, "--set", "train.checkpoint_samples=0")...)
+			waitForLines(t, r.cmds[0], r.errs[0], filepath.Join(dir, "stats.jsonl"), bytes.Count(before, []byte("\n"))+2)
+			if err := r.cmds[1-i].Process.Signal(signal); err != nil {
+				t.Fatal(err)
+			}
+			r.ended(t, exitInterrupted)
+			for rank := range 2 {
+				if !strings.Contains(r.errs[rank].String(), "the same command continues") {
+					t.Errorf("rank %d: %s", rank, r.errs[rank])
+				}
+			}
+			if out, errs, code := runCommand(t, "check", dir); code != exitOK {
+				t.Errorf("check: %s%s", out, errs)
+			}
+		}
+		copied := filepath.Join(t.TempDir(), "run")
+		if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+			t.Fatal(err)
+		}
+		startRanks(t, 2, nil, s.args(dir)...).ended(t, exitOK)
+		nearly(t, two, dir, 0)
+		startRanks(t, 4, nil, s.args(copied, "--until", "8")...).ended(t, exitOK)
+		nearly(t, one, copied, acrossDevices)
+	})
+
+	// Several processes after one, and one after several.
+	t.Run("another number", func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), "run")
+		cmd, out := fewstep(t, s.args(dir)...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		waitForLines(t, cmd, out, filepath.Join(dir, "stats.jsonl"), 2)
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		ended(t, cmd, out, exitInterrupted)
+		r := startRanks(t, 2, nil, s.args(dir)...)
+		waitForLines(t, r.cmds[0], r.errs[0], filepath.Join(dir, "stats.jsonl"), 9)
+		if err := r.cmds[0].Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		r.ended(t, exitInterrupted)
+		s.alone(t, dir)
+		nearly(t, one, dir, acrossDevices)
+	})
+}
+
+// A rank that is killed at a random moment, or that stands still, ends the others by its name within seconds; started again,
+// all of them come to the bytes of a run that nothing disturbed.
+func TestRankIsLost(t *testing.T) {
+	s := newShared(t)
+	straight, broken := filepath.Join(t.TempDir(), "straight"), filepath.Join(t.TempDir(), "broken")
+	startRanks(t, 2, nil, s.args(straight)...).ended(t, exitOK)
+	random := rand.New(rand.NewPCG(14, 6))
+	for i, lines := range []int{0, 1, 4, 8, 13, 18} {
+		r := startRanks(t, 2, nil, s.args(broken)...)
+		if lines > 0 {
+			waitForLines(t, r.cmds[0], r.errs[0], filepath.Join(broken, "stats.jsonl"), lines)
+		}
+		time.Sleep(time.Duration(random.IntN(300)) * time.Millisecond)
+		victim, signal := i%2, syscall.SIGKILL
+		if i == 3 {
+			signal = syscall.SIGSTOP
+		}
+		start := time.Now()
+		_ = r.cmds[victim].Process.Signal(signal)
+		_ = r.cmds[1-victim].Wait()
+		code := r.cmds[1-victim].ProcessState.ExitCode()
+		_ = r.cmds[victim].Process.Kill()
+		_ = r.cmds[victim].Wait()
+		if code == exitOK || r.cmds[victim].ProcessState.ExitCode() == exitOK { // it was done before
+			continue
+		}
+		if took := time.Since(start); code != exitLost || took > 20*time.Second || !strings.Contains(r.errs[1-victim].String(), fmt.Sprintf("rank %d (", victim)) {
+			t.Errorf("rank %d was sent %v: the other ended with code %d after %v\n%s", victim, signal, code, took, r.text())
+		}
+	}
+	startRanks(t, 2, nil, s.args(broken)...).ended(t, exitOK)
+	skip := func(path string) bool { return wallClock(path) || strings.HasPrefix(path, "aside/") }
+	sameFiles(t, files(t, straight, skip), files(t, broken, skip))
+	if out, errs, code := runCommand(t, "check", broken); code != exitOK {
+		t.Errorf("check: %s%s", out, errs)
+	}
+}
