@@ -28,7 +28,7 @@ type ranks struct {
 }
 
 // startRanks starts a command line as the ranks of a cluster, each in a process of its own; more are variables of single ranks,
-// as "2:NAME=value", and "1:+ARGUMENT" is one more argument of rank 1.
+// as "2:NAME=value"; "1:+ARGUMENT" is one more argument of rank 1, and "1:+=FOLDER" the folder in which it is started.
 func startRanks(t *testing.T, n int, more []string, args ...string) *ranks {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -39,18 +39,23 @@ func startRanks(t *testing.T, n int, more []string, args ...string) *ranks {
 	l.Close()
 	r := &ranks{}
 	for rank := range n {
-		own, env := slices.Clone(args), []string{}
+		own, env, folder := slices.Clone(args), []string{}, ""
 		for _, v := range more {
 			who, v, _ := strings.Cut(v, ":")
-			if argument, ok := strings.CutPrefix(v, "+"); who == fmt.Sprint(rank) && ok {
+			if who != fmt.Sprint(rank) {
+				continue
+			}
+			if in, ok := strings.CutPrefix(v, "+="); ok {
+				folder = in
+			} else if argument, ok := strings.CutPrefix(v, "+"); ok {
 				own = append(own, argument)
-			} else if who == fmt.Sprint(rank) {
+			} else {
 				env = append(env, v)
 			}
 		}
 		cmd, _ := fewstep(t, own...)
 		cmd.Env = append(cmd.Env, "FEWSTEP_SECRET=of these tests, and long", fmt.Sprintf("RANK=%d", rank), fmt.Sprintf("WORLD_SIZE=%d", n), "MASTER_ADDR="+host, "MASTER_PORT="+port)
-		cmd.Env = append(cmd.Env, env...)
+		cmd.Env, cmd.Dir = append(cmd.Env, env...), folder
 		r.outs, r.errs = append(r.outs, &bytes.Buffer{}), append(r.errs, &bytes.Buffer{})
 		cmd.Stdout, cmd.Stderr = r.outs[rank], r.errs[rank]
 		if err := cmd.Start(); err != nil {
@@ -94,7 +99,7 @@ type shared struct{ recipe string }
 
 // sharedLadder hands on adapters, a merged model, full weights and a discriminator; every update of the first phase is saved.
 const sharedLadder = `stages:
-  - {name: "8", teacher_steps: 16, phases: [{name: lora-cond, samples: 60, lr: 1e-3}, {name: merge}, {name: full-uncond, samples: 40, lr: 1e-3}]}
+  - {name: "8", teacher_steps: 16, phases: [{name: lora-cond, samples: 60, lr: 3e-4}, {name: merge}, {name: full-uncond, samples: 40, lr: 3e-4}]}
 `
 
 func newShared(t *testing.T) *shared {

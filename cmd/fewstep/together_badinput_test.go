@@ -1,0 +1,146 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"fewstep/train/tinypipeline"
+)
+
+// Ranks that were not started alike are refused, on every one by the same sentence with the name of the rank, before there is a
+// run directory.
+func TestRanksRefused(t *testing.T) {
+	recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "..", "assets", "mini"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		more []string
+		code int
+		want []string
+	}{
+		"another recipe":       {[]string{"1:+--set", "1:+train.ema=0.5"}, exitRefused, []string{"the recipe differs: rank 0 (", "rank 1 ("}},
+		"another command line": {[]string{"1:+--until", "1:+8"}, exitRefused, []string{"the command line differs: rank 0 (", "--until 8"}},
+		"other flags of XLA":   {[]string{"1:XLA_FLAGS=--xla_gpu_deterministic_ops=true"}, exitRefused, []string{"XLA_FLAGS differs"}},
+		"no recipe on rank 1":  {[]string{"1:+--set", "1:+train.bach=3"}, exitUsage, []string{"rank 1 (", "train.bach"}},
+		"another rank count":   {[]string{"1:WORLD_SIZE=3"}, exitUsage, []string{"rank 1 (", "says that there are 3 nodes"}},
+		"two rank 0s":          {[]string{"1:RANK=0"}, exitUsage, []string{"rank 0 (", "is there twice"}},
+		"a batch of 3":         {[]string{"0:+--set", "0:+train.batch=3", "1:+--set", "1:+train.batch=3"}, exitUsage, []string{"rank ", "train.batch is 3, and 2 devices"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "run")
+			r := startRanks(t, 2, c.more, "run", recipe, "--backend", "go", "--dir", dir, "--set", "train.batch=4")
+			codes := r.wait()
+			for rank, code := range codes {
+				told := r.errs[rank].String()
+				for _, want := range c.want {
+					if code != c.code || !strings.Contains(told, want) {
+						t.Errorf("rank %d: code %d, want %d and %q\n%s", rank, code, c.code, want, told)
+					}
+				}
+				if n := strings.Count(told, "fewstep: ") - strings.Count(told, "fewstep: hint: "); n != 1 {
+					t.Errorf("rank %d tells %d errors:\n%s", rank, n, told)
+				}
+			}
+			if _, err := os.Stat(dir); err == nil {
+				t.Error("a run directory was made")
+			}
+		})
+	}
+
+	t.Run("another model", func(t *testing.T) {
+		places := []string{t.TempDir(), t.TempDir()}
+		for _, to := range places {
+			if err := os.CopyFS(to, os.DirFS(filepath.Dir(recipe))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		found, _ := filepath.Glob(filepath.Join(places[1], "tinymodel", "unet", "*.safetensors"))
+		if len(found) != 1 {
+			t.Fatal(found)
+		}
+		flip(t, found[0])
+		dir := filepath.Join(t.TempDir(), "run")
+		r := startRanks(t, 2, []string{"0:+=" + places[0], "1:+=" + places[1]}, "run", "recipe.yaml", "--backend", "go", "--dir", dir)
+		for rank, code := range r.wait() {
+			if code != exitRefused || !strings.Contains(r.errs[rank].String(), "the model's files differs: rank 0 (") {
+				t.Errorf("rank %d: code %d\n%s", rank, code, r.errs[rank])
+			}
+		}
+	})
+
+	t.Run("nobody there", func(t *testing.T) {
+		t.Setenv("FEWSTEP_SECRET", "of these tests, and long")
+		dir := filepath.Join(t.TempDir(), "run")
+		_, errs, code := runCommand(t, "run", recipe, "--backend", "go", "--dir", dir, "--nodes", "2", "--rank", "1", "--rendezvous", "127.0.0.1:1", "--join-timeout", "300ms")
+		if code != exitLost || !strings.Contains(errs, "rank 1 (") || !strings.Contains(errs, "cannot be reached") {
+			t.Errorf("code %d, %s", code, errs)
+		}
+	})
+}
+
+// A loss that is not finite ends all ranks before the same update, with its samples.
+func TestTogetherNotFinite(t *testing.T) {
+	s := newShared(t)
+	dir := filepath.Join(t.TempDir(), "run")
+	r := startRanks(t, 2, nil, s.args(dir, "--set", "stages.8.phases.lora-cond.lr=1e30")...)
+	for rank, code := range r.wait() {
+		told := r.errs[rank].String()
+		if code != exitNonFinite || !strings.Contains(told, "stage 8, phase lora-cond") || !strings.Contains(told, "image-") {
+			t.Errorf("rank %d: code %d\n%s", rank, code, told)
+		}
+	}
+	if out, errs, code := runCommand(t, "check", dir); code != exitOK {
+		t.Errorf("check: %s%s", out, errs)
+	}
+}
+
+// A disk that one rank cannot write ends all by its name, and nothing of earlier checkpoints is lost. A checkpoint that lacks a
+// rank's part is passed over; a run directory has one writer.
+func TestTogetherOnBadDisks(t *testing.T) {
+	s := newShared(t)
+	dir := filepath.Join(t.TempDir(), "run")
+	r := startRanks(t, 2, nil, s.args(dir)...)
+	waitForLines(t, r.cmds[0], r.errs[0], filepath.Join(dir, "stats.jsonl"), 6)
+
+	_, errs, code := runCommand(t, s.args(dir)...)
+	if code != exitFailure || !strings.Contains(errs, "is in use by process") {
+		t.Errorf("a second writer: code %d, %s", code, errs)
+	}
+
+	small := unix.Rlimit{Cur: 2000, Max: 2000}
+	if err := unix.Prlimit(r.cmds[1].Process.Pid, unix.RLIMIT_FSIZE, &small, nil); err != nil {
+		t.Fatal(err)
+	}
+	codes := r.wait()
+	for rank := range 2 {
+		if told := r.errs[rank].String(); codes[rank] != exitFailure || !strings.Contains(told, "rank 1 (") || !strings.Contains(told, "checkpoint ") || !strings.Contains(told, "file too large") {
+			t.Errorf("rank %d: code %d\n%s", rank, codes[rank], told)
+		}
+	}
+	if out, errs, code := runCommand(t, "check", dir); code != exitOK {
+		t.Errorf("check: %s%s", out, errs)
+	}
+
+	saved, _ := filepath.Glob(filepath.Join(dir, "stages", "8", "lora-cond", "checkpoints", "*", "student-00002-of-00002.safetensors"))
+	if len(saved) < 2 {
+		t.Fatalf("checkpoints %v", saved)
+	}
+	slices.Sort(saved)
+	if err := os.Remove(saved[len(saved)-1]); err != nil {
+		t.Fatal(err)
+	}
+	r = startRanks(t, 2, nil, s.args(dir)...)
+	r.ended(t, exitOK)
+	if told := r.errs[0].String(); !strings.Contains(told, "checkpoint passed over") || !strings.Contains(told, "student-00002-of-00002.safetensors") {
+		t.Errorf("%s", told)
+	}
+	straight := filepath.Join(t.TempDir(), "straight")
+	startRanks(t, 2, nil, s.args(straight)...).ended(t, exitOK)
+	nearly(t, straight, dir, 0)
+}
