@@ -72,7 +72,10 @@ func (a *app) compare(dirs []string, format, sheet string, calls int, page, acce
 	case "json":
 		return a.writeJSON(map[string]any{"cells": t.Cells(), "phases": t.Phases(), "targets": append([]ablation.Target{}, t.Targets()...), "notes": append([]string{}, t.Notes...)})
 	}
-	return t.WriteMarkdown(a.stdout)
+	if err := t.WriteMarkdown(a.stdout); err != nil {
+		return err
+	}
+	return t.WriteTargets(a.stdout)
 }
 
 // writePage writes the page of an ablation and says where it is.

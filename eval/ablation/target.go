@@ -2,6 +2,7 @@ package ablation
 
 import (
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -44,11 +45,38 @@ func (a *Ablation) Targets() (out []Target) {
 	return out
 }
 
+// targetsHead explains tables of targets.
+const targetsHead = "Ratios with 95 % intervals, one for each seed. The bounds are the best ends of the ranges that SDXL-Lightning reports of its own models\n" +
+	"(arXiv 2402.13929); a LoRA is to be within 5 % of the full model. ✓ met and ✗ missed: in every seed the interval lies on that side; ? it holds the bound.\n"
+
+// WriteTargets writes every recipe's ratios beside the targets, as WriteMarkdown does the figures.
+func (a *Ablation) WriteTargets(w io.Writer) error {
+	var b strings.Builder
+	all := a.Targets()
+	for _, r := range a.Recipes {
+		if table := targetTable(all, r.Name); table != "" {
+			if b.Len() == 0 {
+				b.WriteString("\n" + targetsHead)
+			}
+			fmt.Fprintf(&b, "\n### Targets: %s\n\n%s", r.Name, table)
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
 // pageTargets sets the main recipe's ratios beside the targets.
 func (a *Ablation) pageTargets(b *strings.Builder) {
-	all := slices.DeleteFunc(a.Targets(), func(t Target) bool { return t.Recipe != a.main().Name })
+	if table := targetTable(a.Targets(), a.main().Name); table != "" {
+		b.WriteString("\n## Targets\n\n" + targetsHead + "\n" + table)
+	}
+}
+
+// targetTable has a line for each model of a recipe and what it is divided by, and a column for each metric; "" without any.
+func targetTable(all []Target, recipe string) string {
+	all = slices.DeleteFunc(slices.Clone(all), func(t Target) bool { return t.Recipe != recipe })
 	if len(all) == 0 {
-		return
+		return ""
 	}
 	type column struct{ metric, convention string }
 	type line struct {
@@ -65,27 +93,34 @@ func (a *Ablation) pageTargets(b *strings.Builder) {
 			lines = append(lines, l)
 		}
 	}
-	b.WriteString("\n## Targets\n\nRatios with 95 % intervals, one for each seed. The bounds are the best ends of the ranges that SDXL-Lightning reports of its own models\n" +
-		"(arXiv 2402.13929); a LoRA is to be within 5 % of the full model. ✓ met and ✗ missed: in every seed the interval lies on that side.\n\n| steps | model | divided by |")
+	var b strings.Builder
+	b.WriteString("| steps | model | divided by |")
 	for _, c := range columns {
-		fmt.Fprintf(b, " %s |", c.metric)
+		fmt.Fprintf(&b, " %s |", c.metric)
 	}
 	b.WriteString("\n|---:|---|---|" + strings.Repeat("---:|", len(columns)) + "\n")
 	for _, l := range lines {
-		fmt.Fprintf(b, "| %d | %s | %s |", l.steps, l.model, l.to)
+		fmt.Fprintf(&b, "| %d | %s | %s |", l.steps, l.model, l.to)
 		for _, c := range columns {
+			i := slices.IndexFunc(all, func(t Target) bool {
+				return (line{t.Steps, t.Model, t.To}) == l && (column{t.Metric, t.Convention}) == c
+			})
 			text := "–"
-			for _, t := range all {
-				if (line{t.Steps, t.Model, t.To}) == l && (column{t.Metric, t.Convention}) == c {
-					var figures []string
-					for _, s := range t.Seeds {
-						figures = append(figures, s.Figure())
-					}
-					text = strings.Join(figures, ", ") + " " + t.Asks + map[report.Reach]string{report.Met: " ✓", report.Missed: " ✗", report.Undecided: " ?"}[t.Reach]
-				}
+			if i >= 0 {
+				text = all[i].text()
 			}
-			fmt.Fprintf(b, " %s |", text)
+			fmt.Fprintf(&b, " %s |", text)
 		}
 		b.WriteString("\n")
 	}
+	return b.String()
+}
+
+// text is a target for people: "1.02 (0.98–1.07) ≤ 1.16 ✓".
+func (t Target) text() string {
+	var figures []string
+	for _, s := range t.Seeds {
+		figures = append(figures, s.Figure())
+	}
+	return strings.Join(figures, ", ") + " " + t.Asks + map[report.Reach]string{report.Met: " ✓", report.Missed: " ✗", report.Undecided: " ?"}[t.Reach]
 }
