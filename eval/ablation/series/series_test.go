@@ -24,6 +24,7 @@ func TestShippedListBeginsWhereRowsDiffer(t *testing.T) {
 		"conditional-1": "8/lora-uncond", "fresh-discriminator-1": "8/lora-uncond",
 		"continued-1": "8/full-uncond", "no-full-1": "4/lora-cond", "own-grid-1": "2/lora-cond", "stage-teacher-1": "2/lora-uncond",
 		"epsilon-1": "1/full-cond", "no-levels-1": "1/full-cond", "equal-weights-1": "1/full-uncond",
+		"no-closed-form-1": "1/x0", "low-levels-1": "1/full-cond", "carry-optimizer-1": "8/lora-cond", "r1-1": "8/lora-cond", "feature-levels-1": "8/lora-cond", "ema-1": "32/mse-lora",
 	}
 	for _, r := range s.Runs {
 		if r.From != from[r.Name] {
@@ -53,34 +54,38 @@ func TestShippedListBeginsWhereRowsDiffer(t *testing.T) {
 	}
 }
 
-// The row without adversarial phases trains on as many samples as the main recipe, stage by stage, LoRA and full.
+// Rows without adversarial phases train on as many samples as the main recipe, stage by stage, LoRA and full.
 func TestMSEOnlyHasAsManySamples(t *testing.T) {
-	s, err := Read("../../../examples/ablation/scenes.yaml", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	count := map[string]map[string]int64{}
-	for _, r := range s.Runs {
-		steps, err := distill.Plan(r.Config, distill.Epsilon)
+	for _, name := range []string{"scenes", "mini"} {
+		s, err := Read("../../../examples/ablation/"+name+".yaml", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		count[r.Name] = map[string]int64{}
-		for _, step := range steps {
-			target := fmt.Sprint(step.StageName, " ", step.Target)
-			if step.Kind == configs.KindX0 {
-				target = "x0"
+		count := map[string]map[string]int64{} // by recipe, then stage and target
+		for _, r := range s.Runs[:2] {
+			steps, err := distill.Plan(r.Config, distill.Epsilon)
+			if err != nil {
+				t.Fatal(err)
 			}
-			count[r.Name][target] += step.Samples
+			of := map[string]int64{}
+			for _, step := range steps {
+				target := fmt.Sprint(step.StageName, " ", step.Target)
+				if step.Kind == configs.KindX0 {
+					target = "x0"
+				}
+				of[target] += r.Config.Stages[step.Stage].Phases[step.Phase].Samples
+			}
+			count[r.Config.Name] = of
 		}
-	}
-	for target, n := range count["full-1"] {
-		if got := count["mse-only-1"][target]; got != n {
-			t.Errorf("%s: %d samples, and %d in the main recipe", target, got, n)
+		main, mse := count[s.Runs[0].Config.Name], count["mse-only"]
+		for target, n := range main {
+			if mse[target] != n {
+				t.Errorf("%s: %s: %d samples, and %d in the main recipe", name, target, mse[target], n)
+			}
 		}
-	}
-	if len(count["full-1"]) < 8 {
-		t.Errorf("%v", count["full-1"])
+		if len(main) < 8 {
+			t.Errorf("%v", main)
+		}
 	}
 }
 
