@@ -122,7 +122,6 @@ func (t *Train) check(v *checker) {
 	v.require("train.checkpoint_minutes", t.CheckpointMinutes >= 0, "must not be negative, and is %g; 0 saves by samples only", t.CheckpointMinutes)
 	v.require("train.checkpoint_samples", t.CheckpointSamples >= 0, "must not be negative, and is %d; 0 saves by time only", t.CheckpointSamples)
 	v.require("train.keep_checkpoints", t.KeepCheckpoints >= 2, "must be at least 2, and is %d; with fewer, a crash while saving could leave none", t.KeepCheckpoints)
-	v.require("train.log_every", t.LogEvery >= 1, "must be at least 1 sample, and is %d", t.LogEvery)
 	v.fraction("train.ema", t.EMA)
 	v.require("train.clip_norm", t.ClipNorm >= 0, "must not be negative, and is %g; 0 switches clipping off", t.ClipNorm)
 	v.require("train.adam_epsilon", t.AdamEpsilon > 0, "must be positive, and is %g; 1e-8 is usual", t.AdamEpsilon)

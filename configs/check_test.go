@@ -13,7 +13,7 @@ func TestValidateRules(t *testing.T) {
 		"name=a b": "name", "model=''": "model", "data.source=''": "data.source", "data.resolution=60": "data.resolution", "data.max_bad=-1": "data.max_bad",
 		"data.captions.kind=0.5": "data.captions", "train.batch=0": "train.batch", "train.accumulate=0": "train.accumulate", "train.compute=f16": "train.compute",
 		"train.granularity=block": "train.granularity", "train.checkpoint_minutes=-1": "train.checkpoint_minutes", "train.checkpoint_samples=-1": "train.checkpoint_samples",
-		"train.keep_checkpoints=1": "train.keep_checkpoints", "train.log_every=0": "train.log_every", "train.ema=1": "train.ema", "train.clip_norm=-1": "train.clip_norm",
+		"train.keep_checkpoints=1": "train.keep_checkpoints", "train.ema=1": "train.ema", "train.clip_norm=-1": "train.clip_norm",
 		"train.adam_epsilon=0": "train.adam_epsilon", "lora.rank=0": "lora.rank", "lora.alpha=0": "lora.alpha", "discriminator.head_channels=-1": "discriminator.head_channels",
 		"discriminator={head_channels: 40, head_groups: 32}": "discriminator.head_groups", "discriminator.gate_window=0": "discriminator.gate_window",
 		"discriminator.collapse_window=-1": "discriminator.collapse_window", "discriminator.collapse_loss=-1": "discriminator.collapse_loss",

@@ -1,6 +1,8 @@
 package configs
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"reflect"
@@ -17,7 +19,7 @@ type decoder struct {
 	file     string
 	override bool // no line numbers: the text is one value
 	problems []error
-	merges   int               // <<, so far
+	retired  []string          // keys that do nothing any more, with their places
 	layer    string            // what gives the values, where it is not the file; see Recipe.Provenance
 	given    map[string]string // key to what gave its value
 }
@@ -30,86 +32,67 @@ func (d *decoder) problem(n *yaml.Node, path, format string, args ...any) {
 	d.problems = append(d.problems, fmt.Errorf("%s: %s", place, fmt.Sprintf(format, args...)))
 }
 
-func (d *decoder) config(n *yaml.Node, c *Recipe) {
-	d.structure(n, "", reflect.ValueOf(c).Elem())
-}
-
 // structure writes a mapping over a struct; skip names keys to pass over.
 func (d *decoder) structure(n *yaml.Node, path string, v reflect.Value, skip ...string) {
 	for _, pair := range d.mapping(n, path) {
-		key := pair.key.Value
-		if slices.Contains(skip, key) {
+		if slices.Contains(skip, pair.key) {
 			continue
 		}
-		field, ok := fieldOf(v, key)
-		if !ok {
-			d.problem(pair.key, join(path, key), "unknown key%s", suggest(key, keysOf(v)))
-			continue
+		at := join(path, pair.key)
+		field, ok := fieldOf(v, pair.key)
+		switch why, was := retired[at]; {
+		case ok:
+			d.value(pair.value, at, field)
+		case was:
+			d.retired = append(d.retired, fmt.Sprintf("%s:%d: %s does nothing any more, because %s: leave it out", d.file, pair.line, at, why))
+		default:
+			d.problem(&yaml.Node{Line: pair.line}, at, "unknown key%s", suggest(pair.key, keysOf(v)))
 		}
-		d.value(pair.value, join(path, key), field)
 	}
 }
 
-type pair struct{ key, value *yaml.Node }
+type pair struct {
+	key   string
+	line  int
+	value *yaml.Node
+}
 
-// mapping returns the entries of a mapping node, complaining about anything
-// else and about repeated keys. What << merges comes first, without the keys
-// that stand here themselves.
+// mapping returns the entries of a mapping node in the order of their lines, with what << merges into it, complaining about
+// anything else. Repeated keys, and mappings that merge themselves, are the library's to find.
 func (d *decoder) mapping(n *yaml.Node, path string) []pair {
 	n = follow(n)
+	if path == "" {
+		path = "recipe"
+	}
 	if n.Kind != yaml.MappingNode {
-		if path == "" {
-			path = "recipe"
-		}
 		d.problem(n, path, "%s where keys with values are expected", describe(n))
 		return nil
 	}
-	var own, merged []pair
-	seen := map[string]bool{}
+	var all map[string]yaml.Node
+	if err := n.Decode(&all); err != nil {
+		text := strings.TrimPrefix(err.Error(), "yaml: ")
+		if several := new(yaml.TypeError); errors.As(err, &several) {
+			text = strings.Join(several.Errors, "; ")
+		}
+		d.problem(n, path, "%s", text)
+		return nil
+	}
+	lines := map[string]int{} // of the keys that stand here themselves; their values may begin below
 	for i := 0; i+1 < len(n.Content); i += 2 {
-		key, value := n.Content[i], n.Content[i+1]
-		if seen[key.Value] {
-			d.problem(key, join(path, key.Value), "the key stands here a second time; keep one of them")
-			continue
-		}
-		seen[key.Value] = true
-		if key.Tag != mergeTag {
-			own = append(own, pair{key, value})
-			continue
-		}
-		from, at := []*yaml.Node{value}, path
-		if !strings.HasSuffix(at, "<<") {
-			at = join(path, "<<")
-		}
-		if list := follow(value); list.Kind == yaml.SequenceNode {
-			from = list.Content
-		}
-		for _, m := range from { // of several that have a key, the first counts
-			if d.merges++; d.merges == mostMerges {
-				d.problem(key, at, "merges a mapping into itself, or more than %d mappings", mostMerges-1)
-			}
-			if d.merges >= mostMerges {
-				break
-			}
-			merged = append(merged, without(d.mapping(m, at), merged)...)
-		}
+		lines[n.Content[i].Value] = n.Content[i].Line
 	}
-	return append(without(merged, own), own...)
-}
-
-const (
-	mergeTag   = "!!merge" // what yaml.v3 takes the plain key << for
-	mostMerges = 1000      // in a file: merges of merges grow without bounds
-)
-
-// without returns the pairs whose keys are not among those of others.
-func without(pairs, others []pair) (out []pair) {
-	for _, p := range pairs {
-		if !slices.ContainsFunc(others, func(o pair) bool { return o.key.Value == p.key.Value }) {
-			out = append(out, p)
+	var pairs []pair
+	for key, value := range all {
+		p := pair{key, lines[key], &value}
+		if p.line == 0 {
+			p.line = value.Line
 		}
+		pairs = append(pairs, p)
 	}
-	return out
+	slices.SortFunc(pairs, func(a, b pair) int {
+		return cmp.Or(cmp.Compare(a.line, b.line), cmp.Compare(a.value.Column, b.value.Column), cmp.Compare(a.key, b.key))
+	})
+	return pairs
 }
 
 // value writes a node over a field of one of the kinds that Recipe has.
@@ -239,6 +222,10 @@ func (d *decoder) setField(keys []string, n *yaml.Node, v reflect.Value, path st
 			return
 		}
 		field, ok := fieldOf(v, key)
+		if why, was := retired[join(path, key)]; was && !ok {
+			d.retired = append(d.retired, fmt.Sprintf("%s: it does nothing any more, because %s: leave it out", d.file, why))
+			return
+		}
 		if !ok {
 			d.problem(n, "", "unknown key %s%s", join(path, strings.Join(keys[i:], ".")), suggest(key, keysOf(v)))
 			return

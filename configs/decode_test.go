@@ -30,7 +30,7 @@ func TestRecipeErrors(t *testing.T) {
 		{"data: {captions: {fien: 1}}", `recipe.yaml:1: data.captions.fien: unknown key; did you mean "fine"?`},
 		{"lora: {zzzzzz: 1}", `recipe.yaml:1: lora.zzzzzz: unknown key; known here: rank, alpha`},
 		{"Model: m", `recipe.yaml:1: Model: unknown key; did you mean "model"?`},
-		{"model: a\nmodel: b", "recipe.yaml:2: model: the key stands here a second time"},
+		{"model: a\nmodel: b", `recipe.yaml:1: recipe: line 2: mapping key "model" already defined at line 1`},
 		{"train: {batch: 1.5}", `recipe.yaml:1: train.batch: "1.5" stands where a whole number is expected`},
 		{"train: {batch: many}", `recipe.yaml:1: train.batch: "many" stands where a whole number is expected`},
 		{"train: {batch: [1]}", "recipe.yaml:1: train.batch: a list stands where a whole number is expected"},
@@ -121,9 +121,9 @@ func TestMerges(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		"train: {<<: {batsh: 8}}\n":                        "recipe.yaml:3: train.batsh: unknown key; did you mean \"batch\"?",
-		"train: {<<: 3}\n":                                 `recipe.yaml:3: train.<<: "3" stands where keys with values are expected`,
-		"train: &t {batch: 4, <<: *t}\n":                   "recipe.yaml:3: train.<<: merges a mapping into itself",
-		"train: &t {batch: 4, <<: [*t, *t, *t, *t, *t]}\n": "recipe.yaml:3: train.<<: merges a mapping into itself",
+		"train: {<<: 3}\n":                                 "recipe.yaml:3: train: map merge requires map or sequence of maps",
+		"train: &t {batch: 4, <<: *t}\n":                   "recipe.yaml:3: train: anchor 't' value contains itself",
+		"train: &t {batch: 4, <<: [*t, *t, *t, *t, *t]}\n": "recipe.yaml:3: train: anchor 't' value contains itself",
 		"train: {batch: 4}\n---\nname: z\n":                "recipe.yaml: line 4: a second YAML document begins here",
 		"train: {batch: 4}\n---\n":                         "recipe.yaml: line 4: a second YAML document begins here",
 		"train: {batch: 4}\n...\n# only a comment\n":       "",

@@ -24,7 +24,6 @@ func Default() *Recipe {
 			Offload:           OffloadNone,
 			CheckpointMinutes: 30,
 			KeepCheckpoints:   2,
-			LogEvery:          512,
 			AdamEpsilon:       1e-8,
 		},
 		LoRA: LoRA{Rank: 64, Alpha: 8},

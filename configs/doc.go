@@ -20,5 +20,17 @@
 //	environment           FEWSTEP_BACKEND for backend, FEWSTEP_TRAIN_BATCH for a recipe's train.batch
 //	flags, --set          of one command
 //
+// # Why recipes do not go through viper
+//
+// Settings do: viper finds and merges their layers (settings.go). Recipes cannot, because viper folds the case of keys, and names
+// of stages and phases are keys; because it forgets where a value stood, and errors and --where name file and line; because a
+// later file replaces a list whole, and stages are changed by name; and because what it decodes with, mapstructure, cuts 1.5 to 1
+// where a whole number is expected. So go.yaml.in/yaml/v3 reads a file into nodes and resolves aliases, merges and repeated keys,
+// and decode.go writes the nodes over the fields of a Recipe. Other YAML files of keys without layers are read by [ReadStrict].
+//
+// # What may differ when a run continues
+//
+// Of a key, its field's tag differs says it; see keys.go.
+//
 // The package knows of no graph, device or run: everything else may import it.
 package configs

@@ -1,13 +1,12 @@
 package configs
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -95,70 +94,41 @@ func (c *Recipe) read(data []byte, file string, below []string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
-	document, err := oneDocument([]byte(decoded))
+	root, err := oneDocument(decoded)
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
-	if document.Kind == 0 || len(document.Content) == 0 {
+	if root == nil {
 		return fmt.Errorf("%s: the recipe is empty; it needs at least model and data.source", file)
 	}
-	root := document.Content[0]
-	parent, line, err := takeExtends(root)
-	if err != nil {
-		return fmt.Errorf("%s: %w", file, err)
+	var head struct {
+		Extends yaml.Node `yaml:"extends"`
 	}
-	if parent != "" {
+	_ = root.Decode(&head) // what cannot be read is told below
+	if value := follow(&head.Extends); value.Kind != 0 {
+		if value.Kind != yaml.ScalarNode || value.Value == "" {
+			return fmt.Errorf("%s:%d: extends: %s where the path of a recipe is expected", file, value.Line, describe(value))
+		}
 		below = append(below, filepath.Clean(file))
-		path := parent
+		path := value.Value
 		if !filepath.IsAbs(path) {
 			path = filepath.Join(filepath.Dir(file), path)
 		}
 		if slices.Contains(below, filepath.Clean(path)) {
-			return fmt.Errorf("%s:%d: extends: %s extends this recipe in turn", file, line, parent)
+			return fmt.Errorf("%s:%d: extends: %s extends this recipe in turn", file, value.Line, value.Value)
 		}
 		content, err := readFile(path)
 		if err != nil {
-			return fmt.Errorf("%s:%d: extends: %w; the path starts at the recipe's folder", file, line, err)
+			return fmt.Errorf("%s:%d: extends: %w; the path starts at the recipe's folder", file, value.Line, err)
 		}
 		if err := c.read(content, path, below); err != nil {
 			return err
 		}
 	}
 	d := decoder{file: file, given: c.given}
-	d.config(root, c)
+	d.structure(root, "", reflect.ValueOf(c).Elem(), "extends")
+	c.retired = append(c.retired, d.retired...)
 	return errors.Join(d.problems...)
-}
-
-// takeExtends takes the key extends out of a recipe; line is where it stands.
-func takeExtends(root *yaml.Node) (path string, line int, err error) {
-	for i := 0; root.Kind == yaml.MappingNode && i+1 < len(root.Content); i += 2 {
-		if root.Content[i].Value != "extends" {
-			continue
-		}
-		value := follow(root.Content[i+1])
-		if value.Kind != yaml.ScalarNode || value.Value == "" {
-			return "", 0, fmt.Errorf("line %d: extends: %s where the path of a recipe is expected", root.Content[i].Line, describe(value))
-		}
-		root.Content = slices.Delete(root.Content, i, i+2)
-		return value.Value, value.Line, nil
-	}
-	return "", 0, nil
-}
-
-// oneDocument reads the YAML document that a file consists of: a zero node where it is empty, an error where there are more.
-func oneDocument(data []byte) (*yaml.Node, error) {
-	first, second := &yaml.Node{}, &yaml.Node{}
-	d := yaml.NewDecoder(bytes.NewReader(data))
-	if err := d.Decode(first); err != nil && err != io.EOF {
-		return nil, err
-	}
-	switch err := d.Decode(second); {
-	case err == io.EOF:
-		return first, nil
-	case err != nil:
-		return nil, err
-	}
-	return nil, fmt.Errorf("line %d: a second YAML document begins here, after a line ---, and nothing would read it: write one recipe a file", second.Line)
 }
 
 // Set applies one override "key=value". The value is YAML. Stages and phases
@@ -184,5 +154,6 @@ func (c *Recipe) set(override, layer string) error {
 	}
 	d := decoder{file: "override " + key, override: true, layer: layer, given: c.given}
 	d.set(strings.Split(key, "."), document.Content[0], c)
+	c.retired = append(c.retired, d.retired...)
 	return errors.Join(d.problems...)
 }

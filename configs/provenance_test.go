@@ -3,6 +3,7 @@ package configs
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -44,5 +45,46 @@ func TestProvenance(t *testing.T) {
 	t.Setenv("FEWSTEP_TRAIN_BATCH", "many")
 	if _, err := Load(path); err == nil || !strings.Contains(err.Error(), `environment FEWSTEP_TRAIN_BATCH: `) || !strings.Contains(err.Error(), `"many" stands where a whole number is expected`) {
 		t.Errorf("%v", err)
+	}
+}
+
+// A variable that nothing reads is told, with the one that was meant; what other programs set is not.
+func TestMisspelt(t *testing.T) {
+	got := Misspelt([]string{"FEWSTEP_BACKEND=go", "FEWSTEP_TRAIN_BATCH=2", "FEWSTEP_BACKND=go", "FEWSTEP_TRAIN_BTACH=2", "FEWSTEP_WHATEVER_ELSE=1", "FEWSTEP_STAGES_8_GUIDANCE=1",
+		"FEWSTEP_SERVICE_HOST=10.0.0.1", "FEWSTEP_PORT_80_TCP_ADDR=10.0.0.1", "FEWSTEP_TEST_SPAN=1", "FEWSTEP_SECRET=x", "HOME=/", "fewstep_backend=go"})
+	want := []string{"FEWSTEP_BACKND names no setting and no key of a recipe, and nothing reads it; did you mean FEWSTEP_BACKEND?",
+		"FEWSTEP_STAGES_8_GUIDANCE names no setting and no key of a recipe, and nothing reads it; keys of stages are changed by --set",
+		"FEWSTEP_TRAIN_BTACH names no setting and no key of a recipe, and nothing reads it; did you mean FEWSTEP_TRAIN_BATCH?",
+		"FEWSTEP_WHATEVER_ELSE names no setting and no key of a recipe, and nothing reads it"}
+	if len(got) != len(want) {
+		t.Fatalf("%q", got)
+	}
+	for i := range want {
+		if got[i] != "the environment variable "+want[i] {
+			t.Errorf("%q, want %q", got[i], want[i])
+		}
+	}
+}
+
+// Every variable that the repository's programs read is known.
+func TestVariablesAreKnown(t *testing.T) {
+	found := map[string]bool{}
+	err := filepath.WalkDir("..", func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || path == filepath.Join("..", "configs", "provenance_test.go") {
+			return err
+		}
+		source, err := os.ReadFile(path)
+		for _, m := range regexp.MustCompile(`"(FEWSTEP_[A-Z0-9_]+)"`).FindAllStringSubmatch(string(source), -1) {
+			found[m[1]] = true
+		}
+		return err
+	})
+	if err != nil || len(found) < 20 {
+		t.Fatal(len(found), err)
+	}
+	for name := range found {
+		if told := Misspelt([]string{name + "=1"}); len(told) > 0 {
+			t.Error(told)
+		}
 	}
 }

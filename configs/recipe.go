@@ -4,28 +4,29 @@ package configs
 // YAML form is loaded by [Load], checked by [Recipe.Validate] and written in
 // full by [Recipe.Resolved].
 type Recipe struct {
-	Name          string        `yaml:"name"`          // name of the run, shown in reports and export metadata
-	Seed          uint64        `yaml:"seed"`          // all randomness derives from it
-	Model         string        `yaml:"model"`         // diffusers directory of the base model
-	Data          Data          `yaml:"data"`          // captioned images
-	Train         Train         `yaml:"train"`         // how the loop runs
-	LoRA          LoRA          `yaml:"lora"`          // shape of the adapters
-	Discriminator Discriminator `yaml:"discriminator"` // its head, and what is carried between phases
-	Lineage       string        `yaml:"lineage"`       // what a stage's full phases start from: merged = base and LoRA, or continued = the full model of the stage before
-	Eval          Eval          `yaml:"eval"`          // what is measured after a stage
-	Stages        []Stage       `yaml:"stages"`        // the ladder, in order
+	Name          string        `yaml:"name" differs:"fork"`  // name of the run, shown in reports and export metadata
+	Seed          uint64        `yaml:"seed"`                 // all randomness derives from it
+	Model         string        `yaml:"model" differs:"fork"` // diffusers directory of the base model
+	Data          Data          `yaml:"data"`                 // captioned images
+	Train         Train         `yaml:"train"`                // how the loop runs
+	LoRA          LoRA          `yaml:"lora"`                 // shape of the adapters
+	Discriminator Discriminator `yaml:"discriminator"`        // its head, and what is carried between phases
+	Lineage       string        `yaml:"lineage"`              // what a stage's full phases start from: merged = base and LoRA, or continued = the full model of the stage before
+	Eval          Eval          `yaml:"eval" differs:"fork"`  // what is measured after a stage
+	Stages        []Stage       `yaml:"stages"`               // the ladder, in order
 
-	file  string            // that it was read from; see Locate
-	given map[string]string // what gave the values that are not defaults; see Provenance
+	file    string            // that it was read from; see Locate
+	retired []string          // keys that were read and do nothing; see Retired
+	given   map[string]string // what gave the values that are not defaults; see Provenance
 }
 
 // Data says where the captioned images come from.
 type Data struct {
-	Source     string   `yaml:"source"`     // parquet file, WebDataset pattern, folder or s3:// address
-	Resolution int      `yaml:"resolution"` // side of the square images in pixels, a multiple of 8
-	Captions   Captions `yaml:"captions"`   // which of an image's captions is used
-	MaxBad     int      `yaml:"max_bad"`    // undecodable images tolerated before the run stops
-	VAETile    int      `yaml:"vae_tile"`   // encode in overlapping tiles of this side in pixels, as 512, where memory is short; 0 = whole
+	Source     string   `yaml:"source" differs:"fork"` // parquet file, WebDataset pattern, folder or s3:// address
+	Resolution int      `yaml:"resolution"`            // side of the square images in pixels, a multiple of 8
+	Captions   Captions `yaml:"captions"`              // which of an image's captions is used
+	MaxBad     int      `yaml:"max_bad"`               // undecodable images tolerated before the run stops
+	VAETile    int      `yaml:"vae_tile"`              // encode in overlapping tiles of this side in pixels, as 512, where memory is short; 0 = whole
 }
 
 // Captions holds the probabilities of an image's captions, by how much of the
@@ -38,23 +39,22 @@ type Captions struct {
 
 // Train holds the settings of the training loop.
 type Train struct {
-	Batch             int     `yaml:"batch"`              // samples of one micro-batch, over all devices
-	Accumulate        int     `yaml:"accumulate"`         // micro-batches of one optimizer update
-	Compute           string  `yaml:"compute"`            // arithmetic, f32 or bf16; master weights are f32
-	Granularity       string  `yaml:"granularity"`        // size of a compiled block: network, stage or layer
-	Calls             string  `yaml:"calls"`              // the same for calls without gradients, at least as coarse; left out = as granularity
-	Frozen            string  `yaml:"frozen"`             // how weights that a phase does not train are kept: f32, or bf16 below granularity network
-	Moments           string  `yaml:"moments"`            // how Adam's moments are kept: f32, or bf16 with stochastic rounding
-	Reduce            string  `yaml:"reduce"`             // how gradients are added up over several devices: f32, or bf16 for half the traffic
-	Shard             string  `yaml:"shard"`              // of several devices: replicated, or sharded = each keeps the optimizer state of its part of the weights
-	Offload           string  `yaml:"offload"`            // what is kept in the host's memory in place of the device's: none, or optimizer = its state, below granularity network
-	CheckpointMinutes float64 `yaml:"checkpoint_minutes"` // save after this long; 0 = not by time
-	CheckpointSamples int64   `yaml:"checkpoint_samples"` // save after this many samples; 0 = not by samples
-	KeepCheckpoints   int     `yaml:"keep_checkpoints"`   // complete checkpoints kept, at least 2
-	LogEvery          int64   `yaml:"log_every"`          // samples between two lines of statistics
-	EMA               float64 `yaml:"ema"`                // decay per update of the averaged student; 0 = off
-	ClipNorm          float64 `yaml:"clip_norm"`          // largest global gradient norm; 0 = off
-	AdamEpsilon       float64 `yaml:"adam_epsilon"`       // Adam's ε
+	Batch             int     `yaml:"batch"`                               // samples of one micro-batch, over all devices
+	Accumulate        int     `yaml:"accumulate"`                          // micro-batches of one optimizer update
+	Compute           string  `yaml:"compute"`                             // arithmetic, f32 or bf16; master weights are f32
+	Granularity       string  `yaml:"granularity"`                         // size of a compiled block: network, stage or layer
+	Calls             string  `yaml:"calls"`                               // the same for calls without gradients, at least as coarse; left out = as granularity
+	Frozen            string  `yaml:"frozen"`                              // how weights that a phase does not train are kept: f32, or bf16 below granularity network
+	Moments           string  `yaml:"moments"`                             // how Adam's moments are kept: f32, or bf16 with stochastic rounding
+	Reduce            string  `yaml:"reduce"`                              // how gradients are added up over several devices: f32, or bf16 for half the traffic
+	Shard             string  `yaml:"shard" differs:"always"`              // of several devices: replicated, or sharded = each keeps the optimizer state of its part of the weights
+	Offload           string  `yaml:"offload" differs:"always"`            // what is kept in the host's memory in place of the device's: none, or optimizer = its state, below granularity network
+	CheckpointMinutes float64 `yaml:"checkpoint_minutes" differs:"always"` // save after this long; 0 = not by time
+	CheckpointSamples int64   `yaml:"checkpoint_samples" differs:"always"` // save after this many samples; 0 = not by samples
+	KeepCheckpoints   int     `yaml:"keep_checkpoints" differs:"always"`   // complete checkpoints kept, at least 2
+	EMA               float64 `yaml:"ema"`                                 // decay per update of the averaged student; 0 = off
+	ClipNorm          float64 `yaml:"clip_norm"`                           // largest global gradient norm; 0 = off
+	AdamEpsilon       float64 `yaml:"adam_epsilon"`                        // Adam's ε
 }
 
 // LoRA is the shape of the adapters. The scale is Alpha / Rank.
@@ -66,18 +66,18 @@ type LoRA struct {
 // Discriminator holds what the paper leaves open about it (3.3), and when its
 // collapse is reported.
 type Discriminator struct {
-	Target           string  `yaml:"target"`            // what of its backbone is trained: full, or lora = adapters over the frozen base
-	Features         string  `yaml:"features"`          // what of its backbone has a head: mid, or levels = every down block, too
-	HeadChannels     int     `yaml:"head_channels"`     // width of the head's convolutions; 0 = that of its features
-	HeadGroups       int     `yaml:"head_groups"`       // groups of its GroupNorm; 0 = those of the UNet
-	CarryBackbone    bool    `yaml:"carry_backbone"`    // keep it from phase to phase within a stage
-	CarryOptimizer   bool    `yaml:"carry_optimizer"`   // keep Adam's state of what is carried, too
-	R1               float64 `yaml:"r1"`                // weight λ of an approximate R1 penalty, λ·(ℓ(x) − ℓ(x + σ·noise))² of real samples; 0 = none
-	R1Sigma          float64 `yaml:"r1_sigma"`          // its σ; real R1 of weight γ is about λ = γ/(2σ²)
-	GateWindow       int64   `yaml:"gate_window"`       // samples over which gate and warmup_accuracy average the paired accuracy
-	CollapseWindow   int64   `yaml:"collapse_window"`   // samples in a row that count as a collapse; 0 = do not watch
-	CollapseLoss     float64 `yaml:"collapse_loss"`     // a discriminator loss below this ...
-	CollapseAccuracy float64 `yaml:"collapse_accuracy"` // ... with an accuracy of at least this is collapsed
+	Target           string  `yaml:"target"`                           // what of its backbone is trained: full, or lora = adapters over the frozen base
+	Features         string  `yaml:"features"`                         // what of its backbone has a head: mid, or levels = every down block, too
+	HeadChannels     int     `yaml:"head_channels"`                    // width of the head's convolutions; 0 = that of its features
+	HeadGroups       int     `yaml:"head_groups"`                      // groups of its GroupNorm; 0 = those of the UNet
+	CarryBackbone    bool    `yaml:"carry_backbone"`                   // keep it from phase to phase within a stage
+	CarryOptimizer   bool    `yaml:"carry_optimizer"`                  // keep Adam's state of what is carried, too
+	R1               float64 `yaml:"r1"`                               // weight λ of an approximate R1 penalty, λ·(ℓ(x) − ℓ(x + σ·noise))² of real samples; 0 = none
+	R1Sigma          float64 `yaml:"r1_sigma"`                         // its σ; real R1 of weight γ is about λ = γ/(2σ²)
+	GateWindow       int64   `yaml:"gate_window"`                      // samples over which gate and warmup_accuracy average the paired accuracy
+	CollapseWindow   int64   `yaml:"collapse_window" differs:"fork"`   // samples in a row that count as a collapse; 0 = do not watch
+	CollapseLoss     float64 `yaml:"collapse_loss" differs:"fork"`     // a discriminator loss below this ...
+	CollapseAccuracy float64 `yaml:"collapse_accuracy" differs:"fork"` // ... with an accuracy of at least this is collapsed
 }
 
 // Eval says what is sampled and measured.
@@ -149,25 +149,25 @@ type Stage struct {
 
 // Phase is one stretch of training with one objective, or a merge.
 type Phase struct {
-	Name                     string    `yaml:"name"`                       // names it in logs, and addresses it in --set
-	Kind                     string    `yaml:"kind"`                       // mse, adversarial, merge or x0
-	Target                   string    `yaml:"target"`                     // what is trained: lora or full
-	Form                     string    `yaml:"form"`                       // discriminator: conditional or unconditional; empty otherwise
-	Teacher                  string    `yaml:"teacher"`                    // whose outputs are real: stage or skip
-	Samples                  int64     `yaml:"samples"`                    // length, rounded up to whole updates
-	LR                       float64   `yaml:"lr"`                         // learning rate of the student
-	DiscriminatorLR          float64   `yaml:"discriminator_lr"`           // learning rate of the discriminator; 0 = lr
-	Decay                    string    `yaml:"decay"`                      // of both rates over the phase: constant or linear
-	Beta1                    float64   `yaml:"beta1"`                      // Adam's first moment; 0 = none is kept
-	Beta2                    float64   `yaml:"beta2"`                      // Adam's second moment
-	WeightDecay              float64   `yaml:"weight_decay"`               // decoupled, of the student
-	DiscriminatorWeightDecay float64   `yaml:"discriminator_weight_decay"` // decoupled weight decay of the discriminator
-	WarmupDiscriminator      int64     `yaml:"warmup_discriminator"`       // first samples in which only the discriminator moves; 0 = off
-	WarmupAccuracy           float64   `yaml:"warmup_accuracy"`            // paired accuracy that ends the warm-up earlier; 0 = none does
-	CountStudent             bool      `yaml:"count_student"`              // samples counts the student's updates only; the warm-up comes before them
-	Gate                     float64   `yaml:"gate"`                       // least paired accuracy at which the student moves; 0 = off
-	NoiseWeights             []float64 `yaml:"noise_weights"`              // of the stage's levels in this phase; empty = the stage's
-	ClosedForm               int64     `yaml:"closed_form"`                // samples of the ridge regression that conv_out starts from in an x0 phase; 0 = from what predicts ε
+	Name                     string    `yaml:"name"`                                      // names it in logs, and addresses it in --set
+	Kind                     string    `yaml:"kind"`                                      // mse, adversarial, merge or x0
+	Target                   string    `yaml:"target"`                                    // what is trained: lora or full
+	Form                     string    `yaml:"form"`                                      // discriminator: conditional or unconditional; empty otherwise
+	Teacher                  string    `yaml:"teacher"`                                   // whose outputs are real: stage or skip
+	Samples                  int64     `yaml:"samples"`                                   // length, rounded up to whole updates
+	LR                       float64   `yaml:"lr" differs:"rate"`                         // learning rate of the student
+	DiscriminatorLR          float64   `yaml:"discriminator_lr" differs:"rate"`           // learning rate of the discriminator; 0 = lr
+	Decay                    string    `yaml:"decay" differs:"rate"`                      // of both rates over the phase: constant or linear
+	Beta1                    float64   `yaml:"beta1"`                                     // Adam's first moment; 0 = none is kept
+	Beta2                    float64   `yaml:"beta2"`                                     // Adam's second moment
+	WeightDecay              float64   `yaml:"weight_decay" differs:"rate"`               // decoupled, of the student
+	DiscriminatorWeightDecay float64   `yaml:"discriminator_weight_decay" differs:"rate"` // decoupled weight decay of the discriminator
+	WarmupDiscriminator      int64     `yaml:"warmup_discriminator" differs:"rate"`       // first samples in which only the discriminator moves; 0 = off
+	WarmupAccuracy           float64   `yaml:"warmup_accuracy"`                           // paired accuracy that ends the warm-up earlier; 0 = none does
+	CountStudent             bool      `yaml:"count_student"`                             // samples counts the student's updates only; the warm-up comes before them
+	Gate                     float64   `yaml:"gate" differs:"rate"`                       // least paired accuracy at which the student moves; 0 = off
+	NoiseWeights             []float64 `yaml:"noise_weights"`                             // of the stage's levels in this phase; empty = the stage's
+	ClosedForm               int64     `yaml:"closed_form"`                               // samples of the ridge regression that conv_out starts from in an x0 phase; 0 = from what predicts ε
 }
 
 // GlobalBatch is the number of samples of one optimizer update.

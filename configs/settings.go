@@ -2,8 +2,8 @@ package configs
 
 import (
 	"errors"
+	"fewstep/internal/text"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -83,14 +83,13 @@ func Read(flags *pflag.FlagSet) (*Settings, error) {
 		}
 	}
 	path := Path()
-	lines, err := linesOf(path)
+	content, lines, err := settingsFile(path)
 	if err != nil {
 		return nil, err
 	}
 	if lines != nil {
-		v.SetConfigFile(path)
 		v.SetConfigType("yaml")
-		if err := v.ReadInConfig(); err != nil {
+		if err := v.ReadConfig(strings.NewReader(content)); err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 	}
@@ -128,30 +127,25 @@ func environment(s setting) string {
 	return ""
 }
 
-// linesOf gives the lines of a settings file's keys, nil where there is no file. viper knows neither lines nor which keys are
-// right: what is wrong with the keys is said here.
-func linesOf(path string) (map[string]int, error) {
-	f, err := os.Open(path)
+// settingsFile reads the settings file, and the lines of its keys, which viper does not know: what is wrong with the keys is said
+// here. The lines are nil where there is no file.
+func settingsFile(path string) (content string, lines map[string]int, err error) {
+	content, err = text.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) && os.Getenv(FileEnv) == "" || path == "" {
-		return nil, nil
+		return "", nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("settings: %w", err)
+		return "", nil, fmt.Errorf("settings: %w", err)
 	}
-	defer f.Close()
-	var document, second yaml.Node
-	d := yaml.NewDecoder(f)
-	if err := d.Decode(&document); err != nil && err != io.EOF {
-		return nil, fmt.Errorf("%s: %w", path, err)
+	root, err := oneDocument(content)
+	if err != nil {
+		return "", nil, fmt.Errorf("%s: %w", path, err)
 	}
-	if err := d.Decode(&second); err != io.EOF {
-		return nil, fmt.Errorf("%s: a second YAML document begins after a line ---, and nothing would read it", path)
+	lines = map[string]int{}
+	if root == nil {
+		return content, lines, nil
 	}
-	lines := map[string]int{}
-	if len(document.Content) == 0 {
-		return lines, nil
-	}
-	return lines, linesBelow(document.Content[0], "", path, lines)
+	return content, lines, linesBelow(root, "", path, lines)
 }
 
 // linesBelow collects the lines of the keys of a mapping.
@@ -171,7 +165,7 @@ func linesBelow(n *yaml.Node, above, path string, lines map[string]int) error {
 			for _, s := range known {
 				names = append(names, s.key)
 			}
-			return fmt.Errorf("%s:%d: unknown key %s%s", path, n.Content[i].Line, key, Suggest(key, names))
+			return fmt.Errorf("%s:%d: unknown key %s%s", path, n.Content[i].Line, key, suggest(key, names))
 		case lines[key] > 0:
 			return fmt.Errorf("%s:%d: the key %s stands here a second time; keep one of them", path, n.Content[i].Line, key)
 		default:

@@ -19,11 +19,11 @@ func (d *decoder) stages(n *yaml.Node, path string, base []Stage) []Stage {
 		return base
 	case yaml.MappingNode:
 		for _, pair := range d.mapping(n, path) {
-			at := join(path, pair.key.Value)
-			s := findStage(base, pair.key.Value)
+			at := join(path, pair.key)
+			s := findStage(base, pair.key)
 			if s == nil {
-				d.problem(pair.key, at, "there is no such stage to change%s; write stages as a list to add or leave out stages",
-					suggest(pair.key.Value, stageNames(base)))
+				d.problem(&yaml.Node{Line: pair.line}, at, "there is no such stage to change%s; write stages as a list to add or leave out stages",
+					suggest(pair.key, stageNames(base)))
 				continue
 			}
 			d.structure(pair.value, at, reflect.ValueOf(s).Elem())
@@ -60,11 +60,11 @@ func (d *decoder) phases(n *yaml.Node, path string, base []Phase) []Phase {
 		return base
 	case yaml.MappingNode:
 		for _, pair := range d.mapping(n, path) {
-			at := join(path, pair.key.Value)
-			p := findPhase(base, pair.key.Value)
+			at := join(path, pair.key)
+			p := findPhase(base, pair.key)
 			if p == nil {
-				d.problem(pair.key, at, "there is no such phase to change%s; write phases as a list to add or leave out phases",
-					suggest(pair.key.Value, phaseNames(base)))
+				d.problem(&yaml.Node{Line: pair.line}, at, "there is no such phase to change%s; write phases as a list to add or leave out phases",
+					suggest(pair.key, phaseNames(base)))
 				continue
 			}
 			d.structure(pair.value, at, reflect.ValueOf(p).Elem())
@@ -102,14 +102,9 @@ func (d *decoder) entry(n *yaml.Node, path string) (name, like string) {
 		d.problem(n, path, "%s where a name or keys with values are expected", describe(n))
 		return "", ""
 	}
-	for _, p := range (&decoder{}).mapping(n, path) { // its problems are told where its values are read
-		switch v := follow(p.value); p.key.Value {
-		case "name":
-			name = v.Value
-		case "like":
-			like = v.Value
-		}
-	}
+	var head struct{ Name, Like string }
+	_ = n.Decode(&head) // what cannot be read is told where its values are read
+	name, like = head.Name, head.Like
 	if name == "" {
 		d.problem(n, path, "the entry has no name")
 	}
@@ -121,15 +116,9 @@ func (d *decoder) entry(n *yaml.Node, path string) (name, like string) {
 
 // kindOf returns the kind that a phase entry states, if it does.
 func kindOf(n *yaml.Node) string {
-	if n.Kind != yaml.MappingNode {
-		return ""
-	}
-	for _, p := range (&decoder{}).mapping(n, "") {
-		if p.key.Value == "kind" {
-			return follow(p.value).Value
-		}
-	}
-	return ""
+	var head struct{ Kind string }
+	_ = n.Decode(&head) // as entry does
+	return head.Kind
 }
 
 // newPhase holds the defaults of a phase that the ladder has no example of.

@@ -8,19 +8,24 @@ import (
 // suggest returns `; did you mean "x"?` for the known word nearest to word, or
 // the list of known words when none is near.
 func suggest(word string, known []string) string {
-	best, distance := "", max(2, len(word)/3)+1
-	for _, k := range known {
-		if d := editDistance(strings.ToLower(word), k); d < distance {
-			best, distance = k, d
-		}
-	}
-	if best != "" {
+	if best := nearest(word, known, func(s string) string { return s }); best != "" {
 		return fmt.Sprintf("; did you mean %q?", best)
 	}
 	if len(known) == 0 {
 		return ""
 	}
 	return "; known here: " + strings.Join(known, ", ")
+}
+
+// nearest is the one of the known words whose part is nearest to word, "" when none is near.
+func nearest(word string, known []string, part func(known string) string) string {
+	best, distance := "", max(2, len(word)/3)+1
+	for _, k := range known {
+		if d := editDistance(strings.ToLower(word), strings.ToLower(part(k))); d < distance {
+			best, distance = k, d
+		}
+	}
+	return best
 }
 
 // editDistance counts the insertions, deletions, substitutions and swaps of
@@ -49,6 +54,3 @@ func editDistance(a, b string) int {
 	}
 	return rows[len(a)][len(b)]
 }
-
-// Suggest is suggest for the keys of other files than recipes.
-func Suggest(word string, known []string) string { return suggest(word, known) }

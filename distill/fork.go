@@ -98,14 +98,9 @@ func (l *Ladder) Before(at string) ([]Step, error) {
 // before is what the first n phases of a recipe depend on: the rest has no value.
 func before(c *configs.Recipe, steps []Step, n int) *configs.Recipe {
 	n = min(n, len(steps))
-	out := *c
-	out.Name, out.Model, out.Data.Source, out.Eval = "", "", "", configs.Eval{}
-	out.Lineage = "" // what it changes is told by the steps
-	t := &out.Train
-	t.CheckpointMinutes, t.CheckpointSamples, t.KeepCheckpoints, t.LogEvery, t.Offload = 0, 0, 0, 0, ""
-	t.Calls = t.CallGranularity()
+	out := c.Without(configs.Always, configs.Fork)
+	out.Train.Calls = out.Train.CallGranularity()
 	d := &out.Discriminator
-	d.CollapseWindow, d.CollapseLoss, d.CollapseAccuracy = 0, 0, 0
 	d.CarryBackbone, out.Lineage = false, "" // the steps say of each phase what it carries and starts from
 	adversarial, lora := false, false
 	for _, s := range steps[:n] {
@@ -151,5 +146,5 @@ func before(c *configs.Recipe, steps []Step, n int) *configs.Recipe {
 		}
 		out.Stages = append(out.Stages, s)
 	}
-	return &out
+	return out
 }

@@ -47,6 +47,7 @@ func TestDiffBefore(t *testing.T) {
 		{"eval.samples=16", "1", ""},
 		{"train.checkpoint_minutes=1", "1", ""},
 		{"train.offload=optimizer", "1", ""},
+		{"train.shard=sharded", "1", ""},
 	} {
 		a, b := base(), base()
 		if err := b.Set(c.set); err != nil {

@@ -1,16 +1,15 @@
 package eval
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/engine"
 	"fewstep/eval/report"
@@ -64,20 +63,11 @@ func (l *intList) UnmarshalYAML(n *yaml.Node) error {
 
 // ReadRows reads a rows file. Unknown keys are errors.
 func ReadRows(path string) ([]RowSpec, error) {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
 	var file struct {
 		Rows []RowSpec `yaml:"rows"`
 	}
-	d := yaml.NewDecoder(bytes.NewReader(raw))
-	d.KnownFields(true)
-	if err := d.Decode(&file); err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	if d.Decode(&yaml.Node{}) != io.EOF {
-		return nil, fmt.Errorf("%s: a second YAML document begins after a line ---, and nothing would read it: write all rows in one", path)
+	if err := configs.ReadStrict(path, &file); err != nil {
+		return nil, err
 	}
 	if len(file.Rows) == 0 {
 		return nil, fmt.Errorf("%s: it names no rows", path)

@@ -92,15 +92,11 @@ func modelInputs(dir string) (map[string]string, error) {
 	return out, nil
 }
 
-// rates are the keys of a phase that may change while it goes on: they say how fast it learns, and leave what it learns,
-// and the state that a checkpoint of it holds, as they are.
-var rates = []string{"lr", "discriminator_lr", "decay", "weight_decay", "warmup_discriminator", "gate"}
-
 // rules say how the recipe may differ from the one that a run directory was made with: in keys that change no result, and in
 // stages and phases for which nothing has been done yet.
 func (r *Run) rules() rundir.Rules {
 	return rundir.Rules{
-		MayDiffer: []string{"train.log_every", "train.checkpoint_minutes", "train.checkpoint_samples", "train.keep_checkpoints", "train.offload", "train.shard"},
+		MayDiffer: configs.MayDiffer(configs.Always),
 		MayChange: r.mayChange,
 		Normal: func(old []byte) []byte {
 			c, err := configs.Parse(old, r.opt.Dir)
@@ -114,7 +110,7 @@ func (r *Run) rules() rundir.Rules {
 }
 
 // mayChange says whether a key like stages.8.phases.lora-cond.lr is of a phase without a result, and nothing was made after
-// it. Of a phase that has checkpoints the rates may change.
+// it. Of a phase that has checkpoints the keys that are configs.Rate may change.
 func (r *Run) mayChange(d *rundir.Dir, key string) (bool, error) {
 	parts := strings.Split(key, ".")
 	if parts[0] != "stages" || len(parts) < 3 {
@@ -125,7 +121,7 @@ func (r *Run) mayChange(d *rundir.Dir, key string) (bool, error) {
 	rate := false
 	if len(parts) > 4 && parts[2] == "phases" {
 		first = slices.IndexFunc(steps, func(s distill.Step) bool { return s.StageName == parts[1] && s.PhaseName == parts[3] })
-		rate = slices.Contains(rates, parts[4])
+		rate = slices.Contains(configs.MayDiffer(configs.Rate), parts[4])
 	}
 	if first < 0 {
 		return false, nil

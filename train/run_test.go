@@ -448,13 +448,13 @@ func TestRunOfAnEarlierVersion(t *testing.T) {
 	if err := os.WriteFile(path, []byte(before), 0o666); err != nil {
 		t.Fatal(err)
 	}
-	c, err := configs.Load(recipe, "data.vae_tile=8", "train.log_every=1")
+	c, err := configs.Load(recipe, "data.vae_tile=8", "train.keep_checkpoints=3")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := train.Open(c, train.Options{Dir: old, Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), "data.vae_tile: 0 → 8") {
 		t.Errorf("another value: %v", err)
 	}
-	walk(t, xla.Go, recipe, old, "8", xla.Options{}, nil, "train.log_every=1")
+	walk(t, xla.Go, recipe, old, "8", xla.Options{}, nil, "train.keep_checkpoints=3")
 	same(t, made(t, straight), made(t, old))
 }

@@ -35,6 +35,9 @@ func (a *app) recipe(path string, set ...string) (*configs.Recipe, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, text := range c.Retired() {
+		a.log.Warn(text)
+	}
 	switch {
 	case c.Embedded():
 		a.log.Info("the recipe is one that comes with fewstep", "recipe", c.File())

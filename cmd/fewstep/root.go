@@ -91,6 +91,9 @@ func (a *app) root() *cobra.Command {
 				return usageErrorf("--memory-fraction is %g; it must be above 0 and at most 1", a.memory)
 			}
 			a.log = a.newLogger()
+			for _, text := range configs.Misspelt(os.Environ()) {
+				a.log.Warn(text)
+			}
 			a.started = true
 			return a.profileHost()
 		},

@@ -40,7 +40,11 @@ func (c *Config) Decoder(name string) nn.Block {
 			if c.PostQuantConv {
 				z = nn.One(r, conv("post_quant_conv", c.LatentChannels, 1), z)
 			}
-			return r.Run(likeInput(), nn.One(r, c.decoderTrunk(), z), in[0])
+			image := nn.One(r, c.decoderTrunk(), z)
+			if dtype := in[0].Shape().DType; image.Shape().DType != dtype {
+				image = nn.One(r, convert(dtype), image)
+			}
+			return []nn.Value{image}
 		},
 	}
 }
@@ -113,12 +117,12 @@ func sample() nn.Block {
 	}
 }
 
-// likeInput converts a network's output to the dtype of its input.
-func likeInput() nn.Block {
+// convert gives a network's output a dtype.
+func convert(dtype dtypes.DType) nn.Block {
 	return nn.Block{
-		Kind: "vae_like_input",
+		Kind: fmt.Sprintf("vae_convert(%s)", dtype),
 		Build: func(s *nn.Scope, in []*graph.Node) []*graph.Node {
-			return []*graph.Node{graph.ConvertDType(in[0], in[1].DType())}
+			return []*graph.Node{graph.ConvertDType(in[0], dtype)}
 		},
 	}
 }

@@ -3,12 +3,8 @@
 package base
 
 import (
-	"bytes"
+	"fewstep/configs"
 	"fmt"
-	"io"
-	"os"
-
-	"go.yaml.in/yaml/v3"
 )
 
 // Config is a base-training recipe.
@@ -62,18 +58,9 @@ type UNetPart struct {
 
 // Load reads and checks a recipe; unknown keys are errors.
 func Load(path string) (*Config, error) {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
 	c := &Config{Resolution: 64, Compute: "f32", CheckpointMinutes: 5, Captions: Captions{Fine: 1}}
-	d := yaml.NewDecoder(bytes.NewReader(raw))
-	d.KnownFields(true)
-	if err := d.Decode(c); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	if d.Decode(&yaml.Node{}) != io.EOF {
-		return nil, fmt.Errorf("%s: a second YAML document begins after a line ---, and nothing would read it: write one recipe a file", path)
+	if err := configs.ReadStrict(path, c); err != nil {
+		return nil, err
 	}
 	if err := c.Validate(); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)

@@ -87,14 +87,11 @@ func (f Finding) String() string {
 	return fmt.Sprintf("discriminator has recovered (%s) in %s", seen, where)
 }
 
-// Watcher looks for discriminator collapse in the records of a run. The zero
-// value of a threshold means its default.
+// Watcher looks for discriminator collapse in the records of a run.
 type Watcher struct {
-	Window        int     // steps averaged; default 100
-	SaturatedLoss float64 // mean loss_d below it ... default 0.05
-	SaturatedAcc  float64 // ... with mean accuracy above it: saturated; default 0.99
-	ChanceAcc     float64 // mean paired accuracy within this of 0.5 ... default 0.02
-	ChanceLoss    float64 // ... with mean loss_d within this of 2·ln 2: at chance; default 0.02
+	Window        int     // steps averaged
+	SaturatedLoss float64 // mean loss_d below it ...
+	SaturatedAcc  float64 // ... with a mean accuracy of at least this: saturated
 
 	stage, phase string
 	loss, acc    []float64 // the window, oldest first
@@ -105,12 +102,12 @@ type Watcher struct {
 	reported     int64
 }
 
-func or(v, def float64) float64 {
-	if v == 0 {
-		return def
-	}
-	return v
-}
+// A discriminator is at chance where its mean paired accuracy is within chanceAccuracy of 0.5 and its mean loss_d within chanceLoss
+// of 2·ln 2.
+const (
+	chanceAccuracy = 0.02
+	chanceLoss     = 0.02
+)
 
 // Update takes one record. It returns a finding when the condition changes,
 // and again every ten windows while a bad one lasts; otherwise nil. Records
@@ -126,10 +123,7 @@ func (w *Watcher) Update(r Record) *Finding {
 	if !ok || !ok2 || r.Kind != KindStep {
 		return nil
 	}
-	window := w.Window
-	if window <= 0 {
-		window = 100
-	}
+	window := max(w.Window, 1)
 	paired, ok := r.Values[Paired]
 	if !ok {
 		paired = acc
@@ -143,9 +137,9 @@ func (w *Watcher) Update(r Record) *Finding {
 	}
 	f := &Finding{Condition: Healthy, Stage: r.Stage, Phase: r.Phase, Step: r.Step, Loss: mean(w.loss), Accuracy: mean(w.acc), Paired: mean(w.paired)}
 	switch {
-	case f.Loss < or(w.SaturatedLoss, 0.05) && f.Accuracy > or(w.SaturatedAcc, 0.99):
+	case f.Loss < w.SaturatedLoss && f.Accuracy >= w.SaturatedAcc:
 		f.Condition = Saturated
-	case math.Abs(f.Paired-0.5) < or(w.ChanceAcc, 0.02) && math.Abs(f.Loss-2*math.Ln2) < or(w.ChanceLoss, 0.02):
+	case math.Abs(f.Paired-0.5) < chanceAccuracy && math.Abs(f.Loss-2*math.Ln2) < chanceLoss:
 		f.Condition = AtChance
 	}
 	changed := f.Condition != w.now

@@ -46,7 +46,7 @@ func feed(w *Watcher, r *Record, n int, loss, acc float64) (found []*Finding) {
 }
 
 func TestWatcher(t *testing.T) {
-	w := &Watcher{}
+	w := &Watcher{Window: 100, SaturatedLoss: 0.05, SaturatedAcc: 0.99}
 	r := &Record{Stage: "4to2", Phase: "lora"}
 	none := func(what string, f []*Finding) {
 		t.Helper()
@@ -92,7 +92,7 @@ func TestWatcher(t *testing.T) {
 		t.Error("records without a discriminator are not looked at")
 	}
 	for paired, want := range map[float64]Condition{0.7: Healthy, 0.5: AtChance} { // whatever the signs say
-		w := &Watcher{}
+		w := &Watcher{Window: 100, SaturatedLoss: 0.05, SaturatedAcc: 0.99}
 		for range 200 {
 			r.Values = Values{LossD: 2 * math.Ln2, Accuracy: 1.2 - paired, Paired: paired}
 			w.Update(*r)

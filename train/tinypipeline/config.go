@@ -83,7 +83,6 @@ train:
   granularity: network
   checkpoint_minutes: 0
   checkpoint_samples: 2
-  log_every: 2
 lora: {rank: 2, alpha: 2}
 discriminator: {head_groups: 4, gate_window: 4, collapse_window: 4}
 eval: {samples: 8, batch: 4, guidance: 2, teacher_steps: 2, steps: [2, 1], sheet_samples: 2, bootstrap: 20}
