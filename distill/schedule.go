@@ -1,10 +1,10 @@
 package distill
 
 import (
-	"encoding/json"
 	"fmt"
 	"math"
 
+	"fewstep/internal/text"
 	"fewstep/model/prediction"
 )
 
@@ -55,7 +55,7 @@ func ParseScheduler(data []byte) (*Schedule, Prediction, error) {
 		Schedule  string  `json:"beta_schedule"`
 		Steps     int     `json:"num_train_timesteps"`
 	}{BetaStart: 0.00085, BetaEnd: 0.012, Schedule: "scaled_linear", Steps: 1000}
-	if err := json.Unmarshal(data, &c); err != nil {
+	if err := text.JSON(data, &c); err != nil {
 		return nil, 0, fmt.Errorf("scheduler config: %w", err)
 	}
 	if c.Schedule != "scaled_linear" {

@@ -60,8 +60,10 @@ func TestRunBadInput(t *testing.T) {
 		want  []string // all of them, in the message
 	}{
 		"unknown key": {
-			spoil: func(t *testing.T, dir string) { edit(t, filepath.Join(dir, "recipe.yaml"), "checkpoint_samples:", "checkpoint_sampels:") },
-			code:  exitUsage, want: []string{"train.checkpoint_sampels", "did you mean", "checkpoint_samples"},
+			spoil: func(t *testing.T, dir string) {
+				edit(t, filepath.Join(dir, "recipe.yaml"), "checkpoint_samples:", "checkpoint_sampels:")
+			},
+			code: exitUsage, want: []string{"train.checkpoint_sampels", "did you mean", "checkpoint_samples"},
 		},
 		"impossible stage order": {
 			spoil: func(t *testing.T, dir string) {

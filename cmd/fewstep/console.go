@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -8,15 +9,91 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 )
 
-// console is stderr: what a person or a log reads while work goes on. It takes everything and never fails, because work is
-// worth more than being told of it: a reader may end, as tee does on Ctrl-C, and a disk under a log may be full.
-type console struct{ w io.Writer }
+// console is stderr: what a person or a log reads while work goes on. It takes everything at once and never fails, because
+// work is worth more than being told of it: a reader may end, as tee does on Ctrl-C, a disk under a log may be full, and a
+// terminal on Ctrl-S or a pager reads nothing for hours. What such a reader has not taken waits, up to consoleHeld bytes;
+// what is more is left out, and that is said where it is missing.
+type console struct {
+	w io.Writer
 
-func (c console) Write(p []byte) (int, error) {
-	_, _ = c.w.Write(p)
+	mu      sync.Mutex
+	waiting [][]byte
+	size    int           // bytes of waiting
+	lost    int           // writes that were left out after those waiting
+	writing bool          // a goroutine writes what waits
+	idle    chan struct{} // closed when it has written all
+}
+
+const (
+	consoleHeld = 1 << 20
+	consoleLast = 2 * time.Second // given to the reader at the end of the process
+)
+
+func newConsole(w io.Writer) *console { return &console{w: w} }
+
+func (c *console) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.size+len(p) > consoleHeld {
+		c.lost++
+		return len(p), nil
+	}
+	c.waiting, c.size = append(c.waiting, bytes.Clone(p)), c.size+len(p)
+	if !c.writing {
+		c.writing, c.idle = true, make(chan struct{})
+		go c.drain()
+	}
 	return len(p), nil
+}
+
+// drain writes what waits until nothing does.
+func (c *console) drain() {
+	for {
+		c.mu.Lock()
+		list, lost := c.waiting, c.lost
+		c.waiting, c.lost = nil, 0
+		if len(list) == 0 && lost == 0 {
+			c.writing = false
+			close(c.idle)
+			c.mu.Unlock()
+			return
+		}
+		c.mu.Unlock()
+		for _, p := range list {
+			_, _ = c.w.Write(p)
+			c.mu.Lock()
+			c.size -= len(p)
+			c.mu.Unlock()
+		}
+		if lost > 0 {
+			_, _ = fmt.Fprintf(c.w, "fewstep: %d messages are left out here, because nobody read what came before them\n", lost)
+		}
+	}
+}
+
+// flush waits until everything is written, so long as a reader may take.
+func (c *console) flush(most time.Duration) {
+	c.mu.Lock()
+	writing, idle := c.writing, c.idle
+	c.mu.Unlock()
+	if !writing {
+		return
+	}
+	select {
+	case <-idle:
+	case <-time.After(most):
+	}
+}
+
+// Fd is the file descriptor under the console, by which bars know a terminal's width.
+func (c *console) Fd() uintptr {
+	if f, ok := c.w.(interface{ Fd() uintptr }); ok {
+		return f.Fd()
+	}
+	return ^uintptr(0)
 }
 
 // output is stdout: data. What it cannot take ends the command with an error, whoever wrote.

@@ -30,7 +30,9 @@ func mainCode(args []string, stdout, stderr io.Writer) int {
 	defer stopEarly()
 
 	out := &output{w: stdout}
-	a := &app{stdout: out, stderr: console{stderr}, terminal: isTerminal(stderr)}
+	told := newConsole(stderr)
+	defer told.flush(consoleLast)
+	a := &app{stdout: out, stderr: told, terminal: isTerminal(stderr)}
 	err := hintAtMemory(a.execute(ctx, args))
 	if failed := out.failed(); failed != nil && (err == nil || errors.Is(err, syscall.EPIPE)) {
 		if err = failed; readerGone(err) {
@@ -38,7 +40,7 @@ func mainCode(args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	if err != nil {
-		printError(stderr, err)
+		printError(told, err)
 	}
 	return exitCode(err)
 }

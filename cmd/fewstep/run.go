@@ -148,11 +148,7 @@ func (a *app) walk(ctx context.Context, config *configs.Recipe, path string, o r
 		if a.json {
 			style = monitor.StyleJSON
 		}
-		to := a.stderr
-		if a.terminal {
-			to = os.Stderr // bars ask it for its width
-		}
-		opt.Progress = monitor.NewProgress(to, style, 10*time.Second)
+		opt.Progress = monitor.NewProgress(a.stderr, style, 10*time.Second)
 	}
 	if o.metrics != "" {
 		m, err := monitor.ServeMetrics(o.metrics)

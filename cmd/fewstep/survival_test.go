@@ -12,12 +12,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"fewstep/data/images"
 	"fewstep/train/tinypipeline"
+
+	"golang.org/x/sys/unix"
 )
 
 // survivor is a short ladder and a run of it that nothing disturbed: the bytes that every other run of it must end with.
@@ -409,6 +412,31 @@ func TestSurvival(t *testing.T) {
 		s.same(t, dir+"-moved")
 	})
 
+	// A reader of stderr that reads nothing and stays, as a terminal on Ctrl-S, stalls nothing.
+	t.Run("reader that stalls", func(t *testing.T) {
+		reader, writer, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer reader.Close()
+		size, err := unix.FcntlInt(writer.Fd(), unix.F_SETPIPE_SZ, 4096)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := writer.Write(make([]byte, size)); err != nil {
+			t.Fatal(err)
+		}
+		dir := filepath.Join(t.TempDir(), "run")
+		cmd, out := fewstep(t, s.args(dir)...)
+		cmd.Stderr = writer
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		writer.Close()
+		ended(t, cmd, out, exitOK)
+		s.same(t, dir)
+	})
+
 	t.Run("read-only disk", func(t *testing.T) {
 		disk := filepath.Join(t.TempDir(), "disk")
 		if err := os.Mkdir(disk, 0o777); err != nil {
@@ -453,9 +481,11 @@ func fewstepLink(t *testing.T) string {
 // The console takes what nobody can read; output keeps what it could not write.
 func TestConsoleNeverFails(t *testing.T) {
 	broken := writerFunc(func(p []byte) (int, error) { return 1, io.ErrClosedPipe })
-	if n, err := fmt.Fprint(console{broken}, "abc"); n != 3 || err != nil {
+	c := newConsole(broken)
+	if n, err := fmt.Fprint(c, "abc"); n != 3 || err != nil {
 		t.Errorf("%d, %v", n, err)
 	}
+	c.flush(time.Minute)
 	o := &output{w: broken}
 	fmt.Fprint(o, "abc")
 	if !errors.Is(o.failed(), io.ErrClosedPipe) {
@@ -465,6 +495,36 @@ func TestConsoleNeverFails(t *testing.T) {
 	fmt.Fprint(short, "abc")
 	if !errors.Is(short.failed(), io.ErrShortWrite) {
 		t.Errorf("%v", short.failed())
+	}
+}
+
+// A reader that takes nothing for a while holds nobody up; what it is given then tells what is missing.
+func TestConsoleNeverWaits(t *testing.T) {
+	var got bytes.Buffer
+	begun, free := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	c := newConsole(writerFunc(func(p []byte) (int, error) {
+		once.Do(func() { close(begun) })
+		<-free
+		return got.Write(p)
+	}))
+	fmt.Fprintln(c, "first")
+	<-begun
+	line := strings.Repeat("x", 1<<10) + "\n"
+	for range 3000 {
+		if n, err := io.WriteString(c, line); n != len(line) || err != nil {
+			t.Fatal(n, err)
+		}
+	}
+	c.flush(10 * time.Millisecond)
+	close(free)
+	c.flush(time.Minute)
+	fmt.Fprintln(c, "last")
+	c.flush(time.Minute)
+	taken := strings.Count(got.String(), line)
+	if taken < 1000 || taken > 1<<10 || !strings.HasPrefix(got.String(), "first\n") ||
+		!strings.HasSuffix(got.String(), fmt.Sprintf("%d messages are left out here, because nobody read what came before them\nlast\n", 3000-taken)) {
+		t.Errorf("%d lines, then %q", taken, got.String()[max(0, got.Len()-200):])
 	}
 }
 

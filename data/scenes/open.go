@@ -1,10 +1,10 @@
 package scenes
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fewstep/internal/text"
 	"fmt"
 	"maps"
 	"os"
@@ -38,9 +38,7 @@ func Open(path string) (*Renderer, error) {
 		return nil, err
 	}
 	r := &Renderer{}
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&r.spec); err != nil {
+	if err := text.StrictJSON(raw, &r.spec); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	s := r.spec

@@ -3,8 +3,10 @@ package text
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"unicode/utf16"
@@ -79,4 +81,30 @@ func ReadFile(path string) (string, error) {
 		return "", fmt.Errorf("%s: %w", path, err)
 	}
 	return s, nil
+}
+
+// JSON reads a JSON file's content over v, as Decode reads text.
+func JSON(raw []byte, v any) error {
+	s, err := Decode(raw)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal([]byte(s), v)
+}
+
+// StrictJSON is JSON in which keys that v has no field for, and anything after the value, are errors.
+func StrictJSON(raw []byte, v any) error {
+	s, err := Decode(raw)
+	if err != nil {
+		return err
+	}
+	d := json.NewDecoder(strings.NewReader(s))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return errors.New("more follows after the end of the JSON value")
+	}
+	return nil
 }

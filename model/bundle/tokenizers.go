@@ -1,7 +1,6 @@
 package bundle
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"fewstep/internal/text"
 	"fewstep/model/clip"
 	"fewstep/model/ldm"
 )
@@ -59,7 +59,7 @@ func (b *Bundle) vocabulary(component string) (words, tokens int, err error) {
 	}
 	config, err := b.File(component + "/config.json")
 	if err == nil {
-		err = json.Unmarshal(config, &size)
+		err = text.JSON(config, &size)
 	}
 	if err != nil {
 		return 0, 0, fmt.Errorf("%s: its %s/config.json: %w", b.Path, component, err)

@@ -5,6 +5,7 @@ package clip
 
 import (
 	"encoding/json"
+	"fewstep/internal/text"
 	"fmt"
 	"os"
 	"slices"
@@ -110,10 +111,14 @@ func LoadVisionConfig(path string) (*VisionConfig, error) {
 // load fills into from the whole file, or from the given parts of a CLIPModel's file.
 func load(raw []byte, path string, into any, parts func(*modelConfig) []json.RawMessage) (*modelConfig, error) {
 	m := &modelConfig{}
-	if err := json.Unmarshal(raw, m); err != nil {
+	content, err := text.Decode(raw)
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	from := []json.RawMessage{raw}
+	if err := json.Unmarshal([]byte(content), m); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	from := []json.RawMessage{json.RawMessage(content)}
 	if m.ModelType == "clip" {
 		from = parts(m)
 	}

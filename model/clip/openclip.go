@@ -1,14 +1,13 @@
 package clip
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"strings"
 
+	"fewstep/internal/text"
 	"fewstep/model/nn"
 )
 
@@ -61,9 +60,7 @@ func (m *Model) loadOpenCLIP(path string) error {
 	t.ContextLength, t.VocabSize, t.Width, t.Heads, t.Layers, t.MLPRatio = 77, 49408, 512, 8, 12, 4
 	c.Preprocess.Mean, c.Preprocess.Std = openAIMean, openAIStd
 	c.Preprocess.Interpolation, c.Preprocess.ResizeMode = "bicubic", "shortest"
-	decoder := json.NewDecoder(bytes.NewReader(raw))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&c); err != nil {
+	if err := text.StrictJSON(raw, &c); err != nil {
 		return fmt.Errorf("%s: not an open_clip model of this kind: %w", path, err)
 	}
 	if v.HeadWidth <= 0 || v.Width%v.HeadWidth != 0 {

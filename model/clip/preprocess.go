@@ -3,6 +3,7 @@ package clip
 import (
 	"encoding/json"
 	"errors"
+	"fewstep/internal/text"
 	"fmt"
 	"io/fs"
 	"os"
@@ -61,7 +62,7 @@ func loadPreprocess(path string, imageSize int) (Preprocess, error) {
 		DoRescale *bool         `json:"do_rescale"`
 		DoNorm    *bool         `json:"do_normalize"`
 	}{}
-	if err := json.Unmarshal(raw, &c); err != nil {
+	if err := text.JSON(raw, &c); err != nil {
 		return p, fmt.Errorf("%s: %w", path, err)
 	}
 	for name, on := range map[string]*bool{"do_resize": c.DoResize, "do_center_crop": c.DoCrop, "do_rescale": c.DoRescale, "do_normalize": c.DoNorm} {

@@ -2,9 +2,9 @@ package clip
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"errors"
+	"fewstep/internal/text"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -93,7 +93,7 @@ func (f tokenizerFiles) json(name string, into any) error {
 	if err != nil {
 		return fmt.Errorf("tokenizer: %w", err)
 	}
-	if err := json.Unmarshal(raw, into); err != nil {
+	if err := text.JSON(raw, into); err != nil {
 		return fmt.Errorf("tokenizer: %s: %w", f.path(name), err)
 	}
 	return nil
@@ -248,11 +248,15 @@ func (t *Tokenizer) readMerges(files tokenizerFiles) error {
 	if err != nil {
 		return fmt.Errorf("tokenizer: %w", err)
 	}
+	content, err := text.Decode(raw)
+	if err != nil {
+		return fmt.Errorf("tokenizer: %s: %w", path, err)
+	}
 	t.ranks = map[pair]int{}
-	lines := bufio.NewScanner(bytes.NewReader(raw))
+	lines := bufio.NewScanner(strings.NewReader(content))
 	lines.Buffer(nil, 1<<20)
 	for number := 1; lines.Scan(); number++ {
-		line := strings.TrimRight(lines.Text(), "\r")
+		line := lines.Text()
 		if line == "" || strings.HasPrefix(line, "#version") {
 			continue
 		}

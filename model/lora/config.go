@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strings"
 
+	"fewstep/internal/text"
 	"fewstep/model/ldm"
 )
 
@@ -82,7 +83,7 @@ func besideFile(path string) ([]byte, error) {
 // parseConfig reads a config's keys, those behind the component's prefix before the bare ones.
 func parseConfig(raw []byte, prefix string) (c adapterConfig, err error) {
 	fields := map[string]json.RawMessage{}
-	if err := json.Unmarshal(raw, &fields); err != nil {
+	if err := text.JSON(raw, &fields); err != nil {
 		return c, err
 	}
 	// Of a pipeline's config, the bare keys are none of a text encoder's.

@@ -4,7 +4,6 @@
 package pipeline
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +11,7 @@ import (
 
 	"fewstep/distill"
 	"fewstep/engine"
+	"fewstep/internal/text"
 	"fewstep/model/bundle"
 	"fewstep/model/clip"
 	"fewstep/model/ldm"
@@ -114,7 +114,7 @@ func zeroEmpty(raw []byte, path string) (bool, error) {
 	settings := struct {
 		ZeroEmpty bool `json:"force_zeros_for_empty_prompt"`
 	}{true}
-	if err := json.Unmarshal(raw, &settings); err != nil {
+	if err := text.JSON(raw, &settings); err != nil {
 		return false, fmt.Errorf("%s: %w", path, err)
 	}
 	return settings.ZeroEmpty, nil

@@ -10,6 +10,7 @@ package prediction
 
 import (
 	"encoding/json"
+	"fewstep/internal/text"
 	"fmt"
 	"slices"
 	"strings"
@@ -148,7 +149,7 @@ func OfScheduler(raw []byte) (Said, error) {
 		Timestep string          `json:"timestep_type"`
 		Betas    json.RawMessage `json:"trained_betas"`
 	}{}
-	if err := json.Unmarshal(raw, &c); err != nil {
+	if err := text.JSON(raw, &c); err != nil {
 		return Said{}, fmt.Errorf("scheduler config: %w", err)
 	}
 	s := Said{Where: SchedulerConfig, ZeroSNR: c.Rescale}
@@ -241,7 +242,7 @@ func (t Type) Schedule(raw []byte) ([]byte, error) {
 		return raw, nil
 	}
 	settings := map[string]any{}
-	if err := json.Unmarshal(raw, &settings); err != nil {
+	if err := text.JSON(raw, &settings); err != nil {
 		return nil, err
 	}
 	settings["prediction_type"], settings["rescale_betas_zero_snr"] = t.Target, t.ZeroSNR

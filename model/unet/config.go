@@ -4,6 +4,7 @@ package unet
 
 import (
 	"encoding/json"
+	"fewstep/internal/text"
 	"fmt"
 	"os"
 	"strings"
@@ -114,7 +115,7 @@ func ParseConfig(raw []byte, path string) (*Config, error) {
 	}{Down: depthTable{{1}}, Width: intList{1280}}
 	keys := map[string]json.RawMessage{}
 	for _, into := range []any{&keys, c, &lists} {
-		if err := json.Unmarshal(raw, into); err != nil {
+		if err := text.JSON(raw, into); err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 	}

@@ -3,7 +3,7 @@
 package vae
 
 import (
-	"encoding/json"
+	"fewstep/internal/text"
 	"fmt"
 	"os"
 )
@@ -46,7 +46,7 @@ func LoadConfig(path string) (*Config, error) {
 func ParseConfig(raw []byte, path string) (*Config, error) {
 	c := &Config{InChannels: 3, OutChannels: 3, LatentChannels: 4, LayersPerBlock: 1, NormGroups: 32, ActFn: "silu",
 		MidAttention: true, QuantConv: true, PostQuantConv: true, ScalingFactor: 0.18215}
-	if err := json.Unmarshal(raw, c); err != nil {
+	if err := text.JSON(raw, c); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if err := c.Validate(); err != nil {

@@ -1,8 +1,8 @@
 package weights
 
 import (
-	"encoding/json"
 	"errors"
+	"fewstep/internal/text"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -122,14 +122,14 @@ func onlyWeights(dir string) (foundWeights, error) {
 
 // readIndex reads a *.safetensors.index.json: {"weight_map": {tensor: shard}}.
 func readIndex(path string) (foundWeights, error) {
-	text, err := os.ReadFile(path)
+	raw, err := os.ReadFile(path)
 	if err != nil {
 		return foundWeights{}, fmt.Errorf("cannot open the shard index: %w", err)
 	}
 	var index struct {
 		WeightMap map[string]string `json:"weight_map"`
 	}
-	if err := json.Unmarshal(text, &index); err != nil {
+	if err := text.JSON(raw, &index); err != nil {
 		return foundWeights{}, fmt.Errorf("%s: not a shard index: %w", path, err)
 	}
 	if len(index.WeightMap) == 0 {

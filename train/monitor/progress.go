@@ -56,7 +56,8 @@ type mark struct {
 // they are further apart.
 const rateWindow = 30 * time.Second
 
-// NewProgress shows progress on w, which is stderr as a rule. In the styles
+// NewProgress shows progress on w, which is stderr as a rule; where it has a
+// method Fd, that tells whether it is a terminal. In the styles
 // lines and json, a line comes at least every so often (0 means 10 s) and at
 // the beginning and end of each phase.
 func NewProgress(w io.Writer, style Style, every time.Duration) *Progress {
@@ -66,14 +67,23 @@ func NewProgress(w io.Writer, style Style, every time.Duration) *Progress {
 	p := &Progress{out: w, style: style, every: every, now: time.Now}
 	if style == StyleAuto {
 		p.style = StyleLines
-		if cupwriter.New(w, false).IsTerminal() {
+		if terminal(w).IsTerminal() {
 			p.style = StyleBar
 		}
 	}
 	if p.style == StyleBar {
-		p.container = mpb.New(mpb.WithOutput(w), mpb.WithAutoRefresh(), mpb.PopCompletedMode())
+		p.container = mpb.New(mpb.WithConsoleWriter(terminal(w)), mpb.WithAutoRefresh(), mpb.PopCompletedMode())
 	}
 	return p
+}
+
+// terminal is what bars draw on; it need not be a file, but may stand for one.
+func terminal(w io.Writer) *cupwriter.Writer {
+	out := cupwriter.New(w, false)
+	if f, ok := w.(interface{ Fd() uintptr }); ok {
+		out.SetTermFd(int(f.Fd()))
+	}
+	return out
 }
 
 // Writer is where log lines go while progress is shown: above the bar.

@@ -67,7 +67,7 @@ var acts = map[string]struct {
 	"train.accumulate":         {run, "train.accumulate=2", nil},
 	"train.compute":            {run, "train.compute=bf16", nil},
 	"train.granularity":        {plan, "train.granularity=layer", []string{"train.calls=network"}},
-	"train.calls":              {measured, "train.calls=network", []string{"train.granularity=layer", "train.calls=layer"}},
+	"train.calls":              {run, "train.calls=network", []string{"train.granularity=layer", "train.calls=layer"}},
 	"train.frozen":             {plan, "train.frozen=bf16", []string{"train.granularity=layer", "train.calls=layer"}},
 	"train.moments":            {run, "train.moments=bf16", nil},
 	"train.reduce":             {plan, "train.reduce=bf16", nil},
@@ -141,11 +141,14 @@ var acts = map[string]struct {
 	"stages.*.phases.*.count_student":              {run, adversarial + "count_student=true", []string{adversarial + "warmup_discriminator=4"}},
 	"stages.*.phases.*.gate":                       {run, adversarial + "gate=1", nil},
 	"stages.*.phases.*.noise_weights":              {plan, adversarial + "noise_weights=[1, 0]", []string{"stages.8.noise_levels=[100, 700]"}},
-	"stages.*.phases.*.closed_form":                {measured, "stages.1.phases.x0.closed_form=16", nil},
+	"stages.*.phases.*.closed_form":                {whole, "stages.1.phases.x0.closed_form=16", nil},
 }
 
 // TestEveryKeyActs changes each key of a recipe and looks for what that changes.
 func TestEveryKeyActs(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a hundred small runs")
+	}
 	recipe := tiny(t)
 	few(t, filepath.Dir(recipe))
 	head, _, _ := strings.Cut(strings.Replace(tinypipeline.Recipe, "images.parquet", "few.parquet", 1), "stages:")
@@ -360,11 +363,19 @@ func content(t *testing.T, dir string, entries ...string) string {
 	return out.String()
 }
 
-// run shows the statistics and results of the first two stages.
+// run shows the statistics and results of the first two stages, and how many programs ran for them.
 func run(t *testing.T, recipe string, set []string) string {
 	t.Helper()
 	dir := t.TempDir()
-	climb(t, recipe, dir, "8", 0, set)
+	_, programs := climb(t, recipe, dir, "8", 0, set)
+	return fmt.Sprint(programs, content(t, dir, "stats.jsonl", "stages"))
+}
+
+// whole is run for all stages.
+func whole(t *testing.T, recipe string, set []string) string {
+	t.Helper()
+	dir := t.TempDir()
+	climb(t, recipe, dir, "1", 0, set)
 	return content(t, dir, "stats.jsonl", "stages")
 }
 
