@@ -70,8 +70,8 @@ func TestStoppedTrainingEndsTheSame(t *testing.T) {
 	if err := run(t, context.Background(), whole); err != nil {
 		t.Fatal(err)
 	}
-	for _, updates := range []int{1, 3} {
-		n := updates
+	for _, updates := range []int{-1, 1, 3} { // the first time before the images are encoded
+		n := updates + 1 // encoding asks once
 		if err := run(t, stopAfter{context.Background(), &n}, parts); !errors.Is(err, ErrInterrupted) {
 			t.Fatalf("stopped after %d updates: %v", updates, err)
 		}
@@ -108,7 +108,7 @@ func TestTrainedAlready(t *testing.T) {
 	if err := run(t, context.Background(), c); err == nil || !strings.Contains(err.Error(), "another recipe") {
 		t.Errorf("another recipe on a trained model: %v", err)
 	}
-	n := 1
+	n := 2
 	c = recipe(t)
 	if err := run(t, stopAfter{context.Background(), &n}, c); !errors.Is(err, ErrInterrupted) {
 		t.Fatal(err)

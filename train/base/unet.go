@@ -22,7 +22,7 @@ func (t *Trainer) trainUNet(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	latents, err := t.encodeAll()
+	latents, err := t.encodeAll(ctx)
 	if err != nil {
 		return err
 	}

@@ -71,7 +71,7 @@ func (t *Trainer) trainVAE(ctx context.Context) error {
 	if err := pipeline.Write(t.p.Dir, "vae", specs, trained, weights.F32, nil); err != nil {
 		return err
 	}
-	if err := t.normaliseLatents(trained); err != nil {
+	if err := t.normaliseLatents(ctx, trained); err != nil {
 		return err
 	}
 	if err := pipeline.Write(t.p.Dir, "vae", specs, trained, weights.F16, map[string]string{"format": "pt"}); err != nil {
@@ -95,8 +95,8 @@ func (t *Trainer) crop(img []float32, side int, k int64) []float32 {
 	return out
 }
 
-// encodeAll returns the latents of every training row.
-func (t *Trainer) encodeAll() ([][]float32, error) {
+// encodeAll returns the latents of every training row. Interrupted it ends after the chunk at hand; nothing of it is kept.
+func (t *Trainer) encodeAll(ctx context.Context) ([][]float32, error) {
 	e := engine.New(t.Backend, dtypes.Float32, nn.Network)
 	enc, err := t.p.LoadEncoders(e, 32, pipeline.VAEPart)
 	if err != nil {
@@ -125,6 +125,9 @@ func (t *Trainer) encodeAll() ([][]float32, error) {
 		}
 	}()
 	for len(all) < t.train.Len() {
+		if ctx.Err() != nil {
+			return nil, ErrInterrupted
+		}
 		d := <-ready
 		if d.err != nil {
 			return nil, d.err
@@ -141,8 +144,8 @@ func (t *Trainer) encodeAll() ([][]float32, error) {
 
 // normaliseLatents measures the latents of the training images with the weights on disk and changes the quantisation
 // convolutions so that each channel has mean 0 and deviation 1.
-func (t *Trainer) normaliseLatents(v engine.Tensors) error {
-	latents, err := t.encodeAll()
+func (t *Trainer) normaliseLatents(ctx context.Context, v engine.Tensors) error {
+	latents, err := t.encodeAll(ctx)
 	if err != nil {
 		return err
 	}
