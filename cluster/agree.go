@@ -24,9 +24,8 @@ func (a Action) String() string { return [...]string{"nothing", "save", "stop"}[
 
 // round is a proposal under way, or the last that was decided.
 type round struct {
+	proposal
 	ID      int    `json:"id"`
-	Action  Action `json:"action"`
-	Why     string `json:"why"`
 	Rank    int    `json:"rank"` // that proposed
 	Host    string `json:"host"`
 	Update  int    `json:"update"` // the number of updates begun before the action
@@ -53,7 +52,7 @@ func (h *hub) propose(w http.ResponseWriter, r *http.Request, rank int) {
 		now != nil && (now.Action == Stop || !now.Decided && now.Action >= p.Action) || h.next != nil && h.next.Action >= p.Action {
 		return
 	}
-	h.next = &round{Action: p.Action, Why: p.Why, Rank: rank, Host: h.host(rank)}
+	h.next = &round{proposal: p, Rank: rank, Host: h.host(rank)}
 	h.settle()
 }
 

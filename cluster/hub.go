@@ -50,7 +50,7 @@ type peer struct {
 	told     int       // version of the news that it has
 	left     bool
 	progress Progress
-	advanced time.Time // when it began its last update
+	advanced time.Time // when it began its last update, or told of work that goes on
 	behind   time.Time // when it was last named for being behind
 }
 
@@ -134,14 +134,15 @@ func newHub(l net.Listener, place Place, opt Options) (*hub, error) {
 	return h, nil
 }
 
-// close stops serving, after it has waited a little for the ranks that have not left, or do not know of the failure yet.
+// close stops serving, after it has waited a little for the ranks that have not left, or do not know of the failure yet: where
+// it came before all had joined, also for those that are to come.
 func (h *hub) close() {
 	limit := time.Now().Add(h.opt.grace)
 	h.wait(context.Background(), time.Until(limit), func() bool {
 		for i := range h.ranks {
 			p := &h.ranks[i]
 			there := i != 0 && p.joined && !p.left && p.gone.IsZero() && time.Since(p.seen) < answerTime
-			if there && (h.news.Failure == nil || p.told < h.news.Version) {
+			if late := i != 0 && !p.joined && !h.started && h.news.Failure != nil; late || there && (h.news.Failure == nil || p.told < h.news.Version) {
 				return false
 			}
 		}
@@ -240,7 +241,7 @@ func (h *hub) beat(w http.ResponseWriter, r *http.Request, rank int) {
 	}
 	h.mu.Lock()
 	p := &h.ranks[rank]
-	if b.Progress.Begun != p.progress.Begun || p.advanced.IsZero() {
+	if b.Progress.Begun != p.progress.Begun || b.Progress.Work != p.progress.Work || p.advanced.IsZero() {
 		p.advanced = time.Now()
 	}
 	p.progress = b.Progress
@@ -329,11 +330,6 @@ func (h *hub) leave(w http.ResponseWriter, _ *http.Request, rank int) {
 // clock answers with rank 0's time; who asks for it also learns that this is a rendezvous of the job.
 func (h *hub) clock(w http.ResponseWriter, _ *http.Request) {
 	reply(w, clock{Session: h.session, Time: time.Now()})
-}
-
-type clock struct {
-	Session string    `json:"session"`
-	Time    time.Time `json:"time"`
 }
 
 // strangers tells of connections that were refused, each address once in a while. It is written to by http.Server.

@@ -207,7 +207,7 @@ func (h *hub) nameLate(now time.Time) {
 		if len(falses(g.read)) == 0 && now.Sub(g.since) > time.Minute {
 			delete(h.gathers, name)
 		}
-		if len(missing) > 0 && now.Sub(g.since) > h.opt.StallTime {
+		if len(missing) > 0 && now.Sub(g.since) > h.opt.StallTime && now.Sub(h.ranks[missing[0]].advanced) > h.opt.StallTime {
 			h.lost(missing[0], "stands still: it does not come to %q, where others wait for %v; it is at %s", name, h.opt.StallTime, h.doing(missing[0]))
 		}
 		if len(missing) == 0 || now.Sub(g.since) < h.opt.nameEvery || now.Sub(g.named) < h.opt.nameEvery {

@@ -21,7 +21,7 @@ type Options struct {
 	Secret      []byte        // of the job, see Secret
 	JoinTimeout time.Duration // for all ranks to come; default 15 minutes
 	PeerTimeout time.Duration // a rank that is silent for longer is lost; default 30 seconds
-	StallTime   time.Duration // a rank that is behind the others for longer, though it is not silent, is lost; default 30 minutes
+	StallTime   time.Duration // a rank that is behind the others, and tells of no work that goes on, for longer is lost; default 30 minutes
 	Host        string        // of this process, for messages; "" = as the launcher names it, or Host()
 	Log         *slog.Logger  // nil = nowhere
 
@@ -322,11 +322,21 @@ func (m *Member) Session() string { return m.session }
 // Context ends when the cluster fails; its cause is the *Failure.
 func (m *Member) Context() context.Context { return m.ctx }
 
-// Tell sets what the next heartbeats tell of this rank; the number of updates is Next's.
+// Tell sets what the next heartbeats tell of this rank; the number of updates is Next's, and Working's count stays.
 func (m *Member) Tell(p Progress) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	p.Work = m.progress.Work
 	m.progress = p
+}
+
+// Working tells what this rank does, and that it goes on: called again and again, it keeps a rank that others wait for from
+// being taken for one that stands still. "" = nothing that takes long.
+func (m *Member) Working(doing string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.progress.Doing = doing
+	m.progress.Work++
 }
 
 // Peers is what the ranks told last; on other ranks than 0 it is nil.

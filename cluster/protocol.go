@@ -52,6 +52,12 @@ type proposal struct {
 	Why    string `json:"why"`
 }
 
+// clock answers with rank 0's time; it also tells that this is a rendezvous of the job.
+type clock struct {
+	Session string    `json:"session"`
+	Time    time.Time `json:"time"`
+}
+
 // vote answers a round.
 type vote struct {
 	Round int  `json:"round"`
@@ -68,6 +74,7 @@ type gathered struct {
 // Progress is what a rank tells of itself with its heartbeats.
 type Progress struct {
 	Begun   int                `json:"begun"`             // updates
+	Work    int                `json:"work,omitempty"`    // grows while what it does goes on
 	Doing   string             `json:"doing,omitempty"`   // what takes time now, such as "compiling"
 	Figures map[string]float64 `json:"figures,omitempty"` // by name, such as monitor.DataSeconds
 }

@@ -65,6 +65,7 @@ func (r *Run) phase(ctx context.Context, step distill.Step, checkpoint *rundir.C
 	if r.Engine.Sites {
 		r.Engine.Drop() // one phase's thousand programs take device memory that the next one's need
 	}
+	r.Working("loading networks")
 	p.deal()
 	if err := p.together(func(q *phase) error { return q.prepare(ctx, checkpoint) }); err != nil {
 		return err
@@ -74,6 +75,7 @@ func (r *Run) phase(ctx context.Context, step distill.Step, checkpoint *rundir.C
 		q.feeds()
 	}
 	r.saved, r.since = time.Now(), 0
+	r.Working("")
 	for p.done < step.Samples {
 		if stop, err := p.agreed(); err != nil {
 			return err

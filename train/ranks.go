@@ -55,6 +55,13 @@ func (r *Run) hear(name string, value any) error {
 	return json.Unmarshal(all[0], value)
 }
 
+// Working tells the other ranks what this one does while they wait for it, again and again; "" = nothing that takes long.
+func (r *Run) Working(doing string) {
+	if m := r.opt.Cluster; m != nil {
+		m.Working(doing)
+	}
+}
+
 // visibleWithin is how long a rank looks for what rank 0 has written: network file systems remember for a while that a name
 // was not there.
 const visibleWithin = 30 * time.Second

@@ -218,6 +218,7 @@ func (s *samples) encoding(what, part string, n int, encode func(enc *pipeline.E
 			return nil
 		})
 		told(end, n)
+		s.run.Working("encoding " + what)
 		if err != nil || end == n {
 			free()
 		}

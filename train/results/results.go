@@ -139,7 +139,11 @@ func (m *Maker) encode(r *train.Run, prompts []string) error {
 func (m *Maker) draw(ctx context.Context, r *train.Run, load eval.Loader, o sample.Options) ([]image.Image, error) {
 	c := r.Config.Eval
 	o.Seed, o.Size, o.Batch, o.Negative = c.Seed, pipeline.Square(r.Config.Data.Resolution), c.Batch, m.empty
-	o.Progress = monitor.LogProgress(m.Log, "drawing a sample sheet", "steps", 0) // the device may lag a batch behind
+	told := monitor.LogProgress(m.Log, "drawing a sample sheet", "steps", 0) // the device may lag a batch behind
+	o.Progress = func(done, total int) {
+		told(done, total)
+		r.Working("drawing a sample sheet")
+	}
 	model, free, err := load()
 	if err != nil {
 		return nil, err
