@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"fewstep/internal/xla"
 
@@ -35,6 +36,7 @@ type Group struct {
 	round  *round // the collective that some devices wait for
 	failed error
 	number int // of launches over all processes
+	waited time.Duration
 }
 
 // round is one collective on its way.

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"fewstep/internal/xla"
 
@@ -42,6 +43,13 @@ func (g *Group) joinJob(job *Job, have int) (first int, err error) {
 	return first, nil
 }
 
+// Waited is how long this process has waited for sums over hosts, and so for the other processes.
+func (g *Group) Waited() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.waited
+}
+
 // programs says whether the devices of the group add up by programs that they run together.
 func (g *Group) programs() bool { return g != nil && g.hosts == nil }
 
@@ -72,9 +80,11 @@ func (g *Group) overHosts(all []any, in dtypes.DType, scale float32) ([]any, err
 			at += len(v)
 		}
 	}
+	start := time.Now()
 	if err := g.hosts.Sum(context.Background(), total); err != nil { // ends with the job
 		return nil, err
 	}
+	g.waited += time.Since(start)
 	for i := range total {
 		total[i] *= scale
 	}

@@ -137,3 +137,35 @@ func TestHostsTrainAsOneDevice(t *testing.T) {
 		}
 	}
 }
+
+// A NaN in one process's part changes nothing in any, and is told by all.
+func TestHostsNonFinite(t *testing.T) {
+	rt := must[*xla.Runtime](t)(xla.Open(xla.Go, xla.Options{}))
+	for _, mode := range modes {
+		m := newMeeting(2)
+		var wait sync.WaitGroup
+		for rank := range 2 {
+			wait.Go(func() {
+				lead := engine.New(rt.Backend, dtypes.Float32, newEngine(mode, dtypes.Float32).Granularity)
+				lead.Split = mode == "split"
+				g := must[*engine.Group](t)(engine.NewGroup(lead, 1, dtypes.Float32, &engine.Job{Hosts: attendant{m, rank, new(int)}}))
+				e := g.Engines()[0]
+				o := must[*engine.Optimizer](t)(e.NewOptimizer(engine.Adam{Beta1: 0.9, Beta2: 0.99, EMA: 0.9}, perceptronParams(t, e)))
+				before := snapshot(t, e, o)
+				first := float32(0.5)
+				if rank == 1 {
+					first = float32(math.NaN())
+				}
+				r := must[*engine.Result](t)(e.Train(perceptron(), engine.Bind{"net": o.Params()}, "net", o, engine.Step{LR: 0.1}, batch(t, e, first)...))
+				if norm2 := must[float64](t)(r.Norm2()); norm2-norm2 == 0 {
+					t.Errorf("%s, process %d: norm² is %g", mode, rank, norm2)
+				}
+				if loss := must[[]float32](t)(e.Floats(r.Outputs[0]))[0]; loss == loss {
+					t.Errorf("%s, process %d: the loss is %g", mode, rank, loss)
+				}
+				sameBits(t, snapshot(t, e, o), before)
+			})
+		}
+		wait.Wait()
+	}
+}

@@ -110,6 +110,7 @@ func (p *phase) settle(but int) error {
 		p.read = now
 		u.record.Took = now.Sub(u.start)
 		u.record.Wall = p.finishWall(u.wall, u.count, u.record.Took)
+		p.exchange(u.record.Wall, u.record.Took)
 		if p.watch != nil {
 			if f := p.watch.Update(u.record); f != nil {
 				p.opt.Log.Warn("discriminator: " + f.String())

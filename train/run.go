@@ -69,8 +69,10 @@ type Run struct {
 	saved   time.Time // of the last checkpoint
 	since   int64     // samples since then
 	warming sync.WaitGroup
-	unsaved atomic.Bool // an update was made since the last checkpoint or result
-	asked   bool        // all ranks were asked to save
+	unsaved atomic.Bool   // an update was made since the last checkpoint or result
+	asked   bool          // all ranks were asked to save
+	waited  time.Duration // for other processes, when that was told last
+	slow    int           // rank that was slower than the others in the last measured update; -1 = none
 
 	perSample map[string]float64 // operations of each phase
 
@@ -86,7 +88,7 @@ type Device interface {
 
 // Open opens the model, the data and the run directory. Nothing is computed yet.
 func Open(c *configs.Recipe, opt Options) (*Run, error) {
-	r := &Run{Config: c, opt: opt, Engine: NewEngine(opt.Backend, c.Train, opt.Split)}
+	r := &Run{Config: c, opt: opt, Engine: NewEngine(opt.Backend, c.Train, opt.Split), slow: -1}
 	r.Engine.Sites = opt.Sites
 	err := r.checkDevices()
 	if err != nil {

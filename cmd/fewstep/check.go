@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -22,6 +23,7 @@ func newCheck(a *app) *cobra.Command {
 			"Sizes and SHA-256 of checkpoints, results, exports, sheets, report and encodings; the recipe, the lineage, the state of\n" +
 			"the data set and the statistics against their digests; weights and optimizer states that are not finite; results that\n" +
 			"are missing though something was made from them; exports that are due. It changes nothing.\n\n" +
+			"It also tells the run's goodput: the share of its time that went into updates that it kept.\n\n" +
 			"Damage ends with exit code 1. Harmless leftovers of an interrupted process, and phases whose student hardly moved, are\n" +
 			"listed and do not.",
 		Example: "  fewstep check runs/demo\n  fewstep check runs/demo --json",
@@ -34,6 +36,10 @@ func newCheck(a *app) *cobra.Command {
 			still, err := hardlyMoved(args[0])
 			if err != nil {
 				return err
+			}
+			goodput, err := monitor.ReadGoodput(filepath.Join(args[0], "timing.jsonl"))
+			if err == nil && goodput.Updates > 0 { // Check has said what is wrong with the file
+				still = append(still, goodput.String())
 			}
 			return a.printProblems(args[0], problems, still)
 		},

@@ -188,6 +188,9 @@ func (a *app) walk(ctx context.Context, config *configs.Recipe, path string, o r
 		}
 		worked = worked || reported
 	}
+	if goodput, err := monitor.ReadGoodput(r.Dir.TimingPath()); err == nil && goodput.Updates > 0 {
+		a.log.Info(goodput.String())
+	}
 	stats := r.Engine.Compiled()
 	a.log.Info("programs", "compiled", stats.Programs-stats.Cached, "from the cache", stats.Cached, "seconds", fmt.Sprintf("%.1f", stats.Wall.Seconds()))
 	switch {

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"fewstep/internal/xla"
 	"fewstep/model/weights"
 	"fewstep/train/monitor"
 	"fewstep/train/tinypipeline"
@@ -55,6 +56,9 @@ func startRanks(t *testing.T, n int, more []string, args ...string) *ranks {
 		}
 		cmd, _ := fewstep(t, own...)
 		cmd.Env = append(cmd.Env, "FEWSTEP_SECRET=of these tests, and long", fmt.Sprintf("RANK=%d", rank), fmt.Sprintf("WORLD_SIZE=%d", n), "MASTER_ADDR="+host, "MASTER_PORT="+port)
+		if togetherBackend() == xla.CUDA {
+			env = append(env, fmt.Sprintf("CUDA_VISIBLE_DEVICES=%d", rank))
+		}
 		cmd.Env, cmd.Dir = append(cmd.Env, env...), folder
 		r.outs, r.errs = append(r.outs, &bytes.Buffer{}), append(r.errs, &bytes.Buffer{})
 		cmd.Stdout, cmd.Stderr = r.outs[rank], r.errs[rank]
@@ -122,9 +126,20 @@ func newShared(t *testing.T) *shared {
 	return &shared{recipe}
 }
 
+// togetherEnv names the backend of these tests where it is not the pure-Go one, whose ranks add up through their hosts' memory.
+// With cuda each rank takes the GPU of its number, and they add up by NCCL: two GPUs are needed, four where four ranks are.
+const togetherEnv = "FEWSTEP_TEST_TOGETHER"
+
+func togetherBackend() string {
+	if b := os.Getenv(togetherEnv); b != "" {
+		return b
+	}
+	return "go"
+}
+
 // args are those of a run; an epsilon above rounding keeps runs on other numbers of devices comparable weight by weight.
 func (s *shared) args(dir string, more ...string) []string {
-	return append([]string{"run", s.recipe, "--backend", "go", "--dir", dir, "--peer-timeout", "4s", "--set", "train.adam_epsilon=1e-4", "--set", "train.batch=4", "--set", "eval.sheet_samples=2",
+	return append([]string{"run", s.recipe, "--backend", togetherBackend(), "--dir", dir, "--peer-timeout", "4s", "--set", "train.adam_epsilon=1e-4", "--set", "train.batch=4", "--set", "eval.sheet_samples=2",
 		"--until", "8"}, more...)
 }
 
@@ -218,8 +233,16 @@ func TestRunTogether(t *testing.T) {
 	if a, b := positions(one), positions(two); !slices.Equal(a, b) {
 		t.Errorf("other updates: %v and %v", a, b)
 	}
-	if out, errs, code := runCommand(t, "check", two); code != exitOK {
+	if out, errs, code := runCommand(t, "check", two); code != exitOK || !strings.Contains(out, "goodput ") {
 		t.Errorf("check: %s%s", out, errs)
+	}
+	timing, err := os.ReadFile(filepath.Join(two, "timing.jsonl"))
+	for _, figure := range []string{monitor.StepSeconds, monitor.DataSeconds, monitor.TeacherSeconds, monitor.WaitSeconds, monitor.MemoryPeak} {
+		for rank := range 2 {
+			if name := fmt.Sprintf("%q:", fmt.Sprintf("%s_rank_%d", figure, rank)); err != nil || !bytes.Contains(timing, []byte(name)) {
+				t.Errorf("no %s: %v\n%s", name, err, timing)
+			}
+		}
 	}
 	saved, _ := filepath.Glob(filepath.Join(two, "stages", "8", "full-uncond", "checkpoints", "*", "student.optimizer-00002-of-00002.safetensors"))
 	if len(saved) == 0 {
@@ -251,7 +274,11 @@ func TestRunTogether(t *testing.T) {
 		}
 		startRanks(t, 2, nil, s.args(dir)...).ended(t, exitOK)
 		nearly(t, two, dir, 0)
-		startRanks(t, 4, nil, s.args(copied, "--until", "8")...).ended(t, exitOK)
+		more := 4
+		if togetherBackend() == xla.CUDA {
+			more = min(more, xla.GPUs())
+		}
+		startRanks(t, more, nil, s.args(copied)...).ended(t, exitOK)
 		nearly(t, one, copied, acrossDevices)
 	})
 
@@ -276,6 +303,31 @@ func TestRunTogether(t *testing.T) {
 		s.alone(t, dir)
 		nearly(t, one, dir, acrossDevices)
 	})
+}
+
+// With state dealt out over two processes each saves what it keeps, and the result is whole; one process goes on with it, and two
+// with what one has saved.
+func TestTogetherSharded(t *testing.T) {
+	s := newShared(t)
+	layered := []string{"--set", "train.granularity=layer", "--set", "train.calls=layer", "--set", "train.ema=0.9", "--set", "train.clip_norm=0.5", "--set", "eval.sheet_samples=0"}
+	sharded := append([]string{"--set", "train.shard=sharded"}, layered...)
+	one, two, mixed := filepath.Join(t.TempDir(), "one"), filepath.Join(t.TempDir(), "two"), filepath.Join(t.TempDir(), "mixed")
+	s.alone(t, one, layered...)
+	startRanks(t, 2, nil, s.args(two, sharded...)...).ended(t, exitOK)
+	nearly(t, one, two, acrossDevices)
+	r := startRanks(t, 2, nil, s.args(mixed, sharded...)...)
+	waitForLines(t, r.cmds[0], r.errs[0], filepath.Join(mixed, "stats.jsonl"), 4)
+	_ = r.cmds[1].Process.Signal(syscall.SIGTERM)
+	r.ended(t, exitInterrupted)
+	cmd, out := fewstep(t, s.args(mixed, layered...)...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitForLines(t, cmd, out, filepath.Join(mixed, "stats.jsonl"), 18)
+	_ = cmd.Process.Signal(syscall.SIGTERM)
+	ended(t, cmd, out, exitInterrupted)
+	startRanks(t, 2, nil, s.args(mixed, sharded...)...).ended(t, exitOK)
+	nearly(t, one, mixed, acrossDevices)
 }
 
 // A rank that is killed at a random moment, or that stands still, ends the others by its name within seconds; started again,

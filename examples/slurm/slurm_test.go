@@ -3,6 +3,7 @@
 package slurm
 
 import (
+	"bytes"
 	"crypto/rand"
 	"fmt"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -301,18 +303,43 @@ func TestNoRequeue(t *testing.T) {
 	}
 }
 
-// Ranks on several nodes find each other by what srun tells, and doctor compares them; a run says that it takes one node.
+// Ranks on several nodes find each other by what srun tells, doctor compares them, and they train together. One is killed: the
+// others end, the job queues itself again, and the run goes on to its end.
 func TestSeveralNodes(t *testing.T) {
 	s := start(t)
-	id := s.submit("--nodes", fmt.Sprint(fakeNodes), "distil.sbatch", recipe(t), s.path("run"), "--backend", "go")
-	state, code, _ := s.ended(id, time.Minute)
+	id := s.submit("--nodes", fmt.Sprint(fakeNodes), "distil.sbatch", recipe(t), s.path("run"), "--backend", "go", "--set", "train.batch=6", "--until", "8",
+		"--set", "stages.8.phases.lora-cond.samples=120", "--peer-timeout", "5s")
+	s.until(2*time.Minute, func() bool { return strings.Count(s.log("run/stats.jsonl"), "\n") >= 12 })
+	victim := s.rank(1)
+	if err := syscall.Kill(victim, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	state, code, restarts := s.ended(id, 4*time.Minute)
 	log := s.log("work/*.log")
-	for _, want := range []string{"3 nodes by slurm, rendezvous 127.0.0.1:6", "every rank reaches every other", node(2), "slurm started 3 processes"} {
+	for _, want := range []string{"3 nodes by slurm, rendezvous 127.0.0.1:6", "every rank reaches every other", node(2), "all ranks are there", "rank 1 (" + node(1) + ")",
+		"was lost", "the job queues itself again", "continuing", "8 full-uncond 4/4 100%"} {
 		if !strings.Contains(log, want) {
 			t.Errorf("the log does not say %q", want)
 		}
 	}
-	if state != "FAILED" || code != "2:0" || t.Failed() {
-		t.Errorf("%s, code %s\n%s", state, code, log)
+	if state != "COMPLETED" || code != "0:0" || restarts != "1" || t.Failed() {
+		t.Errorf("%s, code %s, %s restarts\n%s", state, code, restarts, log)
 	}
+}
+
+// rank is the process of a rank of this test's run.
+func (s *slurm) rank(n int) int {
+	s.t.Helper()
+	found, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, path := range found {
+		env, _ := os.ReadFile(path)
+		line, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
+		if bytes.Contains(line, []byte(s.path("run")+"\x00")) && bytes.Contains(line, []byte("\x00run\x00")) && bytes.Contains(env, fmt.Appendf(nil, "SLURM_PROCID=%d\x00", n)) &&
+			bytes.Contains(env, []byte("SLURM_STEP_NUM_TASKS=")) && !bytes.Contains(line, []byte("srun")) && !bytes.Contains(line, []byte("bash")) {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+			return pid
+		}
+	}
+	s.t.Fatalf("no process of rank %d", n)
+	return 0
 }

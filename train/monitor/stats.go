@@ -67,6 +67,8 @@ const (
 	TeacherSeconds       = "teacher_seconds"       // its calls
 	DiscriminatorSeconds = "discriminator_seconds" // its gradient
 	StudentSeconds       = "student_seconds"       // its sample for the discriminator, its gradient
+	WaitSeconds          = "wait_seconds"          // for other processes, where gradients are added up through hosts' memory; beside the parts
+	StepSeconds          = "step_seconds"          // of the whole update, told for every rank
 	UpdateSeconds        = "update_seconds"        // of both; missing where an update is one program with its gradient, and counted there
 )
 

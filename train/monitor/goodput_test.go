@@ -1,0 +1,48 @@
+package monitor
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Updates that were lost and made again, and pauses, are no goodput.
+func TestGoodput(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "timing.jsonl")
+	if g, err := ReadGoodput(path); err != nil || g != (Goodput{}) || g.Share() != 0 {
+		t.Fatalf("%+v, %v", g, err)
+	}
+	start := time.Date(2025, 3, 1, 12, 0, 0, 0, time.UTC)
+	s, err := OpenStats(filepath.Join(t.TempDir(), "stats.jsonl"), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []struct {
+		position int64
+		at       time.Duration // of its end
+	}{{10, 2}, {20, 4}, {30, 6}, {20, 16}, {30, 18}, {40, 20}, {50, 22}, {50, 40}} {
+		s.now = func() time.Time { return start.Add(row.at * time.Second) }
+		if err := s.Update(Record{Kind: KindStep, Position: row.position, Took: 2 * time.Second}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	g, err := ReadGoodput(path)
+	want := Goodput{Wall: 40 * time.Second, Kept: 10 * time.Second, Updates: 5, Again: 3, Returns: 2}
+	if err != nil || g != want || g.Share() != 0.25 {
+		t.Errorf("%+v, %v", g, err)
+	}
+	if text := g.String(); !strings.Contains(text, "25.0 %") || !strings.Contains(text, "3 were made again after 2 returns") {
+		t.Error(text)
+	}
+	if err := os.WriteFile(path, []byte("{\"position\":1}\nnonsense\n"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadGoodput(path); err == nil || !strings.Contains(err.Error(), "timing.jsonl:2") {
+		t.Error(err)
+	}
+}
