@@ -317,7 +317,7 @@ func TestSeveralNodes(t *testing.T) {
 	state, code, restarts := s.ended(id, 4*time.Minute)
 	log := s.log("work/*.log")
 	for _, want := range []string{"3 nodes by slurm, rendezvous 127.0.0.1:6", "every rank reaches every other", node(2), "all ranks are there", "rank 1 (" + node(1) + ")",
-		"was lost", "the job queues itself again", "continuing", "8 full-uncond 4/4 100%"} {
+		"was lost", "the job queues itself again", "continuing", "8 full-uncond 6/6 100%"} {
 		if !strings.Contains(log, want) {
 			t.Errorf("the log does not say %q", want)
 		}
