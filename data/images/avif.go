@@ -29,8 +29,9 @@ func avifDecode(content []byte) (image.Image, error) {
 }
 
 // readAVIF finds the primary image's rotation and mirror (properties irot and imir, which take the place of EXIF's
-// orientation in this format) and its ICC profile.
+// orientation in this format), its planes of colour and its ICC profile.
 func (f *file) readAVIF() {
+	f.chroma = chromaPlanes{1, 1, 0.299, 0.114}
 	meta := box(f.content, "meta")
 	if len(meta) < 4 {
 		return
@@ -59,6 +60,12 @@ func (f *file) readAVIF() {
 			rotation = int(p[1][0] & 3) // quarter turns, counter-clockwise
 		case string(p[0]) == "imir" && len(p[1]) > 0:
 			mirror = int(p[1][0] & 1) // 0 = top and bottom change places, 1 = left and right
+		case string(p[0]) == "av1C" && len(p[1]) > 2:
+			f.chroma.x, f.chroma.y = 1+int(p[1][2]>>3&1), 1+int(p[1][2]>>2&1)
+		case string(p[0]) == "colr" && len(p[1]) >= 10 && string(p[1][:4]) == "nclx":
+			if m, ok := matrices[binary.BigEndian.Uint16(p[1][8:])]; ok {
+				f.chroma.kr, f.chroma.kb = m[0], m[1]
+			}
 		case string(p[0]) == "colr" && len(p[1]) > 4 && (string(p[1][:4]) == "prof" || string(p[1][:4]) == "rICC"):
 			f.profile = p[1][4:]
 		}

@@ -19,7 +19,7 @@ import (
 
 // DecoderVersion changes whenever the same file may give other pixels than before: what was made of decoded images is
 // kept under it.
-const DecoderVersion = 2
+const DecoderVersion = 3
 
 // MaxPixels is the largest image that is decoded: 8,192 pixels squared. What a file claims beyond that is an error before
 // anything is decoded.
@@ -48,7 +48,8 @@ type file struct {
 	orientation   int    // EXIF's, 1 to 8
 	profile       []byte // ICC; may be nil
 	frame         image.Point
-	alpha         bool // WebP: of an animation's first frame
+	alpha         bool         // WebP: of an animation's first frame
+	chroma        chromaPlanes // AVIF
 }
 
 // Probe reads an image's format and size.
@@ -170,7 +171,11 @@ func (f *file) decode() (m RGB, err error) {
 	case "WebP":
 		m, err = f.decodeWebP()
 	case "AVIF":
-		m, err = decoded(avifDecode(f.content))
+		var img image.Image
+		if img, err = avifDecode(f.content); err == nil {
+			m = FromImage(img)
+			f.chroma.interpolate(m, img)
+		}
 	case "GIF":
 		var img image.Image
 		if img, err = gif.Decode(bytes.NewReader(f.content)); err == nil {
