@@ -40,6 +40,7 @@ type Progress struct {
 	last         Record
 	shown        time.Time
 	pending      bool   // last is newer than what was shown
+	ended        bool   // the phase's last samples were shown
 	parts        string // of the last step in which they were measured
 
 	container *mpb.Progress
@@ -109,7 +110,7 @@ func (p *Progress) Update(r Record) error {
 	now := p.now()
 	if r.Stage != p.stage || r.Phase != p.phase {
 		p.finish()
-		p.stage, p.phase, p.seen, p.shown = r.Stage, r.Phase, nil, time.Time{}
+		p.stage, p.phase, p.seen, p.shown, p.ended = r.Stage, r.Phase, nil, time.Time{}, false
 		p.last, p.parts = Record{}, ""
 	}
 	if r.Kind != KindStep { // keep the losses of the last step on the line
@@ -127,9 +128,11 @@ func (p *Progress) Update(r Record) error {
 		p.draw()
 		return nil
 	}
-	if !p.shown.IsZero() && now.Sub(p.shown) < p.every && r.Samples < r.Total {
+	ends := r.Samples >= r.Total && !p.ended
+	if !p.shown.IsZero() && now.Sub(p.shown) < p.every && !ends {
 		return nil
 	}
+	p.ended = r.Samples >= r.Total
 	p.print()
 	return nil
 }
@@ -142,7 +145,7 @@ func (p *Progress) finish() {
 		p.bar = nil
 		return
 	}
-	if p.pending {
+	if p.pending && !p.ended {
 		p.print()
 	}
 }

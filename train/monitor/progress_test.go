@@ -97,6 +97,21 @@ func TestProgressShowsTheLastRecord(t *testing.T) {
 	}
 }
 
+// What goes on after its total, as the last bytes of a number of megabytes do, is shown once.
+func TestProgressEndsOnce(t *testing.T) {
+	var out bytes.Buffer
+	p := NewProgress(&out, StyleLines, time.Hour)
+	for i := range int64(50) {
+		if err := p.Update(Record{Kind: KindStep, Stage: "a", Phase: "b", Samples: min(i, 9), Total: 9, Position: i}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.Close()
+	if n := strings.Count(out.String(), "\n"); n != 2 || !strings.Contains(out.String(), "a b 9/9 100%") {
+		t.Errorf("got %s", &out)
+	}
+}
+
 func TestProgressJSON(t *testing.T) {
 	var out bytes.Buffer
 	now := time.Unix(1700000000, 0)
