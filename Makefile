@@ -51,10 +51,11 @@ test: setup format vet
 
 # Package and target. FUZZTIME is for each of them; a number of inputs, because Go sometimes fails a target whose time runs out
 # in the middle of one ("context deadline exceeded").
-FUZZ     = cluster:FuzzExpandHosts model/weights:FuzzOpen model/weights:FuzzIndex model/lora:FuzzParseKey model/lora:FuzzRead \
+FUZZ     = cluster:FuzzExpandHosts configs:FuzzParse model/weights:FuzzOpen model/weights:FuzzIndex model/lora:FuzzParseKey model/lora:FuzzRead \
 	model/prediction:FuzzOfScheduler model/lora:FuzzConfig \
 	model/ldm:FuzzCheckpoint model/hub:FuzzParse model/clip:FuzzEncode model/clip:FuzzTokenizerFile \
-	model/unet:FuzzParseConfig data/images:FuzzDecode data/source:FuzzSegment data/scenes:FuzzOpen eval:FuzzReadRows eval:FuzzCOCOCaptions
+	model/unet:FuzzParseConfig data/images:FuzzDecode data/source:FuzzSegment data/scenes:FuzzOpen eval:FuzzReadRows eval:FuzzCOCOCaptions \
+	eval/stats:FuzzReadNPZ internal/xla:FuzzParseRecording internal/xla:FuzzWithAliases model/inception:FuzzStateDict train/monitor:FuzzValues
 FUZZTIME ?= 10000x
 
 fuzz: tools

@@ -2,6 +2,7 @@ package distill
 
 import (
 	"fmt"
+	"hash/fnv"
 	"math"
 )
 
@@ -104,4 +105,12 @@ func Choice(weights []float64, seed uint64, purpose Purpose, sample int64, eleme
 // Pick returns one of n equally likely indices, 0 <= i < n; n must be positive.
 func Pick(n int, seed uint64, purpose Purpose, sample int64, element uint32) int {
 	return int(Uniform(seed, purpose, sample, element) * float64(n))
+}
+
+// NumberOf is the sample number of what has a name in place of a number, such as a parameter's first values: its FNV-1a hash, without
+// the sign.
+func NumberOf(name string) int64 {
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	return int64(h.Sum64() >> 1)
 }

@@ -199,3 +199,12 @@ func BenchmarkNormal(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/4096, "ns/normal")
 }
+
+// Names keep their numbers: weights that were drawn by them are drawn again. (FNV-1a of nothing is its offset basis.)
+func TestNumberOf(t *testing.T) {
+	for name, want := range map[string]int64{"": 14695981039346656037 >> 1, "a": 6319093600277820998} {
+		if got := NumberOf(name); got != want {
+			t.Errorf("%q: %d, want %d", name, got, want)
+		}
+	}
+}

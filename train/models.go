@@ -355,7 +355,7 @@ func (r *Run) critics() *discriminator.Config {
 
 // fresh gives initial values that depend on the seed, the name and where they are used.
 func (r *Run) fresh(where string) func(nn.Spec) ([]float32, error) {
-	number := func(name string) int64 { return hash(where + "/" + name) }
+	number := func(name string) int64 { return distill.NumberOf(where + "/" + name) }
 	uniform := func(name string, v []float32) {
 		for i := range v {
 			v[i] = float32(distill.Uniform(r.Config.Seed, distill.Init, number(name), uint32(i)))
@@ -365,12 +365,4 @@ func (r *Run) fresh(where string) func(nn.Spec) ([]float32, error) {
 	return func(s nn.Spec) ([]float32, error) {
 		return engine.Fresh([]nn.Spec{s}, uniform, normal)[s.Name], nil
 	}
-}
-
-func hash(s string) int64 {
-	h := uint64(14695981039346656037)
-	for i := range len(s) {
-		h = (h ^ uint64(s[i])) * 1099511628211
-	}
-	return int64(h >> 1)
 }

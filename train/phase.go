@@ -203,7 +203,7 @@ func (r *Run) adam(step distill.Step) engine.Adam {
 // adamOf is adam for one of a phase's networks, with random bits of its own for the rounding of moments.
 func (r *Run) adamOf(network string, step distill.Step) engine.Adam {
 	a := r.adam(step)
-	a.Seed = r.Config.Seed ^ uint64(hash(step.StageName+"/"+step.PhaseName+"/"+network))
+	a.Seed = r.Config.Seed ^ uint64(distill.NumberOf(step.StageName+"/"+step.PhaseName+"/"+network))
 	return a
 }
 

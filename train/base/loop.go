@@ -241,18 +241,10 @@ func (t *Trainer) fresh(specs []nn.Spec) engine.Tensors {
 	return engine.Fresh(specs,
 		func(name string, v []float32) {
 			for i := range v {
-				v[i] = float32(distill.Uniform(t.Config.Seed, distill.Init, hash(name), uint32(i)))
+				v[i] = float32(distill.Uniform(t.Config.Seed, distill.Init, distill.NumberOf(name), uint32(i)))
 			}
 		},
-		func(name string, v []float32) { distill.Normal(v, t.Config.Seed, distill.Init, hash(name)) })
-}
-
-func hash(s string) int64 {
-	h := uint64(14695981039346656037)
-	for i := range len(s) {
-		h = (h ^ uint64(s[i])) * 1099511628211
-	}
-	return int64(h >> 1)
+		func(name string, v []float32) { distill.Normal(v, t.Config.Seed, distill.Init, distill.NumberOf(name)) })
 }
 
 // images gives n images of a set in parallel: [side, side, 3] each.
