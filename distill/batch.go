@@ -39,7 +39,7 @@ func NewSampler(s *Schedule, c *configs.Recipe, step Step) (*Sampler, error) {
 		return nil, fmt.Errorf("stage %q, phase %q trains nothing and draws no batches", step.StageName, step.PhaseName)
 	}
 	stage := &c.Stages[step.Stage]
-	timesteps, err := s.StudentTimesteps(step.StudentSteps, stage.Timesteps)
+	timesteps, err := StudentTimesteps(s, step.StudentSteps, stage.Timesteps)
 	if err != nil {
 		return nil, fmt.Errorf("stage %q: %w", step.StageName, err)
 	}
@@ -64,7 +64,7 @@ func (p *Sampler) Calls() int {
 	calls := 0
 	if p.step.TeacherSteps > 0 {
 		for _, t := range p.timesteps {
-			calls = max(calls, len(p.schedule.TeacherWalk(t, p.schedule.StudentNext(p.step.StudentSteps, t), p.step.TeacherSteps))-1)
+			calls = max(calls, len(TeacherWalk(p.schedule, t, StudentNext(p.schedule, p.step.StudentSteps, t), p.step.TeacherSteps))-1)
 		}
 	}
 	return calls
@@ -84,7 +84,7 @@ func (p *Sampler) Batch(first int64, n int) (*Batch, error) {
 	for i := range n {
 		sample := first + int64(i)
 		t := p.timesteps[Pick(len(p.timesteps), p.seed, Timestep, sample, 0)]
-		next := s.StudentNext(p.step.StudentSteps, t)
+		next := StudentNext(s, p.step.StudentSteps, t)
 		b.T[i], b.TNext[i] = t, next
 		b.InputA[i], b.InputB[i] = s.ForwardCoefficients(t)
 		if p.step.Kind == configs.KindX0 {
@@ -97,11 +97,11 @@ func (p *Sampler) Batch(first int64, n int) (*Batch, error) {
 		if err != nil {
 			return nil, fmt.Errorf("stage %q, phase %q: %w", p.step.StageName, p.step.PhaseName, err)
 		}
-		b.ViewT[i], b.ViewA[i], b.ViewB[i] = s.DiscriminatorView(next, level)
+		b.ViewT[i], b.ViewA[i], b.ViewB[i] = DiscriminatorView(s, next, level)
 	}
 	if p.step.TeacherSteps > 0 {
 		var err error
-		if b.Teacher, err = s.BatchWalk(p.step.Teacher.Prediction, b.T, b.TNext, p.step.TeacherSteps); err != nil {
+		if b.Teacher, err = BatchWalk(s, p.step.Teacher.Prediction, b.T, b.TNext, p.step.TeacherSteps); err != nil {
 			return nil, fmt.Errorf("stage %q, phase %q: %w", p.step.StageName, p.step.PhaseName, err)
 		}
 	}

@@ -35,7 +35,7 @@ func TestBatchIsTheFormulas(t *testing.T) {
 		}
 		for i := range n {
 			what := fmt.Sprintf("%s/%s sample %d at t = %d: ", step.StageName, step.PhaseName, i, b.T[i])
-			if !slices.Contains(p.Timesteps(), b.T[i]) || b.TNext[i] != s.StudentNext(step.StudentSteps, b.T[i]) {
+			if !slices.Contains(p.Timesteps(), b.T[i]) || b.TNext[i] != StudentNext(s, step.StudentSteps, b.T[i]) {
 				t.Fatalf("%st' = %d", what, b.TNext[i])
 			}
 			x := Combine(b.InputA[i], m.X0, b.InputB[i], m.Eps)
@@ -55,7 +55,7 @@ func TestBatchIsTheFormulas(t *testing.T) {
 			for _, call := range b.Teacher {
 				real = Combine(call.A[i], real, call.B[i], net(real, s.NetworkIndex(call.At[i]), m.C))
 			}
-			walk := s.TeacherWalk(b.T[i], b.TNext[i], step.TeacherSteps)
+			walk := TeacherWalk(s, b.T[i], b.TNext[i], step.TeacherSteps)
 			for k := range walk[1:] {
 				alone = s.Move(Epsilon, alone, net(alone, s.NetworkIndex(walk[k]), m.C), walk[k], walk[k+1])
 			}

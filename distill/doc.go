@@ -3,10 +3,11 @@
 // Distillation" (arXiv 2402.13929). Numbers in parentheses are the paper's
 // equations and sections.
 //
-// It holds the noise schedule and its conversions (schedule.go, move.go), the
-// intervals that student and teacher walk (walk.go), the objectives
-// (objective.go), the randomness (random.go) and the ladder of stages and
-// phases (ladder*.go), which is laid out from a recipe of package configs.
+// It holds the intervals that student and teacher walk (walk.go), the
+// objectives (objective.go), the randomness (random.go) and the ladder of
+// stages and phases (ladder*.go), which is laid out from a recipe of package
+// configs. The noise schedule and its conversions are the model's: package
+// process.
 //
 // Nothing here knows of graphs or devices. Every formula is linear in its
 // tensors with scalar coefficients per sample, so the training programs take

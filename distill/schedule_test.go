@@ -64,7 +64,7 @@ func TestStudentTimesteps(t *testing.T) {
 		explicit []int
 		want     []int
 	}{{1, nil, few}, {2, nil, few}, {4, nil, few}, {8, nil, s.Grid(8)}, {2, []int{1000, 500}, []int{1000, 500}}} {
-		got, err := s.StudentTimesteps(c.n, c.explicit)
+		got, err := StudentTimesteps(s, c.n, c.explicit)
 		if err != nil || !slices.Equal(got, c.want) {
 			t.Errorf("StudentTimesteps(%d, %v) = %v, %v; want %v", c.n, c.explicit, got, err, c.want)
 		}
@@ -73,12 +73,12 @@ func TestStudentTimesteps(t *testing.T) {
 		n        int
 		explicit []int
 	}{{0, nil}, {1001, nil}, {2, []int{0}}, {2, []int{1001}}} {
-		if _, err := s.StudentTimesteps(c.n, c.explicit); err == nil {
+		if _, err := StudentTimesteps(s, c.n, c.explicit); err == nil {
 			t.Errorf("StudentTimesteps(%d, %v) was accepted", c.n, c.explicit)
 		}
 	}
 	for _, c := range [][3]int{{2, 750, 250}, {2, 250, 0}, {2, 600, 100}, {1, 750, 0}, {1, 1000, 0}} {
-		if got := s.StudentNext(c[0], c[1]); got != c[2] {
+		if got := StudentNext(s, c[0], c[1]); got != c[2] {
 			t.Errorf("StudentNext(%d, %d) = %d, want %d", c[0], c[1], got, c[2])
 		}
 	}

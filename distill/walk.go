@@ -1,11 +1,15 @@
 package distill
 
-import "fmt"
+import (
+	"fmt"
+
+	"fewstep/model/process"
+)
 
 // StudentTimesteps returns the timesteps that a student of n steps trains at,
 // largest first: explicit where given, else its grid for n > 2, else
 // {T, 3T/4, T/2, T/4} (3.7). Every t is equally likely.
-func (s *Schedule) StudentTimesteps(n int, explicit []int) ([]int, error) {
+func StudentTimesteps(s *Schedule, n int, explicit []int) ([]int, error) {
 	if n < 1 || n > s.T() {
 		return nil, fmt.Errorf("student of %d steps; 1 to %d are possible", n, s.T())
 	}
@@ -25,24 +29,24 @@ func (s *Schedule) StudentTimesteps(n int, explicit []int) ([]int, error) {
 
 // StudentNext returns t', where one network call of an n-step student takes
 // x_t: the next entry of its grid, or max(t − T/n, 0) for the extra timesteps.
-func (s *Schedule) StudentNext(n, t int) int { return s.Next(n, t) }
+func StudentNext(s *Schedule, n, t int) int { return s.Next(n, t) }
 
 // TeacherWalk returns the timesteps through which a teacher of m steps takes
 // x_t to x_{t'}: t first, tNext last, in strides of T/m along its own grid and
 // clamped at tNext. The number of network calls is its length less one. It is
 // nil unless T >= t > tNext >= 0 and 1 <= m <= T.
-func (s *Schedule) TeacherWalk(t, tNext, m int) []int {
+func TeacherWalk(s *Schedule, t, tNext, m int) []int {
 	if t > s.T() || tNext < 0 || tNext >= t || m < 1 || m > s.T() {
 		return nil
 	}
 	walk := []int{t}
-	k, onGrid := s.gridIndex(m, t)
+	k, onGrid := s.GridIndex(m, t)
 	for calls := 1; ; calls++ {
 		var next int
 		if onGrid {
-			next = roundRatio(s.T()*(k-calls), m)
+			next = process.RoundRatio(s.T()*(k-calls), m)
 		} else {
-			next = roundRatio(t*m-s.T()*calls, m)
+			next = process.RoundRatio(t*m-s.T()*calls, m)
 		}
 		if next <= tNext {
 			return append(walk, tNext)
@@ -61,13 +65,13 @@ type WalkCall struct {
 
 // BatchWalk lays out the teacher's calls for a batch whose samples start at
 // t[i] and end at tNext[i]; there are as many as the longest walk has.
-func (s *Schedule) BatchWalk(pred Prediction, t, tNext []int, m int) ([]WalkCall, error) {
+func BatchWalk(s *Schedule, pred Prediction, t, tNext []int, m int) ([]WalkCall, error) {
 	if len(t) != len(tNext) {
 		return nil, fmt.Errorf("teacher walk: %d starts and %d ends", len(t), len(tNext))
 	}
 	walks, calls := make([][]int, len(t)), 0
 	for i := range t {
-		walks[i] = s.TeacherWalk(t[i], tNext[i], m)
+		walks[i] = TeacherWalk(s, t[i], tNext[i], m)
 		if walks[i] == nil {
 			return nil, fmt.Errorf("teacher walk: sample %d cannot go from t = %d to t = %d with a teacher of %d steps", i, t[i], tNext[i], m)
 		}
@@ -88,14 +92,4 @@ func (s *Schedule) BatchWalk(pred Prediction, t, tNext []int, m int) ([]WalkCall
 		batch[c] = call
 	}
 	return batch, nil
-}
-
-// Euler returns the timesteps of n-step inference with the final 0: n network
-// calls, each a [Schedule.Move] between neighbours, starting from pure noise.
-func (s *Schedule) Euler(n int) []int {
-	grid := s.Grid(n)
-	if grid == nil {
-		return nil
-	}
-	return append(grid, 0)
 }

@@ -66,16 +66,7 @@ func (p *Params) Count() (all, trained int) {
 func IsLoRA(name string) bool { return nn.IsLoRA(name) }
 
 // Tensors is a set of host tensors by name, f32.
-type Tensors map[string][]float32
-
-// Value gives one of them for LoadFunc.
-func (t Tensors) Value(s nn.Spec) ([]float32, error) {
-	v, ok := t[s.Name]
-	if !ok {
-		return nil, fmt.Errorf("tensor %q of shape %v is missing", s.Name, s.Dims)
-	}
-	return v, nil
-}
+type Tensors = nn.Tensors
 
 // Load uploads host tensors as a network's parameters; every spec must be there with the right size.
 // trained says which of them an optimizer will change.

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"fewstep/engine"
+	"fewstep/engine/encoder"
 	"fewstep/eval/sample"
 	"fewstep/model/family"
 	"fewstep/model/pipeline"
@@ -19,7 +20,7 @@ import (
 type drawing struct {
 	engine   *engine.Engine
 	pipeline *pipeline.Pipeline
-	encoders *pipeline.Encoders
+	encoders *encoder.Encoders
 	params   *engine.Params
 	open     func() error   // sets encoders and params; called when the first image has to be drawn
 	options  sample.Options // First is the number of the first prompt's noise

@@ -16,6 +16,7 @@ import (
 	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/engine"
+	"fewstep/engine/encoder"
 	"fewstep/eval/metric"
 	"fewstep/eval/report"
 	"fewstep/eval/sample"
@@ -99,7 +100,7 @@ func TestImagesDoNotDependOnTheBatch(t *testing.T) {
 	}
 	defer free()
 	draw := func(n int, plan *scheduler.Plan) (out []*image.NRGBA) {
-		enc, err := s.Pipeline.LoadEncoders(s.Engine, n, pipeline.TextPart, pipeline.VAEPart)
+		enc, err := encoder.Load(s.Pipeline, s.Engine, n, encoder.TextPart, encoder.VAEPart)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -195,7 +196,7 @@ func TestNoisePerPrompt(t *testing.T) {
 		}
 		for _, n := range []int{1, 3, 8} {
 			seen := &uploads{Backend: s.Engine.Backend}
-			enc, err := s.Pipeline.LoadEncoders(s.Engine, n, pipeline.TextPart)
+			enc, err := encoder.Load(s.Pipeline, s.Engine, n, encoder.TextPart)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"fewstep/engine"
+	"fewstep/engine/encoder"
 	"fewstep/eval/report"
 	"fewstep/eval/sample"
 	"fewstep/eval/scheduler"
@@ -39,7 +40,7 @@ type runner struct {
 	model     *engine.Params // last used: rows of the same weights follow each other
 	weights   string         // which these are
 	freeModel func()
-	encoders  *pipeline.Encoders // of the pipeline last used
+	encoders  *encoder.Encoders // of the pipeline last used
 	of        *pipeline.Pipeline
 }
 
@@ -271,7 +272,7 @@ func (r *runner) encode(p *pipeline.Pipeline) (err error) {
 		r.encoders.Free()
 		r.encoders = nil
 	}
-	r.encoders, err = p.LoadEncoders(r.spec.drawer(), r.spec.Config.Eval.Batch, pipeline.TextPart, pipeline.VAEPart)
+	r.encoders, err = encoder.Load(p, r.spec.drawer(), r.spec.Config.Eval.Batch, encoder.TextPart, encoder.VAEPart)
 	r.of = p
 	return err
 }

@@ -17,6 +17,7 @@ import (
 	"fewstep/model/hub"
 	"fewstep/model/lora"
 	"fewstep/model/pipeline"
+	"fewstep/model/process"
 	"fewstep/model/weights"
 
 	"go.yaml.in/yaml/v3"
@@ -183,7 +184,7 @@ func (s *Spec) entriesOf(r RowSpec) ([]Entry, error) {
 		steps = []int{said.steps}
 	}
 	if r.Prediction != "" {
-		if e.Prediction, err = distill.ParsePrediction(r.Prediction); err != nil {
+		if e.Prediction, err = process.ParsePrediction(r.Prediction); err != nil {
 			return nil, err
 		}
 	}
@@ -248,7 +249,7 @@ func (s *Spec) Loader(p *pipeline.Pipeline, unetFile, loraFile string) Loader {
 		for _, note := range w.Notes {
 			s.warn("%s", note)
 		}
-		m, err := w.Load(s.drawer(), specs)
+		m, err := s.drawer().LoadFunc(specs, w.Value, nil)
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s/unet: %w", p.Dir, err)
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"fewstep/engine"
+	"fewstep/engine/encoder"
 	"fewstep/eval/metric"
 	"fewstep/eval/sample"
 	"fewstep/internal/drawn"
@@ -70,7 +71,7 @@ func TestEvaluationSpeed(t *testing.T) {
 	d := &drawing{engine: e, pipeline: p, side: side,
 		options: sample.Options{Steps: *speedSteps, Prediction: p.Prediction, Size: pipeline.Square(side), Batch: *speedBatch}}
 	d.open = func() error {
-		if d.encoders, err = p.LoadEncoders(e, *speedBatch, pipeline.TextPart, pipeline.VAEPart); err != nil {
+		if d.encoders, err = encoder.Load(p, e, *speedBatch, encoder.TextPart, encoder.VAEPart); err != nil {
 			return err
 		}
 		src, err := pipeline.OpenWeights(p.Dir, "unet")

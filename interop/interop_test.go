@@ -80,6 +80,48 @@ func TestInterop(t *testing.T) {
 		s.written(t)
 		s.saved(t)
 	})
+	for version, name := range []string{1: "Stable Diffusion 1", 2: "Stable Diffusion 2"} {
+		if version == 0 {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			must(t, tinypipeline.SD(filepath.Join(dir, "base"), mini, version))
+			s := &scene{dir: dir, model: filepath.Join(dir, "base"), fewstep: fewstep, side: side, formats: true}
+			s.writtenSD(t)
+			s.saved(t)
+		})
+	}
+}
+
+// writtenSD is written for Stable Diffusion, which has no micro-conditions and whose empty prompt is a text.
+func (s *scene) writtenSD(t *testing.T) {
+	made := makeRun(t, s.model, s.path("run"))
+	p, err := pipeline.Open(s.model)
+	must(t, err)
+	for _, wide := range []bool{false, true} {
+		size := sizeOf(p, wide)
+		must(t, sample.WriteNoise(s.noise(wide), p, size, [][]float32{sample.Noise(p, 5, 0, size)}))
+	}
+	words := "dog, red"
+	single := s.converted(t, s.model, "base.safetensors")
+	s.draw(t,
+		task{Out: "teacher", Steps: 6, Guidance: 3},
+		task{Out: "unguided", Steps: 6, unlike: "teacher"},
+		task{Out: "negative", Steps: 6, Guidance: 3, Negative: &words, unlike: "teacher"},
+		task{Out: "wide", Steps: 3, Guidance: 2, wide: true},
+		task{Out: "ddim", Steps: 6, Guidance: 3, Sampler: "ddim"},
+		task{Out: "base file", Steps: 6, Guidance: 3, Single: single, Config: s.model},
+		task{Out: "base file, back", Steps: 6, Guidance: 3, Model: s.converted(t, single, "base back")},
+		task{Out: "4 steps fp16", Steps: 4, Model: made.directory(t, "4", s.path("4step-fp16"), weights.F16)},
+		task{Out: "1 step", Steps: 1, Model: made.directory(t, "1", s.path("1step"), weights.F32)},
+		task{Out: "single file", Steps: 4, Single: made.single(t, "4", s.path("4step.safetensors"), weights.F16), Config: s.path("4step-fp16")},
+		task{Out: "lora", Steps: 8, LoRA: made.file("8")},
+		task{Out: "lora merged", Steps: 8, Model: made.directory(t, "8", s.path("8step"), weights.F16)},
+	)
+	s.same(t, "teacher.ours.png", "base file, back.ours.png")
+	s.sample(t, task{Out: "4 steps file", ours: []string{"--unet", made.file("4")}})
+	s.same(t, "4 steps fp16.ours.png", "4 steps file.ours.png")
 }
 
 // written is what we write and diffusers reads.

@@ -17,13 +17,13 @@ import (
 	"fewstep/train/rundir"
 )
 
-// components are the folders of the base model whose weights a run depends on.
+// components are the folders of a base model, of any kind, whose weights a run depends on.
 var components = []string{"unet", "vae", "text_encoder", "text_encoder_2"}
 
 // lineage is what the run is made from.
 func (r *Run) lineage() (rundir.Lineage, error) {
 	l := rundir.Lineage{FewstepVersion: r.opt.Version, Extra: map[string]string{}, Machine: r.opt.Machine}
-	for _, component := range components {
+	for _, component := range append([]string{"unet", "vae"}, r.Pipeline.Kind.Text...) {
 		files := []string{r.Pipeline.Dir} // a single file holds all
 		if info, err := os.Stat(r.Pipeline.Dir); err != nil {
 			return l, err

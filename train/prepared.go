@@ -16,11 +16,8 @@ import (
 	"fewstep/model/weights"
 )
 
-// Components whose weights encodings depend on.
-var (
-	VAEComponents  = []string{"vae"}
-	TextComponents = []string{"text_encoder", "text_encoder_2"}
-)
+// VAEComponents are those whose weights encodings of images depend on; encodings of text depend on the pipeline's Kind.Text.
+var VAEComponents = []string{"vae"}
 
 // WeightsHash stands for the weights of a pipeline's components: of a single file, for all of it.
 func WeightsHash(p *pipeline.Pipeline, components ...string) (string, error) {
@@ -127,7 +124,7 @@ func (s *samples) prepared() error {
 	if len(store.Texts) == 0 {
 		return nil
 	}
-	text, err := WeightsHash(s.run.Pipeline, TextComponents...)
+	text, err := WeightsHash(s.run.Pipeline, s.run.Pipeline.Kind.Text...)
 	if err != nil {
 		return err
 	}

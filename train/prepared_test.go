@@ -13,6 +13,7 @@ import (
 	"fewstep/data"
 	"fewstep/data/encoded"
 	"fewstep/engine"
+	"fewstep/engine/encoder"
 	"fewstep/internal/xla"
 	"fewstep/model/family"
 	"fewstep/model/nn"
@@ -62,10 +63,10 @@ func TestPreparedEncodings(t *testing.T) {
 	if s.VAE, err = train.WeightsHash(p, train.VAEComponents...); err != nil {
 		t.Fatal(err)
 	}
-	if s.Text, err = train.WeightsHash(p, train.TextComponents...); err != nil {
+	if s.Text, err = train.WeightsHash(p, p.Kind.Text...); err != nil {
 		t.Fatal(err)
 	}
-	enc, err := p.LoadEncoders(engine.New(rt.Backend, dtypes.Float32, nn.Network), 16, pipeline.VAEPart, pipeline.TextPart)
+	enc, err := encoder.Load(p, engine.New(rt.Backend, dtypes.Float32, nn.Network), 16, encoder.VAEPart, encoder.TextPart)
 	if err != nil {
 		t.Fatal(err)
 	}

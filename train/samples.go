@@ -9,6 +9,7 @@ import (
 	"fewstep/data/feed"
 	"fewstep/data/images"
 	"fewstep/engine"
+	"fewstep/engine/encoder"
 	"fewstep/model/family"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
@@ -99,7 +100,7 @@ func (s *samples) close() error {
 // encodeImages encodes rows of the data set.
 func (s *samples) encodeImages() func(first, end int) ([][]float32, error) {
 	c := s.run.Config.Data
-	return s.encoding("images", pipeline.VAEPart, s.set.Len(), func(enc *pipeline.Encoders, first, end int) ([][]float32, error) {
+	return s.encoding("images", encoder.VAEPart, s.set.Len(), func(enc *encoder.Encoders, first, end int) ([][]float32, error) {
 		enc.Tile = c.VAETile
 		images, failed := make([][]float32, end-first), make([]error, end-first)
 		feed.Each(end-first, func(i int) { images[i], failed[i] = s.set.Image(first+i, c.Resolution) })
@@ -111,7 +112,7 @@ func (s *samples) encodeImages() func(first, end int) ([][]float32, error) {
 }
 
 func (s *samples) encodeCaptions(captions []string) func(first, end int) ([][]float32, error) {
-	return s.encoding("captions", pipeline.TextPart, len(captions), func(enc *pipeline.Encoders, first, end int) (out [][]float32, err error) {
+	return s.encoding("captions", encoder.TextPart, len(captions), func(enc *encoder.Encoders, first, end int) (out [][]float32, err error) {
 		embeddings, err := enc.Text(captions[first:end])
 		for _, v := range embeddings {
 			out = append(out, s.run.ofCaption(v))
@@ -165,7 +166,7 @@ func (s *samples) encodeEmpty() error {
 	if s.run.Pipeline.ZeroEmpty {
 		return nil
 	}
-	enc, err := s.run.Pipeline.LoadEncoders(engine.New(s.run.opt.Backend, dtypes.Float32, nn.Network), 1, pipeline.TextPart)
+	enc, err := encoder.Load(s.run.Pipeline, engine.New(s.run.opt.Backend, dtypes.Float32, nn.Network), 1, encoder.TextPart)
 	if err != nil {
 		return err
 	}
@@ -176,9 +177,9 @@ func (s *samples) encodeEmpty() error {
 
 // encoding loads encoders for a chunk of n records, on every device of the run, which then share a chunk, and frees them
 // after the last one; it tells how far it is. A record is the same from whichever device.
-func (s *samples) encoding(what, part string, n int, encode func(enc *pipeline.Encoders, first, end int) ([][]float32, error)) func(first, end int) ([][]float32, error) {
+func (s *samples) encoding(what, part string, n int, encode func(enc *encoder.Encoders, first, end int) ([][]float32, error)) func(first, end int) ([][]float32, error) {
 	var group *engine.Group
-	var encoders []*pipeline.Encoders
+	var encoders []*encoder.Encoders
 	var told func(done, total int)
 	free := func() {
 		for _, enc := range encoders {
@@ -190,9 +191,9 @@ func (s *samples) encoding(what, part string, n int, encode func(enc *pipeline.E
 		if group, err = engine.NewGroup(e, max(s.run.opt.Devices, 1), dtypes.Float32, nil); err != nil {
 			return err
 		}
-		encoders = make([]*pipeline.Encoders, len(group.Engines()))
+		encoders = make([]*encoder.Encoders, len(group.Engines()))
 		return group.Together(func(i int) (err error) {
-			encoders[i], err = s.run.Pipeline.LoadEncoders(group.Engines()[i], min(32, n), part)
+			encoders[i], err = encoder.Load(s.run.Pipeline, group.Engines()[i], min(32, n), part)
 			return err
 		})
 	}

@@ -65,7 +65,7 @@ func newBench(a *app) *cobra.Command {
 				return withHint(usageErrorf("unknown discriminator %q", o.Critic), "choose full or lora")
 			}
 			if _, ok := bench.Presets[o.Preset]; !ok {
-				return withHint(usageErrorf("unknown preset %q", o.Preset), "choose mini or sdxl")
+				return withHint(usageErrorf("unknown preset %q", o.Preset), "choose mini, sd15, sd21 or sdxl")
 			}
 			if !slices.Contains(bench.Steps, o.Step) {
 				return withHint(usageErrorf("unknown step %q", o.Step), "choose one of %s", strings.Join(bench.Steps, ", "))
@@ -123,7 +123,7 @@ func newBench(a *app) *cobra.Command {
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.Preset, "preset", "mini", "network and input sizes: mini or sdxl")
+	f.StringVar(&o.Preset, "preset", "mini", "network and input sizes: mini, sd15, sd21 or sdxl")
 	f.StringVar(&o.Step, "step", "forward", strings.Join(bench.Steps, ", "))
 	f.IntVar(&o.Batch, "batch", 16, "samples of a micro-batch, over all devices")
 	f.IntVar(&o.Accumulate, "accumulate", 1, "micro-batches of a training step")

@@ -49,17 +49,17 @@ func (a *app) convertLoRA(o convertOptions) error {
 	if err != nil {
 		return usageErrorf("--lora-names: %v", err)
 	}
-	layers, err := adaptable(o.base)
-	if err != nil {
+	if o.in, err = lora.File(o.in); err != nil {
 		return err
 	}
-	if o.in, err = lora.File(o.in); err != nil {
+	layers, err := adaptable(o.base, o.in)
+	if err != nil {
 		return err
 	}
 	adapter, err := lora.Open(o.in, layers)
 	if err != nil {
 		if o.base == "" {
-			return withHint(err, "layers are taken to be SDXL's; name another model with --base")
+			return withHint(err, "layers are taken to be SDXL's, or Stable Diffusion 1's or 2's; name another model with --base")
 		}
 		return err
 	}
@@ -88,13 +88,22 @@ func (a *app) convertLoRA(o convertOptions) error {
 	return err
 }
 
-// adaptable are the layers of a model, or of SDXL where none is named.
-func adaptable(model string) (lora.Layers, error) {
+// adaptable are the layers of a model, or, where none is named, of SDXL or of the Stable Diffusion that a LoRA's text width
+// tells.
+func adaptable(model, file string) (lora.Layers, error) {
 	layers := lora.Layers{}
 	if model == "" {
-		layers[ldm.UNet] = modulesOf(bench.Presets["sdxl"].UNet.Tensors())
-		layers[ldm.Text] = modulesOf((&clip.TextConfig{Tower: clip.Tower{HiddenSize: 768, IntermediateSize: 3072, Layers: 12}}).Tensors())
-		layers[ldm.Text2] = modulesOf((&clip.TextConfig{Tower: clip.Tower{HiddenSize: 1280, IntermediateSize: 5120, Layers: 32}, Projected: true}).Tensors())
+		text := clip.TextConfig{Tower: clip.Tower{HiddenSize: 768, IntermediateSize: 3072, Layers: 12}}
+		preset := "sdxl"
+		switch contextOf(file) {
+		case 768:
+			preset = "sd15"
+		case 1024:
+			preset, text.Tower = "sd21", clip.Tower{HiddenSize: 1024, IntermediateSize: 4096, Layers: 23}
+		default:
+			layers[ldm.Text2] = modulesOf((&clip.TextConfig{Tower: clip.Tower{HiddenSize: 1280, IntermediateSize: 5120, Layers: 32}, Projected: true}).Tensors())
+		}
+		layers[ldm.UNet], layers[ldm.Text] = modulesOf(bench.Presets[preset].UNet.Tensors()), modulesOf(text.Tensors())
 		return layers, nil
 	}
 	unet, err := openUNet(model)
@@ -117,6 +126,20 @@ func adaptable(model string) (lora.Layers, error) {
 		}
 	}
 	return layers, nil
+}
+
+// contextOf is the width of the text that a LoRA's model attends to, 0 where no module tells.
+func contextOf(file string) int {
+	f, err := weights.Open(file)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	d, err := lora.Describe(f)
+	if err != nil {
+		return 0
+	}
+	return d.Context
 }
 
 func modulesOf(tensors map[string][]int) []string {

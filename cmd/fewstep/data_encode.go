@@ -11,6 +11,7 @@ import (
 	"fewstep/data"
 	"fewstep/data/encoded"
 	"fewstep/engine"
+	"fewstep/engine/encoder"
 	"fewstep/internal/xla"
 	"fewstep/model/family"
 	"fewstep/model/nn"
@@ -92,7 +93,7 @@ func (a *app) encodeData(cmd *cobra.Command, o encodeOptions) error {
 	if o.VAE, err = train.WeightsHash(p, train.VAEComponents...); err != nil {
 		return err
 	}
-	if o.Text, err = train.WeightsHash(p, train.TextComponents...); err != nil {
+	if o.Text, err = train.WeightsHash(p, p.Kind.Text...); err != nil {
 		return err
 	}
 	size := pipeline.Square(o.Resolution)
@@ -113,8 +114,8 @@ func (a *app) encodeData(cmd *cobra.Command, o encodeOptions) error {
 			rt.Close()
 		}
 	}()
-	loaded := map[string]*pipeline.Encoders{}
-	load := func(part string, n int) (_ *pipeline.Encoders, err error) { // the other part's memory is given back
+	loaded := map[string]*encoder.Encoders{}
+	load := func(part string, n int) (_ *encoder.Encoders, err error) { // the other part's memory is given back
 		if enc := loaded[part]; enc != nil {
 			return enc, nil
 		}
@@ -126,22 +127,22 @@ func (a *app) encodeData(cmd *cobra.Command, o encodeOptions) error {
 		for _, enc := range loaded {
 			enc.Free()
 		}
-		enc, err := p.LoadEncoders(engine.New(rt.Backend, dtypes.Float32, nn.Network), n, part)
+		enc, err := encoder.Load(p, engine.New(rt.Backend, dtypes.Float32, nn.Network), n, part)
 		if err == nil {
 			enc.Tile = o.Tile
-			loaded = map[string]*pipeline.Encoders{part: enc}
+			loaded = map[string]*encoder.Encoders{part: enc}
 		}
 		return enc, err
 	}
 	o.Images = func(images [][]float32) ([][]float32, error) {
-		enc, err := load(pipeline.VAEPart, o.Batch)
+		enc, err := load(encoder.VAEPart, o.Batch)
 		if err != nil {
 			return nil, err
 		}
 		return enc.Latents(images, size)
 	}
 	o.Texts = func(captions []string) (text, pooled [][]float32, err error) {
-		enc, err := load(pipeline.TextPart, 32)
+		enc, err := load(encoder.TextPart, 32)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -14,6 +14,7 @@ import (
 	"fewstep/distill"
 	"fewstep/model/bundle"
 	"fewstep/model/lora"
+	"fewstep/model/process"
 	"fewstep/model/weights"
 	"fewstep/train/export"
 	"fewstep/train/rundir"
@@ -86,10 +87,10 @@ func (a *app) export(o exportOptions) error {
 	if err != nil {
 		return err
 	}
-	if sdxl, err := export.OfSDXL(c); err != nil {
+	if published, err := export.Published(c); err != nil {
 		return err
-	} else if !sdxl {
-		a.log.Info("the base is not of SDXL's own size, the only one that ComfyUI and A1111 know of its family: these files are for fewstep and diffusers")
+	} else if !published {
+		a.log.Info("the base is not of a published model's size, the only ones that ComfyUI and A1111 know: these files are for fewstep and diffusers")
 	}
 	if o.release != "" {
 		return a.exportRelease(d, c, steps, o, export.Options{DType: to, LoRA: blocks, LDMNames: o.unetNames == "ldm"})
@@ -171,7 +172,7 @@ func openRun(dir, model string) (*rundir.Dir, *configs.Recipe, []distill.Step, e
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	predicts, err := distill.ParsePrediction(kind.Target)
+	predicts, err := process.ParsePrediction(kind.Target)
 	if err != nil {
 		return nil, nil, nil, err
 	}

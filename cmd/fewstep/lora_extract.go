@@ -11,8 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"fewstep/engine"
+	"fewstep/engine/extract"
 	"fewstep/internal/xla"
-	"fewstep/model/extract"
 	"fewstep/model/ldm"
 	"fewstep/model/lora"
 	"fewstep/model/nn"
@@ -159,10 +159,26 @@ type opened struct {
 
 func (o opened) Close() error { return o.close() }
 
-// architecture is modelspec's name for a UNet: Stability AI's for one of SDXL's size.
+// architecture is modelspec's name for a UNet, by its names and shapes.
 func architecture(unet weights.Source) string {
-	if t, err := unet.Tensor("mid_block.attentions.0.transformer_blocks.9.attn2.to_k.weight"); err == nil && t.Shape[len(t.Shape)-1] == 2048 {
-		return "stable-diffusion-xl-v1-base"
+	width := func(name string) int {
+		t, err := unet.Tensor(name)
+		if err != nil || len(t.Shape) < 2 {
+			return 0
+		}
+		return t.Shape[1]
 	}
-	return "stable-diffusion-xl-family"
+	_, err := unet.Tensor("add_embedding.linear_1.weight")
+	first := width("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight")
+	switch {
+	case err == nil && width("mid_block.attentions.0.transformer_blocks.9.attn2.to_k.weight") == 2048:
+		return "stable-diffusion-xl-v1-base"
+	case err == nil:
+		return "stable-diffusion-xl-family"
+	case first == 768:
+		return "stable-diffusion-v1"
+	case first == 1024: // shapes do not tell for which side it was made
+		return "stable-diffusion-v2-768-v"
+	}
+	return "stable-diffusion-family"
 }

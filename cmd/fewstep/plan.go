@@ -17,6 +17,7 @@ import (
 	"fewstep/distill"
 	"fewstep/internal/xla"
 	"fewstep/model/bundle"
+	"fewstep/model/process"
 	"fewstep/model/unet"
 	"fewstep/model/vae"
 	"fewstep/train"
@@ -40,7 +41,7 @@ func newPlan(a *app) *cobra.Command {
 			"The resolved recipe, and for every phase its teacher, start, trained parameters, samples, network calls, operations,\n" +
 			"memory and sizes on disk.\n\n" +
 			"Weights need not be there; of the model directory only the config files are read. A directory that is missing and\n" +
-			"named after SDXL is taken for SDXL base.\n\n" +
+			"named after SDXL, Stable Diffusion 1.5 or 2.1 is taken for that.\n\n" +
 			configHelp + "\n\n" +
 			"A value is given by the last of these layers that has it: defaults, the recipe, the settings file of the user\n" +
 			"(" + settingsPlace + "), environment variables (FEWSTEP_BACKEND, FEWSTEP_TRAIN_BATCH), flags and --set.\n" +
@@ -284,19 +285,34 @@ func spread(c *configs.Recipe, m cost.Model, d cost.Device) (map[string]int64, e
 	return out, nil
 }
 
-// planModel reads the architecture from the model directory's config files; of one that is missing and named after
-// SDXL it knows the architecture.
+// known are models whose architecture their names tell.
+var known = []struct {
+	parts  []string // of the name, one of which it has
+	preset string
+	title  string
+	empty  bool // the empty prompt is encoded
+}{
+	{[]string{"stable-diffusion-xl", "sdxl"}, "sdxl", "SDXL base 1.0", false},
+	{[]string{"stable-diffusion-v1", "sd15", "sd-v1", "sd1.5"}, "sd15", "Stable Diffusion 1.5", true},
+	{[]string{"stable-diffusion-2", "sd21", "sd-v2", "sd2.1"}, "sd21", "Stable Diffusion 2.1", true},
+}
+
+// planModel reads the architecture from the model directory's config files; of one that is missing it may tell it by its
+// name.
 func planModel(c *configs.Recipe) (cost.Model, []string, error) {
 	m := cost.Model{Schedule: distill.SDXLSchedule(), Factor: 8, Tokens: 77}
 	dir := c.ModelPath()
 	name := strings.ToLower(filepath.Base(c.Model))
 	if _, err := os.Stat(dir); os.IsNotExist(err) {
-		if !strings.Contains(name, "stable-diffusion-xl") && !strings.Contains(name, "sdxl") {
-			return m, nil, withHint(fmt.Errorf("the model %s is not there, and its architecture cannot be told from its name", c.Model),
-				"name a diffusers directory or single file in the recipe's model; its config files are enough for a plan")
+		for _, k := range known {
+			if !slices.ContainsFunc(k.parts, func(part string) bool { return strings.Contains(name, part) }) {
+				continue
+			}
+			m.UNet, m.EncodesEmpty = bench.Presets[k.preset].UNet, k.empty
+			return m, []string{"model: " + c.Model + " is not there; planned with the architecture of " + k.title + ", which its name says"}, nil
 		}
-		m.UNet = bench.Presets["sdxl"].UNet
-		return m, []string{"model: " + c.Model + " is not there; planned with the architecture of SDXL base 1.0, which its name says"}, nil
+		return m, nil, withHint(fmt.Errorf("the model %s is not there, and its architecture cannot be told from its name", c.Model),
+			"name a diffusers directory or single file in the recipe's model; its config files are enough for a plan")
 	}
 	read := func(name string) ([]byte, string, error) {
 		path := filepath.Join(dir, filepath.FromSlash(name))
@@ -329,10 +345,18 @@ func planModel(c *configs.Recipe) (cost.Model, []string, error) {
 		return m, nil, err
 	}
 	m.Factor = v.Factor()
+	if b, err := bundle.Open(dir, bundle.Options{}); err == nil { // without a model_index.json it is none
+		defer b.Close()
+		zeros, err := b.EmptyIsZeros()
+		if err != nil {
+			return m, nil, err
+		}
+		m.EncodesEmpty = !zeros
+	}
 	if raw, path, err = read("scheduler/scheduler_config.json"); err != nil {
 		return m, nil, err
 	}
-	if m.Schedule, _, err = distill.ParseScheduler(raw); err != nil {
+	if m.Schedule, _, err = process.ParseScheduler(raw); err != nil {
 		return m, nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return m, nil, nil

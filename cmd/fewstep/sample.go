@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"fewstep/engine"
+	"fewstep/engine/encoder"
 	"fewstep/eval/report"
 	"fewstep/eval/sample"
 	"fewstep/eval/scheduler"
@@ -189,8 +190,11 @@ func (o *sampleOptions) readPrompts() error {
 	return nil
 }
 
-// warnAboutPrompts says what of the prompts will have no effect.
+// warnAboutPrompts says what of the prompts, and of what else the model is told, will have no effect.
 func (a *app) warnAboutPrompts(p *pipeline.Pipeline, o sampleOptions, s sample.Options) {
+	if o.conditions.given() && !slices.ContainsFunc(p.Conditions(), func(c family.Condition) bool { return c.Name == family.Sizes }) {
+		a.log.Warn("micro-conditions have no effect: a model of " + p.Kind.Name + " is not told sizes")
+	}
 	if o.negative != "" && s.Guidance <= 1 {
 		a.log.Warn("--negative has no effect without --guidance")
 	}
@@ -258,7 +262,7 @@ func (d *drawing) draw(ctx context.Context, specs []nn.Spec, w *pipeline.Weights
 	if err != nil {
 		return nil, err
 	}
-	model, err := w.Load(d.e, specs)
+	model, err := d.e.LoadFunc(specs, w.Value, nil)
 	if err != nil {
 		return nil, fmt.Errorf("%s/unet: %w", d.o.model, err)
 	}
@@ -267,7 +271,7 @@ func (d *drawing) draw(ctx context.Context, specs []nn.Spec, w *pipeline.Weights
 	if err != nil {
 		return nil, err
 	}
-	enc, err := d.p.LoadEncoders(d.e, d.s.Batch, pipeline.VAEPart)
+	enc, err := encoder.Load(d.p, d.e, d.s.Batch, encoder.VAEPart)
 	if err != nil {
 		return nil, err
 	}
@@ -278,7 +282,7 @@ func (d *drawing) draw(ctx context.Context, specs []nn.Spec, w *pipeline.Weights
 
 // text encodes the prompts, and the negative one into the sampler's options.
 func (d *drawing) text(w *pipeline.Weights) ([]family.Conditions, error) {
-	enc, err := w.LoadText(d.p, d.e, d.s.Batch)
+	enc, err := encoder.LoadText(d.p, w, d.e, d.s.Batch)
 	if err != nil {
 		return nil, err
 	}

@@ -24,6 +24,11 @@ func (c *conditionFlags) register(cmd *cobra.Command) {
 	f.StringVar(&c.negativeTarget, "negative-target-size", "", "what guidance leads away from; empty = --target-size")
 }
 
+// given says whether any is set.
+func (c *conditionFlags) given() bool {
+	return c.original+c.target+c.negativeOriginal+c.negativeCrop+c.negativeTarget != "" || c.crop != "0,0"
+}
+
 // timeIDs are the UNet's micro-conditions for a picture of a size, and those beside the negative prompt.
 func (c *conditionFlags) timeIDs(size pipeline.Size) (with, without []float32, err error) {
 	m := pipeline.MicroConditions{Original: size, Target: size}

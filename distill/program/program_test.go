@@ -10,11 +10,11 @@ import (
 	"fewstep/engine"
 	"fewstep/internal/xla"
 	"fewstep/model/discriminator"
+	"fewstep/model/family"
 	"fewstep/model/nn"
 	"fewstep/model/unet"
 
 	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/shapes"
 )
 
 var runtime *xla.Runtime
@@ -41,6 +41,13 @@ func tiny() *unet.Config {
 		AdditionTimeDim: 4, ProjectionDim: 30, NormGroups: 4, NormEps: 1e-5}
 }
 
+// plain is a UNet as Stable Diffusion's, which is told text and nothing else.
+func plain() *unet.Config {
+	c := tiny()
+	c.AdditionTimeDim, c.ProjectionDim = 0, 0
+	return c
+}
+
 const (
 	tinyBatch  = 2
 	tinySide   = 8
@@ -61,16 +68,17 @@ type world struct {
 // newWorld makes the networks that a kind of function binds. materialise keeps adapters out of the programs.
 func newWorld(t *testing.T, e *engine.Engine, kind string, lora *nn.LoRA, form discriminator.Form, materialise bool) *world {
 	t.Helper()
-	c := tiny()
+	return newWorldOf(t, tiny(), e, kind, lora, form, materialise)
+}
+
+func newWorldOf(t *testing.T, c *unet.Config, e *engine.Engine, kind string, lora *nn.LoRA, form discriminator.Form, materialise bool) *world {
+	t.Helper()
 	w := &world{t: t, e: e, f: &Functions{UNet: c, Disc: &discriminator.Config{UNet: c}, LoRA: lora}, lora: lora,
 		values: map[string]engine.Tensors{}, specs: map[string][]nn.Spec{}, bind: engine.Bind{}}
 	if kind == "disc" {
 		w.f.LoRA, w.f.Disc.LoRA = nil, lora
 	}
-	ins := []shapes.Shape{}
-	for _, d := range tinyInputs() {
-		ins = append(ins, shapes.Make(dtypes.Float32, d...))
-	}
+	ins := family.Inputs(c, tinyBatch, tinySide, tinySide, tinyTokens)
 	blocks := map[string]nn.Block{}
 	if kind != "disc" {
 		blocks[NetUNet] = c.Network("", lora)
@@ -154,6 +162,9 @@ func (w *world) vector(v ...float32) *engine.Array { return w.upload(v, len(v)) 
 
 func (w *world) conditions() []*engine.Array {
 	d := tinyInputs()
+	if len(w.f.UNet.Conditions(tinyTokens)) == 1 {
+		return []*engine.Array{w.array(1, d[0]...), w.vector(999, 499), w.array(2, d[2]...)}
+	}
 	return []*engine.Array{w.array(1, d[0]...), w.vector(999, 499), w.array(2, d[2]...), w.array(3, d[3]...), w.upload([]float32{64, 64, 0, 0, 64, 64, 64, 64, 0, 0, 64, 64}, d[4]...)}
 }
 
@@ -265,6 +276,33 @@ func TestTapeEqualsMonolith(t *testing.T) {
 				t.Logf("%s: largest difference %.2g (%s); compiled %v", mode, worst, where, engines[mode].Compiled())
 				if worst > 2e-5 { // of steps of 1e-3 and 2e-3
 					t.Errorf("%s: parameter %s differs by %g", mode, where, worst)
+				}
+			}
+		})
+	}
+}
+
+// A denoiser of other conditions is trained by the same functions: at every granularity as in one program, and by all of
+// the method's losses.
+func TestOtherConditions(t *testing.T) {
+	lora := &nn.LoRA{Rank: 2, Scale: 0.5}
+	for _, c := range []struct {
+		kind string
+		lora *nn.LoRA
+		form discriminator.Form
+	}{{"mse", lora, ""}, {"disc", nil, discriminator.Conditional}, {"gen", nil, discriminator.Unconditional}} {
+		t.Run(c.kind, func(t *testing.T) {
+			adam := engine.Adam{Beta2: 0.99, Eps: 1e-3}
+			loss, want, _ := newWorldOf(t, plain(), engine.New(runtime.Backend, dtypes.Float32, nn.Network), c.kind, c.lora, c.form, false).trainOnce(c.kind, c.form, adam, 1)
+			gotLoss, got, _ := newWorldOf(t, plain(), engine.New(runtime.Backend, dtypes.Float32, nn.Layer), c.kind, c.lora, c.form, false).trainOnce(c.kind, c.form, adam, 1)
+			if math.Abs(gotLoss-loss) > 1e-5*math.Abs(loss) || len(got) != len(want) || len(want) == 0 {
+				t.Fatalf("loss %g and %g, %d and %d tensors", gotLoss, loss, len(got), len(want))
+			}
+			for name, v := range want {
+				for i := range v {
+					if d := math.Abs(float64(v[i] - got[name][i])); d > 2e-5 {
+						t.Fatalf("%s differs by %g", name, d)
+					}
 				}
 			}
 		})

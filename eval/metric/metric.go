@@ -46,14 +46,15 @@ func Open(e *engine.Engine, p *pipeline.Pipeline, batch int) (*Network, error) {
 	if p.Vision == nil {
 		return nil, fmt.Errorf("%s has no clip folder with a CLIPModel, which the metrics need; take one from a pipeline trained on the same images", p.Dir)
 	}
-	n := &Network{e: e, vision: p.Vision, tokenizer: p.Tokenizer[1], bind: engine.Bind{}, batch: batch}
+	last := len(p.Text) - 1 // SDXL's second
+	n := &Network{e: e, vision: p.Vision, tokenizer: p.Tokenizer[last], bind: engine.Bind{}, batch: batch}
 	var err error
 	if n.text, err = clip.LoadTextConfig(filepath.Join(p.Dir, "clip", "config.json")); err != nil {
 		return nil, err
 	}
-	if n.text.VocabSize != p.Text[1].VocabSize || n.text.ProjectionDim != n.vision.ProjectionDim {
-		return nil, fmt.Errorf("%s/clip: its text encoder knows %d tokens and projects to %d values; tokenizer_2 has %d tokens and the image encoder projects to %d",
-			p.Dir, n.text.VocabSize, n.text.ProjectionDim, p.Text[1].VocabSize, n.vision.ProjectionDim)
+	if n.text.VocabSize != p.Text[last].VocabSize || n.text.ProjectionDim != n.vision.ProjectionDim {
+		return nil, fmt.Errorf("%s/clip: its text encoder knows %d tokens and projects to %d values; the model's tokenizer has %d tokens and the image encoder projects to %d",
+			p.Dir, n.text.VocabSize, n.text.ProjectionDim, p.Text[last].VocabSize, n.vision.ProjectionDim)
 	}
 	values, err := pipeline.Read(p.Dir, "clip")
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"fewstep/engine"
+	"fewstep/engine/encoder"
 	"fewstep/eval/sample"
 	"fewstep/eval/scheduler"
 	"fewstep/internal/xla"
@@ -57,7 +58,7 @@ func open(t *testing.T) *studio {
 	fail(err)
 	s.model, err = s.e.Load(specs, values, nil)
 	fail(err)
-	enc, err := s.p.LoadEncoders(s.e, 2, pipeline.TextPart)
+	enc, err := encoder.Load(s.p, s.e, 2, encoder.TextPart)
 	fail(err)
 	defer enc.Free()
 	s.text, err = enc.Text([]string{"red disc", "blue square", "green disc"})

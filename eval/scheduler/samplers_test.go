@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"fewstep/distill"
+	"fewstep/model/process"
 )
 
 // Every step of every sampler against diffusers' schedulers; see testdata/make_samplers.py.
@@ -34,7 +35,7 @@ func TestSamplersAgainstDiffusers(t *testing.T) {
 	for _, c := range golden.Cases {
 		t.Run(fmt.Sprintf("%s %s %d %t %t", c.Sampler, c.Prediction, c.Steps, c.AlphaToOne, c.ZeroSNR), func(t *testing.T) {
 			schedule := distill.SDXLSchedule().WithZeroSNR(c.ZeroSNR)
-			prediction, err := distill.ParsePrediction(c.Prediction)
+			prediction, err := process.ParsePrediction(c.Prediction)
 			if err != nil {
 				t.Fatal(err)
 			}

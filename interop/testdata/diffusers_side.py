@@ -13,7 +13,8 @@ import warnings
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import (AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline,
+                       UNet2DConditionModel)
 from diffusers.utils import (convert_state_dict_to_diffusers, convert_state_dict_to_kohya, convert_unet_state_dict_to_peft,
                              logging as diffusers_logging)
 from peft import LoraConfig, get_peft_model_state_dict
@@ -51,14 +52,27 @@ for name in ("diffusers", "transformers", "peft"):
     logging.getLogger(name).propagate = False
 
 
+# Of each kind of pipeline the class, its text encoders and where a single file has them.
+KINDS = {
+    "StableDiffusionXLPipeline": (StableDiffusionXLPipeline, {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection},
+                                  {"text_encoder": "conditioner.embedders.0.", "text_encoder_2": "conditioner.embedders.1."}),
+    "StableDiffusionPipeline": (StableDiffusionPipeline, {"text_encoder": CLIPTextModel}, {"text_encoder": "cond_stage_model."}),
+}
+
+
+def kind_of(model):
+    with open(os.path.join(model, "model_index.json")) as f:
+        return KINDS[json.load(f)["_class_name"]]
+
+
 def load(model, dtype="float32", variant=None, lora=None):
     """A pipeline, each network loaded by itself first to see the keys that do not fit."""
-    for folder, cls in {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel,
-                        "text_encoder_2": CLIPTextModelWithProjection}.items():
+    pipeline, encoders, _ = kind_of(model)
+    for folder, cls in ({"unet": UNet2DConditionModel, "vae": AutoencoderKL} | encoders).items():
         _, info = cls.from_pretrained(os.path.join(model, folder), variant=variant, output_loading_info=True)
         wrong = {k: v for k, v in info.items() if v}
         assert not wrong, f"{model}/{folder}: {wrong}"
-    pipe = StableDiffusionXLPipeline.from_pretrained(model, dtype=getattr(torch, dtype), variant=variant)
+    pipe = pipeline.from_pretrained(model, dtype=getattr(torch, dtype), variant=variant)
     if lora:
         load_lora(pipe, lora)
     return pipe
@@ -67,16 +81,16 @@ def load(model, dtype="float32", variant=None, lora=None):
 def load_single(path, config):
     """A pipeline from a single file, with the configs and tokenizers of a directory. Every tensor must find its place, and
     every parameter its tensor."""
-    pipe = StableDiffusionXLPipeline.from_single_file(path, config=config, torch_dtype=torch.float32)
+    pipeline, _, prefixes = kind_of(config)
+    pipe = pipeline.from_single_file(path, config=config, torch_dtype=torch.float32)
     sizes = {k: v.numel() for k, v in load_file(path).items()}
-    for name, prefix in {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text_encoder": "conditioner.embedders.0.",
-                         "text_encoder_2": "conditioner.embedders.1."}.items():
+    for name, prefix in ({"unet": "model.diffusion_model.", "vae": "first_stage_model."} | prefixes).items():
         parameters = list(getattr(pipe, name).parameters())
         assert not any(p.is_meta for p in parameters), f"{path}: {name} lacks tensors"
         have, want = sum(p.numel() for p in parameters), sum(n for k, n in sizes.items() if k.startswith(prefix))
         assert have == want, f"{path}: {name} has {have} parameters, the file {want}"
         sizes = {k: n for k, n in sizes.items() if not k.startswith(prefix)}
-    assert not sizes, f"{path}: no place for {list(sizes)}"
+    assert not any(sizes.values()), f"{path}: no place for {list(sizes)}"
     return pipe
 
 
@@ -94,7 +108,9 @@ def draw(out, latents, steps, guidance=0, prompt="", negative=None, sampler="eul
     pipe = load_single(**source) if "path" in source else load(**source)
     pipe.set_progress_bar_config(disable=True)
     if sampler == "ddim":
-        pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
+        pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False, timestep_spacing="trailing")
+    elif isinstance(pipe, StableDiffusionPipeline) and not isinstance(pipe.scheduler, EulerDiscreteScheduler):
+        pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
     assert pipe.scheduler.config.timestep_spacing == "trailing"
     assert sampler == "ddim" or isinstance(pipe.scheduler, EulerDiscreteScheduler)
     if tile:
@@ -136,9 +152,9 @@ def save_lora(pipe, out, kind, seed):
     state = get_peft_model_state_dict(pipe.unet)
     folder, name = os.path.split(out)
     if kind == "peft":  # unet.<path>.lora_A.weight
-        StableDiffusionXLPipeline.save_lora_weights(folder, unet_lora_layers=state, weight_name=name)
+        pipe.save_lora_weights(folder, unet_lora_layers=state, weight_name=name)
     elif kind == "diffusers":  # unet.<path>.lora.down.weight
-        StableDiffusionXLPipeline.save_lora_weights(folder, unet_lora_layers=convert_state_dict_to_diffusers(state), weight_name=name)
+        pipe.save_lora_weights(folder, unet_lora_layers=convert_state_dict_to_diffusers(state), weight_name=name)
     else:
         state = {f"unet.{k}": v for k, v in state.items()}
         state = convert_state_dict_to_kohya(state)

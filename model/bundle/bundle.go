@@ -1,16 +1,17 @@
-// Package bundle opens a text-to-image model of SDXL's family wherever its parts lie, and writes it in any of the forms
-// that other programs load:
+// Package bundle opens a text-to-image model of SDXL's family, or Stable Diffusion 1 or 2, wherever its parts lie, and
+// writes it in any of the forms that other programs load:
 //
-//	diffusers directory  unet/ vae/ text_encoder/ text_encoder_2/ tokenizer/ tokenizer_2/ scheduler/ model_index.json
+//	diffusers directory  unet/ vae/ text_encoder/ tokenizer/ scheduler/ model_index.json, SDXL's text_encoder_2/ tokenizer_2/
 //	single file          everything under LDM's names (package ldm), as ComfyUI and A1111 load it
 //	UNet file            the UNet alone, under diffusers' names or LDM's
 //
 // A single file has no place for configurations and tokenizers. Files that this package writes carry them in their
 // metadata, under "fewstep.file." and the path they have in a directory; for other files the configurations are read
-// from the tensors' shapes, with what SDXL has where shapes do not tell, and the tokenizers are OpenAI's.
+// from the tensors' shapes, with what its kind has where shapes do not tell, and the tokenizers are OpenAI's.
 package bundle
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +23,8 @@ import (
 	"slices"
 	"strings"
 
+	"fewstep/internal/text"
+	"fewstep/model/family"
 	"fewstep/model/ldm"
 	"fewstep/model/prediction"
 	"fewstep/model/weights"
@@ -45,6 +48,7 @@ type Bundle struct {
 	Path   string
 	Layout Layout
 
+	kind       *family.Kind
 	metadata   map[string]string // of the single file or the UNet's file
 	files      map[string][]byte // by slash path; nil for a directory, whose files are read when asked for
 	checkpoint *ldm.Checkpoint   // of a file
@@ -166,15 +170,65 @@ func (b *Bundle) Has(component string) bool {
 	return err == nil
 }
 
-// Complete says whether all four components are there; the error names one that is not.
+// Kind is the kind of model, by the text encoders that its model_index.json lists or that are there; of a UNet alone, by
+// what it takes.
+func (b *Bundle) Kind() *family.Kind {
+	if b.kind == nil {
+		b.kind = b.findKind()
+	}
+	return b.kind
+}
+
+func (b *Bundle) findKind() *family.Kind {
+	if b.Layout == Directory {
+		listed := map[string]json.RawMessage{}
+		if raw, err := b.ownFile("model_index.json"); err == nil {
+			_ = text.JSON(raw, &listed) // whoever reads it tells
+		}
+		k := family.Of(func(folder string) bool {
+			_, err := os.Stat(filepath.Join(b.Path, folder, "config.json"))
+			return err == nil || listed[folder] != nil && !strings.Contains(string(listed[folder]), "null")
+		})
+		if k == nil {
+			return family.SDXL
+		}
+		return k
+	}
+	switch b.checkpoint.Family() {
+	case ldm.SD1, ldm.SD2, ldm.SDInpainting:
+		return family.SD
+	}
+	return family.SDXL
+}
+
+// EmptyIsZeros says whether the empty prompt is zeros in place of an encoded text: by model_index.json, or as is usual for the
+// kind.
+func (b *Bundle) EmptyIsZeros() (bool, error) {
+	const name = "model_index.json"
+	settings := struct {
+		Zeros bool `json:"force_zeros_for_empty_prompt"`
+	}{b.Kind().ZeroEmpty}
+	raw, err := b.File(name)
+	if err == nil {
+		if err = text.JSON(raw, &settings); err != nil {
+			err = fmt.Errorf("%s: %w", filepath.Join(b.Path, name), err)
+		}
+	}
+	return settings.Zeros, err
+}
+
+// Components are the folders of the kind's parts.
+func (b *Bundle) Components() []string { return append([]string{ldm.UNet, ldm.VAE}, b.Kind().Text...) }
+
+// Complete says whether all components are there; the error names one that is not.
 func (b *Bundle) Complete() error {
-	for _, component := range ldm.Components {
+	for _, component := range b.Components() {
 		if b.Layout == Directory {
 			if _, err := weights.ModelFiles(filepath.Join(b.Path, component)); err != nil {
 				return err
 			}
 		} else if !b.Has(component) {
-			have := slices.DeleteFunc(slices.Clone(ldm.Components), func(c string) bool { return !b.Has(c) })
+			have := slices.DeleteFunc(b.Components(), func(c string) bool { return !b.Has(c) })
 			return fmt.Errorf("%s: it holds no %s, only %s", b.Path, component, strings.Join(have, ", "))
 		}
 	}

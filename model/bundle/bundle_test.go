@@ -240,7 +240,7 @@ func TestRefuses(t *testing.T) {
 		}, "tensors are missing (down_blocks"},
 		"SD 1": {func(x map[string]weights.Tensor, _ map[string]string) {
 			maps.DeleteFunc(x, func(n string, _ weights.Tensor) bool { return strings.Contains(n, "label_emb") })
-		}, "Stable Diffusion 1.x"},
+		}, "4 tensors are missing (add_embedding"},
 		"inpainting": {func(x map[string]weights.Tensor, _ map[string]string) {
 			x[unet+"input_blocks.0.0.weight"] = value(unet+"input_blocks.0.0.weight", 32, 9, 3, 3)
 		}, "tensor conv_in.weight has the shape [32 9 3 3], the config's is [32 4 3 3]"},

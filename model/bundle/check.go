@@ -166,7 +166,7 @@ func expected(component string, raw []byte, where string) (map[string][]int, err
 
 // CheckAll is Check for every component that is there; it stops at the first error.
 func (b *Bundle) CheckAll() error {
-	for _, component := range ldm.Components {
+	for _, component := range b.Components() {
 		if !b.Has(component) {
 			continue
 		}

@@ -6,25 +6,44 @@ import (
 	"fmt"
 	"strings"
 
+	"fewstep/model/family"
 	"fewstep/model/ldm"
 	"fewstep/model/prediction"
 	"fewstep/model/unet"
 	"fewstep/model/weights"
 )
 
-// What SDXL has and shapes do not tell.
+// What models of all kinds have and shapes do not tell.
 const (
 	headWidth     = 64
-	vaeScale      = 0.13025
 	timeIDs       = 6
 	timeWidth     = 256
-	latentSide    = 128
-	imageSide     = 1024
 	groups        = 32
 	textHeadWidth = 64
 )
 
-// ErrUnknownHeads is wrapped by the error of Open for a file of other widths than SDXL's that does not carry its configs.
+// untold is what a family has, and shapes do not tell.
+type untold struct {
+	latentSide, imageSide int
+	vaeScale              float64
+	heads                 int    // of every attention; 0 = as many as are 64 wide
+	upcast                bool   // products of queries and keys in f32
+	activation            string // of its first text encoder
+	spacing               string // of timesteps
+}
+
+// untoldOf is what a family has.
+func untoldOf(f ldm.Family) untold {
+	switch f {
+	case ldm.SD1, ldm.SDInpainting:
+		return untold{64, 512, 0.18215, 8, false, "quick_gelu", "leading"}
+	case ldm.SD2:
+		return untold{96, 768, 0.18215, 0, true, "gelu", "leading"}
+	}
+	return untold{128, 1024, 0.13025, 0, false, "quick_gelu", "leading"}
+}
+
+// ErrUnknownHeads is wrapped by the error of Open for a file of other widths than its kind's that does not carry its configs.
 var ErrUnknownHeads = errors.New("shapes do not tell the attention heads, and the file's metadata holds no config.json that would: 'fewstep sample' and 'fewstep convert' take one from a folder, by --config")
 
 type object = map[string]any
@@ -32,12 +51,13 @@ type object = map[string]any
 // derive adds the configurations that the file's metadata does not hold, read from the tensors' shapes.
 func (b *Bundle) derive() error {
 	spec, _ := weights.ParseModelSpec(b.metadata)
+	has := untoldOf(b.checkpoint.Family())
 	build := map[string]func(*shapes) object{
-		ldm.UNet: func(s *shapes) object { return unetConfig(s, b.pooled()) },
-		ldm.VAE:  vaeConfig,
-		ldm.Text: textConfig, ldm.Text2: textConfig,
+		ldm.UNet: func(s *shapes) object { return unetConfig(s, b.pooled(), has) },
+		ldm.VAE:  func(s *shapes) object { return vaeConfig(s, has) },
+		ldm.Text: func(s *shapes) object { return textConfig(s, has.activation) }, ldm.Text2: func(s *shapes) object { return textConfig(s, "gelu") },
 	}
-	for _, component := range ldm.Components {
+	for _, component := range b.Components() {
 		name := component + "/config.json"
 		if b.files[name] != nil || !b.Has(component) {
 			continue
@@ -62,7 +82,7 @@ func (b *Bundle) derive() error {
 		b.files[schedulerFile] = config
 	}
 	if b.files["model_index.json"] == nil {
-		b.files["model_index.json"] = indented(modelIndex())
+		b.files["model_index.json"] = indented(modelIndex(b.Kind()))
 	}
 	return nil
 }
@@ -114,7 +134,7 @@ func (s *shapes) count(pattern string, args ...any) int {
 	return n
 }
 
-func unetConfig(s *shapes, pooled int) object {
+func unetConfig(s *shapes, pooled int, has untold) object {
 	levels := s.count("down_blocks.%d.resnets.0.conv1.weight")
 	var widths, heads, layers []int
 	var down, up []string
@@ -122,10 +142,14 @@ func unetConfig(s *shapes, pooled int) object {
 	text := 0
 	for i := range levels {
 		width := s.dim(fmt.Sprintf("down_blocks.%d.resnets.0.conv1.weight", i), 0)
-		if width%headWidth != 0 && s.err == nil {
-			s.err = fmt.Errorf("level %d is %d wide, which does not divide into SDXL's attention heads of %d: %w", i, width, headWidth, ErrUnknownHeads)
+		number := has.heads
+		if number == 0 {
+			number = width / headWidth
 		}
-		widths, heads = append(widths, width), append(heads, width/headWidth)
+		if known := has.heads == 0 && width%headWidth == 0 || has.heads > 0 && width%320 == 0; !known && s.err == nil {
+			s.err = fmt.Errorf("level %d is %d wide, which does not divide into its family's attention heads: %w", i, width, ErrUnknownHeads)
+		}
+		widths, heads = append(widths, width), append(heads, number)
 		layers = append(layers, s.count("down_blocks.%d.resnets.%d.conv1.weight", i))
 		depths := s.depths("down_blocks", i)
 		downDepths, down = append(downDepths, depths), append(down, blockType("Down", depths))
@@ -134,11 +158,6 @@ func unetConfig(s *shapes, pooled int) object {
 		}
 		depths = s.depths("up_blocks", i)
 		upDepths, up = append(upDepths, depths), append(up, blockType("Up", depths))
-	}
-	added := s.dim("add_embedding.linear_1.weight", 1)
-	time := timeWidth
-	if pooled > 0 && added > pooled && (added-pooled)%timeIDs == 0 {
-		time = (added - pooled) / timeIDs
 	}
 	mid := any(unet.MidAttention)
 	switch {
@@ -157,14 +176,26 @@ func unetConfig(s *shapes, pooled int) object {
 		}
 	}
 	config := object{
-		"_class_name": "UNet2DConditionModel", "act_fn": "silu", "addition_embed_type": "text_time",
-		"addition_time_embed_dim": time, "attention_head_dim": heads, "block_out_channels": widths,
+		"_class_name": "UNet2DConditionModel", "act_fn": "silu", "attention_head_dim": heads, "block_out_channels": widths,
 		"center_input_sample": false, "cross_attention_dim": text, "down_block_types": down, "downsample_padding": 1,
 		"flip_sin_to_cos": true, "freq_shift": 0, "in_channels": s.dim("conv_in.weight", 1),
 		"layers_per_block": oneOrAll(layers), "mid_block_type": mid,
 		"norm_eps": 1e-5, "norm_num_groups": groups, "out_channels": s.dim("conv_out.weight", 0),
-		"projection_class_embeddings_input_dim": added, "sample_size": latentSide,
-		"transformer_layers_per_block": depthList(downDepths), "up_block_types": up, "use_linear_projection": linear,
+		"sample_size": has.latentSide, "transformer_layers_per_block": depthList(downDepths), "up_block_types": up, "use_linear_projection": linear,
+	}
+	if has.heads > 0 {
+		config["attention_head_dim"] = has.heads
+	}
+	if has.upcast {
+		config["upcast_attention"] = true
+	}
+	if s.has("add_embedding.linear_1.weight") || s.has("add_embedding.linear_1.bias") || pooled > 0 {
+		added := s.dim("add_embedding.linear_1.weight", 1)
+		time := timeWidth
+		if pooled > 0 && added > pooled && (added-pooled)%timeIDs == 0 {
+			time = (added - pooled) / timeIDs
+		}
+		config["addition_embed_type"], config["addition_time_embed_dim"], config["projection_class_embeddings_input_dim"] = "text_time", time, added
 	}
 	if !mirrored(downDepths, upDepths) {
 		config["reverse_transformer_layers_per_block"] = depthList(upDepths)
@@ -227,7 +258,7 @@ func mirrored(down, up [][]int) bool {
 	return true
 }
 
-func vaeConfig(s *shapes) object {
+func vaeConfig(s *shapes, has untold) object {
 	levels := s.count("encoder.down_blocks.%d.resnets.0.conv1.weight")
 	var widths []int
 	var down, up []string
@@ -240,17 +271,17 @@ func vaeConfig(s *shapes) object {
 		"force_upcast": true, "in_channels": s.dim("encoder.conv_in.weight", 1), "latent_channels": s.dim("decoder.conv_in.weight", 1),
 		"layers_per_block": s.count("encoder.down_blocks.0.resnets.%d.conv1.weight"), "norm_num_groups": groups,
 		"mid_block_add_attention": s.has("encoder.mid_block.attentions.0.to_q.weight"),
-		"out_channels":            s.dim("decoder.conv_out.weight", 0), "sample_size": imageSide, "scaling_factor": vaeScale,
+		"out_channels":            s.dim("decoder.conv_out.weight", 0), "sample_size": has.imageSide, "scaling_factor": has.vaeScale,
 		"up_block_types": up, "use_post_quant_conv": s.has("post_quant_conv.weight"), "use_quant_conv": s.has("quant_conv.weight"),
 	}
 }
 
-func textConfig(s *shapes) object {
+func textConfig(s *shapes, activation string) object {
 	const model = "text_model."
 	words, width := s.dim(model+"embeddings.token_embedding.weight", 0), s.dim(model+"embeddings.token_embedding.weight", 1)
-	class, activation, projected := "CLIPTextModel", "quick_gelu", width
+	class, projected := "CLIPTextModel", width
 	if s.has("text_projection.weight") {
-		class, activation, projected = "CLIPTextModelWithProjection", "gelu", s.dim("text_projection.weight", 0)
+		class, projected = "CLIPTextModelWithProjection", s.dim("text_projection.weight", 0)
 	}
 	if width%textHeadWidth != 0 && s.err == nil {
 		s.err = fmt.Errorf("it is %d wide, which does not divide into CLIP's attention heads of %d: %w", width, textHeadWidth, ErrUnknownHeads)
@@ -266,9 +297,9 @@ func textConfig(s *shapes) object {
 	}
 }
 
-// schedulerConfig is SDXL's, with what the file says about its prediction.
+// schedulerConfig is the family's, with what the file says about its prediction.
 func (b *Bundle) schedulerConfig(spec weights.ModelSpec) ([]byte, error) {
-	spacing := "leading"
+	spacing := untoldOf(b.checkpoint.Family()).spacing
 	if spec.Spacing != "" {
 		spacing = spec.Spacing
 	}
@@ -283,14 +314,22 @@ func (b *Bundle) schedulerConfig(spec weights.ModelSpec) ([]byte, error) {
 	}))
 }
 
-func modelIndex() object {
-	return object{
-		"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": true,
-		"scheduler":    []string{"diffusers", "EulerDiscreteScheduler"},
-		"text_encoder": []string{"transformers", "CLIPTextModel"}, "text_encoder_2": []string{"transformers", "CLIPTextModelWithProjection"},
-		"tokenizer": []string{"transformers", "CLIPTokenizer"}, "tokenizer_2": []string{"transformers", "CLIPTokenizer"},
+func modelIndex(k *family.Kind) object {
+	index := object{
+		"_class_name": k.Class, "scheduler": []string{"diffusers", "EulerDiscreteScheduler"},
 		"unet": []string{"diffusers", "UNet2DConditionModel"}, "vae": []string{"diffusers", "AutoencoderKL"},
 	}
+	classes := []string{"CLIPTextModel", "CLIPTextModelWithProjection"}
+	for i, folder := range k.Text {
+		index[folder] = []string{"transformers", classes[i]}
+		index[tokenizerOf[folder]] = []string{"transformers", "CLIPTokenizer"}
+	}
+	if k.ZeroEmpty {
+		index["force_zeros_for_empty_prompt"] = true
+	} else { // the safety checker, which fewstep does not have and diffusers asks about
+		index["feature_extractor"], index["safety_checker"], index["requires_safety_checker"] = []any{nil, nil}, []any{nil, nil}, false
+	}
+	return index
 }
 
 func indented(v any) []byte {

@@ -12,8 +12,8 @@ import (
 	"fewstep/model/weights"
 )
 
-// family makes mini's directory with another UNet's config, and weights of its shapes.
-func family(t *testing.T, changes object) (string, error) {
+// withUNet makes mini's directory with another UNet's config, and weights of its shapes.
+func withUNet(t *testing.T, changes object) (string, error) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "model")
 	must(t, os.CopyFS(dir, os.DirFS(mini)))
@@ -58,7 +58,7 @@ func TestFamilies(t *testing.T) {
 		"KOALA":      {"layers_per_block": 1, "mid_block_type": nil, "transformer_layers_per_block": []int{1, 1, 2}},
 		"inpainting": {"in_channels": 9},
 	} {
-		dir, err := family(t, changes)
+		dir, err := withUNet(t, changes)
 		must(t, err)
 		out := t.TempDir()
 		single := filepath.Join(out, "x.safetensors")
@@ -75,7 +75,7 @@ func TestFamilies(t *testing.T) {
 		src, err := c.Component(ldm.UNet)
 		must(t, err)
 		s := &shapes{src: src}
-		derived := unetConfig(s, 0)
+		derived := unetConfig(s, 0, untold{latentSide: 128})
 		want := map[string]any{}
 		raw, err := os.ReadFile(filepath.Join(dir, "unet", "config.json"))
 		must(t, err)
@@ -89,7 +89,7 @@ func TestFamilies(t *testing.T) {
 		}
 		must(t, c.Close())
 	}
-	dir, err := family(t, object{"time_cond_proj_dim": 64})
+	dir, err := withUNet(t, object{"time_cond_proj_dim": 64})
 	if err == nil || !strings.Contains(err.Error(), "time_cond_proj_dim") {
 		t.Fatal(err)
 	}

@@ -59,7 +59,48 @@ func (b *Bundle) said() ([]prediction.Said, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(all, prediction.OfMetadata(metadata)), nil
+	all = append(all, prediction.OfMetadata(metadata))
+	if !slices.ContainsFunc(all, prediction.Said.Says) {
+		said, err := b.saidByWeights()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, said)
+	}
+	return all, nil
+}
+
+// saidByWeights is what ComfyUI goes by for a file of Stable Diffusion 2 that says nothing: the models that predict v have a
+// norm whose biases are spread wider than 0.09.
+func (b *Bundle) saidByWeights() (s prediction.Said, err error) {
+	if b.checkpoint == nil || b.checkpoint.Family() != ldm.SD2 {
+		return s, nil
+	}
+	const name = "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias"
+	src, err := b.Weights(ldm.UNet)
+	if err != nil {
+		return s, err
+	}
+	if !slices.Contains(src.Names(), name) { // a UNet of other levels
+		return s, nil
+	}
+	t, err := src.Tensor(name)
+	if err != nil {
+		return s, err
+	}
+	values, err := t.Float32()
+	if err != nil {
+		return s, err
+	}
+	var sum, squares float64
+	for _, v := range values {
+		sum, squares = sum+float64(v), squares+float64(v)*float64(v)
+	}
+	n := float64(len(values))
+	if squares/n-sum/n*sum/n > 0.09*0.09 {
+		s = prediction.Said{Where: "the spread of the tensor " + name + ", as ComfyUI judges it", Target: prediction.V}
+	}
+	return s, nil
 }
 
 // saidItself is said without what was derived because the file itself does not say it.

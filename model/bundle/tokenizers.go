@@ -14,11 +14,16 @@ import (
 	"fewstep/model/ldm"
 )
 
-// tokenizerOf is a text encoder's tokenizer folder, and padOf the token that SDXL pads it with.
-var (
-	tokenizerOf = map[string]string{ldm.Text: "tokenizer", ldm.Text2: "tokenizer_2"}
-	padOf       = map[string]string{ldm.Text: "<|endoftext|>", ldm.Text2: "!"}
-)
+// tokenizerOf is a text encoder's tokenizer folder.
+var tokenizerOf = map[string]string{ldm.Text: "tokenizer", ldm.Text2: "tokenizer_2"}
+
+// pad is the token that a text encoder's tokenizer pads with: OpenCLIP's "!" or CLIP's end of text.
+func (b *Bundle) pad(component string) string {
+	if b.form() == ldm.Form2 || component == ldm.Text2 {
+		return "!"
+	}
+	return "<|endoftext|>"
+}
 
 // tokenizerFiles are the files of a tokenizer folder, not all of which each folder has.
 var tokenizerFiles = []string{"vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json"}
@@ -40,7 +45,7 @@ func (b *Bundle) findTokenizer(component string) error {
 		return err
 	}
 	if words == clip.StandardSize {
-		for file, content := range clip.Standard().Files(tokens, padOf[component]) {
+		for file, content := range clip.Standard().Files(tokens, b.pad(component)) {
 			b.files[path.Join(name, file)] = content
 		}
 		return nil
@@ -69,7 +74,7 @@ func (b *Bundle) vocabulary(component string) (words, tokens int, err error) {
 
 // HasTokenizers says whether the tokenizers are known without a folder that the user names.
 func (b *Bundle) HasTokenizers() bool {
-	for component := range tokenizerOf {
+	for _, component := range b.Kind().Text {
 		if words, _, err := b.vocabulary(component); err == nil && words == clip.StandardSize && b.files != nil {
 			continue
 		}

@@ -11,6 +11,7 @@ import (
 
 	"fewstep/internal/atomicfile"
 	"fewstep/model/clip"
+	"fewstep/model/family"
 	"fewstep/model/ldm"
 	"fewstep/model/prediction"
 	"fewstep/model/weights"
@@ -35,8 +36,11 @@ func smallFiles() []string {
 	for _, component := range ldm.Components {
 		names = append(names, component+"/config.json")
 	}
-	for _, component := range []string{ldm.Text, ldm.Text2} {
+	for _, component := range ldm.Components {
 		for _, file := range tokenizerFiles {
+			if tokenizerOf[component] == "" {
+				continue
+			}
 			names = append(names, path.Join(tokenizerOf[component], file))
 		}
 	}
@@ -51,7 +55,7 @@ func (b *Bundle) WriteDirectory(out string, opt WriteOptions) error {
 	}
 	components := map[string][]weights.Tensor{}
 	var total int64
-	for _, component := range ldm.Components {
+	for _, component := range b.Components() {
 		tensors, err := b.converted(component, opt.DType)
 		if err != nil {
 			return err
@@ -59,7 +63,7 @@ func (b *Bundle) WriteDirectory(out string, opt WriteOptions) error {
 		components[component] = tensors
 		total += size(tensors)
 	}
-	for component := range tokenizerOf {
+	for _, component := range b.Kind().Text {
 		if _, err := b.Tokenizer(component); err != nil {
 			return err
 		}
@@ -71,7 +75,7 @@ func (b *Bundle) WriteDirectory(out string, opt WriteOptions) error {
 	return atomicfile.WriteDir(out, func(folder string) error {
 		for _, name := range smallFiles() {
 			content, err := b.File(name)
-			if errors.Is(err, fs.ErrNotExist) && isTokenizer(name) {
+			if errors.Is(err, fs.ErrNotExist) && (isTokenizer(name) || !b.wants(name)) {
 				continue
 			} else if err != nil {
 				return err
@@ -81,7 +85,7 @@ func (b *Bundle) WriteDirectory(out string, opt WriteOptions) error {
 			}
 		}
 		var before int64
-		for _, component := range ldm.Components {
+		for _, component := range b.Components() {
 			own := map[string]string{"format": "pt"}
 			if component == ldm.UNet && len(metadata) > 0 {
 				own = metadata
@@ -122,13 +126,13 @@ func markersOf(kind prediction.Type) (tensors []weights.Tensor) {
 	return tensors
 }
 
-// writable says whether all components are there, and are networks of SDXL's family by their configs: a form without
+// writable says whether all components are there, and are networks of its kind by their configs: a form without
 // configs would make something else of others.
 func (b *Bundle) writable() error {
 	if err := b.Complete(); err != nil {
 		return err
 	}
-	for _, component := range ldm.Components {
+	for _, component := range b.Components() {
 		name := component + "/config.json"
 		config, err := b.File(name)
 		if err != nil {
@@ -165,14 +169,14 @@ func (b *Bundle) WriteSingleFile(out string, opt WriteOptions) error {
 		return err
 	}
 	sources := map[string]weights.Source{}
-	for _, component := range ldm.Components {
+	for _, component := range b.Components() {
 		src, err := b.Weights(component)
 		if err != nil {
 			return err
 		}
 		sources[component] = src
 	}
-	tensors, err := ldm.Tensors(sources)
+	tensors, err := ldm.Tensors(b.form(), sources)
 	if err != nil {
 		return fmt.Errorf("%s: %w", b.Path, err)
 	}
@@ -192,10 +196,35 @@ func (b *Bundle) WriteSingleFile(out string, opt WriteOptions) error {
 	return weights.Save(out, tensors, save)
 }
 
+// wants says whether a small file is one of the kind's: SDXL alone has a second text encoder's.
+func (b *Bundle) wants(name string) bool {
+	folder := path.Dir(name)
+	for _, component := range ldm.Components {
+		if folder == component || folder == tokenizerOf[component] {
+			return slices.Contains(b.Components(), component)
+		}
+	}
+	return true
+}
+
+// form is where a single file of this model has its text encoders: Stable Diffusion 2's is OpenCLIP's, which no other than
+// the activation tells.
+func (b *Bundle) form() ldm.Form {
+	if b.Kind() == family.SDXL {
+		return ldm.FormXL
+	}
+	if raw, err := b.ownFile(ldm.Text + "/config.json"); err == nil {
+		if c, err := clip.ParseTextConfig(raw, b.Path); err == nil && c.Activation == "gelu" {
+			return ldm.Form2
+		}
+	}
+	return ldm.Form1
+}
+
 // addFiles puts the small files into a single file's metadata.
 func (b *Bundle) addFiles(metadata map[string]string) error {
 	standard := map[string]bool{}
-	for _, component := range []string{ldm.Text, ldm.Text2} {
+	for _, component := range b.Kind().Text {
 		t, err := b.Tokenizer(component)
 		if err != nil {
 			return err
@@ -207,7 +236,7 @@ func (b *Bundle) addFiles(metadata map[string]string) error {
 		switch {
 		case standard[path.Dir(name)]:
 			continue
-		case errors.Is(err, fs.ErrNotExist) && isTokenizer(name):
+		case errors.Is(err, fs.ErrNotExist) && (isTokenizer(name) || !b.wants(name)):
 			continue
 		case err != nil:
 			return err

@@ -31,6 +31,29 @@ func (c *TextConfig) Text(name string) nn.Block {
 	}
 }
 
+// Tokens is the text encoder where every token's last hidden state counts, behind the final norm, as in Stable Diffusion 1
+// and 2: token ids [B, T] int32 to [B, T, D] f32. A text projection is no part of it.
+func (c *TextConfig) Tokens(name string) nn.Block {
+	return nn.Block{
+		Kind: fmt.Sprintf("clip_tokens(%s,%d,%d)", c.signature(), c.VocabSize, c.MaxPositions),
+		Name: name, Level: nn.Network,
+		Compose: func(r nn.Runner, in []nn.Value) []nn.Value {
+			states := c.layers(r, "text_model", true, nn.One(r, c.textEmbeddings(), in[0]))
+			return r.Run(c.finalNorm(), states[len(states)-1])
+		},
+	}
+}
+
+// finalNorm is the norm behind the last layer, of every token.
+func (c *TextConfig) finalNorm() nn.Block {
+	return nn.Block{
+		Kind: fmt.Sprintf("clip_final_norm(%d,%g)", c.HiddenSize, c.NormEps),
+		Build: func(s *nn.Scope, in []*graph.Node) []*graph.Node {
+			return []*graph.Node{graph.ConvertDType(s.LayerNorm("text_model.final_layer_norm", in[0], c.NormEps), dtypes.Float32)}
+		},
+	}
+}
+
 // textEmbeddings is token plus position embedding, ids [B, T] to [B, T, D].
 func (c *TextConfig) textEmbeddings() nn.Block {
 	return nn.Block{

@@ -27,33 +27,49 @@ func ints(dims ...int) shapes.Shape   { return shapes.Make(dtypes.Int32, dims...
 // sdxlInputs are the smallest that SDXL's UNet takes: parameters do not depend on them.
 var sdxlInputs = []shapes.Shape{floats(1, 8, 8, 4), floats(1), floats(1, 2, 2048), floats(1, 1280), floats(1, 6)}
 
-// TestFullSizeParameters compares every parameter name and shape of SDXL's networks and of CLIP ViT-L/14 with the
-// libraries', so that released checkpoints fit.
+// TestFullSizeParameters compares every parameter name and shape of SDXL's networks, of Stable Diffusion 1's and 2's and of
+// CLIP ViT-L/14 with the libraries', so that released checkpoints fit.
 func TestFullSizeParameters(t *testing.T) {
 	rt := backend(t)
-	config := func(model string) string { return configOf(filepath.Join("sdxl", model)) }
+	config := func(model string) string { return configOf(filepath.FromSlash(model)) }
+	unetOf := func(model string) func() (nn.Block, error) {
+		return func() (nn.Block, error) {
+			c, err := unet.LoadConfig(config(model))
+			if err != nil {
+				return nn.Block{}, err
+			}
+			return c.Network("", nil), nil
+		}
+	}
+	textOf := func(model string) func() (nn.Block, error) {
+		return func() (nn.Block, error) {
+			c, err := clip.LoadTextConfig(config(model))
+			if err != nil {
+				return nn.Block{}, err
+			}
+			return c.Tokens(""), nil
+		}
+	}
 	for _, model := range []struct {
 		name   string
 		block  func() (nn.Block, error)
 		inputs []shapes.Shape
 	}{
-		{"unet", func() (nn.Block, error) {
-			c, err := unet.LoadConfig(config("unet"))
-			if err != nil {
-				return nn.Block{}, err
-			}
-			return c.Network("", nil), nil
-		}, sdxlInputs},
-		{"vae", func() (nn.Block, error) {
-			c, err := vae.LoadConfig(config("vae"))
+		{"sdxl/unet", unetOf("sdxl/unet"), sdxlInputs},
+		{"sd1/unet", unetOf("sd1/unet"), []shapes.Shape{floats(1, 8, 8, 4), floats(1), floats(1, 2, 768)}},
+		{"sd2/unet", unetOf("sd2/unet"), []shapes.Shape{floats(1, 8, 8, 4), floats(1), floats(1, 2, 1024)}},
+		{"sd1/text_encoder", textOf("sd1/text_encoder"), []shapes.Shape{ints(1, 77)}},
+		{"sd2/text_encoder", textOf("sd2/text_encoder"), []shapes.Shape{ints(1, 77)}},
+		{"sdxl/vae", func() (nn.Block, error) {
+			c, err := vae.LoadConfig(config("sdxl/vae"))
 			if err != nil {
 				return nn.Block{}, err
 			}
 			return c.Autoencoder(""), nil
 		}, []shapes.Shape{floats(1, 16, 16, 3), floats(1, 2, 2, 4)}},
-		{"text_encoder", func() (nn.Block, error) { return textBlock(config("text_encoder")) }, []shapes.Shape{ints(1, 77), ints(1)}},
-		{"text_encoder_2", func() (nn.Block, error) { return textBlock(config("text_encoder_2")) }, []shapes.Shape{ints(1, 77), ints(1)}},
-		{"clip_vit_l14", func() (nn.Block, error) { return clipBlock("", config("clip_vit_l14")) }, []shapes.Shape{floats(1, 224, 224, 3), ints(1, 77), ints(1)}},
+		{"sdxl/text_encoder", func() (nn.Block, error) { return textBlock(config("sdxl/text_encoder")) }, []shapes.Shape{ints(1, 77), ints(1)}},
+		{"sdxl/text_encoder_2", func() (nn.Block, error) { return textBlock(config("sdxl/text_encoder_2")) }, []shapes.Shape{ints(1, 77), ints(1)}},
+		{"sdxl/clip_vit_l14", func() (nn.Block, error) { return clipBlock("", config("sdxl/clip_vit_l14")) }, []shapes.Shape{floats(1, 224, 224, 3), ints(1, 77), ints(1)}},
 	} {
 		t.Run(model.name, func(t *testing.T) {
 			block, err := model.block()
@@ -64,7 +80,7 @@ func TestFullSizeParameters(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			raw, err := os.ReadFile(filepath.Join("testdata", "sdxl", model.name, "digest.json"))
+			raw, err := os.ReadFile(filepath.Join("testdata", filepath.FromSlash(model.name), "digest.json"))
 			if err != nil {
 				t.Fatal(err)
 			}

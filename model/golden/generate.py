@@ -8,7 +8,7 @@ models need not be as small as the files. Each folder of testdata has
     tensors.json        the state dict's names and shapes, as a checkpoint has them, and unet_odd's adapters
     golden.safetensors  in.*, out.*, cot.* (the fixed factors of the gradient's scalar) and grad.* in PyTorch's layout
     gradients.json      of every parameter's gradient the norm and its products with PROBES fixed directions
-The folders below testdata/sdxl have config.json and digest.json (parameter count and the hash of all names and shapes)
+The folders below testdata/sdxl, sd1 and sd2 have config.json and digest.json (parameter count and the hash of all names and shapes)
 of the full-size models, made without weights.
 """
 
@@ -155,7 +155,7 @@ def save_config(model, folder):
 
 def digest(case, make):
     """Full-size models: the state dict as lines "name [d, d]\n" sorted by name, hashed."""
-    folder = os.path.join(HERE, "sdxl", case)
+    folder = os.path.join(HERE, case)
     os.makedirs(folder, exist_ok=True)
     with torch.device("meta"):
         model = make()
@@ -217,6 +217,18 @@ def critic(case, side, tokens, channels, groups, **config):
         return {"logits": model(i["next"], i["x"], i["time_next"], i["time"], i["text"], added)}
 
     write(case, model, inputs, run, ["head.convs.1.weight", "mid_block.resnets.1.conv2.weight", "conv_in.weight"])
+
+
+def plain(case, height, width, tokens, params, lora=None, **config):
+    """A UNet as Stable Diffusion's: it is told text and nothing else."""
+    model = UNet2DConditionModel(**config)
+    adapters = adapt(model, *lora) if lora else {}
+    inputs = {
+        "sample": tensor(case + ".sample", 2, config["in_channels"], height, width),
+        "time": torch.tensor([999, 431]),
+        "text": tensor(case + ".text", 2, tokens, config["cross_attention_dim"]),
+    }
+    write(case, model, inputs, lambda i: {"sample": model(i["sample"], i["time"], i["text"]).sample}, params, adapters)
 
 
 def unet(case, height, width, tokens, params, lora=None, **config):
@@ -289,9 +301,50 @@ def text(case, model, ids, params):
     write(case, model, {"ids": torch.tensor(ids)}, run, params)
 
 
+def last(case, model, ids, params):
+    """A text encoder as Stable Diffusion's pipelines use it."""
+    write(case, model, {"ids": torch.tensor(ids)}, lambda i: {"tokens": model(input_ids=i["ids"])[0]}, params)
+
+
+def stable_diffusion():
+    """Stable Diffusion 1's networks, with as many heads on every level and projections by convolutions, and 2's."""
+    levels = dict(in_channels=4, out_channels=4, sample_size=8, layers_per_block=2,
+                  down_block_types=["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+                  up_block_types=["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"], norm_num_groups=8)
+    plain("unet_sd1", 8, 12, 5,
+          ["conv_in.weight", "down_blocks.0.attentions.1.proj_in.weight", "up_blocks.2.attentions.2.proj_out.weight",
+           "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight", "time_embedding.linear_1.bias",
+           "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.weight.lora_down"], lora=(3, 0.5),
+          attention_head_dim=4, block_out_channels=[16, 24, 24], cross_attention_dim=20, **levels)
+    plain("unet_sd2", 8, 8, 4,
+          ["down_blocks.0.attentions.0.proj_in.weight", "up_blocks.1.attentions.0.transformer_blocks.0.attn1.to_v.weight",
+           "mid_block.resnets.1.time_emb_proj.bias"],
+          attention_head_dim=[2, 3, 6], block_out_channels=[16, 24, 48], cross_attention_dim=28, use_linear_projection=True,
+          upcast_attention=True, only_cross_attention=False, dual_cross_attention=False, **levels)
+    params = ["text_model.embeddings.token_embedding.weight", "text_model.final_layer_norm.weight",
+              "text_model.encoder.layers.1.mlp.fc1.bias"]
+    for case, act, eos in (("clip_sd1", "quick_gelu", 2), ("clip_sd2", "gelu", 59)):
+        last(case, CLIPTextModel(CLIPTextConfig(vocab_size=60, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                                                num_attention_heads=4, max_position_embeddings=9, hidden_act=act,
+                                                bos_token_id=58, eos_token_id=eos, pad_token_id=1)),
+             [[58, 7, 3, 3, 41, 59, 59, 59, 59], [58, 12, 59, 0, 0, 0, 0, 0, 0]], params)
+    levels = dict(in_channels=4, out_channels=4, layers_per_block=2, block_out_channels=[320, 640, 1280, 1280],
+                  down_block_types=["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+                  up_block_types=["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3)
+    for name, side, config, encoder in (
+            ("sd1", 64, dict(attention_head_dim=8, cross_attention_dim=768),
+             dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)),
+            ("sd2", 96, dict(attention_head_dim=[5, 10, 20, 20], cross_attention_dim=1024, use_linear_projection=True,
+                             upcast_attention=True),
+             dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16, hidden_act="gelu"))):
+        digest(name + "/unet", lambda: UNet2DConditionModel(sample_size=side, **levels, **config))
+        digest(name + "/text_encoder", lambda: CLIPTextModel(CLIPTextConfig(**encoder)))
+
+
 def main():
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    stable_diffusion()
     unet("unet", 8, 8, 5,
          ["conv_in.weight", "down_blocks.2.attentions.1.transformer_blocks.0.attn2.to_k.weight",
           "up_blocks.1.resnets.2.norm1.weight", "add_embedding.linear_1.bias"],
@@ -382,23 +435,23 @@ def main():
            "vision_model.embeddings.position_embedding.weight", "vision_model.encoder.layers.1.self_attn.v_proj.weight",
            "text_projection.weight", "logit_scale"])
 
-    digest("unet", lambda: UNet2DConditionModel(
+    digest("sdxl/unet", lambda: UNet2DConditionModel(
         in_channels=4, out_channels=4, sample_size=128, block_out_channels=[320, 640, 1280], layers_per_block=2,
         down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
         up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
         transformer_layers_per_block=[1, 2, 10], attention_head_dim=[5, 10, 20], cross_attention_dim=2048,
         use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=256,
         projection_class_embeddings_input_dim=2816))
-    digest("vae", lambda: AutoencoderKL(
+    digest("sdxl/vae", lambda: AutoencoderKL(
         down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4,
         block_out_channels=[128, 256, 512, 512], layers_per_block=2, latent_channels=4, sample_size=1024,
         scaling_factor=0.13025))
     small = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
-    digest("text_encoder", lambda: CLIPTextModel(CLIPTextConfig(**small, projection_dim=768)))
-    digest("text_encoder_2", lambda: CLIPTextModelWithProjection(CLIPTextConfig(
+    digest("sdxl/text_encoder", lambda: CLIPTextModel(CLIPTextConfig(**small, projection_dim=768)))
+    digest("sdxl/text_encoder_2", lambda: CLIPTextModelWithProjection(CLIPTextConfig(
         hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20, projection_dim=1280,
         hidden_act="gelu")))
-    digest("clip_vit_l14", lambda: CLIPModel(CLIPConfig(
+    digest("sdxl/clip_vit_l14", lambda: CLIPModel(CLIPConfig(
         text_config=CLIPTextConfig(**small).to_dict(),
         vision_config=CLIPVisionConfig(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24,
                                        num_attention_heads=16, image_size=224, patch_size=14).to_dict(),

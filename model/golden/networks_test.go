@@ -34,6 +34,20 @@ func comparisons(t *testing.T) (all []comparison) {
 		all = append(all, comparison{folder: folder, block: config.Network("net", lora),
 			inputs: []string{"sample", "time", "text", "pooled", "ids"}, outputs: []string{"sample"}})
 	}
+	for _, folder := range []string{"unet_sd1", "unet_sd2"} {
+		config, err := unet.LoadConfig(configOf(folder))
+		must(err)
+		var lora *nn.LoRA
+		if folder == "unet_sd1" {
+			lora = &nn.LoRA{Rank: 3, Scale: 0.5}
+		}
+		all = append(all, comparison{folder: folder, block: config.Network("net", lora), inputs: []string{"sample", "time", "text"}, outputs: []string{"sample"}})
+	}
+	for _, folder := range []string{"clip_sd1", "clip_sd2"} {
+		config, err := clip.LoadTextConfig(configOf(folder))
+		must(err)
+		all = append(all, comparison{folder: folder, block: config.Tokens("net"), inputs: []string{"ids"}, integer: []string{"ids"}, outputs: []string{"tokens"}})
+	}
 	backbone, err := unet.LoadConfig(configOf("critic"))
 	must(err)
 	all = append(all, comparison{folder: "critic", block: criticBlock("net", &discriminator.Config{UNet: backbone, Channels: 12, Groups: 4}),
@@ -102,7 +116,7 @@ func TestTapeGradients(t *testing.T) {
 	}
 	e := engine.New(backend(t).Backend, dtypes.Float32, nn.Layer)
 	for _, c := range comparisons(t) {
-		if c.folder == "unet_odd" || c.folder == "critic" { // student with adapters, and discriminator: what is trained so
+		if c.folder == "unet_odd" || c.folder == "unet_sd1" || c.folder == "critic" { // student with adapters, and discriminator: what is trained so
 			t.Run(c.folder, func(t *testing.T) { c.runTape(t, e) })
 		}
 	}

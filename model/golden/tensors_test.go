@@ -15,7 +15,7 @@ import (
 
 // TestStateDicts compares the names and shapes that configs give with diffusers' and transformers' state dicts.
 func TestStateDicts(t *testing.T) {
-	for _, name := range []string{"unet", "unet_odd", "unet_lists", "unet_single", "vae", "vae_odd", "clip_text", "clip_text_projection"} {
+	for _, name := range []string{"unet", "unet_odd", "unet_lists", "unet_single", "unet_sd1", "unet_sd2", "vae", "vae_odd", "clip_text", "clip_text_projection", "clip_sd1", "clip_sd2"} {
 		dir := filepath.Join("testdata", name)
 		raw, err := os.ReadFile(filepath.Join(dir, "tensors.json"))
 		if err != nil {

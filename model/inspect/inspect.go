@@ -158,7 +158,7 @@ func (r *Report) checkStructure(src weights.Source) error {
 	if info, err := os.Stat(r.Path); err == nil && info.IsDir() && component != "" {
 		where := filepath.Join(r.Path, "config.json")
 		config, err := os.ReadFile(where)
-		if errors.Is(err, fs.ErrNotExist) || r.Kind == UNet && r.Family != string(ldm.SDXL) {
+		if errors.Is(err, fs.ErrNotExist) || r.Kind == UNet && !ldm.Family(r.Family).Drawable() {
 			return nil
 		} else if err != nil {
 			return err
@@ -171,7 +171,7 @@ func (r *Report) checkStructure(src weights.Source) error {
 		r.leftOut(append(left, others...))
 		return bundle.Check(component, src, config, where)
 	}
-	if r.Family != string(ldm.SDXL) || r.Kind != SingleFile && r.Kind != UNet {
+	if !ldm.Family(r.Family).Drawable() || r.Kind != SingleFile && r.Kind != UNet {
 		return nil
 	}
 	f, ok := src.(*weights.File)

@@ -142,7 +142,7 @@ func loraVerdict(src weights.Source) verdict {
 	v.detail = strings.Join(parts, ", ")
 	const ours = "fewstep sample --lora, fewstep lora merge"
 	switch {
-	case v.family != "" && v.family != string(ldm.SDXL):
+	case v.family != "" && !ldm.Family(v.family).Drawable():
 		v.loadedBy = "ComfyUI's LoraLoader and diffusers' load_lora_weights, on its own family; not fewstep"
 	case d.Mentions("base_model.model."):
 		v.loadedBy = ours + "; PEFT, beside its adapter_config.json; 'fewstep convert' gives it kohya's names, which other programs load"
@@ -152,6 +152,8 @@ func loraVerdict(src weights.Source) verdict {
 		v.loadedBy = ours + "; ComfyUI's LoraLoader, on its own model"
 	case v.family == "":
 		v.loadedBy = ours + "; ComfyUI's LoraLoader and diffusers' load_lora_weights, on a model of its widths"
+	case v.family != string(ldm.SDXL):
+		v.loadedBy = ours + "; ComfyUI's LoraLoader; diffusers' load_lora_weights; A1111"
 	default:
 		v.loadedBy = ours + "; ComfyUI's LoraLoader; diffusers' load_lora_weights; " + a1111(d)
 	}

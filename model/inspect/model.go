@@ -62,19 +62,19 @@ func (s sight) model(family ldm.Family, parts []ldm.Part) verdict {
 	}
 	v := verdict{kind: SingleFile, family: string(family), detail: strings.Join(holds, ", ")}
 	switch {
-	case family != ldm.SDXL:
+	case !family.Drawable():
 		v.detail += "; " + family.Sentence()
 		v.loadedBy = "ComfyUI; diffusers' from_single_file, for its own family; not fewstep"
-		if family == ldm.SDXLInpainting || family == ldm.SDXLEdit {
+		if family.Readable() {
 			v.loadedBy = "fewstep convert, fewstep lora merge; ComfyUI; diffusers' from_single_file"
 		}
 	case !s.standard(parts):
 		v.loadedBy = "fewstep sample --model, fewstep convert, which writes it as other programs load it"
 	case !s.comfyKnows(unet):
-		v.loadedBy = "fewstep sample --model, fewstep convert; ComfyUI and A1111 know SDXL's own widths and depths alone"
+		v.loadedBy = "fewstep sample --model, fewstep convert; ComfyUI and A1111 know published models' widths and depths alone"
 	default:
 		v.loadedBy = "fewstep sample --model, fewstep convert; ComfyUI's CheckpointLoaderSimple"
-		if s.depths(unet) == fullDepths {
+		if family != ldm.SDXL || s.depths(unet) == fullDepths {
 			v.loadedBy += "; A1111; diffusers' from_single_file"
 		}
 	}
@@ -83,9 +83,7 @@ func (s sight) model(family ldm.Family, parts []ldm.Part) verdict {
 
 // standard says whether parts lie where the single-file layout has them.
 func (s sight) standard(parts []ldm.Part) bool {
-	return !slices.ContainsFunc(parts, func(p ldm.Part) bool {
-		return !slices.Contains([]string{"model.diffusion_model.", "first_stage_model.", "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."}, p.Prefix)
-	})
+	return !slices.ContainsFunc(parts, func(p ldm.Part) bool { return !p.Standard() })
 }
 
 func naming(p ldm.Part) string {
@@ -101,13 +99,13 @@ func naming(p ldm.Part) string {
 
 func (s sight) unet(family ldm.Family, p ldm.Part) verdict {
 	v := verdict{kind: UNet, family: string(family), detail: naming(p)}
-	if family != ldm.SDXL {
+	if !family.Drawable() {
 		v.detail += "; " + family.Sentence()
 		v.loadedBy = "ComfyUI, for its own family; not fewstep"
 		if !p.LDM && p.Prefix == "" {
 			v.loadedBy = "diffusers' UNet2DConditionModel, beside its config.json; not fewstep"
 		}
-		if family == ldm.SDXLInpainting || family == ldm.SDXLEdit {
+		if family.Readable() {
 			v.loadedBy = "fewstep convert, fewstep lora merge; " + strings.TrimSuffix(v.loadedBy, "; not fewstep")
 		}
 		return v
@@ -129,6 +127,9 @@ func (s sight) unet(family ldm.Family, p ldm.Part) verdict {
 
 // fullDepths are the transformer blocks of SDXL's own input blocks.
 const fullDepths = "2,2,10,10"
+
+// sdDepths are those of Stable Diffusion 1 and 2.
+const sdDepths = "1,1,1,1,1,1"
 
 // depths are the numbers of transformer blocks in a UNet's attentions on the way down, in the order of the blocks.
 func (s sight) depths(p ldm.Part) string {
@@ -153,8 +154,8 @@ func (s sight) depths(p ldm.Part) string {
 	return strings.Join(list, ",")
 }
 
-// comfyKnows says whether a UNet is one of those of SDXL's family that ComfyUI has in its list of models: SDXL, SSD-1B,
-// Vega, KOALA 700M and 1B.
+// comfyKnows says whether a UNet is one of those that ComfyUI has in its list of models: SDXL, SSD-1B, Vega, KOALA 700M and
+// 1B, Stable Diffusion 1 and 2.
 func (s sight) comfyKnows(p ldm.Part) bool {
 	first, context := "conv_in.weight", ""
 	if p.LDM {
@@ -166,8 +167,8 @@ func (s sight) comfyKnows(p ldm.Part) bool {
 			break
 		}
 	}
-	return s.dim(p.Prefix+first, 0) == 320 && s.dim(context, 1) == 2048 &&
-		slices.Contains([]string{fullDepths, "2,2,4,4", "1,1,2,2", "2,5", "2,6"}, s.depths(p))
+	known := map[int][]string{2048: {fullDepths, "2,2,4,4", "1,1,2,2", "2,5", "2,6"}, 768: {sdDepths}, 1024: {sdDepths}}
+	return s.dim(p.Prefix+first, 0) == 320 && slices.Contains(known[s.dim(context, 1)], s.depths(p))
 }
 
 func (s sight) vae(p ldm.Part) verdict {

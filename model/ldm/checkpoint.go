@@ -1,14 +1,17 @@
-// Package ldm reads and writes the single-file layout of SDXL's family, which ComfyUI, A1111 and diffusers'
-// from_single_file load: all components in one safetensors file, under the tensor names of Stability AI's code.
+// Package ldm reads and writes the single-file layout of SDXL's family and of Stable Diffusion 1 and 2, which ComfyUI,
+// A1111 and diffusers' from_single_file load: all components in one safetensors file, under the tensor names of Stability
+// AI's code.
 //
 //	model.diffusion_model.*               UNet
 //	first_stage_model.*                   VAE
-//	conditioner.embedders.0.transformer.* first text encoder, transformers' names
-//	conditioner.embedders.1.model.*       second text encoder, OpenCLIP's names
+//	conditioner.embedders.0.transformer.* SDXL's first text encoder, transformers' names
+//	conditioner.embedders.1.model.*       SDXL's second text encoder, OpenCLIP's names
+//	cond_stage_model.transformer.*        Stable Diffusion 1's text encoder, transformers' names
+//	cond_stage_model.model.*              Stable Diffusion 2's text encoder, OpenCLIP's names
 //
 // Everything else in this project has diffusers' names. The translation is by name and shape alone: a tensor read is a
 // view into the mapped file, except for the one transposed matrix, and a tensor written is the component's own, except
-// for that matrix and the fused projections of the second text encoder.
+// for that matrix and the fused projections of a text encoder with OpenCLIP's names.
 package ldm
 
 import (
@@ -31,16 +34,32 @@ const (
 	Text2 = "text_encoder_2"
 )
 
-var prefixes = map[string]string{
-	UNet:  "model.diffusion_model.",
-	VAE:   "first_stage_model.",
-	Text:  "conditioner.embedders.0.transformer.",
-	Text2: "conditioner.embedders.1.model.",
+// Form is where a kind of model has its text encoders in a single file.
+type Form string
+
+// Forms.
+const (
+	FormXL Form = "SDXL"
+	Form1  Form = "Stable Diffusion 1"
+	Form2  Form = "Stable Diffusion 2"
+)
+
+// forms are the components' places.
+var forms = map[Form][]site{
+	FormXL: {{UNet, ldm, unetPrefix}, {VAE, ldm, vaePrefix}, {Text, diffusers, "conditioner.embedders.0.transformer."}, {Text2, ldm, "conditioner.embedders.1.model."}},
+	Form1:  {{UNet, ldm, unetPrefix}, {VAE, ldm, vaePrefix}, {Text, diffusers, "cond_stage_model.transformer."}},
+	Form2:  {{UNet, ldm, unetPrefix}, {VAE, ldm, vaePrefix}, {Text, ldm, "cond_stage_model.model."}},
 }
+
+const (
+	unetPrefix = "model.diffusion_model."
+	vaePrefix  = "first_stage_model."
+)
 
 // Checkpoint is a single file seen with diffusers' names.
 type Checkpoint struct {
 	path       string
+	family     Family
 	src        weights.Source
 	metadata   map[string]string
 	components map[string]map[string]origin // component, tensor
@@ -63,7 +82,7 @@ const (
 	transpose            // turned around
 )
 
-// Open maps the single file at path. A file that is not of SDXL's family is an error that says what it is; a file with
+// Open maps the single file at path. A file of another family is an error that says what it is; a file with
 // some of the components, such as a UNet alone, is none.
 func Open(path string) (*Checkpoint, error) {
 	f, err := weights.Open(path)
@@ -82,9 +101,9 @@ func Open(path string) (*Checkpoint, error) {
 func New(path string, src weights.Source, metadata map[string]string) (*Checkpoint, error) {
 	found := look(src)
 	if !readable[found.family] {
-		return nil, fmt.Errorf("%s: %s: only SDXL's family can be read", path, found.family.Sentence())
+		return nil, fmt.Errorf("%s: %s: only SDXL's family and Stable Diffusion 1 and 2 can be read", path, found.family.Sentence())
 	}
-	c := &Checkpoint{path: path, src: src, metadata: metadata, components: map[string]map[string]origin{}}
+	c := &Checkpoint{path: path, family: found.family, src: src, metadata: metadata, components: map[string]map[string]origin{}}
 	_, c.leftOut = plainNames(src.Names())
 	parts := map[site][]string{}
 	for _, name := range found.src.names {
@@ -108,9 +127,15 @@ func New(path string, src weights.Source, metadata map[string]string) (*Checkpoi
 	return c, nil
 }
 
-// readable are the families whose files can be opened as a model: SDXL's, and those that only take further inputs, which
-// can be converted and merged, not drawn with.
-var readable = map[Family]bool{SDXL: true, SDXLInpainting: true, SDXLEdit: true}
+// readable are the families whose files can be opened as a model: SDXL's, Stable Diffusion's, and those that only take
+// further inputs, which can be converted and merged, not drawn with.
+var readable = map[Family]bool{SDXL: true, SDXLInpainting: true, SDXLEdit: true, SD1: true, SD2: true, SDInpainting: true}
+
+// Readable says whether files of the family can be opened as a model, and Drawable whether it draws pictures too.
+func (f Family) Readable() bool { return readable[f] }
+
+// Drawable says whether fewstep draws with the family and distils it.
+func (f Family) Drawable() bool { return f == SDXL || f == SD1 || f == SD2 }
 
 // conditional are the modules of UNets that are conditioned on more than SDXL's: leaving them out would make another
 // network of one.
@@ -158,7 +183,12 @@ func translate(s site, names []string, plain map[string]string) (tensors map[str
 		tensors[name] = origin{from, how, part}
 	}
 	toDiffusers := s.translator(names)
+	unused := s.unusedLayer(names)
 	for _, from := range names {
+		if unused != "" && (strings.HasPrefix(from, unused) || from == openProjection) {
+			foreign = append(foreign, plain[s.prefix+from])
+			continue
+		}
 		if isText(s.component) && s.names == ldm {
 			if layer, kind, ok := fusedOf(from); ok {
 				for i, part := range fusedParts {
@@ -174,7 +204,7 @@ func translate(s site, names []string, plain map[string]string) (tensors map[str
 		name, ok := toDiffusers(from)
 		own, is := siteOf(from)
 		if !ok && (is && own.prefix == "" || s.component == UNet && conditional[strings.SplitN(from, ".", 2)[0]]) && failed == nil {
-			failed = fmt.Errorf("tensor %s has no place in SDXL's layout", plain[s.prefix+from])
+			failed = fmt.Errorf("tensor %s has no place in the layout of its family", plain[s.prefix+from])
 		}
 		if !ok {
 			foreign = append(foreign, plain[s.prefix+from])
@@ -187,6 +217,27 @@ func translate(s site, names []string, plain map[string]string) (tensors map[str
 		put(name, from, how, 0)
 	}
 	return tensors, foreign, failed
+}
+
+// unusedLayer is the beginning of the names of an OpenCLIP encoder's last layer where Stable Diffusion 2 does not use it, ""
+// where all layers are used: a whole OpenCLIP has its text projection, or the 24 layers of ViT-H.
+func (s site) unusedLayer(names []string) string {
+	if s.component != Text || s.names != ldm {
+		return ""
+	}
+	last, whole := -1, false
+	for _, name := range names {
+		whole = whole || name == openProjection
+		if f := strings.SplitN(name, ".", 4); len(f) == 4 && f[0] == "transformer" && f[1] == "resblocks" {
+			if n, ok := number(f[2]); ok {
+				last = max(last, n)
+			}
+		}
+	}
+	if last < 1 || !whole && last != 23 {
+		return ""
+	}
+	return fmt.Sprintf("transformer.resblocks.%d.", last)
 }
 
 // translator gives the diffusers name of each name of a component, and says which have none.
@@ -220,6 +271,9 @@ func (s site) translator(names []string) func(string) (string, bool) {
 	}
 	return transformersName
 }
+
+// Family is what kind of model the file is part of.
+func (c *Checkpoint) Family() Family { return c.family }
 
 // Path is the file's path.
 func (c *Checkpoint) Path() string { return c.path }

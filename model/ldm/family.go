@@ -10,7 +10,7 @@ import (
 // Family is what kind of model a file with LDM's names is part of.
 type Family string
 
-// Families. Those other than SDXL are told apart to be named, not to be read.
+// Families. Those that are not [Family.Readable] are told apart to be named.
 const (
 	SDXL           Family = "SDXL"
 	SDXLRefiner    Family = "SDXL refiner"
@@ -38,9 +38,9 @@ func (f Family) Sentence() string {
 	case SDXLInpainting:
 		return "an inpainting model of SDXL's family, whose UNet takes a mask and a second picture"
 	case SD1:
-		return "Stable Diffusion 1.x, which has one text encoder and no micro-conditions"
+		return "a model of Stable Diffusion 1.x"
 	case SD2:
-		return "Stable Diffusion 2.x, which has one text encoder and no micro-conditions"
+		return "a model of Stable Diffusion 2.x"
 	case SDInpainting:
 		return "a Stable Diffusion inpainting model, whose UNet takes a mask and a second picture"
 	case SD3:
@@ -144,6 +144,9 @@ func (c content) identify() Family {
 	if !ok {
 		if c.has("cond_stage_model.model.token_embedding.weight") {
 			return SD2
+		}
+		if text, ok := c.site(Text); ok && strings.HasPrefix(text.prefix, "cond_stage_model.") {
+			return SD1
 		}
 		return SDXL // a part that its family's models share
 	}

@@ -87,7 +87,7 @@ func loads(t *testing.T, what string, file, network state) {
 // A single file of SDXL is recognised, and each of its tensors is one that the networks have, of their shape; none is
 // missing and none left over.
 func TestComfyUILoadsSingleFile(t *testing.T) {
-	tensors, err := ldm.Tensors(sdxl(t))
+	tensors, err := ldm.Tensors(ldm.FormXL, sdxl(t))
 	if err != nil {
 		t.Fatal(err)
 	}

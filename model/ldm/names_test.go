@@ -153,7 +153,7 @@ func TestWritesTheReferencesNames(t *testing.T) {
 			components[l.component].(tensors)[name] = weights.Tensor{Name: name, DType: weights.F16, Shape: shape}
 		}
 	}
-	all, err := Tensors(components)
+	all, err := Tensors(FormXL, components)
 	if err != nil {
 		t.Fatal(err)
 	}

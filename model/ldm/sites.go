@@ -64,9 +64,12 @@ func siteOf(name string) (s site, ok bool) {
 	return s, false
 }
 
-// standard are the prefixes of the layout that Stability AI's code writes.
-var standard = []site{
-	{UNet, ldm, prefixes[UNet]}, {VAE, ldm, prefixes[VAE]}, {Text, diffusers, prefixes[Text]}, {Text2, ldm, prefixes[Text2]},
+// standard are the places of components in the files that Stability AI's code writes.
+var standard = slices.Concat(forms[FormXL], forms[Form1][2:], forms[Form2][2:])
+
+// Standard says whether a part lies where one of the single-file layouts has it.
+func (p Part) Standard() bool {
+	return slices.ContainsFunc(standard, func(s site) bool { return s.component == p.Component && s.prefix == p.Prefix })
 }
 
 // place says which text encoder a prefix means, "" where it does not say.
@@ -74,6 +77,7 @@ func place(prefix string) string {
 	for _, p := range []struct{ part, component string }{
 		{"embedders.1.", Text2}, {"clip_g.", Text2}, {"text_encoder_2.", Text2}, {"te2.", Text2},
 		{"embedders.0.", Text}, {"clip_l.", Text}, {"text_encoder.", Text}, {"text_encoder_1.", Text}, {"te1.", Text},
+		{"cond_stage_model.", Text},
 	} {
 		if strings.Contains(prefix, p.part) {
 			return p.component

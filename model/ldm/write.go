@@ -7,18 +7,18 @@ import (
 	"fewstep/model/weights"
 )
 
-// Tensors gives the tensors of the single file that holds the given components, whose names are diffusers'. Their data
-// is the components' own; the sources must stay open until it has been written.
-func Tensors(components map[string]weights.Source) ([]weights.Tensor, error) {
+// Tensors gives the tensors of the single file of a form that holds the given components, whose names are diffusers'.
+// Their data is the components' own; the sources must stay open until it has been written.
+func Tensors(form Form, components map[string]weights.Source) ([]weights.Tensor, error) {
 	var all []weights.Tensor
-	for _, component := range Components {
-		src, ok := components[component]
+	for _, at := range forms[form] {
+		src, ok := components[at.component]
 		if !ok {
 			continue
 		}
-		tensors, err := toLDM(component, src)
+		tensors, err := toLDM(at, src)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", component, err)
+			return nil, fmt.Errorf("%s: %w", at.component, err)
 		}
 		all = append(all, tensors...)
 	}
@@ -27,25 +27,21 @@ func Tensors(components map[string]weights.Source) ([]weights.Tensor, error) {
 
 // UNetTensors are a UNet's tensors under LDM's names without their prefix.
 func UNetTensors(src weights.Source) ([]weights.Tensor, error) {
-	tensors, err := toLDM(UNet, src)
-	for i := range tensors {
-		tensors[i].Name = strings.TrimPrefix(tensors[i].Name, prefixes[UNet])
-	}
-	return tensors, err
+	return toLDM(site{component: UNet, names: ldm}, src)
 }
 
-func toLDM(component string, src weights.Source) ([]weights.Tensor, error) {
-	names := src.Names()
+func toLDM(at site, src weights.Source) ([]weights.Tensor, error) {
+	names, open := src.Names(), isText(at.component) && at.names == ldm
 	var translate func(string) (string, bool)
-	switch component {
-	case UNet:
+	switch component := at.component; {
+	case component == UNet:
 		translate = namesOfDiffusers(names).toLDM
-	case VAE:
+	case component == VAE:
 		v := vaeNamesOf(names)
 		translate = func(name string) (string, bool) { return v.translate(name, ldm) }
-	case Text:
+	case !open:
 		translate = func(name string) (string, bool) { return name, strings.HasPrefix(name, "text_model.") }
-	case Text2:
+	default:
 		translate = func(name string) (string, bool) { return openTranslate(name, ldm) }
 	}
 	var out []weights.Tensor
@@ -58,7 +54,7 @@ func toLDM(component string, src weights.Source) ([]weights.Tensor, error) {
 		if err != nil {
 			return nil, err
 		}
-		if component == Text2 {
+		if open {
 			if whole, place, ok := partOf(name); ok {
 				if stacks[whole] == nil {
 					stacks[whole] = new([3]weights.Tensor)
@@ -70,21 +66,21 @@ func toLDM(component string, src weights.Source) ([]weights.Tensor, error) {
 				if t, err = t.Transposed(); err != nil {
 					return nil, err
 				}
-				t.Name = prefixes[component] + openProjection
+				t.Name = at.prefix + openProjection
 				out = append(out, t)
 				continue
 			}
 		}
 		other, ok := translate(name)
 		if !ok {
-			return nil, fmt.Errorf("tensor %s has no place in SDXL's single-file layout", name)
+			return nil, fmt.Errorf("tensor %s has no place in the single-file layout", name)
 		}
-		if component == VAE && isAttention(name) && len(t.Shape) == 2 {
+		if at.component == VAE && isAttention(name) && len(t.Shape) == 2 {
 			if t, err = t.Reshape([]int{t.Shape[0], t.Shape[1], 1, 1}); err != nil {
 				return nil, err
 			}
 		}
-		t.Name = prefixes[component] + other
+		t.Name = at.prefix + other
 		out = append(out, t)
 	}
 	for name, parts := range stacks {
@@ -93,7 +89,7 @@ func toLDM(component string, src weights.Source) ([]weights.Tensor, error) {
 				return nil, fmt.Errorf("the %s that belongs into %s is missing", strings.Trim(fusedParts[i], "."), name)
 			}
 		}
-		whole, err := weights.Stacked(prefixes[component]+name, parts[:]...)
+		whole, err := weights.Stacked(at.prefix+name, parts[:]...)
 		if err != nil {
 			return nil, err
 		}

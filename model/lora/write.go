@@ -51,8 +51,16 @@ func named(modules []Module, name func(path string) string, dtype weights.DType)
 	return tensors, nil
 }
 
-// textNames are kohya's prefixes of the text encoders.
-var textNames = map[string]string{ldm.Text: "lora_te1_", ldm.Text2: "lora_te2_"}
+// textName is kohya's prefix of a text encoder: a model's only one is not numbered.
+func textName(component string, layers Layers) string {
+	switch {
+	case component == ldm.Text2:
+		return "lora_te2_"
+	case layers[ldm.Text2] == nil:
+		return "lora_te_"
+	}
+	return "lora_te1_"
+}
 
 // Tensors are the adapter's plain LoRA under kohya's names, text encoders included. Another kind of change is an error.
 func (a *Adapter) Tensors(blocks Blocks, layers Layers, dtype weights.DType) ([]weights.Tensor, error) {
@@ -78,7 +86,7 @@ func (a *Adapter) Tensors(blocks Blocks, layers Layers, dtype weights.DType) ([]
 		if len(modules) == 0 {
 			continue
 		}
-		text, err := named(modules, func(path string) string { return textNames[component] + flat(path) }, dtype)
+		text, err := named(modules, func(path string) string { return textName(component, layers) + flat(path) }, dtype)
 		if err != nil {
 			return nil, err
 		}

@@ -6,20 +6,19 @@ import (
 	"slices"
 	"strings"
 
-	"fewstep/distill"
-	"fewstep/engine"
 	"fewstep/model/bundle"
 	"fewstep/model/ldm"
 	"fewstep/model/lora"
 	"fewstep/model/nn"
 	"fewstep/model/prediction"
+	"fewstep/model/process"
 	"fewstep/model/weights"
 )
 
 // Weights are a UNet's tensors and how to sample with them. The tensors stay in their files until Load.
 type Weights struct {
-	Prediction distill.Prediction // what the network predicts
-	Schedule   *distill.Schedule  // of the noise that it was trained on
+	Prediction process.Prediction // what the network predicts
+	Schedule   *process.Schedule  // of the noise that it was trained on
 	Steps      int                // network calls the weights are made for; 0 = the files do not say
 	Guidance   float64            // classifier-free guidance they are made for, where Steps is given; 0 = none
 	Title      string             // what the file calls itself, may be empty
@@ -56,10 +55,8 @@ func (p *Pipeline) LoadUNet(specs []nn.Spec, unetFile, loraFile string) (w *Weig
 	return w, err
 }
 
-// Load puts the weights on the engine's device, one tensor at a time: the host never holds them all.
-func (w *Weights) Load(e *engine.Engine, specs []nn.Spec) (*engine.Params, error) {
-	return e.LoadFunc(specs, Reader(w.src), nil)
-}
+// Value gives one tensor at a time, for engine.LoadFunc: the host never holds them all.
+func (w *Weights) Value(s nn.Spec) ([]float32, error) { return Reader(w.src)(s) }
 
 // Close closes the files.
 func (w *Weights) Close() error { return w.close() }
@@ -149,7 +146,7 @@ func (w *Weights) openUNet(p *Pipeline, path string, specs []nn.Spec) error {
 
 // Predicts is what the UNet of a file predicts, of which noise, by its tensors and its metadata; the pipeline's own where
 // they are silent. notes tell of contradictions.
-func (p *Pipeline) Predicts(path string, tensors []string, metadata map[string]string) (distill.Prediction, *distill.Schedule, []string, error) {
+func (p *Pipeline) Predicts(path string, tensors []string, metadata map[string]string) (process.Prediction, *process.Schedule, []string, error) {
 	said := []prediction.Said{prediction.OfTensors(tensors), prediction.OfMetadata(metadata)}
 	if !slices.ContainsFunc(said, prediction.Said.Says) {
 		return p.Prediction, p.Schedule, nil, nil
@@ -161,7 +158,7 @@ func (p *Pipeline) Predicts(path string, tensors []string, metadata map[string]s
 	for i := range notes {
 		notes[i] = path + ": " + notes[i]
 	}
-	predicted, err := distill.ParsePrediction(kind.Target)
+	predicted, err := process.ParsePrediction(kind.Target)
 	if err == nil {
 		err = predicted.CheckZeroSNR(kind.ZeroSNR)
 	}
@@ -170,7 +167,7 @@ func (p *Pipeline) Predicts(path string, tensors []string, metadata map[string]s
 	}
 	// A student that predicts x0 learned it on its base's schedule, whether its file tells or not.
 	schedule := p.Schedule
-	if schedule != nil && (predicted != distill.Sample || kind.ZeroSNR) {
+	if schedule != nil && (predicted != process.Sample || kind.ZeroSNR) {
 		schedule = schedule.WithZeroSNR(kind.ZeroSNR)
 	}
 	return predicted, schedule, notes, nil
@@ -200,10 +197,8 @@ func (w *Weights) merge(p *Pipeline, path string, specs []nn.Spec) error {
 	}
 	layers := lora.Layers{ldm.UNet: modulePaths(specs)}
 	text := map[string]weights.Source{}
-	for i, component := range []string{ldm.Text, ldm.Text2} {
-		if p.Text[i] == nil {
-			continue
-		}
+	for i := range p.Text {
+		component := p.Kind.Text[i]
 		src, err := OpenWeights(p.Dir, component)
 		if err != nil {
 			return err
@@ -241,13 +236,11 @@ func (w *Weights) merge(p *Pipeline, path string, specs []nn.Spec) error {
 	return nil
 }
 
-// ChangesText says whether a LoRA changes the text encoders, which LoadEncoders of the weights then loads with it.
+// ChangesText says whether a LoRA changes the text encoders.
 func (w *Weights) ChangesText() bool { return len(w.text) > 0 }
 
-// LoadText is Pipeline.LoadEncoders of the text encoders, with what a LoRA changes of them.
-func (w *Weights) LoadText(p *Pipeline, e *engine.Engine, n int) (*Encoders, error) {
-	return p.loadEncoders(e, n, w.text, TextPart)
-}
+// Text are the text encoders that a LoRA changes, as it changes them, by component.
+func (w *Weights) Text() map[string]weights.Source { return w.text }
 
 // describe takes over what a file says about sampling with it.
 func (w *Weights) describe(metadata map[string]string) {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"fewstep/engine"
+	"fewstep/engine/encoder"
 	"fewstep/internal/xla"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
@@ -79,11 +80,11 @@ func TestOpenRefuses(t *testing.T) {
 		says string
 	}{
 		{"text_encoder/config.json", map[string]any{"max_position_embeddings": 16}, "text_encoder takes 16 tokens and text_encoder_2 32"},
-		{"text_encoder/config.json", map[string]any{"hidden_size": 16}, "give 16+8 values a token, the UNet's cross_attention_dim is 12"},
+		{"text_encoder/config.json", map[string]any{"hidden_size": 16}, "make the condition text of the shape [32 24], and the UNet takes [32 12]"},
 		{"text_encoder_2/config.json", map[string]any{"architectures": []string{"CLIPTextModel"}}, "text_encoder_2 has no text projection"},
-		{"text_encoder_2/config.json", map[string]any{"projection_dim": 9}, "projects to 9 values, the UNet takes 8 pooled"},
+		{"text_encoder_2/config.json", map[string]any{"projection_dim": 9}, "make the condition pooled of the shape [9], and the UNet takes [8]"},
 		{"vae/config.json", map[string]any{"latent_channels": 16}, "the VAE has 16 latent channels, the UNet takes 4"},
-		{"unet/config.json", map[string]any{"addition_embed_type": nil}, "addition_embed_type is missing"},
+		{"unet/config.json", map[string]any{"addition_embed_type": nil}, "make the condition pooled, which the UNet does not take"},
 		{"scheduler/scheduler_config.json", map[string]any{"prediction_type": "flow_prediction"}, "flow_prediction"},
 		{"scheduler/scheduler_config.json", map[string]any{"_class_name": "EDMEulerScheduler"}, "EDM's noise"},
 		{"scheduler/scheduler_config.json", map[string]any{"rescale_betas_zero_snr": true}, "zero terminal SNR"},
@@ -112,7 +113,7 @@ func TestTilesNearWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer rt.Close()
-	enc, err := p.LoadEncoders(engine.New(rt.Backend, dtypes.Float32, nn.Network), 1, pipeline.VAEPart)
+	enc, err := encoder.Load(p, engine.New(rt.Backend, dtypes.Float32, nn.Network), 1, encoder.VAEPart)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,5 +1,5 @@
 // Package pipeline reads a text-to-image model, a diffusers directory or a single file, and writes directories: UNet,
-// VAE, two CLIP text encoders with their tokenizers, and the scheduler's settings. Architectures come from the config
+// VAE, CLIP text encoders with their tokenizers, and the scheduler's settings. Architectures come from the config
 // files, or from the shapes in a single file (package bundle).
 package pipeline
 
@@ -9,18 +9,19 @@ import (
 	"os"
 	"path/filepath"
 
-	"fewstep/distill"
-	"fewstep/engine"
-	"fewstep/internal/text"
 	"fewstep/model/bundle"
 	"fewstep/model/clip"
+	"fewstep/model/family"
 	"fewstep/model/ldm"
 	"fewstep/model/nn"
+	"fewstep/model/process"
 	"fewstep/model/unet"
 	"fewstep/model/vae"
 	"fewstep/model/weights"
 
 	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
 )
 
 // Components of a diffusers directory that hold weights, and the file each keeps them in.
@@ -38,11 +39,12 @@ type Pipeline struct {
 	Config     string // a folder with what the single file lacks; may be empty
 	UNet       *unet.Config
 	VAE        *vae.Config
-	Text       [2]*clip.TextConfig
-	Tokenizer  [2]*clip.Tokenizer
+	Kind       *family.Kind
+	Text       []*clip.TextConfig // in the order of Kind.Text
+	Tokenizer  []*clip.Tokenizer
 	Vision     *clip.VisionConfig // nil when the directory has no clip folder
-	Schedule   *distill.Schedule
-	Prediction distill.Prediction
+	Schedule   *process.Schedule
+	Prediction process.Prediction
 	Notes      []string // what the model says about itself that contradicts something else
 	Scheduler  []byte   // scheduler_config.json, of which samplers read more than Schedule and Prediction
 	ZeroEmpty  bool     // a missing negative prompt is zero embeddings, not the encoded empty text
@@ -62,7 +64,8 @@ func OpenWith(dir, folder string) (*Pipeline, error) {
 		return nil, fmt.Errorf("%s is a UNet alone, without text encoders and VAE: name it as the UNet of a whole model", dir)
 	}
 	p := &Pipeline{Dir: dir, Config: folder}
-	if p.ZeroEmpty, err = config(b, "model_index.json", zeroEmpty); err != nil {
+	p.Kind = b.Kind()
+	if p.ZeroEmpty, err = b.EmptyIsZeros(); err != nil {
 		return nil, err
 	}
 	if p.UNet, err = config(b, "unet/config.json", unet.ParseConfig); err != nil {
@@ -71,20 +74,23 @@ func OpenWith(dir, folder string) (*Pipeline, error) {
 	if p.VAE, err = config(b, "vae/config.json", vae.ParseConfig); err != nil {
 		return nil, err
 	}
-	for i, component := range []string{ldm.Text, ldm.Text2} {
-		if p.Text[i], err = config(b, component+"/config.json", clip.ParseTextConfig); err != nil {
+	for _, component := range p.Kind.Text {
+		text, err := config(b, component+"/config.json", clip.ParseTextConfig)
+		if err != nil {
 			return nil, err
 		}
-		if p.Tokenizer[i], err = b.Tokenizer(component); err != nil {
+		tokenizer, err := b.Tokenizer(component)
+		if err != nil {
 			return nil, err
 		}
+		p.Text, p.Tokenizer = append(p.Text, text), append(p.Tokenizer, tokenizer)
 	}
 	path := filepath.Join(dir, "scheduler", "scheduler_config.json")
 	raw, err := b.File("scheduler/scheduler_config.json")
 	if err != nil {
 		return nil, err
 	}
-	if p.Schedule, p.Prediction, err = distill.ParseScheduler(raw); err != nil {
+	if p.Schedule, p.Prediction, err = process.ParseScheduler(raw); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	p.Scheduler = raw
@@ -109,32 +115,15 @@ func config[T any](b *bundle.Bundle, name string, parse func(raw []byte, path st
 	return parse(raw, filepath.Join(b.Path, filepath.FromSlash(name)))
 }
 
-// zeroEmpty reads what a model_index.json says about an empty prompt; diffusers' default is zeros.
-func zeroEmpty(raw []byte, path string) (bool, error) {
-	settings := struct {
-		ZeroEmpty bool `json:"force_zeros_for_empty_prompt"`
-	}{true}
-	if err := text.JSON(raw, &settings); err != nil {
-		return false, fmt.Errorf("%s: %w", path, err)
-	}
-	return settings.ZeroEmpty, nil
-}
-
 // check says where the components do not fit each other.
 func (p *Pipeline) check() error {
-	text := p.Text[0].HiddenSize + p.Text[1].HiddenSize
-	switch {
-	case p.UNet.InChannels > p.VAE.LatentChannels && p.UNet.InChannels > p.UNet.OutChannels:
+	if p.UNet.InChannels > p.VAE.LatentChannels && p.UNet.InChannels > p.UNet.OutChannels {
 		return fmt.Errorf("%s: its UNet takes %d channels, a mask or a second picture beside the %d of the noise, as inpainting models do: fewstep converts and merges such models, and neither draws with them nor distils them", p.Dir, p.UNet.InChannels, p.VAE.LatentChannels)
-	case p.Text[0].MaxPositions != p.Text[1].MaxPositions:
-		return fmt.Errorf("%s: text_encoder takes %d tokens and text_encoder_2 %d: their outputs do not fit together", p.Dir, p.Text[0].MaxPositions, p.Text[1].MaxPositions)
-	case !p.Text[1].Projected:
-		return fmt.Errorf("%s: text_encoder_2 has no text projection, SDXL's family needs one", p.Dir)
-	case text != p.UNet.CrossAttentionDim:
-		return fmt.Errorf("%s: the text encoders give %d+%d values a token, the UNet's cross_attention_dim is %d", p.Dir, p.Text[0].HiddenSize, p.Text[1].HiddenSize, p.UNet.CrossAttentionDim)
-	case p.Text[1].ProjectionDim != p.UNet.PooledDim():
-		return fmt.Errorf("%s: text_encoder_2 projects to %d values, the UNet takes %d pooled", p.Dir, p.Text[1].ProjectionDim, p.UNet.PooledDim())
-	case p.VAE.LatentChannels != p.UNet.InChannels:
+	}
+	if err := p.Kind.Fits(p.UNet, p.Text); err != nil {
+		return fmt.Errorf("%s: %w", p.Dir, err)
+	}
+	if p.VAE.LatentChannels != p.UNet.InChannels {
 		return fmt.Errorf("%s: the VAE has %d latent channels, the UNet takes %d", p.Dir, p.VAE.LatentChannels, p.UNet.InChannels)
 	}
 	return nil
@@ -148,14 +137,25 @@ func (p *Pipeline) UNetSpecs(b compute.Backend, lora *nn.LoRA) ([]nn.Spec, error
 	return nn.Trace(b, p.UNet.Network("", lora), p.UNetInputs(1, Square(p.Multiple()))...)
 }
 
+// TextShapes are the inputs of a text encoder for a batch: token ids and end-of-text positions.
+func (p *Pipeline) TextShapes(batch int) []shapes.Shape {
+	return []shapes.Shape{shapes.Make(dtypes.Int32, batch, p.Tokens()), shapes.Make(dtypes.Int32, batch)}
+}
+
+// VAESpecs lists the autoencoder's parameters.
+func (p *Pipeline) VAESpecs(b compute.Backend) ([]nn.Spec, error) {
+	side := 8 * p.Factor()
+	return nn.Trace(b, p.VAE.Autoencoder(""), shapes.Make(dtypes.Float32, 1, side, side, 3), shapes.Make(dtypes.Float32, 1, 8, 8, p.VAE.LatentChannels))
+}
+
 // Read returns a component's tensors, as f32. Values that are not finite are an error.
-func Read(dir, component string) (engine.Tensors, error) {
+func Read(dir, component string) (nn.Tensors, error) {
 	src, err := OpenWeights(dir, component)
 	if err != nil {
 		return nil, err
 	}
 	defer src.Close()
-	read, out := Reader(src), engine.Tensors{}
+	read, out := Reader(src), nn.Tensors{}
 	for _, name := range src.Names() {
 		if out[name], err = read(nn.Spec{Name: name}); err != nil {
 			return nil, err
@@ -164,7 +164,7 @@ func Read(dir, component string) (engine.Tensors, error) {
 	return out, nil
 }
 
-// Reader gives the f32 values of src's tensors for [engine.Engine.LoadFunc], one at a time: the host never holds them all.
+// Reader gives the f32 values of src's tensors for engine.LoadFunc, one at a time: the host never holds them all.
 // Values that are not finite are an error.
 func Reader(src weights.Source) func(nn.Spec) ([]float32, error) {
 	return func(s nn.Spec) ([]float32, error) {
@@ -203,7 +203,7 @@ type part struct {
 func (p part) Close() error { return p.file.Close() }
 
 // Write saves tensors as a component's weights file, in the order and with the shapes of specs.
-func Write(dir, component string, specs []nn.Spec, values engine.Tensors, to weights.DType, metadata map[string]string) error {
+func Write(dir, component string, specs []nn.Spec, values nn.Tensors, to weights.DType, metadata map[string]string) error {
 	file, ok := files[component]
 	if !ok {
 		return fmt.Errorf("no component %q", component)
@@ -212,7 +212,7 @@ func Write(dir, component string, specs []nn.Spec, values engine.Tensors, to wei
 }
 
 // WriteFile saves tensors as one safetensors file.
-func WriteFile(path string, specs []nn.Spec, values engine.Tensors, to weights.DType, metadata map[string]string) error {
+func WriteFile(path string, specs []nn.Spec, values nn.Tensors, to weights.DType, metadata map[string]string) error {
 	return WriteFunc(path, specs, values.Value, to, metadata)
 }
 

@@ -1,5 +1,6 @@
-// Package unet is diffusers' UNet2DConditionModel of SDXL's family as blocks: cross-attention down, mid and up
-// blocks with text-time conditioning. Everything is read from the model's config.json.
+// Package unet is diffusers' UNet2DConditionModel as blocks, as SDXL's family and Stable Diffusion 1 and 2 have it:
+// cross-attention down, mid and up blocks, with SDXL's text-time conditioning or without. Everything is read from the
+// model's config.json.
 package unet
 
 import (
@@ -7,6 +8,7 @@ import (
 	"fewstep/internal/text"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -26,9 +28,9 @@ type Config struct {
 	AttentionHeads    intList   `json:"attention_head_dim"` // diffusers' historic name: the number of heads, for all levels or per level
 	CrossAttentionDim int       `json:"-"`                  // width of a text token
 	LinearProjection  bool      `json:"use_linear_projection"`
-	MidBlock          MidBlock  `json:"-"`                // between down and up blocks; empty = MidAttention
-	UpcastAttention   bool      `json:"upcast_attention"` // products of queries and keys in f32, whatever the compute dtype
-	AdditionTimeDim   int       `json:"addition_time_embed_dim"`
+	MidBlock          MidBlock  `json:"-"`                                     // between down and up blocks; empty = MidAttention
+	UpcastAttention   bool      `json:"upcast_attention"`                      // products of queries and keys in f32, whatever the compute dtype
+	AdditionTimeDim   int       `json:"addition_time_embed_dim"`               // 0 = no pooled text and no micro-conditions: Stable Diffusion 1 and 2
 	ProjectionDim     int       `json:"projection_class_embeddings_input_dim"` // pooled text + 6 · addition_time_embed_dim
 	NormGroups        int       `json:"norm_num_groups"`
 	NormEps           float64   `json:"norm_eps"`
@@ -126,6 +128,11 @@ func ParseConfig(raw []byte, path string) (*Config, error) {
 		c.MidBlock = MidResnet
 	}
 	err := checkFixed(c.ClassName, keys)
+	if added := keys["addition_embed_type"]; added == nil || string(added) == "null" { // what describes it says nothing then
+		c.AdditionTimeDim, c.ProjectionDim = 0, 0
+	} else if err == nil && c.AdditionTimeDim == 0 && c.ProjectionDim == 0 {
+		err = fmt.Errorf("addition_embed_type is text_time, and addition_time_embed_dim and projection_class_embeddings_input_dim are missing")
+	}
 	if err == nil {
 		err = c.setLists(lists.Down, lists.Up, lists.Width)
 	}
@@ -168,10 +175,13 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("in_channels, out_channels, block_out_channels and cross_attention_dim must all be given and positive")
 	case len(c.DownBlockTypes) != n || len(c.UpBlockTypes) != n:
 		return fmt.Errorf("block_out_channels has %d levels, down_block_types %d and up_block_types %d: they must agree", n, len(c.DownBlockTypes), len(c.UpBlockTypes))
+	case c.AdditionTimeDim == 0 && c.ProjectionDim == 0: // nothing is added
 	case c.AdditionTimeDim <= 0 || c.AdditionTimeDim%2 != 0:
 		return fmt.Errorf("addition_time_embed_dim is %d: it must be even and positive", c.AdditionTimeDim)
 	case c.ProjectionDim <= TimeIDs*c.AdditionTimeDim:
 		return fmt.Errorf("projection_class_embeddings_input_dim %d leaves no room for pooled text beside %d·%d time ids", c.ProjectionDim, TimeIDs, c.AdditionTimeDim)
+	}
+	switch {
 	case !(c.NormEps > 0):
 		return fmt.Errorf("norm_eps is %g: it must be positive", c.NormEps)
 	case c.BlockOutChannels[0]%2 != 0:
@@ -244,7 +254,35 @@ func (c *Config) validateLists(n int) error {
 	return nil
 }
 
-// PooledDim is the width of the pooled text embedding.
+// Architecture is modelspec's name for a UNet of a published model's own size, "" for another.
+func (c *Config) Architecture() string {
+	depths := slices.Compact(slices.Clone(c.TransformerLayers)) // one number stands for all levels
+	switch fmt.Sprint(c.BlockOutChannels, depths, c.CrossAttentionDim, c.Added()) {
+	case "[320 640 1280] [1 2 10] 2048 true":
+		return "stable-diffusion-xl-v1-base"
+	case "[320 640 1280 1280] [1] 768 false":
+		return "stable-diffusion-v1"
+	case "[320 640 1280 1280] [1] 1024 false":
+		if c.SampleSize == 64 {
+			return "stable-diffusion-v2-512"
+		}
+		return "stable-diffusion-v2-768-v"
+	}
+	return ""
+}
+
+// Family is modelspec's name for a UNet of another size, which no program mistakes for a published model's.
+func (c *Config) Family() string {
+	if c.Added() {
+		return "stable-diffusion-xl-family"
+	}
+	return "stable-diffusion-family"
+}
+
+// Added says whether the network is told pooled text and micro-conditions.
+func (c *Config) Added() bool { return c.AdditionTimeDim > 0 }
+
+// PooledDim is the width of the pooled text embedding, of a network that is told one.
 func (c *Config) PooledDim() int { return c.ProjectionDim - TimeIDs*c.AdditionTimeDim }
 
 // downDepths are the numbers of transformer blocks in the attentions of a down block; nil where it has none.

@@ -10,7 +10,8 @@ import (
 )
 
 // conditioning maps network timestep index [B], pooled text [B, P] and micro-conditions [B, 6] to the embedding [B, 4·C0]
-// that all resnets see, and the text [B, T, D] to what all transformers see: itself, in the compute dtype.
+// that all resnets see, and the text [B, T, D] to what all transformers see: itself, in the compute dtype. Where nothing is
+// added to the time it takes time and text alone.
 func (c *Config) conditioning() nn.Block {
 	width, added, dim := c.BlockOutChannels[0], c.AdditionTimeDim, 4*c.BlockOutChannels[0]
 	return nn.Block{
@@ -21,6 +22,9 @@ func (c *Config) conditioning() nn.Block {
 				return s.Linear("linear_2", nn.SiLU(s.Linear("linear_1", x, dim, true)), dim, true)
 			}
 			t := mlp(s.Sub("time_embedding"), nn.Sinusoid(in[0], width))
+			if added == 0 {
+				return []*graph.Node{t, graph.ConvertDType(in[1], s.Compute)}
+			}
 			b := in[0].Shape().Size()
 			ids := graph.Reshape(nn.Sinusoid(graph.Reshape(in[2], b*TimeIDs), added), b, TimeIDs*added)
 			pooled := graph.ConvertDType(in[1], ids.DType())

@@ -11,7 +11,7 @@ import (
 // refused by the key's name.
 var fixed = map[string][]any{
 	"act_fn":                         {"silu", "swish"},
-	"addition_embed_type":            {"text_time"},
+	"addition_embed_type":            {"text_time", nil},
 	"attention_type":                 {"default"},
 	"center_input_sample":            {false},
 	"class_embed_type":               {nil},
@@ -42,15 +42,12 @@ var fixed = map[string][]any{
 }
 
 // meaningful are keys for which null is no default but another network.
-var meaningful = []string{"addition_embed_type", "mid_block_type"}
+var meaningful = []string{"mid_block_type"}
 
 // checkFixed refuses what a config says and this package cannot build, naming every key.
 func checkFixed(class string, keys map[string]json.RawMessage) error {
 	if class != "" && class != "UNet2DConditionModel" {
 		return fmt.Errorf("this is the config of a %s, not of a UNet2DConditionModel", class)
-	}
-	if keys["addition_embed_type"] == nil { // diffusers' default
-		return fmt.Errorf("addition_embed_type is missing; SDXL's family has text_time")
 	}
 	if string(keys["norm_num_groups"]) == "null" {
 		return fmt.Errorf("norm_num_groups is null: networks without group norms are not supported")

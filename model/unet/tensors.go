@@ -13,8 +13,10 @@ func (c *Config) Tensors() map[string][]int {
 	t.Conv("conv_in", c.InChannels, c.BlockOutChannels[0], 3)
 	t.Linear("time_embedding.linear_1", c.BlockOutChannels[0], wide)
 	t.Linear("time_embedding.linear_2", wide, wide)
-	t.Linear("add_embedding.linear_1", c.ProjectionDim, wide)
-	t.Linear("add_embedding.linear_2", wide, wide)
+	if c.Added() {
+		t.Linear("add_embedding.linear_1", c.ProjectionDim, wide)
+		t.Linear("add_embedding.linear_2", wide, wide)
+	}
 	levels := len(c.BlockOutChannels)
 	in := c.BlockOutChannels[0]
 	skips := []int{in}

@@ -12,17 +12,17 @@ const (
 	inSample  = family.Sample    // noisy latents [B, H, W, in_channels]
 	inTime    = family.Time      // network timestep index [B] (paper timestep − 1)
 	inText    = family.Given     // text tokens [B, T, cross_attention_dim]
-	inPooled  = family.Given + 1 // pooled text [B, pooled]
-	inTimeIDs = family.Given + 2 // micro-conditions [B, 6]
+	inPooled  = family.Given + 1 // pooled text [B, pooled], if it is told that
+	inTimeIDs = family.Given + 2 // micro-conditions [B, 6], likewise
 )
 
 // Conditions implements family.Denoiser.
 func (c *Config) Conditions(tokens int) []family.Condition {
-	return []family.Condition{
-		{Name: family.Text, Dims: []int{tokens, c.CrossAttentionDim}, Caption: true},
-		{Name: family.Pooled, Dims: []int{c.PooledDim()}, Caption: true},
-		{Name: family.Sizes, Dims: []int{TimeIDs}},
+	text := family.Condition{Name: family.Text, Dims: []int{tokens, c.CrossAttentionDim}, Caption: true}
+	if !c.Added() {
+		return []family.Condition{text}
 	}
+	return []family.Condition{text, {Name: family.Pooled, Dims: []int{c.PooledDim()}, Caption: true}, {Name: family.Sizes, Dims: []int{TimeIDs}}}
 }
 
 // Channels implements family.Denoiser.
@@ -113,7 +113,11 @@ func (c *Config) layerSignature() string {
 type conditions struct{ temb, text nn.Value }
 
 func (c *Config) see(r nn.Runner, in []nn.Value) conditions {
-	out := r.Run(c.conditioning(), in[inTime], in[inPooled], in[inTimeIDs], in[inText])
+	told := []nn.Value{in[inTime], in[inText]}
+	if c.Added() {
+		told = []nn.Value{in[inTime], in[inPooled], in[inTimeIDs], in[inText]}
+	}
+	out := r.Run(c.conditioning(), told...)
 	return conditions{temb: out[0], text: out[1]}
 }
 

@@ -7,7 +7,7 @@ import "fmt"
 // result differs from that of the whole picture, since a tile's group norms and attention do not see the others.
 //
 // SDXL's decoder at 1024 px, f32 on two busy CPU cores: 4.6 GB at the peak and 80 s for the whole picture, 2.2 GB and
-// 89 s in tiles of 512 px, 1.8 GB and 105 s in tiles of 256 px (pipeline.BenchmarkDecodeSDXL).
+// 89 s in tiles of 512 px, 1.8 GB and 105 s in tiles of 256 px (engine/encoder, BenchmarkDecodeSDXL).
 type Tiling struct {
 	in, out int // side of a tile before and after
 }

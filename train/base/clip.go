@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"fewstep/engine"
+	"fewstep/engine/encoder"
 	"fewstep/model/clip"
 	"fewstep/model/family"
 	"fewstep/model/nn"
@@ -37,6 +38,9 @@ func (t *Trainer) clipNetwork() nn.Block {
 
 // trainCLIP minimises the contrastive loss of images against captions; images that share a caption share its target.
 func (t *Trainer) trainCLIP(ctx context.Context) error {
+	if t.p.Kind != family.SDXL {
+		return fmt.Errorf("%s is a model of %s: text encoders are trained in pairs, as SDXL's structure has them; leave the part clip out", t.p.Dir, t.p.Kind.Name)
+	}
 	if t.p.Vision == nil {
 		return fmt.Errorf("%s has no clip/config.json for the image encoder", t.p.Dir)
 	}
@@ -147,7 +151,7 @@ func (t *Trainer) saveCLIP(specs []nn.Spec, v engine.Tensors) error {
 // the projection so that each condition has unit deviation.
 func (t *Trainer) normaliseText() error {
 	e := engine.New(t.Backend, dtypes.Float32, nn.Network)
-	enc, err := t.p.LoadEncoders(e, 64, pipeline.TextPart)
+	enc, err := encoder.Load(t.p, e, 64, encoder.TextPart)
 	if err != nil {
 		return err
 	}

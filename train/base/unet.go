@@ -7,6 +7,7 @@ import (
 
 	"fewstep/distill"
 	"fewstep/engine"
+	"fewstep/engine/encoder"
 	"fewstep/model/family"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
@@ -27,7 +28,7 @@ func (t *Trainer) trainUNet(ctx context.Context) error {
 		return err
 	}
 	e := engine.New(t.Backend, dtypes.Float32, nn.Network)
-	enc, err := t.p.LoadEncoders(e, 64, pipeline.TextPart)
+	enc, err := encoder.Load(t.p, e, 64, encoder.TextPart)
 	if err != nil {
 		return err
 	}

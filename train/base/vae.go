@@ -7,6 +7,7 @@ import (
 
 	"fewstep/distill"
 	"fewstep/engine"
+	"fewstep/engine/encoder"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
 	"fewstep/model/weights"
@@ -25,7 +26,7 @@ const (
 // trainVAE minimises L1 + edges + a little KL, then folds per-channel centring and scaling of the latents into the
 // quantisation convolutions: a UNet then sees zero mean and unit deviation per channel with scaling_factor 1.
 func (t *Trainer) trainVAE(ctx context.Context) error {
-	specs, err := t.p.VAESpecs(t.e)
+	specs, err := t.p.VAESpecs(t.Backend)
 	if err != nil {
 		return err
 	}
@@ -98,7 +99,7 @@ func (t *Trainer) crop(img []float32, side int, k int64) []float32 {
 // encodeAll returns the latents of every training row. Interrupted it ends after the chunk at hand; nothing of it is kept.
 func (t *Trainer) encodeAll(ctx context.Context) ([][]float32, error) {
 	e := engine.New(t.Backend, dtypes.Float32, nn.Network)
-	enc, err := t.p.LoadEncoders(e, 32, pipeline.VAEPart)
+	enc, err := encoder.Load(t.p, e, 32, encoder.VAEPart)
 	if err != nil {
 		return nil, err
 	}
@@ -190,7 +191,7 @@ func (t *Trainer) reportVAE() error {
 		set = t.train
 	}
 	e := engine.New(t.Backend, dtypes.Float32, nn.Network)
-	enc, err := t.p.LoadEncoders(e, 32, pipeline.VAEPart)
+	enc, err := encoder.Load(t.p, e, 32, encoder.VAEPart)
 	if err != nil {
 		return err
 	}

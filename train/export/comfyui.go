@@ -56,7 +56,8 @@ func checkpointWorkflow(b basis, s distill.Step, file string) []byte {
 type basis struct {
 	config *configs.Recipe
 	kind   prediction.Type // of the base
-	sdxl   bool            // of SDXL's own size, the only one that ComfyUI knows
+
+	published string // modelspec's name of a published model's size, which ComfyUI knows; "" = another
 }
 
 func basisOf(c *configs.Recipe, base *bundle.Bundle) (b basis, err error) {
@@ -64,13 +65,18 @@ func basisOf(c *configs.Recipe, base *bundle.Bundle) (b basis, err error) {
 	if b.kind, _, err = base.Prediction(); err != nil {
 		return b, err
 	}
-	architecture, err := architectureOf(base)
-	b.sdxl = architecture == sdxlBase
+	network, err := unetOf(base)
+	if err == nil {
+		b.published = network.Architecture()
+	}
 	return b, err
 }
 
-// publicBase is the usual name of SDXL's own checkpoint file.
-const publicBase = "sd_xl_base_1.0.safetensors"
+// publicBase are the usual names of published models' checkpoint files.
+var publicBase = map[string]string{
+	"stable-diffusion-xl-v1-base": "sd_xl_base_1.0.safetensors", "stable-diffusion-v1": "v1-5-pruned-emaonly.safetensors",
+	"stable-diffusion-v2-512": "v2-1_512-ema-pruned.safetensors", "stable-diffusion-v2-768-v": "v2-1_768-ema-pruned.safetensors",
+}
 
 // checkpoint is a guess at the base model's file in ComfyUI's folder: its own name where it is one, else the public one's.
 func (b basis) checkpoint() string {
@@ -78,8 +84,8 @@ func (b basis) checkpoint() string {
 	switch {
 	case strings.HasSuffix(name, ".safetensors"):
 		return name
-	case b.sdxl:
-		return publicBase
+	case b.published != "":
+		return publicBase[b.published]
 	}
 	return name + ".safetensors"
 }
@@ -88,8 +94,8 @@ func (b basis) checkpoint() string {
 func (b basis) draw(s distill.Step, checkpoint string, nodes map[string]node, model link) []byte {
 	c := b.config
 	first := node{Class: "CheckpointLoaderSimple", Inputs: map[string]any{"ckpt_name": checkpoint}}
-	if !b.sdxl {
-		first.Meta = &meta{"Load the checkpoint (ComfyUI knows models of SDXL's own widths and depths alone; this one has others)"}
+	if b.published == "" {
+		first.Meta = &meta{"Load the checkpoint (ComfyUI knows models of published widths and depths alone; this one has others)"}
 	}
 	for id, n := range map[string]node{
 		"1": first,

@@ -1,6 +1,7 @@
 package export
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -27,10 +28,11 @@ func metadataOf(d *rundir.Dir, c *configs.Recipe, s distill.Step) (map[string]st
 		return nil, err
 	}
 	defer base.Close()
-	architecture, err := architectureOf(base)
+	network, err := unetOf(base)
 	if err != nil {
 		return nil, err
 	}
+	architecture := cmp.Or(network.Architecture(), network.Family())
 	what := "UNet"
 	if IsLoRA(s) {
 		architecture += "/lora"
@@ -68,35 +70,24 @@ func predicts(base *bundle.Bundle, s distill.Step) (prediction.Type, error) {
 	return kind, err
 }
 
-// sdxlBase is Stability AI's name for SDXL's own UNet.
-const sdxlBase = "stable-diffusion-xl-v1-base"
-
-// OfSDXL says whether a recipe's base model is of SDXL's own size.
-func OfSDXL(c *configs.Recipe) (bool, error) {
+// Published says whether a recipe's base model is of a published model's size, which other programs know.
+func Published(c *configs.Recipe) (bool, error) {
 	base, err := bundle.Open(c.ModelPath(), bundle.Options{})
 	if err != nil {
 		return false, err
 	}
 	defer base.Close()
-	architecture, err := architectureOf(base)
-	return architecture == sdxlBase, err
+	network, err := unetOf(base)
+	return err == nil && network.Architecture() != "", err
 }
 
-// architectureOf is modelspec's name for a UNet: Stability AI's for one of SDXL's own size, else
-// "stable-diffusion-xl-family", which no program mistakes for it.
-func architectureOf(model *bundle.Bundle) (string, error) {
+// unetOf is the structure of a model's UNet.
+func unetOf(model *bundle.Bundle) (*unet.Config, error) {
 	raw, err := model.File("unet/config.json")
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	c, err := unet.ParseConfig(raw, filepath.Join(model.Path, "unet", "config.json"))
-	if err != nil {
-		return "", err
-	}
-	if fmt.Sprint(c.BlockOutChannels, c.TransformerLayers, c.CrossAttentionDim) == "[320 640 1280] [1 2 10] 2048" {
-		return sdxlBase, nil
-	}
-	return "stable-diffusion-xl-family", nil
+	return unet.ParseConfig(raw, filepath.Join(model.Path, "unet", "config.json"))
 }
 
 // schedulerConfig is the base model's scheduler_config.json as the few-step weights need it: Euler on the trailing

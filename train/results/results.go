@@ -13,6 +13,7 @@ import (
 
 	"fewstep/distill"
 	"fewstep/engine"
+	"fewstep/engine/encoder"
 	"fewstep/eval"
 	"fewstep/eval/report"
 	"fewstep/eval/sample"
@@ -123,7 +124,7 @@ func (m *Maker) compose(ctx context.Context, r *train.Run, step distill.Step) ([
 // Text encoders, UNet and VAE are on the device one after the other, so that a sheet takes less of it than training does.
 
 func (m *Maker) encode(r *train.Run, prompts []string) error {
-	enc, err := r.Pipeline.LoadEncoders(r.Engine, r.Config.Eval.Batch, pipeline.TextPart)
+	enc, err := encoder.Load(r.Pipeline, r.Engine, r.Config.Eval.Batch, encoder.TextPart)
 	if err != nil {
 		return err
 	}
@@ -153,7 +154,7 @@ func (m *Maker) draw(ctx context.Context, r *train.Run, load eval.Loader, o samp
 	if err != nil {
 		return nil, err
 	}
-	enc, err := r.Pipeline.LoadEncoders(r.Engine, o.Batch, pipeline.VAEPart)
+	enc, err := encoder.Load(r.Pipeline, r.Engine, o.Batch, encoder.VAEPart)
 	if err != nil {
 		return nil, err
 	}

@@ -12,8 +12,8 @@ const (
 // features is the width of the metrics' image encoder: they find 32 principal axes in it, and its norms take one away.
 const features = 40
 
-// components are the model's files by path.
-var components = map[string]object{
+// sdxl are the files of a model of SDXL's structure, by path.
+var sdxl = map[string]object{
 	"model_index.json": {
 		"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": true,
 		"scheduler": []string{"diffusers", "EulerDiscreteScheduler"}, "unet": []string{"diffusers", "UNet2DConditionModel"},
@@ -34,22 +34,62 @@ var components = map[string]object{
 		"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": width + 6*8,
 		"flip_sin_to_cos": true, "freq_shift": 0, "downsample_padding": 1,
 	},
-	"vae/config.json": {
+	"vae/config.json":            vae(1),
+	"text_encoder/config.json":   text("CLIPTextModel", "quick_gelu", 2047, firstWidth, firstWidth),
+	"text_encoder_2/config.json": text("CLIPTextModelWithProjection", "gelu", 0, width, width),
+	"clip/config.json":           metric,
+}
+
+// sd are the files of a model of the structure of Stable Diffusion 1 or 2.
+func sd(version int) map[string]object {
+	scheduler := object{
+		"_class_name": "PNDMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": false,
+		"num_train_timesteps": 1000, "set_alpha_to_one": false, "skip_prk_steps": true, "steps_offset": 1, "trained_betas": nil,
+	}
+	unet := object{
+		"_class_name": "UNet2DConditionModel", "sample_size": Resolution / 2, "in_channels": 4, "out_channels": 4, "act_fn": "silu",
+		"block_out_channels": []int{8, 16}, "down_block_types": []string{"CrossAttnDownBlock2D", "DownBlock2D"},
+		"up_block_types": []string{"UpBlock2D", "CrossAttnUpBlock2D"}, "layers_per_block": 1, "attention_head_dim": 2,
+		"cross_attention_dim": width, "norm_num_groups": 4, "norm_eps": 1e-5, "center_input_sample": false, "flip_sin_to_cos": true,
+		"freq_shift": 0, "downsample_padding": 1, "mid_block_scale_factor": 1,
+	}
+	encoder := text("CLIPTextModel", "quick_gelu", 1, width, width)
+	if version == 2 {
+		scheduler["_class_name"], scheduler["prediction_type"] = "DDIMScheduler", "v_prediction"
+		delete(scheduler, "skip_prk_steps")
+		unet["attention_head_dim"], unet["use_linear_projection"], unet["upcast_attention"] = []int{2, 4}, true, true
+		unet["dual_cross_attention"], unet["only_cross_attention"], unet["num_class_embeds"] = false, false, nil
+		encoder = text("CLIPTextModel", "gelu", 1, width, width/2)
+	}
+	return map[string]object{
+		"model_index.json": {
+			"_class_name": "StableDiffusionPipeline", "feature_extractor": []any{nil, nil}, "requires_safety_checker": false,
+			"safety_checker": []any{nil, nil}, "scheduler": []any{"diffusers", scheduler["_class_name"]}, "unet": []string{"diffusers", "UNet2DConditionModel"},
+			"vae": []string{"diffusers", "AutoencoderKL"}, "text_encoder": []string{"transformers", "CLIPTextModel"},
+			"tokenizer": []string{"transformers", "CLIPTokenizer"},
+		},
+		"scheduler/scheduler_config.json": scheduler, "unet/config.json": unet, "vae/config.json": vae(0.18215),
+		"text_encoder/config.json": encoder, "clip/config.json": metric,
+	}
+}
+
+func vae(scale float64) object {
+	return object{
 		"_class_name": "AutoencoderKL", "sample_size": Resolution, "in_channels": 3, "out_channels": 3, "latent_channels": 4,
 		"block_out_channels": []int{8, 8}, "down_block_types": []string{"DownEncoderBlock2D", "DownEncoderBlock2D"},
 		"up_block_types": []string{"UpDecoderBlock2D", "UpDecoderBlock2D"}, "layers_per_block": 1, "norm_num_groups": 4,
-		"act_fn": "silu", "scaling_factor": 1.0,
-	},
-	"text_encoder/config.json":   text("CLIPTextModel", "quick_gelu", 2047, firstWidth, firstWidth),
-	"text_encoder_2/config.json": text("CLIPTextModelWithProjection", "gelu", 0, width, width),
-	"clip/config.json": {
-		"architectures": []string{"CLIPModel"}, "model_type": "clip", "projection_dim": features,
-		"text_config": text("", "gelu", 0, width, features),
-		"vision_config": object{
-			"model_type": "clip_vision_model", "hidden_act": "quick_gelu", "hidden_size": features, "intermediate_size": features,
-			"num_hidden_layers": 2, "num_attention_heads": 2, "num_channels": 3, "image_size": Resolution, "patch_size": Resolution / 2,
-			"projection_dim": features,
-		},
+		"act_fn": "silu", "scaling_factor": scale,
+	}
+}
+
+// metric is the CLIPModel of the metrics.
+var metric = object{
+	"architectures": []string{"CLIPModel"}, "model_type": "clip", "projection_dim": features,
+	"text_config": text("", "gelu", 0, width, features),
+	"vision_config": object{
+		"model_type": "clip_vision_model", "hidden_act": "quick_gelu", "hidden_size": features, "intermediate_size": features,
+		"num_hidden_layers": 2, "num_attention_heads": 2, "num_channels": 3, "image_size": Resolution, "patch_size": Resolution / 2,
+		"projection_dim": features,
 	},
 }
 

@@ -1,5 +1,5 @@
-// Package tinypipeline writes what tests of whole runs need: a random model of SDXL's structure in a few hundred
-// kilobytes, captioned images to go with it, and a recipe that walks the paper's ladder over them in seconds.
+// Package tinypipeline writes what tests of whole runs need: a random model of the structure of SDXL, or of Stable
+// Diffusion 1 or 2, in a few hundred kilobytes, captioned images to go with it, and a recipe that walks the paper's ladder over them in seconds.
 // Equal calls give equal bytes.
 package tinypipeline
 
@@ -29,7 +29,16 @@ const Resolution = 16
 // Write makes dir/tinymodel, dir/images.parquet and dir/recipe.yaml, and returns the recipe's path. The tokenizers are
 // those of the model directory tokenizers.
 func Write(dir, tokenizers string) (recipe string, err error) {
-	if err := Model(filepath.Join(dir, "tinymodel"), tokenizers); err != nil {
+	return write(dir, func(model string) error { return Model(model, tokenizers) })
+}
+
+// WriteSD is Write with the model of SD.
+func WriteSD(dir, tokenizers string, version int) (recipe string, err error) {
+	return write(dir, func(model string) error { return SD(model, tokenizers, version) })
+}
+
+func write(dir string, model func(dir string) error) (recipe string, err error) {
+	if err := model(filepath.Join(dir, "tinymodel")); err != nil {
 		return "", err
 	}
 	if err := Images(filepath.Join(dir, "images.parquet")); err != nil {
@@ -39,14 +48,23 @@ func Write(dir, tokenizers string) (recipe string, err error) {
 	return recipe, os.WriteFile(recipe, []byte(Recipe), 0o644)
 }
 
-// Model makes dir a diffusers directory with random weights.
+// Model makes dir a diffusers directory of SDXL's structure with random weights.
 func Model(dir, tokenizers string) error {
-	for path, c := range components {
+	return model(dir, tokenizers, sdxl, "tokenizer", "tokenizer_2")
+}
+
+// SD makes dir a diffusers directory with random weights of the structure of Stable Diffusion 1, or 2, which predicts v.
+func SD(dir, tokenizers string, version int) error {
+	return model(dir, tokenizers, sd(version), "tokenizer")
+}
+
+func model(dir, tokenizers string, configs map[string]object, folders ...string) error {
+	for path, c := range configs {
 		if err := writeJSON(filepath.Join(dir, path), c); err != nil {
 			return err
 		}
 	}
-	for _, folder := range []string{"tokenizer", "tokenizer_2"} {
+	for _, folder := range folders {
 		if err := os.CopyFS(filepath.Join(dir, folder), os.DirFS(filepath.Join(tokenizers, folder))); err != nil {
 			return err
 		}
@@ -68,13 +86,13 @@ func drawWeights(p *pipeline.Pipeline, b compute.Backend) error {
 	if err != nil {
 		return err
 	}
-	vae, err := p.VAESpecs(engine.New(b, dtypes.Float32, nn.Network))
+	vae, err := p.VAESpecs(b)
 	if err != nil {
 		return err
 	}
-	var text [2][]nn.Spec
+	components := map[string][]nn.Spec{"unet": unet, "vae": vae}
 	for i, c := range p.Text {
-		if text[i], err = nn.Trace(b, c.Text(""), p.TextShapes(1)...); err != nil {
+		if components[p.Kind.Text[i]], err = nn.Trace(b, c.Text(""), p.TextShapes(1)...); err != nil {
 			return err
 		}
 	}
@@ -98,7 +116,8 @@ func drawWeights(p *pipeline.Pipeline, b compute.Backend) error {
 	}
 	both := append(append(vision, own...), scale...)
 	sort.Slice(both, func(i, j int) bool { return both[i].Name < both[j].Name })
-	for component, specs := range map[string][]nn.Spec{"unet": unet, "vae": vae, "text_encoder": text[0], "text_encoder_2": text[1], "clip": both} {
+	components["clip"] = both
+	for component, specs := range components {
 		values := fresh(component, specs)
 		if err := pipeline.Write(p.Dir, component, specs, values, weights.F32, map[string]string{"format": "pt"}); err != nil {
 			return fmt.Errorf("%s: %w", component, err)

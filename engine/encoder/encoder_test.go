@@ -1,4 +1,4 @@
-package pipeline
+package encoder
 
 import (
 	"testing"
@@ -6,6 +6,7 @@ import (
 	"fewstep/engine"
 	"fewstep/internal/xla"
 	"fewstep/model/nn"
+	"fewstep/model/pipeline"
 	"fewstep/model/vae"
 
 	"github.com/gomlx/compute/dtypes"
@@ -14,7 +15,7 @@ import (
 // However many pictures are asked for at once, SDXL's VAE takes no more of the device than for one of its own size; small
 // ones go through it together.
 func TestLargePicturesTakeTurns(t *testing.T) {
-	config, err := vae.LoadConfig("../golden/testdata/sdxl/vae/config.json")
+	config, err := vae.LoadConfig("../../model/golden/testdata/sdxl/vae/config.json")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -23,11 +24,11 @@ func TestLargePicturesTakeTurns(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer rt.Close()
-	p := &Pipeline{VAE: config}
+	p := &pipeline.Pipeline{VAE: config}
 	peak := func(n, side int) float64 {
 		e := engine.Dry(rt.Backend, dtypes.BFloat16, nn.Layer)
 		e.Frozen, e.Flash = dtypes.BFloat16, true
-		specs, err := p.VAESpecs(e)
+		specs, err := p.VAESpecs(e.Backend)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -36,11 +37,11 @@ func TestLargePicturesTakeTurns(t *testing.T) {
 		for i := range latents {
 			latents[i] = make([]float32, side/8*side/8*4)
 		}
-		images, err := c.Images(latents, Square(side))
+		images, err := c.Images(latents, pipeline.Square(side))
 		if err != nil || len(images) != n || len(images[n-1]) != side*side*3 {
 			t.Fatalf("%d images, %v", len(images), err)
 		}
-		if _, err := c.Latents(images, Square(side)); err != nil {
+		if _, err := c.Latents(images, pipeline.Square(side)); err != nil {
 			t.Fatal(err)
 		}
 		return float64(e.Memory().Peak) / 1e9

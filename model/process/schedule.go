@@ -1,4 +1,7 @@
-package distill
+// Package process is what a kind of model calls noise: a schedule of how much of the picture and how much noise a sample
+// holds at each timestep, and what a network's output means. From both follow (1), (3), (4) and (5) of the paper: the
+// network's input, the clean latent, the noise, and a step from one timestep to another, all linear with two coefficients.
+package process
 
 import (
 	"fmt"
@@ -148,7 +151,7 @@ func (s *Schedule) Grid(n int) []int {
 	}
 	grid := make([]int, n)
 	for i := range grid {
-		grid[i] = roundRatio(s.T()*(n-i), n)
+		grid[i] = RoundRatio(s.T()*(n-i), n)
 	}
 	return grid
 }
@@ -157,23 +160,33 @@ func (s *Schedule) Grid(n int) []int {
 // last. A t off the grid, such as the extra timesteps of (3.7), goes one
 // stride of T/n down, clamped at 0.
 func (s *Schedule) Next(n, t int) int {
-	if k, ok := s.gridIndex(n, t); ok {
-		return roundRatio(s.T()*(k-1), n)
+	if k, ok := s.GridIndex(n, t); ok {
+		return RoundRatio(s.T()*(k-1), n)
 	}
-	return max(roundRatio(t*n-s.T(), n), 0)
+	return max(RoundRatio(t*n-s.T(), n), 0)
 }
 
-// gridIndex returns the k with t = round(T·k/n), if there is one in 1..n.
-func (s *Schedule) gridIndex(n, t int) (k int, ok bool) {
+// Euler returns the timesteps of n-step inference with the final 0: n network
+// calls, each a [Schedule.Move] between neighbours, starting from pure noise.
+func (s *Schedule) Euler(n int) []int {
+	grid := s.Grid(n)
+	if grid == nil {
+		return nil
+	}
+	return append(grid, 0)
+}
+
+// GridIndex returns the k with t = round(T·k/n), if there is one in 1..n.
+func (s *Schedule) GridIndex(n, t int) (k int, ok bool) {
 	for k := max(t*n/s.T(), 1); k <= min(t*n/s.T()+1, n); k++ {
-		if roundRatio(s.T()*k, n) == t {
+		if RoundRatio(s.T()*k, n) == t {
 			return k, true
 		}
 	}
 	return 0, false
 }
 
-// roundRatio returns a/b rounded to the nearest integer, halves to even; b > 0.
-func roundRatio(a, b int) int {
+// RoundRatio returns a/b rounded to the nearest integer, halves to even; b > 0.
+func RoundRatio(a, b int) int {
 	return int(math.RoundToEven(float64(a) / float64(b)))
 }

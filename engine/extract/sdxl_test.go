@@ -14,7 +14,7 @@ import (
 // sdxlLayers are the shapes of the layers that get a module, and how often each occurs in SDXL's UNet.
 func sdxlLayers(t testing.TB) (shapes map[string][]int, counts map[string]int) {
 	t.Helper()
-	c, err := unet.LoadConfig("../golden/testdata/sdxl/unet/config.json")
+	c, err := unet.LoadConfig("../../model/golden/testdata/sdxl/unet/config.json")
 	if err != nil {
 		t.Fatal(err)
 	}

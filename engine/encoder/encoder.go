@@ -1,4 +1,5 @@
-package pipeline
+// Package encoder runs a pipeline's text encoders and VAE on a device: prompts to conditions, pictures to latents and back.
+package encoder
 
 import (
 	"fmt"
@@ -7,12 +8,9 @@ import (
 	"fewstep/engine"
 	"fewstep/model/family"
 	"fewstep/model/nn"
+	"fewstep/model/pipeline"
 	"fewstep/model/vae"
 	"fewstep/model/weights"
-
-	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/shapes"
-	"github.com/gomlx/gomlx/core/graph"
 )
 
 // Encoders are a pipeline's text encoders and VAE on a device.
@@ -21,33 +19,20 @@ type Encoders struct {
 	// encoded and decoded whole.
 	Tile int
 
-	p    *Pipeline
+	p    *pipeline.Pipeline
 	e    *engine.Engine
 	bind engine.Bind
 	n    int // prompts or pictures per program call; fewer pictures where they are large
 }
 
 // Names under which the encoders' parameters are bound.
+const netVAE = "vae"
+
+func netText(i int) string { return fmt.Sprintf("text%d", i+1) }
+
+// Parts of a pipeline that Load can load.
 const (
-	netText1 = "text1"
-	netText2 = "text2"
-	netVAE   = "vae"
-)
-
-// TextShapes are the inputs of a text encoder for a batch: token ids and end-of-text positions.
-func (p *Pipeline) TextShapes(batch int) []shapes.Shape {
-	return []shapes.Shape{shapes.Make(dtypes.Int32, batch, p.Tokens()), shapes.Make(dtypes.Int32, batch)}
-}
-
-// VAESpecs lists the autoencoder's parameters.
-func (p *Pipeline) VAESpecs(e *engine.Engine) ([]nn.Spec, error) {
-	side := 8 * p.Factor()
-	return nn.Trace(e.Backend, p.VAE.Autoencoder(""), shapes.Make(dtypes.Float32, 1, side, side, 3), shapes.Make(dtypes.Float32, 1, 8, 8, p.VAE.LatentChannels))
-}
-
-// Parts of a pipeline that LoadEncoders can load.
-const (
-	TextPart = "text" // both text encoders
+	TextPart = "text" // all text encoders
 	VAEPart  = "vae"
 )
 
@@ -58,31 +43,36 @@ const pixelsTogether = 1 << 20
 // together is how many pictures of so many pixels go through the VAE in one call.
 func (c *Encoders) together(pixels int) int { return min(c.n, max(1, pixelsTogether/pixels)) }
 
-// LoadEncoders puts the named parts on the engine's device; programs work on batches of n, the VAE's on fewer where
+// Load puts the named parts on the engine's device; programs work on batches of n, the VAE's on fewer where
 // pictures are large.
-func (p *Pipeline) LoadEncoders(e *engine.Engine, n int, parts ...string) (*Encoders, error) {
-	return p.loadEncoders(e, n, nil, parts...)
+func Load(p *pipeline.Pipeline, e *engine.Engine, n int, parts ...string) (*Encoders, error) {
+	return load(p, e, n, nil, parts...)
 }
 
-// loadEncoders takes the weights of some components from elsewhere.
-func (p *Pipeline) loadEncoders(e *engine.Engine, n int, instead map[string]weights.Source, parts ...string) (*Encoders, error) {
+// LoadText is Load of the text encoders, with what a LoRA of the weights changes of them.
+func LoadText(p *pipeline.Pipeline, w *pipeline.Weights, e *engine.Engine, n int) (*Encoders, error) {
+	return load(p, e, n, w.Text(), TextPart)
+}
+
+// load takes the weights of some components from elsewhere.
+func load(p *pipeline.Pipeline, e *engine.Engine, n int, instead map[string]weights.Source, parts ...string) (*Encoders, error) {
 	c := &Encoders{p: p, e: e, bind: engine.Bind{}, n: n}
-	load := func(net, component string, specs []nn.Spec) error {
+	put := func(net, component string, specs []nn.Spec) error {
 		src, ok := instead[component]
 		if !ok {
 			var err error
-			if src, err = OpenWeights(p.Dir, component); err != nil {
+			if src, err = pipeline.OpenWeights(p.Dir, component); err != nil {
 				return err
 			}
 			defer src.Close()
 		}
 		var err error
-		if c.bind[net], err = e.LoadFunc(specs, Reader(src), nil); err != nil {
+		if c.bind[net], err = e.LoadFunc(specs, pipeline.Reader(src), nil); err != nil {
 			return fmt.Errorf("%s/%s: %w", p.Dir, component, err)
 		}
 		return nil
 	}
-	for i, net := range []string{netText1, netText2} {
+	for i, component := range p.Kind.Text {
 		if !slices.Contains(parts, TextPart) {
 			break
 		}
@@ -90,18 +80,18 @@ func (p *Pipeline) loadEncoders(e *engine.Engine, n int, instead map[string]weig
 		if err != nil {
 			return nil, err
 		}
-		if err := load(net, []string{"text_encoder", "text_encoder_2"}[i], specs); err != nil {
+		if err := put(netText(i), component, specs); err != nil {
 			return nil, err
 		}
 	}
 	if !slices.Contains(parts, VAEPart) {
 		return c, nil
 	}
-	specs, err := p.VAESpecs(e)
+	specs, err := p.VAESpecs(e.Backend)
 	if err != nil {
 		return nil, err
 	}
-	return c, load(netVAE, "vae", specs)
+	return c, put(netVAE, "vae", specs)
 }
 
 // Free gives the encoders' device memory back; of nil there is none.
@@ -114,49 +104,63 @@ func (c *Encoders) Free() {
 	}
 }
 
-// Text encodes prompts: hidden states of both encoders side by side, and the second's pooled projection.
+// Text encodes prompts to the conditions that follow from captions.
 func (c *Encoders) Text(prompts []string) ([]family.Conditions, error) {
-	f := engine.Function{Key: "text/" + c.p.Text[0].Text("").Kind + c.p.Text[1].Text("").Kind, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
-		one := r.Run(c.p.Text[0].Text(netText1), in[0], in[1])
-		two := r.Run(c.p.Text[1].Text(netText2), in[2], in[3])
-		both := nn.One(r, nn.Block{Kind: "beside_text", Build: func(_ *nn.Scope, in []*graph.Node) []*graph.Node {
-			return []*graph.Node{graph.Concatenate(in, 2)}
-		}}, one[0], two[0])
-		return []nn.Value{both, two[2]}
+	key, names := "text/", []string{}
+	for i, text := range c.p.Text {
+		key += text.Text("").Kind
+		names = append(names, netText(i))
+	}
+	f := engine.Function{Key: key, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+		return c.p.Kind.Encode(r, c.p.Text, names, in)
 	}}
-	tokens := c.p.Tokens()
+	made := c.p.Kind.Conditions(c.p.Text)
 	out := make([]family.Conditions, 0, len(prompts))
 	for start := 0; start < len(prompts); start += c.n {
 		batch := prompts[start:min(start+c.n, len(prompts))]
-		var in []*engine.Array
-		for k := range 2 {
-			ids, eos := make([]int32, c.n*tokens), make([]int32, c.n)
-			for i := range c.n {
-				id, _ := c.p.Tokenizer[k].Encode(batch[min(i, len(batch)-1)])
-				copy(ids[i*tokens:(i+1)*tokens], id)
-				eos[i] = c.p.Text[k].EOSPosition(id)
-			}
-			for _, v := range []struct {
-				data any
-				dims []int
-			}{{ids, []int{c.n, tokens}}, {eos, []int{c.n}}} {
-				a, err := c.e.Upload(v.data, v.dims...)
-				if err != nil {
-					return nil, err
-				}
-				in = append(in, a)
-			}
+		in, err := c.tokens(batch)
+		if err != nil {
+			return nil, err
 		}
 		res, err := c.run(f, in)
 		if err != nil {
 			return nil, fmt.Errorf("encoding prompts: %w", err)
 		}
-		td, pd := len(res[0])/c.n, len(res[1])/c.n
 		for i := range batch {
-			out = append(out, family.Conditions{family.Text: res[0][i*td : (i+1)*td], family.Pooled: res[1][i*pd : (i+1)*pd]})
+			one := family.Conditions{}
+			for k, m := range made {
+				n := m.Size()
+				one[m.Name] = res[k][i*n : (i+1)*n]
+			}
+			out = append(out, one)
 		}
 	}
 	return out, nil
+}
+
+// tokens are a batch's token ids and end-of-text positions for every text encoder, the last prompt repeated to fill it.
+func (c *Encoders) tokens(batch []string) (in []*engine.Array, err error) {
+	tokens := c.p.Tokens()
+	for k, text := range c.p.Text {
+		ids, eos := make([]int32, c.n*tokens), make([]int32, c.n)
+		for i := range c.n {
+			id, _ := c.p.Tokenizer[k].Encode(batch[min(i, len(batch)-1)])
+			copy(ids[i*tokens:(i+1)*tokens], id)
+			eos[i] = text.EOSPosition(id)
+		}
+		for _, v := range []struct {
+			data any
+			dims []int
+		}{{ids, []int{c.n, tokens}}, {eos, []int{c.n}}} {
+			a, err := c.e.Upload(v.data, v.dims...)
+			if err != nil {
+				engine.Free(in...)
+				return nil, err
+			}
+			in = append(in, a)
+		}
+	}
+	return in, nil
 }
 
 // Empty encodes what guidance leads away from: the empty prompt, or nil where that is zeros for this model.
@@ -189,7 +193,7 @@ func (c *Encoders) run(f engine.Function, in []*engine.Array) ([][]float32, erro
 }
 
 // Latents encodes images, [H·W·3] each in [−1, 1], to scaled latents [h·w·C]: the mean of the posterior.
-func (c *Encoders) Latents(images [][]float32, size Size) ([][]float32, error) {
+func (c *Encoders) Latents(images [][]float32, size pipeline.Size) ([][]float32, error) {
 	f := engine.Function{Key: "encode/" + c.p.VAE.Encoder("").Kind, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
 		return r.Run(c.p.VAE.Encoder(netVAE), in[0])[:1]
 	}}
@@ -205,7 +209,7 @@ func (c *Encoders) Latents(images [][]float32, size Size) ([][]float32, error) {
 }
 
 // Images decodes scaled latents [h·w·C] to images [H·W·3], about [−1, 1].
-func (c *Encoders) Images(latents [][]float32, size Size) ([][]float32, error) {
+func (c *Encoders) Images(latents [][]float32, size pipeline.Size) ([][]float32, error) {
 	f := engine.Function{Key: "decode/" + c.p.VAE.Decoder("").Kind, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
 		return r.Run(c.p.VAE.Decoder(netVAE), in[0])
 	}}

@@ -1,4 +1,4 @@
-package pipeline
+package encoder
 
 import (
 	"fmt"
@@ -10,6 +10,7 @@ import (
 	"fewstep/engine"
 	"fewstep/internal/xla"
 	"fewstep/model/nn"
+	"fewstep/model/pipeline"
 	"fewstep/model/vae"
 
 	"github.com/gomlx/compute/dtypes"
@@ -18,7 +19,7 @@ import (
 // BenchmarkDecodeSDXL decodes with SDXL's autoencoder, random weights, and reports the process's peak memory, which is
 // of one benchmark only when that runs alone:
 //
-//	go test ./model/pipeline -run '^$' -benchtime 1x -bench 'DecodeSDXL/1024_px_tiles_of_512'
+//	go test ./engine/encoder -run '^$' -benchtime 1x -bench 'DecodeSDXL/1024_px_tiles_of_512'
 func BenchmarkDecodeSDXL(b *testing.B) {
 	for _, side := range []int{512, 1024} {
 		for _, tile := range []int{0, 256, 512} {
@@ -32,7 +33,7 @@ func BenchmarkDecodeSDXL(b *testing.B) {
 				z := make([]float32, side/8*side/8*4)
 				distill.Normal(z, 1, distill.EvalNoise, 0)
 				for b.Loop() {
-					if _, err := enc.Images([][]float32{z}, Square(side)); err != nil {
+					if _, err := enc.Images([][]float32{z}, pipeline.Square(side)); err != nil {
 						b.Fatal(err)
 					}
 				}
@@ -44,7 +45,7 @@ func BenchmarkDecodeSDXL(b *testing.B) {
 
 func sdxlDecoder(b *testing.B) *Encoders {
 	b.Helper()
-	config, err := vae.LoadConfig("../golden/testdata/sdxl/vae/config.json")
+	config, err := vae.LoadConfig("../../model/golden/testdata/sdxl/vae/config.json")
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -54,8 +55,8 @@ func sdxlDecoder(b *testing.B) *Encoders {
 	}
 	b.Cleanup(func() { rt.Close() })
 	e := engine.New(rt.Backend, dtypes.Float32, nn.Network)
-	p := &Pipeline{VAE: config}
-	specs, err := p.VAESpecs(e)
+	p := &pipeline.Pipeline{VAE: config}
+	specs, err := p.VAESpecs(e.Backend)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -1,0 +1,11 @@
+package distill
+
+import "fewstep/model/process"
+
+// What tests of the method need of the process, under short names.
+var (
+	Combine         = process.Combine
+	NewSchedule     = process.NewSchedule
+	ParseScheduler  = process.ParseScheduler
+	ParsePrediction = process.ParsePrediction
+)
