@@ -25,8 +25,9 @@ import (
 
 // Series is a list of runs, most important first.
 type Series struct {
-	Main string // path of the main recipe
-	Runs []*Run // most important first
+	Main   string   // path of the main recipe
+	Accept []string // keys, as key=value, that the acceptance test changes in it
+	Runs   []*Run   // most important first
 }
 
 // Run is one recipe with one seed.
@@ -45,15 +46,19 @@ type Run struct {
 //
 //	main: ../../configs/scenes/full.yaml
 //	rows: ../../configs/ablation
+//	accept: [eval.samples=8192]
 //	runs:
 //	  - {recipe: main, seed: 1}
 //	  - {recipe: mse-only, seed: 1}
 //
-// recipe is main, or the name of a file in the folder rows, without its ending. Paths are relative to the list.
+// recipe is main, or the name of a file in the folder rows, without its ending. Paths are relative to the list. accept are keys
+// that are changed for the acceptance test alone.
 type file struct {
 	Main string `yaml:"main"`
 	Rows string `yaml:"rows"`
-	Runs []struct {
+
+	Accept []string `yaml:"accept"`
+	Runs   []struct {
 		Recipe string `yaml:"recipe"`
 		Seed   uint64 `yaml:"seed"`
 	} `yaml:"runs"`
@@ -74,7 +79,10 @@ func Read(path string, set []string) (*Series, error) {
 	if f.Main == "" || len(f.Runs) == 0 {
 		return nil, fmt.Errorf("%s: it must name the main recipe, and runs", path)
 	}
-	s := &Series{Main: filepath.Join(filepath.Dir(path), f.Main)}
+	s := &Series{Main: filepath.Join(filepath.Dir(path), f.Main), Accept: f.Accept}
+	if _, err := configs.Load(s.Main, s.accept(set)...); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
 	for i, r := range f.Runs {
 		run, err := s.read(filepath.Join(filepath.Dir(path), f.Rows), r.Recipe, r.Seed, set)
 		if err != nil {
@@ -106,6 +114,9 @@ func (s *Series) read(folder, recipe string, seed uint64, set []string) (*Run, e
 	r.Config, err = configs.Load(r.Recipe, r.Set(set)...)
 	return r, err
 }
+
+// accept is what the main recipe is changed by for the acceptance test: what is set for all runs has the last word.
+func (s *Series) accept(all []string) []string { return append(slices.Clone(s.Accept), all...) }
 
 // Set is what a run's recipe is changed by: its seed after the keys of all runs.
 func (r *Run) Set(all []string) []string {

@@ -133,7 +133,7 @@ func (w *walk) list() error {
 	}
 	if w.Accept {
 		args := []string{"eval", "accept", w.series.Main, "--out", filepath.Join(w.Dir, acceptance)}
-		add(Job{Name: acceptance, Args: w.args(args, w.Set)})
+		add(Job{Name: acceptance, Args: w.args(args, w.series.accept(w.Set))})
 	}
 	for _, r := range w.series.Runs {
 		args := []string{"run", r.Recipe, "--dir", filepath.Join(w.Dir, r.Name), "--launcher", "none"}

@@ -26,14 +26,14 @@ func TestOrderOfJobs(t *testing.T) {
 	}
 	write("main.yaml", "name: main\nmodel: m\ndata: {source: d}\n")
 	write("row.yaml", "extends: main.yaml\nname: row\nstages: {\"8\": {phases: {lora-cond: {lr: 1e-3}}}}\n")
-	list := write("list.yaml", "main: main.yaml\nrows: .\nruns:\n  - {recipe: main, seed: 1}\n  - {recipe: row, seed: 1}\n  - {recipe: main, seed: 2}\n  - {recipe: main, seed: 3}\n")
+	list := write("list.yaml", "main: main.yaml\nrows: .\naccept: [eval.samples=16]\nruns:\n  - {recipe: main, seed: 1}\n  - {recipe: row, seed: 1}\n  - {recipe: main, seed: 2}\n  - {recipe: main, seed: 3}\n")
 	s, err := Read(list, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(home, "runs")
 	var said []string
-	o := Options{Dir: dir, Accept: true, Every: 20 * time.Millisecond, Say: func(text string) { said = append(said, text) },
+	o := Options{Dir: dir, Accept: true, Set: []string{"eval.samples=8"}, Every: 20 * time.Millisecond, Say: func(text string) { said = append(said, text) },
 		Slots: []Slot{{"GPU 0", []string{"PLACE=0"}}, {"GPU 1", []string{"PLACE=1"}}, {"GPU 0", []string{"PLACE=0"}}, {"GPU 1", []string{"PLACE=1"}}},
 		Stop:  time.Now().Add(3 * time.Second), Kill: time.Now().Add(4 * time.Second)}
 	// Jobs: the acceptance test takes a second; the main run of seed 1 makes its first stage in two, and then neither ends nor
@@ -42,6 +42,9 @@ func TestOrderOfJobs(t *testing.T) {
 		script := "echo $PLACE; trap 'exit 3' INT; while :; do sleep 0.05; done"
 		switch j.Name {
 		case "acceptance":
+			if args := strings.Join(j.Args, " "); !strings.Contains(args, "--set eval.samples=16 --set eval.samples=8") || !strings.Contains(args, "eval accept "+s.Main) {
+				t.Errorf("acceptance: %s", args)
+			}
 			script = fmt.Sprintf("sleep 1; mkdir -p %[1]s/acceptance; echo {} > %[1]s/acceptance/acceptance.json; exit 1", dir)
 		case "main-1":
 			script = "trap '' INT; while :; do sleep 0.05; done"
