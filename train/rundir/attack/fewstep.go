@@ -9,7 +9,6 @@ import (
 	"syscall"
 	"time"
 
-	"fewstep/train/rundir"
 	"fewstep/train/tinypipeline"
 )
 
@@ -77,21 +76,7 @@ func (a *attacker) onFewstep(times int) error {
 			if s.signal != syscall.SIGKILL && s.signal != syscall.SIGQUIT && e.code != 0 && e.code != 3 {
 				a.failed = append(a.failed, fmt.Sprintf("%s ends with %d: %s", s.what, e.code, e.stderr))
 			}
-			if e, err = run(dir, nil); err != nil {
-				return err
-			}
-			got, err := outcome(dir)
-			if err != nil {
-				return err
-			}
-			problems, err := rundir.Check(dir)
-			if err != nil {
-				return err
-			}
-			if e.code != 0 || got != want || len(problems) > 0 {
-				r.unlike++
-				a.failed = append(a.failed, fmt.Sprintf("%s: then code %d, %v", s.what, e.code, problems))
-			} else if err := os.RemoveAll(filepath.Dir(dir)); err != nil {
+			if err := a.goesOn(&r, func(dir string) (ended, error) { return run(dir, nil) }, dir, want, "then"); err != nil {
 				return err
 			}
 		}

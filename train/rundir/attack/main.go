@@ -118,9 +118,14 @@ func (a *attacker) dir() string {
 	return filepath.Join(a.work, fmt.Sprint(a.number), "run")
 }
 
-// recovers lets the victim go on undisturbed after an attack, and compares; a directory that is as it should be is deleted.
+// recovers lets the victim go on undisturbed after an attack, and compares.
 func (a *attacker) recovers(r *row, dir, what string) error {
-	e, err := runVictim(dir)
+	return a.goesOn(r, runVictim, dir, a.want, what)
+}
+
+// goesOn continues a directory after an attack and compares what is then there; a directory that is as it should be is deleted.
+func (a *attacker) goesOn(r *row, run func(dir string) (ended, error), dir, want, what string) error {
+	e, err := run(dir)
 	if err != nil {
 		return err
 	}
@@ -133,7 +138,7 @@ func (a *attacker) recovers(r *row, dir, what string) error {
 		return err
 	}
 	problems = slices.DeleteFunc(problems, func(p rundir.Problem) bool { return p.Harmless && p.Path == "timing.jsonl" }) // a log, which a power cut may cut
-	if e.code != 0 || got != a.want || len(problems) > 0 {
+	if e.code != 0 || got != want || len(problems) > 0 {
 		r.unlike++
 		a.failed = append(a.failed, fmt.Sprintf("%s, %s: code %d, %s%v", r.what, what, e.code, e.stderr, problems))
 		fmt.Fprintln(os.Stderr, a.failed[len(a.failed)-1])
