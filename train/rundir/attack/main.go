@@ -417,4 +417,12 @@ directories that then held any other byte than those of an undisturbed run, a fi
 		fmt.Printf("| %s%s | %d | %d | %d |\n", r.what, note, r.attacks, r.stopped, r.unlike)
 	}
 	fmt.Printf("\n%s, %d CPUs, %s, with -every %d -real %d.\n", runtime.Version(), runtime.NumCPU(), took.Round(time.Second), a.every, realRuns)
+	if old, err := os.ReadFile(manual); err == nil { // what people wrote below the table stays
+		if _, below, ok := strings.Cut(string(old), "\n## "); ok {
+			fmt.Print("\n## " + below)
+		}
+	}
 }
+
+// manual is the file that make attack writes, from the module's root.
+const manual = "train/rundir/ATTACKS.md"
