@@ -68,7 +68,7 @@ attack: tools
 	$(GO) run $(GOBUILD) ./train/rundir/attack > train/rundir/ATTACKS.md.new && mv train/rundir/ATTACKS.md.new train/rundir/ATTACKS.md
 
 interop: setup tools
-	python="$$($(PYTHON) scripts/interop_python.py)" && FEWSTEP_INTEROP_PYTHON="$$python" $(GO) test $(GOBUILD) -count=1 -v ./interop
+	python="$$($(PYTHON) scripts/interop_python.py)" && FEWSTEP_INTEROP_PYTHON="$$python" $(GO) test $(GOBUILD) -count=1 -timeout 30m -v ./interop
 
 # The report that a run ends with has no times; the command report adds them.
 # Without XLA the demo does the same work in pure Go, in counts so small that it teaches little.
