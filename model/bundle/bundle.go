@@ -182,7 +182,7 @@ func (b *Bundle) Kind() *family.Kind {
 func (b *Bundle) findKind() *family.Kind {
 	if b.Layout == Directory {
 		listed := map[string]json.RawMessage{}
-		if raw, err := b.ownFile("model_index.json"); err == nil {
+		if raw, err := b.ownFile(indexFile); err == nil {
 			_ = text.JSON(raw, &listed) // whoever reads it tells
 		}
 		k := family.Of(func(folder string) bool {
@@ -204,14 +204,13 @@ func (b *Bundle) findKind() *family.Kind {
 // EmptyIsZeros says whether the empty prompt is zeros in place of an encoded text: by model_index.json, or as is usual for the
 // kind.
 func (b *Bundle) EmptyIsZeros() (bool, error) {
-	const name = "model_index.json"
 	settings := struct {
 		Zeros bool `json:"force_zeros_for_empty_prompt"`
 	}{b.Kind().ZeroEmpty}
-	raw, err := b.File(name)
+	raw, err := b.ownFile(indexFile)
 	if err == nil {
 		if err = text.JSON(raw, &settings); err != nil {
-			err = fmt.Errorf("%s: %w", filepath.Join(b.Path, name), err)
+			err = fmt.Errorf("%s: %w", filepath.Join(b.Path, indexFile), err)
 		}
 	}
 	return settings.Zeros, err
@@ -292,6 +291,9 @@ func (b *Bundle) File(name string) ([]byte, error) {
 		return content, nil
 	}
 	content, err := b.ownFile(name)
+	if err == nil && name == indexFile {
+		return b.index(content), nil
+	}
 	if err != nil || name != schedulerFile {
 		return content, err
 	}
@@ -300,6 +302,35 @@ func (b *Bundle) File(name string) ([]byte, error) {
 		return nil, err
 	}
 	return kind.Schedule(content)
+}
+
+const indexFile = "model_index.json"
+
+// index is a model_index.json without the parts that a bundle does not carry, such as Stable Diffusion 1's safety checker:
+// where one is listed and its folder is not there, diffusers loads nothing.
+func (b *Bundle) index(raw []byte) []byte {
+	listed := object{}
+	if err := text.JSON(raw, &listed); err != nil {
+		return raw // whoever reads it tells
+	}
+	carried := []string{"scheduler"}
+	for _, component := range b.Components() {
+		carried = append(carried, component, tokenizerOf[component])
+	}
+	changed := false
+	for key, value := range listed {
+		if pair, ok := value.([]any); !ok || len(pair) != 2 || pair[0] == nil || slices.Contains(carried, key) {
+			continue
+		}
+		listed[key], changed = []any{nil, nil}, true
+		if _, ok := listed["requires_safety_checker"]; ok && key == "safety_checker" {
+			listed["requires_safety_checker"] = false
+		}
+	}
+	if !changed {
+		return raw
+	}
+	return indented(listed)
 }
 
 func (b *Bundle) ownFile(name string) ([]byte, error) {

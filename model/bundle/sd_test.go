@@ -2,6 +2,7 @@ package bundle_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"slices"
@@ -151,5 +152,55 @@ func TestWholeOpenCLIP(t *testing.T) {
 	}
 	if !slices.Equal(src.Names(), own.Names()) || len(b.LeftOut()) != len(all)-len(f.Names()) {
 		t.Errorf("%d tensors, want %d; left out %v", len(src.Names()), len(own.Names()), b.LeftOut())
+	}
+}
+
+// A safety checker is no part of what is written, and so not listed: diffusers would look for its folder.
+func TestSafetyCheckerIsNotListed(t *testing.T) {
+	dir, out := filepath.Join(t.TempDir(), "model"), filepath.Join(t.TempDir(), "out")
+	if err := tinypipeline.SD(dir, "../../assets/mini", 1); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "model_index.json")
+	index, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var listed map[string]any
+	if err := json.Unmarshal(index, &listed); err != nil {
+		t.Fatal(err)
+	}
+	listed["safety_checker"] = []string{"stable_diffusion", "StableDiffusionSafetyChecker"}
+	listed["feature_extractor"] = []string{"transformers", "CLIPImageProcessor"}
+	listed["requires_safety_checker"] = true
+	if index, err = json.Marshal(listed); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, index, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(t, dir).WriteDirectory(out, bundle.WriteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(filepath.Join(out, "model_index.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var written map[string]any
+	if err := json.Unmarshal(raw, &written); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"safety_checker", "feature_extractor"} {
+		if pair, ok := written[key].([]any); !ok || pair[0] != nil || pair[1] != nil {
+			t.Errorf("%s is %v", key, written[key])
+		}
+	}
+	if written["requires_safety_checker"] != false || written["_class_name"] != "StableDiffusionPipeline" {
+		t.Errorf("%v", written)
+	}
+	for _, part := range []string{"unet", "vae", "text_encoder", "tokenizer", "scheduler"} {
+		if pair, ok := written[part].([]any); !ok || pair[0] == nil {
+			t.Errorf("%s is %v", part, written[part])
+		}
 	}
 }
