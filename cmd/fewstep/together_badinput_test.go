@@ -143,4 +143,13 @@ func TestTogetherOnBadDisks(t *testing.T) {
 	straight := filepath.Join(t.TempDir(), "straight")
 	startRanks(t, 2, nil, s.args(straight)...).ended(t, exitOK)
 	nearly(t, straight, dir, 0)
+
+	// What rank 0 alone finds out is every rank's error too.
+	r = startRanks(t, 2, nil, s.args(straight, "--set", "seed=5")...)
+	codes = r.wait()
+	for rank := range 2 {
+		if told := r.errs[rank].String(); codes[rank] != exitRefused || !strings.Contains(told, "rank 0 (") || !strings.Contains(told, "seed") {
+			t.Errorf("rank %d: code %d\n%s", rank, codes[rank], told)
+		}
+	}
 }
