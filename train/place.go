@@ -19,6 +19,9 @@ func (r *Run) standing() (state distill.State, checkpoint *rundir.Checkpoint, er
 		Checkpoint *rundir.Point `json:"checkpoint"`
 	}
 	if r.leads() {
+		if err := r.Finished(); err != nil { // folders may be moved
+			return state, nil, err
+		}
 		var from *rundir.Snapshot
 		if state, from, checkpoint, err = r.place(); err != nil {
 			return state, nil, err

@@ -47,7 +47,8 @@ type Options struct {
 	Progress monitor.Reporter // may be nil
 	Metrics  monitor.Reporter // may be nil
 	// Finished is called after each phase whose artifact no later phase of its stage makes again, and again for all
-	// of them when a run continues: it must do nothing where its work is done.
+	// of them when a run continues: it must do nothing where its work is done. With a Cluster it is called on rank 0 alone,
+	// beside the training of what follows, so that the other ranks do not wait: it must take no device.
 	Finished func(ctx context.Context, r *Run, step distill.Step) error
 }
 
@@ -72,6 +73,7 @@ type Run struct {
 	unsaved atomic.Bool   // an update was made since the last checkpoint or result
 	asked   bool          // all ranks were asked to save
 	waited  time.Duration // for other processes, when that was told last
+	aside   background    // what Finished does beside training
 	slow    int           // rank that was slower than the others in the last measured update; -1 = none
 
 	perSample map[string]float64 // operations of each phase
@@ -326,8 +328,14 @@ func (r *Run) finished(ctx context.Context, step distill.Step) error {
 	if err := ctx.Err(); err != nil {
 		return ErrInterrupted
 	}
-	if err := r.opt.Finished(ctx, r, step); err != nil {
-		return fmt.Errorf("after stage %s, phase %s: %w", step.StageName, step.PhaseName, err)
+	finish := func() error {
+		if err := r.opt.Finished(ctx, r, step); err != nil {
+			return fmt.Errorf("after stage %s, phase %s: %w", step.StageName, step.PhaseName, err)
+		}
+		return nil
 	}
-	return nil
+	if r.opt.Cluster != nil {
+		return r.aside.do(finish)
+	}
+	return finish()
 }

@@ -13,6 +13,7 @@ import (
 
 	"fewstep/cluster"
 	"fewstep/configs"
+	"fewstep/distill"
 	"fewstep/internal/xla"
 	"fewstep/train"
 	"fewstep/train/monitor"
@@ -134,7 +135,7 @@ func (a *app) walk(ctx context.Context, config *configs.Recipe, path string, o r
 	opt := train.Options{Dir: o.dir, Until: o.until, Version: readVersion().Version, Devices: devices, Backend: rt.Backend, Split: rt.Kind != xla.CUDA, Sites: rt.Sites(), Device: rt,
 		Machine: machine(rt), Log: a.log, Finished: maker.Phase}
 	if m != nil {
-		opt.Cluster = m
+		opt.Cluster, opt.Finished = m, maker.Export
 		if opt.Span, err = a.spanned(m, rt, devices); err != nil {
 			return err
 		}
@@ -176,8 +177,15 @@ func (a *app) walk(ctx context.Context, config *configs.Recipe, path string, o r
 	if err != nil {
 		return err
 	}
-	if m != nil { // the others are done: measuring takes this process alone
+	if m != nil { // drawing and measuring take this process alone: the others end
 		if err := m.Leave(m.Context()); err != nil {
+			return err
+		}
+		err := r.Finished()
+		if err == nil {
+			err = r.Made(func(step distill.Step) error { return maker.Sheet(ctx, r, step) })
+		}
+		if err != nil {
 			return err
 		}
 	}

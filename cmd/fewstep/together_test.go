@@ -220,6 +220,14 @@ func TestRunTogether(t *testing.T) {
 		t.Errorf("%s", r.text())
 	}
 	nearly(t, one, two, acrossDevices)
+	for _, name := range []string{"exports/8step_lora.safetensors", "exports/8step_unet.safetensors", "sheets/lora-8step.png", "sheets/full-8step.png"} {
+		if _, err := os.Stat(filepath.Join(two, filepath.FromSlash(name))); err != nil {
+			t.Error(err)
+		}
+	}
+	if at := strings.Index(r.errs[0].String(), "exported"); at < 0 || strings.Contains(r.errs[0].String()[:at], "full-uncond 40/40") {
+		t.Errorf("the first export waits for the last phase:\n%s", r.text())
+	}
 	positions := func(dir string) (out []string) {
 		records, err := monitor.ReadStats(filepath.Join(dir, "stats.jsonl"))
 		if err != nil {

@@ -38,6 +38,14 @@ type Maker struct {
 
 // Phase exports what a finished phase made and draws its sample sheet.
 func (m *Maker) Phase(ctx context.Context, r *train.Run, step distill.Step) error {
+	if err := m.Export(ctx, r, step); err != nil {
+		return err
+	}
+	return m.Sheet(ctx, r, step)
+}
+
+// Export exports what a finished phase made. It takes no device, so that it may go on beside training.
+func (m *Maker) Export(_ context.Context, r *train.Run, step distill.Step) error {
 	owed, err := export.Missing(r.Dir, []distill.Step{step})
 	if err != nil {
 		return err
@@ -48,7 +56,7 @@ func (m *Maker) Phase(ctx context.Context, r *train.Run, step distill.Step) erro
 		}
 		m.Log.Info("exported", "file", r.Dir.ArtifactPath(rundir.Exports, export.Name(step)))
 	}
-	return m.sheet(ctx, r, step)
+	return nil
 }
 
 // meter is the engine that measures, in f32: the run's own where that is such a one, else one beside it. Networks that draw
@@ -74,9 +82,9 @@ func sheetPrompts(r *train.Run) []string {
 	return out
 }
 
-// sheet draws the step's model from fixed noise, the teacher beside. Where that fails, for want of memory say, the run goes
+// Sheet draws the step's model from fixed noise, the teacher beside. Where that fails, for want of memory say, the run goes
 // on without: a picture is not worth the days of training behind and before it, and the next start tries again.
-func (m *Maker) sheet(ctx context.Context, r *train.Run, step distill.Step) error {
+func (m *Maker) Sheet(ctx context.Context, r *train.Run, step distill.Step) error {
 	c := r.Config.Eval
 	name := strings.ReplaceAll(string(step.Produces), "@", "-") + "step.png"
 	if c.SheetSamples == 0 && len(c.SheetPrompts) == 0 {
