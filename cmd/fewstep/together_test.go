@@ -139,7 +139,7 @@ func togetherBackend() string {
 
 // args are those of a run; an epsilon above rounding keeps runs on other numbers of devices comparable weight by weight.
 func (s *shared) args(dir string, more ...string) []string {
-	return append([]string{"run", s.recipe, "--backend", togetherBackend(), "--dir", dir, "--peer-timeout", "4s", "--set", "train.adam_epsilon=1e-4", "--set", "train.batch=4", "--set", "eval.sheet_samples=2",
+	return append([]string{"run", s.recipe, "--backend", togetherBackend(), "--dir", dir, "--peer-timeout", "4s", "--join-timeout", "2m", "--set", "train.adam_epsilon=1e-4", "--set", "train.batch=4", "--set", "eval.sheet_samples=2",
 		"--until", "8"}, more...)
 }
 
@@ -373,9 +373,11 @@ func TestRankIsLost(t *testing.T) {
 	random := rand.New(rand.NewPCG(14, 6))
 	for i, lines := range []int{0, 1, 4, 8, 13, 18} {
 		r := startRanks(t, 2, nil, s.args(broken)...)
-		if lines > 0 {
-			waitForLines(t, r.cmds[0], r.errs[0], filepath.Join(broken, "stats.jsonl"), lines)
+		file := "stats.jsonl"
+		if lines == 0 { // before the first update, but when all have come: who waits for rank 0 to come waits for --join-timeout
+			file, lines = "config.yaml", 1
 		}
+		waitForLines(t, r.cmds[0], r.errs[0], filepath.Join(broken, file), lines)
 		time.Sleep(time.Duration(random.IntN(300)) * time.Millisecond)
 		victim, signal := i%2, syscall.SIGKILL
 		if i == 3 {
