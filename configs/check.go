@@ -9,7 +9,6 @@ import (
 )
 
 var (
-	kinds    = []string{KindMSE, KindAdversarial, KindMerge, KindX0}
 	targets  = []string{TargetLoRA, TargetFull}
 	forms    = []string{FormConditional, FormUnconditional}
 	teachers = []string{TeacherStage, TeacherSkip}
@@ -44,7 +43,12 @@ func (c *Recipe) Validate() error {
 		v.require(key, findStage(c.Stages, s.Name) == s, "stands twice; give the second one another name (like: %s keeps its settings)", s.Name)
 		s.check(v, key)
 		for _, p := range s.Phases {
-			v.require(key+".phases."+p.Name+".warmup_accuracy", p.WarmupAccuracy == 0 || p.Kind != KindAdversarial || p.WarmupDiscriminator >= c.Discriminator.GateWindow,
+			if check := p.Method().Check; check != nil {
+				check(c, &p, func(name string, ok bool, format string, args ...any) {
+					v.require(key+".phases."+p.Name+"."+name, ok, format, args...)
+				})
+			}
+			v.require(key+".phases."+p.Name+".warmup_accuracy", p.WarmupAccuracy == 0 || !p.Method().Critic || p.WarmupDiscriminator >= c.Discriminator.GateWindow,
 				"is %g, and needs a warmup_discriminator of at least discriminator.gate_window %d, over which accuracy is averaged; it is %d",
 				p.WarmupAccuracy, c.Discriminator.GateWindow, p.WarmupDiscriminator)
 		}
@@ -161,7 +165,11 @@ func (s *Stage) check(v *checker, key string) {
 	v.oneOf(key+".loss", s.Loss, losses)
 	v.require(key+".student_steps", s.StudentSteps >= 1, "must be at least 1, and is %d", s.StudentSteps)
 	if s.StudentSteps >= 1 {
-		v.teacherSteps(key+".teacher_steps", s.TeacherSteps, s.StudentSteps)
+		if s.strides() {
+			v.require(key+".teacher_steps", s.TeacherSteps > s.StudentSteps, "must be more than student_steps %d, and is %d; consistency models are distilled at 50", s.StudentSteps, s.TeacherSteps)
+		} else {
+			v.teacherSteps(key+".teacher_steps", s.TeacherSteps, s.StudentSteps)
+		}
 		if s.SkipTeacherSteps != 0 {
 			v.teacherSteps(key+".skip_teacher_steps", s.SkipTeacherSteps, s.StudentSteps)
 		}
@@ -185,6 +193,11 @@ func (s *Stage) check(v *checker, key string) {
 	}
 }
 
+// strides reports whether a phase of the stage learns one step of its teacher at a time.
+func (s *Stage) strides() bool {
+	return slices.ContainsFunc(s.Phases, func(p Phase) bool { return p.Method().Strides })
+}
+
 func (v *checker) teacherSteps(key string, m, n int) {
 	v.require(key, m > n && m%n == 0, "must be a multiple of student_steps %d, and is %d; %d would do", n, m, 2*n)
 }
@@ -203,7 +216,7 @@ func (v *checker) weights(key string, weights []float64, levels int) {
 }
 
 func (p *Phase) check(v *checker, key string, s *Stage) {
-	v.oneOf(key+".kind", p.Kind, kinds)
+	v.oneOf(key+".kind", p.Kind, Kinds())
 	if p.Kind == KindMerge {
 		v.require(key+".samples", p.Samples == 0, "must be 0, because a merge trains nothing, and is %d", p.Samples)
 		return
@@ -225,8 +238,13 @@ func (p *Phase) check(v *checker, key string, s *Stage) {
 	v.require(key+".warmup_accuracy", p.WarmupAccuracy >= 0 && p.WarmupAccuracy <= 1, "is an accuracy between 0 and 1, and is %g; 0 lets the warm-up run its length", p.WarmupAccuracy)
 	v.weights(key+".noise_weights", p.NoiseWeights, len(s.NoiseLevels))
 	v.require(key+".closed_form", p.ClosedForm >= 0, "must not be negative, and is %d; 0 starts from the weights that predict ε", p.ClosedForm)
-	v.require(key+".closed_form", p.ClosedForm == 0 || p.Kind == KindX0, "must be 0, because only a phase of kind x0 changes what conv_out is to predict")
-	if p.Kind == KindAdversarial {
+	v.require(key+".closed_form", p.ClosedForm == 0 || p.Method().MakesX0, "must be 0, because only a phase of kind x0 changes what conv_out is to predict")
+	if p.Kind != KindLCM {
+		v.require(key+".huber", p.Huber == 0, "must be 0, because only a phase of kind lcm has it")
+		v.require(key+".target_ema", p.TargetEMA == 0, "must be 0, because only a phase of kind lcm has a target network")
+		v.require(key+".guidance_to", p.GuidanceTo == 0, "must be 0, because only a phase of kind lcm draws its guidance")
+	}
+	if p.Method().Critic {
 		v.require(key+".form", slices.Contains(forms, p.Form), "must be conditional or unconditional in an adversarial phase, and is %q", p.Form)
 		v.require(key+".kind", s.Loss == LossAdversarial, "is adversarial, and the stage's loss is %s; set the stage's loss to adversarial", s.Loss)
 		return
@@ -248,6 +266,7 @@ func (c *Recipe) CheckTimesteps(last int) error {
 		for _, t := range append(slices.Clone(st.Timesteps), st.NoiseLevels...) {
 			v.require(key, t <= last, "has the timestep %d, and the base model's schedule ends at %d", t, last)
 		}
+		v.require(key, !st.strides() || last%max(st.TeacherSteps, 1) == 0, "has a teacher of %d steps, and consistency models take their steps where these divide the base model's %d timesteps; 50 is usual", st.TeacherSteps, last)
 		v.require(key, max(st.TeacherSteps, st.SkipTeacherSteps) <= last, "has a teacher of %d steps, and the base model's schedule has %d timesteps", max(st.TeacherSteps, st.SkipTeacherSteps), last)
 	}
 	for _, n := range append(slices.Clone(c.Eval.Steps), c.Eval.TeacherSteps) {

@@ -107,6 +107,7 @@ const (
 	KindAdversarial = "adversarial" // train by (20), (21)
 	KindMerge       = "merge"       // merge the LoRA into the base; nothing is trained
 	KindX0          = "x0"          // convert to x0-prediction by (29)
+	KindLCM         = "lcm"         // consistency distillation
 
 	TargetLoRA = "lora" // train the adapters
 	TargetFull = "full" // train the whole UNet (of the discriminator: its whole backbone)
@@ -150,7 +151,7 @@ type Stage struct {
 // Phase is one stretch of training with one objective, or a merge.
 type Phase struct {
 	Name                     string    `yaml:"name"`                                      // names it in logs, and addresses it in --set
-	Kind                     string    `yaml:"kind"`                                      // mse, adversarial, merge or x0
+	Kind                     string    `yaml:"kind"`                                      // mse, adversarial, merge, x0 or lcm
 	Target                   string    `yaml:"target"`                                    // what is trained: lora or full
 	Form                     string    `yaml:"form"`                                      // discriminator: conditional or unconditional; empty otherwise
 	Teacher                  string    `yaml:"teacher"`                                   // whose outputs are real: stage or skip
@@ -167,6 +168,9 @@ type Phase struct {
 	CountStudent             bool      `yaml:"count_student"`                             // samples counts the student's updates only; the warm-up comes before them
 	Gate                     float64   `yaml:"gate" differs:"rate"`                       // least paired accuracy at which the student moves; 0 = off
 	NoiseWeights             []float64 `yaml:"noise_weights"`                             // of the stage's levels in this phase; empty = the stage's
+	Huber                    float64   `yaml:"huber"`                                     // c of the pseudo-Huber loss of an lcm phase, √(d² + c²) − c; 0 = d²
+	TargetEMA                float64   `yaml:"target_ema"`                                // decay per update of an lcm phase's target network, an average of the student; 0 = the student itself
+	GuidanceTo               float64   `yaml:"guidance_to"`                               // of an lcm phase's teacher, drawn for each sample between the stage's and this; 0 = the stage's
 	ClosedForm               int64     `yaml:"closed_form"`                               // samples of the ridge regression that conv_out starts from in an x0 phase; 0 = from what predicts ε
 }
 
@@ -205,6 +209,19 @@ func (p *Phase) decay(done, total int64) float64 {
 
 // Trains reports whether the phase consumes samples.
 func (p *Phase) Trains() bool { return p.Kind != KindMerge }
+
+// StepsOf returns the step counts at which a student of n steps is measured: n,
+// and every other one of the report where it is a consistency model, which is
+// made for any.
+func (e *Eval) StepsOf(n int, consistent bool) []int {
+	out := []int{n}
+	for _, k := range e.Steps {
+		if consistent && k != n {
+			out = append(out, k)
+		}
+	}
+	return out
+}
 
 // LevelWeights returns the weights of the stage's discriminator noise levels
 // in a phase of it.

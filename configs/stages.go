@@ -123,13 +123,12 @@ func kindOf(n *yaml.Node) string {
 
 // newPhase holds the defaults of a phase that the ladder has no example of.
 func newPhase(kind string) Phase {
-	p := Phase{Kind: kind, Target: TargetFull, Teacher: TeacherStage, Decay: DecayConstant, Beta1: 0.9, Beta2: 0.999}
-	switch kind {
-	case KindMerge:
-		p.Beta1, p.Beta2 = 0, 0
-	case KindAdversarial:
-		p.Beta1, p.Beta2 = 0, 0.99
+	m := MethodOf(kind)
+	if kind == "" {
+		m = MethodOf(KindMSE)
 	}
+	p := m.Defaults
+	p.Kind, p.Target, p.Teacher, p.Decay = kind, TargetFull, TeacherStage, DecayConstant
 	return p
 }
 

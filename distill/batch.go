@@ -1,8 +1,10 @@
 package distill
 
 import (
-	"fewstep/configs"
 	"fmt"
+	"slices"
+
+	"fewstep/configs"
 )
 
 // Batch holds what one distillation step needs per sample besides tensors.
@@ -11,45 +13,65 @@ type Batch struct {
 	T, TNext []int // t and t'
 
 	InputA, InputB     []float64  // x_t of x0 and ε (1), pure noise at T
-	Teacher            []WalkCall // the teacher's calls to x_{t'}; none for x0
-	StudentA, StudentB []float64  // x̂_{t'} of x_t and û (5); for x0 (0, 1), û itself
-	TargetA, TargetB   []float64  // x0 phases: the target of x_t and the frozen output (29); nil otherwise
+	Teacher            []WalkCall // the teacher's calls to x_{t'}; none where it has no steps
+	Guidance           []float64  // of these calls; nil = none
+	StudentA, StudentB []float64  // x̂_{t'} of x_t and û (5)
 
-	// What the discriminator sees of real and fake: at ViewT, v = a·x_{t'} + b·ε*.
-	// Without noise levels that is x_{t'} itself at t': a = 1, b = 0.
-	ViewT        []int
-	ViewA, ViewB []float64
+	Columns []Column      // what the phase's method adds, in its order
+	Noises  []NoiseColumn // likewise
+}
+
+// Column is a number for each sample: a network's index of the timestep At, or a
+// value.
+type Column struct {
+	Name   string
+	At     []int
+	Values []float64
+}
+
+// NoiseColumn is latents of normal numbers for each sample, drawn for a purpose; of
+// silent samples they are zeros.
+type NoiseColumn struct {
+	Name    string
+	Purpose Purpose
+	Silent  []bool // nil = none is
 }
 
 // Sampler draws the batches of one phase. It has no state: a sample is the same
 // in whatever batch it comes.
 type Sampler struct {
-	schedule  *Schedule
-	step      Step
-	seed      uint64
+	Schedule *Schedule
+	Step     Step
+	Stage    *configs.Stage // of the step
+	Seed     uint64
+	R1       float64 // weight of the discriminator's penalty; 0 = none
+
 	timesteps []int
-	levels    []int
-	weights   []float64
+	stride    int // a sample's interval is T over this
 }
 
 // NewSampler returns the sampler of a phase of the recipe's ladder. The errors
 // are those of [configs.Recipe.CheckTimesteps] that concern it.
 func NewSampler(s *Schedule, c *configs.Recipe, step Step) (*Sampler, error) {
-	if step.Kind == configs.KindMerge {
+	if !step.Trains() {
 		return nil, fmt.Errorf("stage %q, phase %q trains nothing and draws no batches", step.StageName, step.PhaseName)
 	}
-	stage := &c.Stages[step.Stage]
-	timesteps, err := StudentTimesteps(s, step.StudentSteps, stage.Timesteps)
+	p := &Sampler{Schedule: s, Step: step, Stage: &c.Stages[step.Stage], Seed: c.Seed, R1: c.Discriminator.R1, stride: step.StudentSteps}
+	var err error
+	if step.Method().Strides {
+		p.stride = step.TeacherSteps
+		if p.timesteps = s.Grid(p.stride); p.timesteps == nil {
+			err = fmt.Errorf("teacher of %d steps; 1 to %d are possible", p.stride, s.T())
+		}
+	} else {
+		p.timesteps, err = StudentTimesteps(s, p.stride, p.Stage.Timesteps)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("stage %q: %w", step.StageName, err)
 	}
-	p := &Sampler{schedule: s, step: step, seed: c.Seed, timesteps: timesteps}
-	if step.Kind == configs.KindAdversarial {
-		p.levels, p.weights = stage.NoiseLevels, stage.LevelWeights(&stage.Phases[step.Phase])
-		for _, t := range p.levels {
-			if t < 1 || t > s.T() {
-				return nil, fmt.Errorf("stage %q: discriminator noise level %d; timesteps run from 1 to %d", step.StageName, t, s.T())
-			}
+	for _, t := range p.Stage.NoiseLevels {
+		if step.Method().Critic && (t < 1 || t > s.T()) {
+			return nil, fmt.Errorf("stage %q: discriminator noise level %d; timesteps run from 1 to %d", step.StageName, t, s.T())
 		}
 	}
 	return p, nil
@@ -62,9 +84,9 @@ func (p *Sampler) Timesteps() []int { return p.timesteps }
 // calls under guidance.
 func (p *Sampler) Calls() int {
 	calls := 0
-	if p.step.TeacherSteps > 0 {
+	if p.Step.TeacherSteps > 0 {
 		for _, t := range p.timesteps {
-			calls = max(calls, len(TeacherWalk(p.schedule, t, StudentNext(p.schedule, p.step.StudentSteps, t), p.step.TeacherSteps))-1)
+			calls = max(calls, len(TeacherWalk(p.Schedule, t, StudentNext(p.Schedule, p.stride, t), p.Step.TeacherSteps))-1)
 		}
 	}
 	return calls
@@ -73,37 +95,26 @@ func (p *Sampler) Calls() int {
 // Batch draws the n samples from the sample index first on (see
 // [Ladder.Position]).
 func (p *Sampler) Batch(first int64, n int) (*Batch, error) {
-	s := p.schedule
-	b := &Batch{T: make([]int, n), TNext: make([]int, n), ViewT: make([]int, n)}
-	for _, c := range []*[]float64{&b.InputA, &b.InputB, &b.StudentA, &b.StudentB, &b.ViewA, &b.ViewB} {
+	s := p.Schedule
+	b := &Batch{T: make([]int, n), TNext: make([]int, n)}
+	for _, c := range []*[]float64{&b.InputA, &b.InputB, &b.StudentA, &b.StudentB} {
 		*c = make([]float64, n)
 	}
-	if p.step.Kind == configs.KindX0 {
-		b.TargetA, b.TargetB = make([]float64, n), make([]float64, n)
-	}
 	for i := range n {
-		sample := first + int64(i)
-		t := p.timesteps[Pick(len(p.timesteps), p.seed, Timestep, sample, 0)]
-		next := StudentNext(s, p.step.StudentSteps, t)
+		t := p.timesteps[Pick(len(p.timesteps), p.Seed, Timestep, first+int64(i), 0)]
+		next := StudentNext(s, p.stride, t)
 		b.T[i], b.TNext[i] = t, next
 		b.InputA[i], b.InputB[i] = s.ForwardCoefficients(t)
-		if p.step.Kind == configs.KindX0 {
-			b.TargetA[i], b.TargetB[i] = s.X0Coefficients(p.step.Teacher.Prediction, t)
-			b.StudentB[i] = 1
-		} else {
-			b.StudentA[i], b.StudentB[i] = s.MoveCoefficients(p.step.Prediction, t, next)
-		}
-		level, err := DiscriminatorLevel(p.levels, p.weights, p.seed, sample)
-		if err != nil {
-			return nil, fmt.Errorf("stage %q, phase %q: %w", p.step.StageName, p.step.PhaseName, err)
-		}
-		b.ViewT[i], b.ViewA[i], b.ViewB[i] = DiscriminatorView(s, next, level)
+		b.StudentA[i], b.StudentB[i] = s.MoveCoefficients(p.Step.Prediction, t, next)
 	}
-	if p.step.TeacherSteps > 0 {
+	if p.Step.TeacherSteps > 0 {
 		var err error
-		if b.Teacher, err = BatchWalk(s, p.step.Teacher.Prediction, b.T, b.TNext, p.step.TeacherSteps); err != nil {
-			return nil, fmt.Errorf("stage %q, phase %q: %w", p.step.StageName, p.step.PhaseName, err)
+		if b.Teacher, err = BatchWalk(s, p.Step.Teacher.Prediction, b.T, b.TNext, p.Step.TeacherSteps); err != nil {
+			return nil, fmt.Errorf("stage %q, phase %q: %w", p.Step.StageName, p.Step.PhaseName, err)
 		}
+	}
+	if p.Step.Guidance > 1 {
+		b.Guidance = slices.Repeat([]float64{p.Step.Guidance}, n)
 	}
 	return b, nil
 }

@@ -104,7 +104,7 @@ func before(c *configs.Recipe, steps []Step, n int) *configs.Recipe {
 	d.CarryBackbone, out.Lineage = false, "" // the steps say of each phase what it carries and starts from
 	adversarial, lora := false, false
 	for _, s := range steps[:n] {
-		adversarial = adversarial || s.Kind == configs.KindAdversarial
+		adversarial = adversarial || s.Method().Critic
 		lora = lora || s.Target == configs.TargetLoRA
 	}
 	if !adversarial {
@@ -135,7 +135,7 @@ func before(c *configs.Recipe, steps []Step, n int) *configs.Recipe {
 			}
 			return false
 		}
-		if !uses(func(p configs.Phase) bool { return p.Kind == configs.KindAdversarial }) {
+		if !uses(func(p configs.Phase) bool { return p.Method().Critic }) {
 			s.NoiseLevels, s.NoiseWeights = nil, nil
 		}
 		if !uses(func(p configs.Phase) bool { return p.Teacher == configs.TeacherSkip }) {

@@ -65,6 +65,9 @@ type Step struct {
 	DiscriminatorBackbone Origin
 	DiscriminatorHead     Origin
 
+	Sampler  string // that what it produces is made for, as in configs.Method
+	Original int    // steps of the teacher that a consistency model was distilled from; 0 = it is none
+
 	Produces   Artifact
 	Prediction Prediction // of what it produces
 	Final      bool       // no later phase of the stage makes this artifact again: it is exported
@@ -118,6 +121,8 @@ type stageState struct {
 	apart         bool // full phases go on from the stage before, beside the LoRA
 	full          Model
 	form          string // of the discriminator so far, empty for none
+	sampler       string // of the model so far ...
+	original      int    // ... as in Step
 }
 
 func (p *plan) stage(i int) error {
@@ -226,27 +231,9 @@ func (p *plan) phase(s *stageState, j int) (Step, error) {
 		step.Warmup = warmup * batch
 		step.Samples = step.Warmup + updates*batch
 	}
-	switch ph.Kind {
-	case configs.KindMSE, configs.KindAdversarial:
-		step.Teacher, step.TeacherSteps, step.Guidance = s.teacher, s.TeacherSteps, s.Guidance
-		if ph.Teacher == configs.TeacherSkip {
-			if s.SkipTeacherSteps == 0 {
-				return refuse("it learns from the skip-level teacher, and the stage has none; set the stage's skip_teacher_steps, or the phase's teacher to stage")
-			}
-			step.Teacher, step.TeacherSteps, step.Guidance = s.skip, s.SkipTeacherSteps, 0
-		}
-		if step.Teacher.Prediction == Sample {
-			return refuse("its teacher %s predicts x0; a teacher must predict as the base model does, so put the x0 conversion into the last stage", step.Teacher)
-		}
-	case configs.KindX0:
-		if ph.Target != configs.TargetFull {
-			return refuse("the conversion to x0-prediction trains the full UNet; set its target to full")
-		}
-		if s.full.Prediction == Sample {
-			return refuse("the student predicts x0 already; leave out the second conversion")
-		}
-		step.Teacher = s.full
-	case configs.KindMerge:
+	method := ph.Method()
+	switch {
+	case ph.Kind == configs.KindMerge:
 		if !s.lora {
 			return refuse("there is no LoRA in this stage to merge; put a LoRA phase before it, or leave it out")
 		}
@@ -257,11 +244,35 @@ func (p *plan) phase(s *stageState, j int) (Step, error) {
 		s.merged = true
 		step.Start = p.adapted(p.lora)
 		step.Produces, step.Prediction = s.full.Full, s.full.Prediction
+		step.Sampler, step.Original = s.sampler, s.original
 		return step, nil
-	default:
+	case method.Kind == "":
 		return refuse("its kind %q is unknown", ph.Kind)
+	case method.MakesX0 && ph.Target != configs.TargetFull:
+		return refuse("the conversion to x0-prediction trains the full UNet; set its target to full")
+	case method.MakesX0 && s.full.Prediction == Sample:
+		return refuse("the student predicts x0 already; leave out the second conversion")
+	case method.Itself:
+		if step.Teacher = s.full; ph.Target == configs.TargetLoRA {
+			step.Teacher = p.adapted(p.lora)
+		}
+	default:
+		step.Teacher, step.TeacherSteps, step.Guidance = s.teacher, s.TeacherSteps, s.Guidance
+		if ph.Teacher == configs.TeacherSkip {
+			if s.SkipTeacherSteps == 0 {
+				return refuse("it learns from the skip-level teacher, and the stage has none; set the stage's skip_teacher_steps, or the phase's teacher to stage")
+			}
+			step.Teacher, step.TeacherSteps, step.Guidance = s.skip, s.SkipTeacherSteps, 0
+		}
+		if step.Teacher.Prediction == Sample {
+			return refuse("its teacher %s predicts x0; a teacher must predict as the base model does, so put the x0 conversion into the last stage", step.Teacher)
+		}
 	}
-	if ph.Kind == configs.KindAdversarial {
+	if s.sampler, s.original = method.Sampler, 0; method.Strides {
+		s.original = step.TeacherSteps
+	}
+	step.Sampler, step.Original = s.sampler, s.original
+	if method.Critic {
 		if ph.Form == "" {
 			return refuse("it is adversarial, and the discriminator's form is missing; set form to conditional or unconditional")
 		}
@@ -287,7 +298,7 @@ func (p *plan) phase(s *stageState, j int) (Step, error) {
 		step.Start = s.full
 		s.full.Full = FullOf(s.Name)
 		s.merged = true
-		if ph.Kind == configs.KindX0 {
+		if method.MakesX0 {
 			s.full.Prediction = Sample
 		}
 		step.Produces, step.Prediction = s.full.Full, s.full.Prediction
@@ -305,6 +316,12 @@ func updatesOf(samples, batch int64) int64 {
 	}
 	return updates
 }
+
+// Trains reports whether the phase trains a student; a merge does not.
+func (s *Step) Trains() bool { return s.Method().Kind != "" }
+
+// Method is the phase's.
+func (s *Step) Method() configs.Method { return configs.MethodOf(s.Kind) }
 
 // RateAt returns where the phase's learning rates stand after done of its
 // samples: so many of so many. They do not decay during a warm-up that samples

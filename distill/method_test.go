@@ -137,7 +137,7 @@ func TestGridVectors(t *testing.T) {
 func TestForwardVectors(t *testing.T) {
 	m, s := loadMethod(t), SDXLSchedule()
 	for key, want := range m.Forward {
-		nearAll(t, "forward at "+key, s.Forward(m.X0, m.Eps, number(t, key)), want)
+		nearAll(t, "forward at "+key, ofForward(s, m.X0, m.Eps, number(t, key)), want)
 	}
 	if a, b := s.ForwardCoefficients(1000); a != 0 || b != 1 {
 		t.Errorf("ForwardCoefficients(1000) = %g, %g; the input at T is pure noise", a, b)
@@ -156,23 +156,23 @@ func TestConversionVectors(t *testing.T) {
 		}
 		what := fmt.Sprintf("%s at %d: ", row.Prediction, row.T)
 		a, b := s.X0Coefficients(pred, row.T)
-		nearAll(t, what+"x0", Combine(a, row.X, b, row.U), row.X0)
+		nearAll(t, what+"x0", combine(a, row.X, b, row.U), row.X0)
 		a, b = s.EpsilonCoefficients(pred, row.T)
-		nearAll(t, what+"eps", Combine(a, row.X, b, row.U), row.Eps)
+		nearAll(t, what+"eps", combine(a, row.X, b, row.U), row.Eps)
 		if pred == Epsilon {
-			nearAll(t, what+"X0FromEpsilon", s.X0FromEpsilon(row.X, row.U, row.T), row.X0)
-			nearAll(t, what+"X0Target", s.X0FromEpsilon(row.X, row.U, row.T), row.X0)
+			nearAll(t, what+"X0FromEpsilon", ofX0FromEpsilon(s, row.X, row.U, row.T), row.X0)
+			nearAll(t, what+"X0Target", ofX0FromEpsilon(s, row.X, row.U, row.T), row.X0)
 		} else {
-			nearAll(t, what+"EpsilonFromX0", s.EpsilonFromX0(row.X, row.U, row.T), row.Eps)
+			nearAll(t, what+"EpsilonFromX0", ofEpsilonFromX0(s, row.X, row.U, row.T), row.Eps)
 		}
 		// (5) is (1), without the schedule fix, of (3) and (4).
 		for _, next := range []int{0, 125, 499, 500, 999} {
 			a, b := s.NoisyCoefficients(next)
-			want := Combine(a, row.X0, b, row.Eps)
+			want := combine(a, row.X0, b, row.Eps)
 			if next == row.T {
 				want = row.X
 			}
-			nearAll(t, fmt.Sprintf("%smove to %d", what, next), s.Move(pred, row.X, row.U, row.T, next), want)
+			nearAll(t, fmt.Sprintf("%smove to %d", what, next), ofMove(s, pred, row.X, row.U, row.T, next), want)
 		}
 	}
 }
@@ -184,7 +184,7 @@ func TestDistillationStepVectors(t *testing.T) {
 	}
 	for _, row := range m.Steps.Rows {
 		what := fmt.Sprintf("%d → %d at t = %d: ", row.TeacherSteps, row.StudentSteps, row.T)
-		x := s.Forward(m.X0, m.Eps, row.T)
+		x := ofForward(s, m.X0, m.Eps, row.T)
 		nearAll(t, what+"x_t", x, row.XT)
 		next := StudentNext(s, row.StudentSteps, row.T)
 		if next != row.TNext {
@@ -202,11 +202,11 @@ func TestDistillationStepVectors(t *testing.T) {
 			if row.Guidance != nil {
 				u = Guide(net(teacher, index, 0), u, *row.Guidance)
 			}
-			teacher = s.Move(Epsilon, teacher, u, walk[i], walk[i+1])
+			teacher = ofMove(s, Epsilon, teacher, u, walk[i], walk[i+1])
 		}
 		nearAll(t, what+"teacher", teacher, row.Teacher)
-		u := Combine(0.9, net(x, s.NetworkIndex(row.T), m.C), 0, x)
-		student := s.Move(Epsilon, x, u, row.T, next)
+		u := combine(0.9, net(x, s.NetworkIndex(row.T), m.C), 0, x)
+		student := ofMove(s, Epsilon, x, u, row.T, next)
 		nearAll(t, what+"student", student, row.Student)
 		near(t, what+"mse", MSE(student, teacher), row.MSE)
 	}
@@ -246,7 +246,7 @@ func TestBatchWalkVectors(t *testing.T) {
 						t.Errorf("%v: a finished sample is moved by (%g, %g)", k, call.A[i], call.B[i])
 					}
 				}
-				x[i] = Combine(call.A[i], x[i], call.B[i], net(x[i], s.NetworkIndex(call.At[i]), m.C))
+				x[i] = combine(call.A[i], x[i], call.B[i], net(x[i], s.NetworkIndex(call.At[i]), m.C))
 			}
 		}
 		for i, r := range rows {
@@ -289,7 +289,7 @@ func TestEulerVectors(t *testing.T) {
 	for key, want := range m.Euler {
 		x, walk := m.Eps, s.Euler(number(t, key))
 		for i := range walk[1:] {
-			x = s.Move(Epsilon, x, net(x, s.NetworkIndex(walk[i]), m.C), walk[i], walk[i+1])
+			x = ofMove(s, Epsilon, x, net(x, s.NetworkIndex(walk[i]), m.C), walk[i], walk[i+1])
 		}
 		nearAll(t, key+" steps", x, want)
 	}

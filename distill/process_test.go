@@ -4,7 +4,6 @@ import "fewstep/model/process"
 
 // What tests of the method need of the process, under short names.
 var (
-	Combine         = process.Combine
 	NewSchedule     = process.NewSchedule
 	ParseScheduler  = process.ParseScheduler
 	ParsePrediction = process.ParsePrediction

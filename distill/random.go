@@ -23,6 +23,7 @@ const (
 	NoiseOffset         Purpose = 10 // constant per channel added to ε in base training
 	Crop                Purpose = 11 // place of the square that is cut from an image in base training
 	PenaltyNoise        Purpose = 12 // added to real samples by the discriminator's approximate R1
+	GuidanceScale       Purpose = 16 // of the teacher in consistency distillation
 )
 
 // Philox4x32 is one block of Philox4x32-10 (Salmon et al., "Parallel random

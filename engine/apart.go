@@ -1,8 +1,6 @@
 package engine
 
 import (
-	"slices"
-
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 )
@@ -47,28 +45,16 @@ func (e *Engine) applyApart(o *Optimizer, step Step, outputs []*Array) (*Result,
 		if err != nil {
 			return nil, err
 		}
-		args := append([]*Array{o.master(k)}, taken...)
-		p, err := e.blockUpdate(single, 1, shapesOf(args))
+		b := block{indices: []int{k}, params: []*Array{o.master(k)}, grads: taken[:1], state: taken[1:]}
+		part, err := e.update(single, &b, hyper, norm2)
 		if err != nil {
 			return nil, err
 		}
-		numbers, err := e.numbers(o, []int{k})
-		if err != nil {
+		part.Free()
+		if err := state.put([]int{k}, append([]*Array{nil}, b.state...)); err != nil {
 			return nil, err
 		}
-		donate := make([]bool, len(args)+2+len(numbers))
-		for i := range args {
-			donate[i] = true
-		}
-		out, err := e.executeUpdate(p, append(append(args, hyper, norm2), numbers...), donate, taken[0])
-		if err != nil {
-			return nil, err
-		}
-		out[0].Free()
-		if err := state.put([]int{k}, append([]*Array{nil}, out[2:]...)); err != nil {
-			return nil, err
-		}
-		if err := e.install(o, []int{k}, out[1:2]); err != nil {
+		if err := e.install(o, []int{k}, b.params); err != nil {
 			return nil, err
 		}
 	}
@@ -129,9 +115,8 @@ func (e *Engine) apart(o *Optimizer) (jobs []func() (*program, error)) {
 			continue
 		}
 		seen[shape.String()] = true
-		all := append(slices.Repeat([]shapes.Shape{shape}, 2), o.stateShapes([]shapes.Shape{shape})...)
-		jobs = append(jobs, func() (*program, error) { return e.blockUpdate(single, 1, all) })
-		if e.shards() && e.group.programs() && !e.device.hollow() {
+		jobs = append(jobs, func() (*program, error) { return e.updateProgram(single, single.layoutOf([]shapes.Shape{shape}), nil) })
+		if e.shards() && e.group.programs() && !e.alone() {
 			jobs = append(jobs, func() (*program, error) { return e.publication([]shapes.Shape{kept}) })
 		}
 	}

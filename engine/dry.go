@@ -22,6 +22,13 @@ func Dry(backend compute.Backend, computeType dtypes.DType, granularity nn.Level
 	return e
 }
 
+// OnPaper is a dry engine with the settings of another.
+func (e *Engine) OnPaper(backend compute.Backend) *Engine {
+	d := e.like(nil)
+	d.Backend, d.device, d.store, d.plans = planning{backend}, &onPaper{d}, newStore(), newPlans()
+	return d
+}
+
 // planning is a backend on which graphs are built and nothing runs. It goes by a name of its own, so that convolutions are
 // planned as convolutions, as XLA runs them, on the pure-Go backend too, which runs them as products over patches.
 type planning struct{ compute.Backend }
@@ -34,6 +41,12 @@ func (e *Engine) Rehearse(n int) {
 		e.group = &Group{of: n}
 	}
 }
+
+// alone says whether an engine goes a group's way without the group, which has no program for it to name.
+func (e *Engine) alone() bool { return e.device.hollow() && (e.ahead == nil || !e.group.programs()) }
+
+// Hollow says whether the engine's arrays have no content: what goes into them need not be made.
+func (e *Engine) Hollow() bool { return e.device.hollow() }
 
 // onPaper is the device of a dry engine.
 type onPaper struct{ e *Engine }
@@ -61,10 +74,10 @@ type nothing struct{ compute.Buffer }
 func (nothing) Finalize() error      { return nil }
 func (nothing) ToFlatData(any) error { return nil }
 
-// Blank is an array on a dry engine.
+// Blank is an array on an engine whose arrays have no content.
 func (e *Engine) Blank(shape shapes.Shape) *Array { return e.array(nothing{}, shape) }
 
-// BlankParams are a network's parameters on a dry engine, in the dtypes in which Load would put them.
+// BlankParams are a network's parameters on such an engine, in the dtypes in which Load would put them.
 func (e *Engine) BlankParams(specs []nn.Spec, trained func(name string) bool) *Params {
 	p := NewParams(specs)
 	mine := e.mine(specs, trained)

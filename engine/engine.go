@@ -51,29 +51,24 @@ type Engine struct {
 	group   *Group // the devices that train together with this one; nil = it is alone
 	slot    int    // among those of this process
 	rank    int    // among those of all processes
+	ahead   *ahead // it compiles what it would run, and runs nothing
 	updates stopwatch
 	runs    atomic.Int64
 	waits   atomic.Int64
 	*store
+	*plans
 	account
 }
 
 // New makes an engine on device 0.
 func New(backend compute.Backend, computeType dtypes.DType, granularity nn.Level) *Engine {
-	return &Engine{Backend: backend, Compute: computeType, Granularity: granularity, device: onXLA{backend: backend}, store: newStore()}
+	return &Engine{Backend: backend, Compute: computeType, Granularity: granularity, device: onXLA{backend: backend}, store: newStore(), plans: newPlans()}
 }
 
-// like is an engine of the same settings on another device.
-func (e *Engine) like(d device, s *store) *Engine {
+// like is an engine of the same settings on another device, which shares this one's programs.
+func (e *Engine) like(d device) *Engine {
 	return &Engine{Backend: e.Backend, Compute: e.Compute, Granularity: e.Granularity, Split: e.Split, Frozen: e.Frozen, Calls: e.Calls,
-		Offload: e.Offload, Shard: e.Shard, Sites: e.Sites, Flash: e.Flash, device: d, store: s}
-}
-
-// Twin is an engine of the same settings, device and group with programs of its own, to warm them.
-func (e *Engine) Twin() *Engine {
-	t := e.like(e.device, newStore())
-	t.group, t.slot, t.rank = e.group, e.slot, e.rank
-	return t
+		Offload: e.Offload, Shard: e.Shard, Sites: e.Sites, Flash: e.Flash, device: d, store: e.store, plans: e.plans}
 }
 
 // Runs counts the programs that were run, or queued to be run.
@@ -222,15 +217,25 @@ func (e *Engine) get(key string, fill build) (*program, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := e.ready(p); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// ready sees to it that a declared program is compiled.
+func (e *Engine) ready(p *program) error {
+	if e.ahead != nil {
+		return e.ahead.need(p)
+	}
 	e.compile(p, e.device)
-	return p, p.err
+	return p.err
 }
 
 // execute runs a compiled program on device buffers; donated arrays are gone afterwards.
 func (e *Engine) execute(p *program, in []*Array, donate []bool) ([]*Array, error) {
-	e.compile(p, e.device)
-	if p.err != nil {
-		return nil, p.err
+	if err := e.ready(p); err != nil {
+		return nil, err
 	}
 	buffers, err := buffersOf(in)
 	if err != nil {
@@ -274,7 +279,9 @@ func (e *Engine) came(p *program, in []*Array, donate []bool, results []compute.
 			fresh -= bytesOf(in[i].shape)
 		}
 	}
-	e.account.add(0, fresh, p.scratch)
+	if e.ahead == nil { // which does not wait for a program to be compiled, and to tell its scratch space
+		e.account.add(0, fresh, p.scratch)
+	}
 	for i, d := range donate {
 		if d {
 			in[i].gone()

@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -8,7 +9,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,7 +17,6 @@ import (
 	"fewstep/model/nn"
 
 	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
 )
 
@@ -379,56 +378,41 @@ func TestPanicBecomesError(t *testing.T) {
 	}
 }
 
-// Functions warmed at once, on arrays without content, need no more compiling when they are called.
-func TestWarmFromGoroutines(t *testing.T) {
-	for mode, update := range map[string]int{"network": 0, "split": 4, "tape": 1} { // programs that a step needs besides its gradient
+// What goes its way ahead, on arrays without content, compiles what is run afterwards, and nothing else; it runs nothing.
+func TestAhead(t *testing.T) {
+	for _, mode := range []string{"network", "split", "tape"} {
 		e := newEngine(mode, dtypes.Float32)
-		p := perceptronParams(t, e)
-		bind := engine.Bind{"net": p}
-		hollow := engine.Bind{"net": e.Shapes(p.Specs, func(string) bool { return true })}
-		shape := engine.Input(shapes.Make(dtypes.Float32, 3, 2))
 		predict := engine.Function{Key: "predict", Body: func(r nn.Runner, in []nn.Value) []nn.Value { return r.Run(linear("net.one", 3), in[0]) }}
-		adam := engine.Adam{Beta1: 0.9, Beta2: 0.99}
-		var wait sync.WaitGroup
-		errs := make([]error, 6)
-		for i := range errs { // three functions, each from two goroutines
-			wait.Go(func() {
-				switch i % 3 {
-				case 0:
-					errs[i] = e.Warm(predict, hollow, shape)
-				case 1:
-					errs[i] = e.WarmTrain(perceptron(), hollow, "net", adam, 1, shape, shape)
-				case 2:
-					errs[i] = e.WarmTrain(perceptron(), hollow, "net", adam, 2, shape, shape)
-				}
-			})
+		use := func(e *engine.Engine) error {
+			p, in := perceptronParams(t, e), batch(t, e, 0.5)
+			if _, err := e.Call(predict, engine.Bind{"net": p}, in[0]); err != nil {
+				return err
+			}
+			o, err := e.NewOptimizer(engine.Adam{Beta1: 0.9, Beta2: 0.99}, p)
+			for i := 0; err == nil && i < 3; i++ {
+				_, err = e.Train(perceptron(), engine.Bind{"net": p}, "net", o, engine.Step{LR: 0.1, Micro: max(i-1, 0), Of: 1 + min(i, 1)}, in...)
+			}
+			return err
 		}
-		wait.Wait()
-		if err := errors.Join(errs...); err != nil {
+		if err := e.Ahead(t.Context(), use); err != nil {
 			t.Fatal(err)
 		}
-		warm := 3 // at network granularity an accumulated gradient is a program of its own
-		switch mode {
-		case "split":
-			warm = 2
-		case "tape": // blocks forwards and backwards, and their updates; what is left is the loss's own cotangent
-			if warm = e.Compiled().Programs; warm < 6 {
-				t.Errorf("%s: only %d programs compiled by warming", mode, warm)
-			}
+		compiled, runs := e.Compiled().Programs, e.Runs()
+		if compiled < 4 || runs != 0 {
+			t.Errorf("%s: %d programs compiled ahead, %d run", mode, compiled, runs)
 		}
-		compiled := func(want int, after string) {
-			t.Helper()
-			if n := e.Compiled().Programs; n != want {
-				t.Errorf("%s: %d programs compiled %s, want %d", mode, n, after, want)
-			}
+		if err := use(e); err != nil {
+			t.Fatal(err)
 		}
-		compiled(warm, "by warming")
-		in := batch(t, e, 0.5)
-		must[[]*engine.Array](t)(e.Call(predict, bind, in[0]))
-		compiled(warm, "after a call")
-		o := must[*engine.Optimizer](t)(e.NewOptimizer(adam, p))
-		train(t, e, o, engine.Step{LR: 0.1}, in)
-		compiled(warm+update, "after a step")
+		if n := e.Compiled().Programs; n != compiled {
+			t.Errorf("%s: %d programs compiled ahead, %d when they were run", mode, compiled, n)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		stop()
+		other := newEngine(mode, dtypes.Float32)
+		if err := other.Ahead(ctx, use); !errors.Is(err, context.Canceled) || other.Compiled().Programs > 0 {
+			t.Errorf("%s: after the end of its context %d programs were compiled, %v", mode, other.Compiled().Programs, err)
+		}
 	}
 }
 

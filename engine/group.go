@@ -63,7 +63,7 @@ func NewGroup(lead *Engine, n int, reduce dtypes.DType, job *Job) (*Group, error
 	}
 	g.engines = []*Engine{lead}
 	for i := 1; i < n; i++ {
-		g.engines = append(g.engines, lead.like(onXLA{lead.Backend, compute.DeviceNum(i)}, lead.store))
+		g.engines = append(g.engines, lead.like(onXLA{lead.Backend, compute.DeviceNum(i)}))
 	}
 	if g.of > 1 {
 		for i, e := range g.engines {
@@ -199,7 +199,7 @@ func (e *Engine) mean(arrays []*Array) ([]*Array, error) {
 }
 
 func (e *Engine) collective(what string, in dtypes.DType, arrays []*Array) ([]*Array, error) {
-	if e.device.hollow() { // the other devices would add nothing to what is there
+	if e.alone() { // the other devices would add nothing to what is there
 		return arrays, nil
 	}
 	if !e.group.programs() {
@@ -214,6 +214,9 @@ func (e *Engine) collective(what string, in dtypes.DType, arrays []*Array) ([]*A
 
 // join runs a program of all devices, on inputs that it takes.
 func (e *Engine) join(p *program, in []*Array) ([]*Array, error) {
+	if e.ahead != nil {
+		return in, e.ahead.need(p)
+	}
 	out, err := e.group.meet(e.slot, p.key, in, func(all []any) ([]any, error) { return e.group.queue(p, all) })
 	if err != nil {
 		return nil, err

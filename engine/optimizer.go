@@ -261,6 +261,31 @@ func (e *Engine) Average(o *Optimizer) (Tensors, error) {
 	return out, nil
 }
 
+// AverageParams are an optimizer's network with the averages in place of what is trained, for calls before its next update.
+// Adapters are materialised where the network's are; FreeTrained gives that back, and nothing else.
+func (e *Engine) AverageParams(o *Optimizer) (*Params, error) {
+	p := o.params
+	out := NewParams(p.Specs)
+	var lora *nn.LoRA
+	for _, s := range p.Specs {
+		a := p.arrays[s.Name]
+		if adapted, ok := p.adapters[s.Name]; ok {
+			a, lora = adapted.base, &adapted.lora
+		}
+		if average := o.Averaged(s.Name); average != nil {
+			if average.host {
+				return nil, fmt.Errorf("the average of %q lies in the host's memory, and no program can take it", s.Name)
+			}
+			a = average
+		}
+		out.Set(s.Name, a, false)
+	}
+	if lora == nil {
+		return out, nil
+	}
+	return out, e.Materialise(out, *lora)
+}
+
 // Averaged is the average of a trained parameter; nil without EMA, or where a device of another process keeps it.
 func (o *Optimizer) Averaged(name string) *Array {
 	if i, ok := o.index[name]; ok && o.EMA != 0 && o.keeper(i) != nil {

@@ -68,17 +68,3 @@ func (e *Engine) Continue(p *Pass, f Function, lr float64, in ...*Array) (*Resul
 	}
 	return e.meant(e.finishTape(t, f, visits, outputs, Step{LR: lr}))
 }
-
-// WarmRecord and WarmContinue are WarmTrain for Record and Continue.
-func (e *Engine) WarmRecord(f Function, bind Bind, network string, settings Adam, in ...*Array) error {
-	return e.warmPass(f, bind, network, settings, false, in)
-}
-
-func (e *Engine) WarmContinue(f Function, bind Bind, network string, settings Adam, in ...*Array) error {
-	return e.warmPass(f, bind, network, settings, true, in)
-}
-
-func (e *Engine) warmPass(f Function, bind Bind, network string, settings Adam, through bool, in []*Array) error {
-	t := &tape{e: e, bind: bind, level: e.Granularity, network: network, o: e.emptyOptimizer(settings, bind[network])}
-	return e.planFor(t, f, passing{updates: settings.ClipNorm == 0, through: through}, in)
-}

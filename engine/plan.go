@@ -83,13 +83,13 @@ func (e *Engine) declare(key string, fill build) (*program, error) {
 
 // declareFor is declare for a program that the devices of a group, unless it is nil, run together, on inputs of their own.
 func (e *Engine) declareFor(together *Group, key string, fill build) (*program, error) {
-	e.mu.Lock()
+	e.store.mu.Lock()
 	p, ok := e.programs[key]
 	if !ok {
 		p = &program{key: key, name: programName(key)}
 		e.programs[key] = p
 	}
-	e.mu.Unlock()
+	e.store.mu.Unlock()
 	p.declared.Do(func() {
 		p.err = guard(func() error {
 			p.graph = graph.NewGraph(e.Backend, p.name)
@@ -136,8 +136,7 @@ func (e *Engine) compileAll(jobs []func() (*program, error)) error {
 			defer func() { <-e.slots }()
 			p, err := declare()
 			if err == nil {
-				e.compile(p, e.device)
-				err = p.err
+				err = e.ready(p)
 			}
 			errs[i] = err
 		})
@@ -249,11 +248,7 @@ type passing struct {
 // blocks forwards and, for a tape that trains, backwards with their updates.
 func (e *Engine) planFor(t *tape, f Function, pass passing, in []*Array) error {
 	key := e.key(fmt.Sprintf("plan|%s|%d|%s|%t", t.network, t.level, t.bind.narrow(), pass.through), f.Key, in)
-	e.mu.Lock()
-	known, ok := e.plans[key]
-	e.mu.Unlock()
-	if ok {
-		t.plan = known
+	if t.plan = e.known(key); t.plan != nil {
 		return nil
 	}
 	var trained func(string) bool
@@ -289,8 +284,6 @@ func (e *Engine) planFor(t *tape, f Function, pass passing, in []*Array) error {
 	if err := e.compileAll(append(jobs, back...)); err != nil {
 		return err
 	}
-	e.mu.Lock()
-	e.plans[key] = pl.plan
-	e.mu.Unlock()
+	e.learn(key, pl.plan)
 	return nil
 }

@@ -220,7 +220,7 @@ func (e *Engine) install(o *Optimizer, indices []int, from []*Array) error {
 
 // publish gives every device the arrays of those that own them, by flags of 1, and takes all.
 func (e *Engine) publish(arrays []*Array, flags []float32) ([]*Array, error) {
-	if e.device.hollow() {
+	if e.alone() {
 		return arrays, nil
 	}
 	if !e.group.programs() {

@@ -159,19 +159,17 @@ func (e *Engine) applySplit(o *Optimizer, targets []string, sound *Array, grads 
 		hyper.Free()
 		hyper = clipped
 	}
-	index := map[string]int{}
-	for i, name := range o.names {
-		index[name] = i
-	}
+	single := o.unclipped() // hyper has it
 	for k, name := range targets {
+		b := block{grads: grads[k : k+1]}
 		units := []string{name}
-		if _, ok := o.params.adapters[name]; ok {
-			units = []string{name + ".lora_down", name + ".lora_up"}
+		if a, ok := o.params.adapters[name]; ok {
+			units, b.adapter = []string{name + ".lora_down", name + ".lora_up"}, &a
 		} else if !o.params.trained[name] {
 			grads[k].Free() // under adapters: a tensor that has none and is not trained itself
 			continue
 		}
-		norm2, err := e.updateUnit(o, name, units, index, grads[k], hyper, sound)
+		norm2, err := e.updateTarget(single, &b, name, units, hyper, sound)
 		if err != nil {
 			return nil, 0, fmt.Errorf("updating %s: %w", name, err)
 		}
@@ -184,99 +182,35 @@ func (e *Engine) applySplit(o *Optimizer, targets []string, sound *Array, grads 
 	return norms, 1, nil // updates scale the gradient before they take its norm
 }
 
-// updateUnit takes one optimizer step for a tensor, or for the two factors of an adapted weight, and returns the squared
-// norm of its gradient. It takes grad.
-func (e *Engine) updateUnit(o *Optimizer, name string, units []string, index map[string]int, grad, hyper, sound *Array) (norm2 *Array, err error) {
-	a, adapts := o.params.adapters[name]
-	args := []*Array{grad}
-	if adapts {
-		args = append(args, a.base)
-	}
-	first := len(args)
+// updateTarget takes one optimizer step for a tensor, or for the two factors of an adapted weight, which units name, and
+// returns the squared norm of its gradient.
+func (e *Engine) updateTarget(o *Optimizer, b *block, name string, units []string, hyper, sound *Array) (norm2 *Array, err error) {
 	for _, u := range units {
-		args = append(args, o.params.arrays[u])
+		b.indices, b.params = append(b.indices, o.index[u]), append(b.params, o.params.arrays[u])
 	}
 	for _, list := range o.ordered() {
-		for _, u := range units {
-			args = append(args, list[index[u]])
+		for _, k := range b.indices {
+			b.state = append(b.state, list[k])
 		}
 	}
-	last := len(args)
-	args = append(args, hyper, sound)
-	var which []int
-	for _, u := range units {
-		which = append(which, index[u])
-	}
-	numbers, err := e.numbers(o, which)
-	if err != nil {
+	if norm2, err = e.update(o, b, hyper, sound); err != nil {
 		return nil, err
 	}
-	args = append(args, numbers...)
-	p, err := e.updateProgram(o, a, adapts, len(units), first, last, args)
-	if err != nil {
-		return nil, err
-	}
-	donate := make([]bool, len(args))
-	donate[0] = true
-	for i := first; i < last; i++ {
-		donate[i] = true
-	}
-	out, err := e.executeUpdate(p, args, donate, grad)
-	if err != nil {
-		return nil, err
-	}
-	norm2, out = out[0], out[1:]
 	for i, u := range units {
-		o.params.arrays[u] = out[i]
+		o.params.arrays[u] = b.params[i]
 	}
-	for k, list := range o.ordered() {
-		for i, u := range units {
-			list[index[u]] = out[(k+1)*len(units)+i]
+	for _, list := range o.ordered() {
+		for _, k := range b.indices {
+			list[k], b.state = b.state[0], b.state[1:]
 		}
 	}
-	if adapts {
-		if old := o.params.arrays[name]; old != a.base {
+	if b.adapter != nil {
+		if old := o.params.arrays[name]; old != b.adapter.base {
 			old.Free()
 		}
-		o.params.arrays[name] = out[last-first]
+		o.params.arrays[name] = b.weight
 	}
 	return norm2, nil
-}
-
-// updateProgram is keyed by shapes and settings: tensors of one shape share it. Arguments first to last are the tensors
-// and the state that it changes.
-func (e *Engine) updateProgram(o *Optimizer, a adapter, adapts bool, n, first, last int, args []*Array) (*program, error) {
-	settings := *o
-	settings.ClipNorm = 0
-	key := "unit" + settings.settings()
-	if adapts {
-		key += fmt.Sprintf("lora(%d,%g)", a.lora.Rank, a.lora.Scale)
-	}
-	return e.declare(e.key(key, "", args), func(g *graph.Graph, p *program) []*graph.Node {
-		p.aliases = map[int]int{}
-		for i := first; i < last; i++ {
-			p.aliases[i] = 1 + i - first
-		}
-		in := nodes(inputNodes(g, shapesOf(args)))
-		grad, rest, hyper, sound := in[0], in[1:last], in[last], in[last+1]
-		grads := []*graph.Node{grad}
-		var base *graph.Node
-		if adapts {
-			base, rest = rest[0], rest[1:]
-			down, up := nn.AdapterGradients(grad, rest[0], rest[1], a.lora)
-			grads = []*graph.Node{down, up}
-		}
-		var numbers *graph.Node
-		if settings.rounds() {
-			numbers = in[last+2]
-		}
-		norm2, params, state := settings.updateNodes(rest[:n], grads, rest[n:], hyper, sound, numbers)
-		out := append(append([]*graph.Node{norm2}, params...), state...)
-		if adapts {
-			out = append(out, nn.Adapted(base, params[0], params[1], a.lora))
-		}
-		return out
-	})
 }
 
 // ordered lists the state in the order that updateNodes takes and returns it.

@@ -7,12 +7,11 @@ import (
 	"time"
 )
 
-// store holds the programs and plans of a process. The engines of its devices share one store: a program is compiled
+// store holds the programs of a process. The engines of its devices share one store: a program is compiled
 // once and runs on any device.
 type store struct {
 	mu       sync.Mutex
 	programs map[string]*program
-	plans    map[string]*plan
 	slots    chan struct{} // one for every program that compileAll may compile at once
 	compiled CompileStats
 	busy     int       // compilations that are going on
@@ -28,7 +27,7 @@ type CompileStats struct {
 }
 
 func newStore() *store {
-	return &store{programs: map[string]*program{}, plans: map[string]*plan{}, slots: make(chan struct{}, runtime.GOMAXPROCS(0))}
+	return &store{programs: map[string]*program{}, slots: make(chan struct{}, runtime.GOMAXPROCS(0))}
 }
 
 // Compiled reports the compilations so far.
@@ -38,16 +37,43 @@ func (s *store) Compiled() CompileStats {
 	return s.compiled
 }
 
+// plans are what walks over functions found out, by their keys.
+type plans struct {
+	mu  sync.Mutex
+	all map[string]*plan
+}
+
+func newPlans() *plans { return &plans{all: map[string]*plan{}} }
+
+// known is a plan by its key, nil where there is none.
+func (p *plans) known(key string) *plan {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.all[key]
+}
+
+func (p *plans) learn(key string, of *plan) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.all[key] = of
+}
+
 // Drop gives back every compiled program and plan. What is run next is compiled again, or loaded from the folder of
-// compiled programs. Nothing may be running on the engines that share the store.
-func (s *store) Drop() {
+// compiled programs. Nothing may be running on the engines that share them.
+func (e *Engine) Drop() {
+	e.store.drop()
+	e.plans.mu.Lock()
+	defer e.plans.mu.Unlock()
+	clear(e.plans.all)
+}
+
+func (s *store) drop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range s.programs {
 		p.graph.Finalize()
 	}
 	clear(s.programs)
-	clear(s.plans)
 }
 
 // compile compiles a declared program once.

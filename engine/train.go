@@ -134,32 +134,30 @@ func (e *Engine) trainFused(f Function, bind Bind, network string, o *Optimizer,
 	if err != nil {
 		return nil, err
 	}
-	stateAt := len(args)
-	args = append(args, o.state()...)
-	donate := make([]bool, len(args)+1+len(numbers))
-	for i := range o.names {
-		donate[len(in)+i] = true
-	}
-	for i := stateAt; i < len(args); i++ {
-		donate[i] = true
-	}
-	args = append(append(args, hyper), numbers...)
-	out, err := e.execute(p, args, donate)
+	n, k := len(in), len(in)+len(o.names)
+	var all arguments
+	all.add("input", false, args[:n]...)
+	all.add("param", true, args[n:k]...)
+	all.add("frozen", false, args[k:]...)
+	all.add("state", true, o.state()...)
+	all.add("hyper", false, hyper)
+	all.add("number", false, numbers...)
+	out, err := e.execute(p, all.arrays, all.taken)
 	if err != nil {
 		return nil, err
 	}
-	n := p.info.(trained).outputs
-	return e.finish(o, out[:n:n], out[n:]), nil
+	n = p.info.(trained).outputs
+	k = n + 1 + len(o.names)
+	return e.replaceAll(o, out[:n:n], out[n], out[n+1:k:k], out[k:]), nil
 }
 
-// finish installs [norm², parameters…, state…] into the optimizer.
-func (e *Engine) finish(o *Optimizer, outputs, rest []*Array) *Result {
-	norm, rest := rest[0], rest[1:]
+// replaceAll makes an update of all parameters at once what the network computes with.
+func (e *Engine) replaceAll(o *Optimizer, outputs []*Array, norm2 *Array, params, state []*Array) *Result {
 	for i, name := range o.names {
-		o.params.arrays[name] = rest[i]
+		o.params.arrays[name] = params[i]
 	}
-	o.setState(rest[len(o.names):])
-	return e.updated(o, outputs, []*Array{norm}, 1)
+	o.setState(state)
+	return e.updated(o, outputs, []*Array{norm2}, 1)
 }
 
 // stateNodes makes the graph parameters of the moments and the hyper-parameters.
@@ -233,51 +231,19 @@ func (e *Engine) zeroAccumulators(o *Optimizer) error {
 
 // applyAccumulated updates from o.acc, the mean over the step's micro-batches.
 func (e *Engine) applyAccumulated(o *Optimizer, step Step, outputs []*Array) (*Result, error) {
-	var shaped []*Array
-	for _, name := range o.names {
-		shaped = append(shaped, o.params.Get(name))
-	}
-	p, err := e.get(e.key("apply|"+o.signature(), "", shaped), func(g *graph.Graph, p *program) []*graph.Node {
-		params, grads := make([]*graph.Node, len(shaped)), make([]*graph.Node, len(shaped))
-		for i, a := range shaped {
-			params[i] = graph.Parameter(g, fmt.Sprintf("p%d", i), a.shape)
-		}
-		for i, a := range shaped {
-			grads[i] = graph.Parameter(g, fmt.Sprintf("g%d", i), a.shape)
-		}
-		state, hyper := o.stateNodes(g)
-		norm2, newParams, newState := o.updateNodes(params, grads, state, hyper, nil, o.numbersNode(g, len(params)))
-		p.aliases = map[int]int{}
-		for i := range params {
-			p.aliases[i] = 1 + i
-		}
-		for i := range state {
-			p.aliases[2*len(params)+i] = 1 + len(params) + i
-		}
-		return append(append([]*graph.Node{norm2}, newParams...), newState...)
-	})
-	if err != nil {
-		return nil, err
-	}
 	hyper, err := e.hyper(o, step.LR, e.share(step))
 	if err != nil {
 		return nil, err
 	}
 	defer hyper.Free()
-	numbers, err := e.numbers(o, o.all())
-	if err != nil {
-		return nil, err
+	b := block{indices: o.all(), grads: o.acc, state: o.state()}
+	for _, name := range o.names {
+		b.params = append(b.params, o.params.Get(name))
 	}
-	args := append(append(shaped, o.acc...), o.state()...)
-	donate := make([]bool, len(args)+1+len(numbers))
-	for i := range args {
-		donate[i] = true
-	}
-	args = append(append(args, hyper), numbers...)
-	out, err := e.executeUpdate(p, args, donate, o.acc...)
+	norm2, err := e.update(o, &b, hyper, nil)
 	if err != nil {
 		return nil, err
 	}
 	o.acc = nil
-	return e.finish(o, outputs, out), nil
+	return e.replaceAll(o, outputs, norm2, b.params, b.state), nil
 }

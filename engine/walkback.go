@@ -3,7 +3,6 @@ package engine
 import (
 	"fmt"
 	"maps"
-	"slices"
 
 	"fewstep/model/nn"
 
@@ -307,61 +306,25 @@ func (w *walker) update(indices []int, grads []*Array) (err error) {
 // updated is the new masters of parameters that this device owns, from their gradients.
 func (w *walker) updated(indices []int, grads []*Array) ([]*Array, error) {
 	e, o := w.e, w.o
-	var args []*Array
+	b := block{indices: indices, grads: grads}
 	for _, k := range indices {
-		args = append(args, o.master(k))
+		b.params = append(b.params, o.master(k))
 	}
-	args = append(args, grads...)
-	n := len(indices)
-	state, err := w.ferry.take(indices)
-	if err != nil {
+	var err error
+	if b.state, err = w.ferry.take(indices); err != nil {
 		return nil, err
 	}
-	args = append(args, state...)
-	p, err := e.blockUpdate(o, n, shapesOf(args))
-	if err != nil {
-		return nil, err
-	}
-	donate := make([]bool, len(args)+2)
-	for i := range args {
-		donate[i] = true
-	}
-	numbers, err := e.numbers(o, indices)
-	if err != nil {
-		return nil, err
-	}
-	out, err := e.executeUpdate(p, append(append(args, w.hyper, w.norm2), numbers...), append(donate, make([]bool, len(numbers))...), grads...)
+	norm2, err := e.update(o, &b, w.hyper, w.norm2)
 	if err != nil {
 		return nil, err
 	}
 	if e.shards() { // the norm is that of all devices' gradients
-		out[0].Free()
+		norm2.Free()
 	} else {
 		w.norm2.Free()
-		w.norm2 = out[0]
+		w.norm2 = norm2
 	}
-	return out[1 : 1+n], w.ferry.put(indices, out[1+n:])
-}
-
-// blockUpdate is the program of one optimizer step for n parameters: parameters, gradients, state, hyper-parameters and
-// the squared norm so far → the squared norm with these, parameters, state.
-func (e *Engine) blockUpdate(o *Optimizer, n int, in []shapes.Shape) (*program, error) {
-	settings := *o
-	key := fmt.Sprintf("update|%s|%d|%v", o.settings(), n, in)
-	return e.declare(key, func(g *graph.Graph, p *program) []*graph.Node {
-		all := nodes(inputNodes(g, in))
-		hyper := graph.Parameter(g, "hyper", shapes.Make(dtypes.Float32, hypers))
-		before := graph.Parameter(g, "norm2", shapes.Make(dtypes.Float32))
-		p.aliases = map[int]int{}
-		for i := range n {
-			p.aliases[i] = 1 + i
-		}
-		for i := range len(all) - 2*n {
-			p.aliases[2*n+i] = 1 + n + i
-		}
-		norm2, params, state := settings.updateNodes(all[:n], all[n:2*n], all[2*n:], hyper, before, settings.numbersNode(g, n))
-		return append(append([]*graph.Node{norm2}, params...), state...)
-	})
+	return b.params, w.ferry.put(indices, b.state)
 }
 
 // add returns a + b and takes both.
@@ -428,18 +391,17 @@ func (t *tape) backwards(entries []planEntry, immediate bool) ([]func() (*progra
 		jobs = append(jobs, func() (*program, error) {
 			return t.e.backward(en.call, t.bind, shapesIn, needsIn, hasOut, outShapes, trained)
 		})
-		if t.e.shards() && !t.e.device.hollow() && len(trained) > 0 && immediate {
+		if t.e.shards() && !t.e.alone() && len(trained) > 0 && immediate {
 			jobs = append(jobs, func() (*program, error) { return t.e.normOf(updated) })
 		}
-		if t.e.group.programs() && !t.e.device.hollow() && len(trained) > 0 {
+		if t.e.group.programs() && !t.e.alone() && len(trained) > 0 {
 			jobs = append(jobs, func() (*program, error) { return t.e.reduction("sum", t.e.group.Reduce, updated) })
 			if t.e.shards() && immediate {
 				jobs = append(jobs, func() (*program, error) { return t.e.publication(kept) })
 			}
 		}
-		if n := len(mine); n > 0 && immediate {
-			all := append(slices.Repeat(mine, 2), t.o.stateShapes(mine)...) // parameters, gradients, state
-			jobs = append(jobs, func() (*program, error) { return t.e.blockUpdate(t.o, n, all) })
+		if len(mine) > 0 && immediate {
+			jobs = append(jobs, func() (*program, error) { return t.e.updateProgram(t.o, t.o.layoutOf(mine), nil) })
 		}
 	}
 	return jobs, nil

@@ -8,6 +8,7 @@ import (
 
 	"fewstep/configs"
 	"fewstep/distill"
+	"fewstep/eval/scheduler"
 	"fewstep/train/export"
 	"fewstep/train/rundir"
 )
@@ -44,7 +45,9 @@ func (s *Spec) exportEntry(d *rundir.Dir, step distill.Step) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
-	return entries[0], nil
+	e := entries[0]
+	e.Sampler, e.Original = scheduler.Name(step.Sampler), step.Original
+	return e, nil
 }
 
 // runEntries are the rows of all files that a run has exported.

@@ -148,7 +148,11 @@ func (r *runner) row(ctx context.Context, e Entry) (measure func() (*saved, erro
 
 // digest says which row an entry's is: measured on what, and compared with which teacher's images.
 func (r *runner) digest(e Entry) (string, error) {
-	return digest(r.protocol.digest, e.Model, e.Kind, e.Steps, e.Guidance, e.Prediction, e.Digest, e.Sampler, r.teacherSum)
+	sampler := string(e.Sampler)
+	if e.Original > 0 {
+		sampler = fmt.Sprintf("%s from %d", sampler, e.Original)
+	}
+	return digest(r.protocol.digest, e.Model, e.Kind, e.Steps, e.Guidance, e.Prediction, e.Digest, sampler, r.teacherSum)
 }
 
 // recallTeacher makes the images of the undistilled teacher, which were measured before, those that entries without a
@@ -231,7 +235,7 @@ func (r *runner) drawn(ctx context.Context, e Entry, name, sum string, look, sho
 	d.options = sample.Options{Steps: e.Steps, Guidance: e.Guidance, Prediction: e.Prediction, Seed: p.settings.Seed, Size: pipeline.Square(p.resolution), Batch: p.settings.Batch}
 	if e.Sampler != "" || e.Schedule != nil {
 		schedule := cmp.Or(e.Schedule, d.pipeline.Schedule)
-		if d.options.Plan, err = cmp.Or(e.Sampler, scheduler.Trained).PlanBy(d.pipeline.Scheduler, schedule, e.Prediction, e.Steps); err != nil {
+		if d.options.Plan, err = cmp.Or(e.Sampler, scheduler.Trained).PlanBy(d.pipeline.Scheduler, schedule, e.Prediction, e.Steps, e.Original); err != nil {
 			return err
 		}
 	}

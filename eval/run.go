@@ -72,12 +72,19 @@ type Entry struct {
 	Prediction distill.Prediction // of its network
 	Schedule   *distill.Schedule  // of the noise that it was trained on; nil = the pipeline's
 	Sampler    scheduler.Name     // "" = the students' own
+	Original   int                // steps that a consistency model was distilled from; 0 = as the scheduler's configuration says
 	Digest     string             // of its weights: a saved row of other weights is measured again; may be empty
 
 	Load     Loader
 	Pipeline *pipeline.Pipeline // its text encoders, VAE and schedule; nil = the evaluation's
 	Images   string             // a folder of images made elsewhere, in the order of the captions, instead of a model
 	Files    []report.Artifact  // what it was read from, for the report
+}
+
+// MadeBy is an entry of what a phase produces, sampled as that is made for.
+func (e Entry) MadeBy(s distill.Step) Entry {
+	e.Steps, e.Prediction, e.Sampler, e.Original = s.StudentSteps, s.Prediction, scheduler.Name(s.Sampler), s.Original
+	return e
 }
 
 // Loader puts the parameters of a UNet without adapters on the device, and says how to give them back.

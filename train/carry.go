@@ -3,8 +3,8 @@ package train
 import (
 	"strings"
 
-	"fewstep/configs"
 	"fewstep/distill"
+	"fewstep/distill/method"
 	"fewstep/model/discriminator"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
@@ -14,11 +14,11 @@ import (
 
 // handsOn says whether a later phase goes on with this one's discriminator and the state of its optimizer.
 func (p *phase) handsOn() bool {
-	if p.critic == nil || !p.Config.Discriminator.CarryOptimizer {
+	if !p.hasCritic() || !p.Config.Discriminator.CarryOptimizer {
 		return false
 	}
 	for _, s := range p.Ladder.Steps()[p.at+1:] {
-		if s.Kind == configs.KindAdversarial {
+		if s.Method().Critic {
 			return s.DiscriminatorBackbone == distill.Carried
 		}
 	}
@@ -29,7 +29,8 @@ func (p *phase) handsOn() bool {
 // has no history: its second moment starts at the mean of what the tensor of its name had, which is of its size, since
 // at zero, with the bias correction of a long run, its first steps would be ten times too long.
 func (p *phase) carryOptimizer() error {
-	before, err := p.Dir.Result(p.models.lastCritic(p.at).StageName, p.models.lastCritic(p.at).PhaseName)
+	last, o := p.lastCritic(p.at), p.s.Optimizer(method.Discriminator)
+	before, err := p.Dir.Result(last.StageName, last.PhaseName)
 	if err != nil {
 		return err
 	}
@@ -37,15 +38,15 @@ func (p *phase) carryOptimizer() error {
 	if err := before.Meta(&s); err != nil {
 		return err
 	}
-	path := before.Path(criticState)
+	path := before.Path(stateFile(method.Discriminator))
 	f, err := weights.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	saved, read := savedState(f, path, p.optD), pipeline.Reader(f)
-	fresh := p.step.DiscriminatorHead == distill.Fresh
-	return p.Engine.RestoreOptimizer(p.optD, func(s nn.Spec) ([]float32, error) {
+	saved, read := savedState(f, path, o), pipeline.Reader(f)
+	fresh := p.s.Step.DiscriminatorHead == distill.Fresh
+	return p.s.Engine.RestoreOptimizer(o, func(s nn.Spec) ([]float32, error) {
 		kind, name, _ := strings.Cut(s.Name, ".")
 		_, missing := f.Tensor(s.Name)
 		switch {

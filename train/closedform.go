@@ -5,6 +5,7 @@ import (
 	"log/slog"
 
 	"fewstep/distill"
+	"fewstep/distill/method"
 	"fewstep/distill/program"
 	"fewstep/engine"
 	"fewstep/train/monitor"
@@ -16,22 +17,22 @@ import (
 // at 1e-3: loss 0.96 in place of 2.09 at the first update, 0.51 in place of 0.62 over updates 21 to 29 (one seed). Every
 // device does it for itself.
 func (p *phase) closedForm(ctx context.Context) error {
-	batch, log := int64(p.perDevice()), p.opt.Log
-	if p.rank > 0 {
+	batch, log := int64(p.s.Samples()), p.opt.Log
+	if p.s.Rank > 0 {
 		log = slog.New(slog.DiscardHandler)
 	}
-	total := (p.settings.ClosedForm + batch - 1) / batch * batch
+	total := (p.s.Phase.ClosedForm + batch - 1) / batch * batch
 	told := monitor.LogProgress(log, "closed form of conv_out", "samples", 0)
-	ofWeight, ofBias := p.f.UNet.LastLayer()
-	weight, bias := p.student.Get(ofWeight), p.student.Get(ofBias)
+	ofWeight, ofBias := p.s.UNet.LastLayer()
+	weight, bias := p.s.Params(method.Student).Get(ofWeight), p.s.Params(method.Student).Get(ofBias)
 	dims := weight.Shape().Dimensions
 	r := distill.NewRegression(dims[1]*dims[2]*dims[3], dims[0])
-	var m micro
+	var m method.Host
 	for done := int64(0); done < total; done += batch {
 		if ctx.Err() != nil {
 			return ErrInterrupted
 		}
-		if err := p.regression(r, &m, p.step.First+done); err != nil {
+		if err := p.regression(r, &m, p.s.Step.First+done); err != nil {
 			return err
 		}
 		told(int(done+batch), int(total))
@@ -40,12 +41,12 @@ func (p *phase) closedForm(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for name, v := range map[string][]float32{ofWeight: p.f.UNet.Kernel(kernel), ofBias: narrow(constants)} {
-		a, err := p.Engine.Upload(v, p.student.Get(name).Shape().Dimensions...)
+	for name, v := range map[string][]float32{ofWeight: p.s.UNet.Kernel(kernel), ofBias: narrow(constants)} {
+		a, err := p.s.Engine.Upload(v, p.s.Params(method.Student).Get(name).Shape().Dimensions...)
 		if err != nil {
 			return err
 		}
-		p.student.Set(name, a, true)
+		p.s.Params(method.Student).Set(name, a, true)
 	}
 	engine.Free(weight, bias)
 	log.Info("closed form of conv_out", "samples", total, "loss", r.Loss(kernel, constants))
@@ -53,30 +54,30 @@ func (p *phase) closedForm(ctx context.Context) error {
 }
 
 // regression adds a micro-batch to the normal equations.
-func (p *phase) regression(r *distill.Regression, m *micro, first int64) error {
+func (p *phase) regression(r *distill.Regression, m *method.Host, first int64) error {
 	if err := p.fill(m, first); err != nil {
 		return err
 	}
-	in, err := p.upload(m)
+	in, err := p.s.Upload(m)
 	if err != nil {
 		return err
 	}
-	defer in.free()
-	target, err := p.target(in)
+	defer in.Free()
+	target, err := p.s.Teach(in)
 	if err != nil {
 		return err
 	}
 	defer target.Free()
-	out, err := p.Engine.Call(p.f.Regression(), engine.Bind{program.NetUNet: p.student}, in.call(in.x, in.t, target)...)
+	out, err := p.s.Engine.Call(p.s.Programs.Regression(), engine.Bind{program.NetUNet: p.s.Params(method.Student)}, in.At(in.X, in.T, target)...)
 	if err != nil {
 		return err
 	}
 	defer engine.Free(out...)
-	v, err := p.Engine.Floats(out[0])
+	v, err := p.s.Engine.Floats(out[0])
 	if err != nil {
 		return err
 	}
-	d := in.x.Shape().Dimensions
+	d := in.X.Shape().Dimensions
 	return r.Add(v[:len(v)/2], v[len(v)/2:], int64(d[0]*d[1]*d[2]))
 }
 

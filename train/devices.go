@@ -27,25 +27,6 @@ func Indivisible(batch, devices int) error {
 	return fmt.Errorf("train.batch is %d, and %d devices take equal parts of it: choose a multiple of %d, or other --devices", batch, devices, devices)
 }
 
-// perDevice is the size of a device's part of a micro-batch.
-func (r *Run) perDevice() int { return r.Config.Train.Batch / r.devices() }
-
-// deal makes the phase on the other devices.
-func (p *phase) deal() {
-	for i, e := range p.group.Engines()[1:] {
-		if i == len(p.Run.peers) {
-			r := p.Run
-			q := &Run{Config: r.Config, Pipeline: r.Pipeline, Dir: r.Dir, Engine: e, Ladder: r.Ladder, Data: r.Data, opt: r.opt, samples: r.samples}
-			q.models = &models{run: q, base: r.models.base, full: r.models.full, lora: r.models.lora}
-			r.peers = append(r.peers, q)
-		}
-		p.peers = append(p.peers, &phase{Run: p.Run.peers[i], rank: p.rank + i + 1, step: p.step, settings: p.settings, at: p.at})
-	}
-}
-
-// all are the phase on all devices.
-func (p *phase) all() []*phase { return append([]*phase{p}, p.peers...) }
-
 // together runs f for the phase on every device at once.
 func (p *phase) together(f func(*phase) error) error {
 	if len(p.peers) == 0 {
@@ -57,9 +38,4 @@ func (p *phase) together(f func(*phase) error) error {
 		}
 		return f(p.peers[rank-1])
 	})
-}
-
-// first is the first sample of the device's part of the update's micro-batch i.
-func (p *phase) first(i int) int64 {
-	return p.step.First + p.done + int64(i*p.Config.Train.Batch+p.rank*p.perDevice())
 }

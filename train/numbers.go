@@ -5,6 +5,7 @@ import (
 	"math"
 	"time"
 
+	"fewstep/distill/method"
 	"fewstep/engine"
 	"fewstep/train/monitor"
 )
@@ -20,21 +21,12 @@ const inFlight = 2
 type numbers struct {
 	values monitor.Values
 	of     int // micro-batches
-	unread []unread
+	unread []method.Result
 }
 
-// unread is a training call, and what its outputs, numbers or lists of them, are called.
-type unread struct {
-	result *engine.Result
-	names  []string
-}
-
-// add takes a training call's result.
-func (n *numbers) add(res *engine.Result, err error, names ...string) error {
-	if err == nil {
-		n.unread = append(n.unread, unread{res, names})
-	}
-	return err
+// take takes the results of a session's update.
+func (n *numbers) take(s *method.Session) {
+	n.unread, s.Results = s.Results, nil
 }
 
 // read waits for the device. Outputs are means over micro-batches.
@@ -42,7 +34,7 @@ func (n *numbers) read(e *engine.Engine) error {
 	defer n.free()
 	for _, u := range n.unread {
 		var all []float32
-		for _, out := range u.result.Outputs {
+		for _, out := range u.Outputs {
 			v, err := e.Floats(out)
 			if err != nil {
 				return err
@@ -50,17 +42,17 @@ func (n *numbers) read(e *engine.Engine) error {
 			all = append(all, v...)
 		}
 		for i, v := range all { // some names have no number
-			n.values[u.names[i]] += float64(v) / float64(n.of)
+			n.values[u.Names[i]] += float64(v) / float64(n.of)
 		}
-		if !u.result.Updated {
+		if !u.Updated {
 			continue
 		}
-		norm2, err := u.result.Norm2()
+		norm2, err := u.Norm2()
 		if err != nil {
 			return err
 		}
 		norm := monitor.GradNorm
-		if u.names[0] == monitor.LossD {
+		if u.Role == method.Discriminator {
 			norm += "_d"
 		}
 		n.values[norm] = math.Sqrt(norm2)
@@ -70,7 +62,7 @@ func (n *numbers) read(e *engine.Engine) error {
 
 func (n *numbers) free() {
 	for _, u := range n.unread {
-		u.result.Free()
+		u.Free()
 	}
 	n.unread = nil
 }
@@ -90,18 +82,18 @@ func (p *phase) settle(but int) error {
 	for len(p.queue) > but {
 		u := p.queue[0]
 		p.queue = p.queue[1:]
-		if err := u.read(p.Engine); err != nil {
+		if err := u.read(p.s.Engine); err != nil {
 			return fmt.Errorf("step %d: %w", u.record.Step, err)
 		}
-		if p.critic != nil {
-			pairs(u.values, int(u.count), p.f.R1.Weight)
+		if m, ok := p.s.Method.(method.Teller); ok {
+			m.Tell(p.s, u.values, int(u.count))
 		}
 		if monitor.CheckFinite(u.record, nil, nil) != nil {
 			samples, keys := p.samples.keys(u.first, int(u.count))
 			return monitor.CheckFinite(u.record, samples, keys)
 		}
-		if p.critic != nil {
-			p.gate.Observe(p.settings, u.values[monitor.Paired], u.count, p.Config.Discriminator.GateWindow)
+		if paired, ok := u.values[monitor.Paired]; ok {
+			p.s.Gate.Observe(p.s.Phase, paired, u.count, p.Config.Discriminator.GateWindow)
 		}
 		now := time.Now()
 		if p.read.After(u.start) {

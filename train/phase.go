@@ -4,14 +4,11 @@ import (
 	"context"
 	"time"
 
-	"fewstep/configs"
 	"fewstep/data/feed"
 	"fewstep/distill"
-	"fewstep/distill/program"
-	"fewstep/engine"
-	"fewstep/model/discriminator"
+	"fewstep/distill/method"
+	"fewstep/distill/methods"
 	"fewstep/model/pipeline"
-	"fewstep/train/cost"
 	"fewstep/train/monitor"
 	"fewstep/train/rundir"
 )
@@ -19,41 +16,23 @@ import (
 // phase is one phase of the ladder while it runs, on one device.
 type phase struct {
 	*Run
-	rank     int      // of the device, over all processes
-	peers    []*phase // of the leading one: the phase on each of the others
-	step     distill.Step
-	settings *configs.Phase
-	at       int // index in the ladder
-	sampler  *distill.Sampler
-	form     discriminator.Form
+	s     *method.Session
+	peers []*phase // of the leading device: the phase on each of the others
+	at    int      // index in the ladder
 
-	f         *program.Functions // of the student
-	ofTeacher *program.Functions
-
-	empty                    []*engine.Array // what the empty prompt makes of the conditions that follow from captions; nil = zeros
-	student, critic, teacher *engine.Params
-	freeTeacher              func()
-	optS, optD               *engine.Optimizer
-	feed                     *feed.Feed[micro, *inputs]
-	queue                    []*queued // updates whose numbers are not read, oldest first
-	read                     time.Time // when an update's numbers were read last
-	measured                 time.Time // when an update's parts were measured last
-	gate                     distill.Gate
-	done                     int64 // samples
-	updates                  int64 // of the discriminator, or of the student where there is none
-	moved                    int64 // updates of the student
+	feed     *feed.Feed[method.Host, *method.Inputs]
+	queue    []*queued // updates whose numbers are not read, oldest first
+	read     time.Time // when an update's numbers were read last
+	measured time.Time // when an update's parts were measured last
+	updates  int64     // of the discriminator, or of the student where there is none
+	moved    int64     // updates of the student
 }
 
 // phase trains one phase from its start or from a checkpoint, and saves its result.
 func (r *Run) phase(ctx context.Context, step distill.Step, checkpoint *rundir.Checkpoint) error {
-	p := &phase{Run: r, rank: r.process() * max(r.opt.Devices, 1), step: step, settings: &r.Config.Stages[step.Stage].Phases[step.Phase]}
-	for i, s := range r.Ladder.Steps() {
-		if s.Stage == step.Stage && s.Phase == step.Phase {
-			p.at = i
-		}
-	}
-	if step.Kind == configs.KindMerge {
-		return p.merge()
+	at := r.index(step)
+	if !step.Trains() {
+		return r.merge(step, at)
 	}
 	if r.samples == nil {
 		s, err := r.newSamples()
@@ -66,17 +45,19 @@ func (r *Run) phase(ctx context.Context, step distill.Step, checkpoint *rundir.C
 		r.Engine.Drop() // one phase's thousand programs take device memory that the next one's need
 	}
 	r.Working("loading networks")
-	p.deal()
-	if err := p.together(func(q *phase) error { return q.prepare(ctx, checkpoint) }); err != nil {
+	p, err := r.newPhase(step, at, checkpoint)
+	if err != nil {
 		return err
 	}
 	defer p.free()
-	for _, q := range p.all() {
-		q.feeds()
+	if err := p.together(func(q *phase) error { return q.prepare(ctx, checkpoint) }); err != nil {
+		return err
 	}
-	r.saved, r.since = time.Now(), 0
+	if err := p.begin(checkpoint); err != nil {
+		return err
+	}
 	r.Working("")
-	for p.done < step.Samples {
+	for p.s.Done < step.Samples {
 		if stop, err := p.agreed(); err != nil {
 			return err
 		} else if stop {
@@ -85,12 +66,20 @@ func (r *Run) phase(ctx context.Context, step distill.Step, checkpoint *rundir.C
 		if err := p.update(); err != nil {
 			return err
 		}
-		if p.done < step.Samples && (p.due() || ctx.Err() != nil) {
+		if p.s.Done == step.Samples {
+			break
+		}
+		if p.due() || ctx.Err() != nil {
 			if err := p.checkpoint(); err != nil {
 				return err
 			}
 		}
-		if p.done < step.Samples && ctx.Err() != nil { // never on one of several ranks: they stop where they have agreed to
+		if ctx.Err() != nil {
+			if stop, err := p.agreed(); err != nil {
+				return err
+			} else if stop {
+				return ErrInterrupted
+			}
 			if p.since > 0 { // it was interrupted while the checkpoint was made
 				if err := p.checkpoint(); err != nil {
 					return err
@@ -106,105 +95,111 @@ func (r *Run) phase(ctx context.Context, step distill.Step, checkpoint *rundir.C
 	return nil
 }
 
+// index is a step's in the ladder.
+func (r *Run) index(step distill.Step) int {
+	for i, s := range r.Ladder.Steps() {
+		if s.Stage == step.Stage && s.Phase == step.Phase {
+			return i
+		}
+	}
+	return len(r.Ladder.Steps())
+}
+
 // merge makes the stage's full model of the original base and the LoRA.
-func (p *phase) merge() error {
-	if !p.leads() {
+func (r *Run) merge(step distill.Step, at int) error {
+	w, err := r.before(at).merged(step.Start)
+	if !r.leads() {
 		return nil
 	}
-	w, err := p.models.weights(p.step.Start, p.at)
 	if err != nil {
 		return err
 	}
 	defer w.Close()
-	return p.Dir.SaveResult(p.point(), nil, p.tensorFile(studentFile, p.models.full, pipeline.Reader(w)))
+	full, _, err := r.networks.Specs()
+	if err != nil {
+		return err
+	}
+	return r.Dir.SaveResult(pointOf(step, 0), nil, tensorFile(studentFile, full, pipeline.Reader(w), finite(studentFile, step, 0)))
 }
 
-func (p *phase) prepare(ctx context.Context, checkpoint *rundir.Checkpoint) (err error) {
-	r, step := p.Run, p.step
-	if p.sampler, err = distill.NewSampler(r.Pipeline.Schedule, r.Config, step); err != nil {
-		return err
+// session makes a phase's session over networks, on the device of a rank among those of all processes.
+func (r *Run) session(n *method.Networks, step distill.Step, rank int) (*method.Session, error) {
+	m, err := methods.Of(step.Kind)
+	if err != nil {
+		return nil, err
 	}
-	p.f = &program.Functions{UNet: r.Pipeline.UNet, Disc: r.critics(), R1: penalty(r.Config)}
-	p.ofTeacher = &program.Functions{UNet: p.f.UNet}
-	if step.Target == configs.TargetLoRA && !r.Engine.Split {
-		p.f.LoRA = r.models.adapters()
+	s, err := method.New(n, m, r.Pipeline.Schedule, step, r.oneSample())
+	if err == nil {
+		s.On(rank, r.devices())
 	}
-	if r.models.besideBase(step.Teacher) {
-		p.ofTeacher.LoRA = r.models.adapters()
-	}
-	ofBase := step.Kind == configs.KindAdversarial && r.Config.Discriminator.Target == configs.TargetLoRA
-	if step.Target != configs.TargetLoRA && step.Teacher.Full != distill.Base && !ofBase {
-		r.models.free() // the base's place is needed
-	}
-	p.form = discriminator.Form(step.Form)
-	if p.student, err = r.models.student(step, p.at, checkpoint); err != nil {
-		return err
-	}
-	if p.teacher, p.freeTeacher, err = r.models.teacher(step.Teacher, p.at); err != nil {
-		return err
-	}
-	if step.Guidance > 1 {
-		if p.empty, err = r.emptyPrompt(r.perDevice()); err != nil {
-			return err
-		}
-	}
-	if step.Kind == configs.KindAdversarial {
-		if p.critic, err = r.models.critic(step, p.at, checkpoint); err != nil {
-			return err
-		}
-		adam := r.adamOf("discriminator", step)
-		adam.WeightDecay = p.settings.DiscriminatorWeightDecay
-		if p.optD, err = r.Engine.NewOptimizer(adam, p.critic); err != nil {
-			return err
-		}
-		if checkpoint == nil && r.Config.Discriminator.CarryOptimizer && step.DiscriminatorBackbone == distill.Carried {
-			if err = p.carryOptimizer(); err != nil {
-				return err
+	return s, err
+}
+
+// newPhase makes the phase on every device.
+func (r *Run) newPhase(step distill.Step, at int, checkpoint *rundir.Checkpoint) (lead *phase, err error) {
+	first := r.process() * max(r.opt.Devices, 1)
+	for i, e := range r.group.Engines() {
+		n := r.networks
+		if i > 0 {
+			if i > len(r.peers) {
+				r.peers = append(r.peers, r.newNetworks(e))
 			}
+			n = r.peers[i-1]
+		}
+		n.Weights = &files{run: r, at: at, checkpoint: checkpoint}
+		p := &phase{Run: r, at: at}
+		if p.s, err = r.session(n, step, first+i); err != nil {
+			return nil, err
+		}
+		if lead == nil {
+			lead = p
+		} else {
+			lead.peers = append(lead.peers, p)
 		}
 	}
-	if checkpoint == nil && p.settings.ClosedForm > 0 {
-		if err = p.closedForm(ctx); err != nil {
+	return lead, nil
+}
+
+// prepare puts the phase's networks and optimizers on the device, with the state of a checkpoint, if there is one.
+func (p *phase) prepare(ctx context.Context, checkpoint *rundir.Checkpoint) error {
+	s := p.s
+	if err := s.Load(); err != nil {
+		return err
+	}
+	if checkpoint == nil && s.Phase.ClosedForm > 0 {
+		if err := p.closedForm(ctx); err != nil {
 			return err
 		}
 	}
-	adam := r.adamOf("student", step)
-	adam.EMA = r.Config.Train.EMA
-	if p.optS, err = r.Engine.NewOptimizer(adam, p.student); err != nil {
+	if err := s.Optimize(); err != nil {
 		return err
 	}
-	c := r.Config.Discriminator
-	r.watch = nil
-	if c.CollapseWindow > 0 && p.rank == 0 {
-		perUpdate := int64(r.Config.Train.GlobalBatch())
-		r.watch = &monitor.Watcher{Window: int(max(c.CollapseWindow/perUpdate, 1)), SaturatedLoss: c.CollapseLoss, SaturatedAcc: c.CollapseAccuracy}
+	s.Engine.ResetPeak()
+	p.feeds()
+	switch {
+	case checkpoint != nil:
+		return p.restore(checkpoint)
+	case p.Config.Discriminator.CarryOptimizer && s.Step.DiscriminatorBackbone == distill.Carried:
+		return p.carryOptimizer()
 	}
-	r.Engine.ResetPeak()
-	if checkpoint == nil && p.rank > 0 {
-		return nil
+	return nil
+}
+
+// begin starts watching the phase, from its record or from those before a checkpoint on.
+func (p *phase) begin(checkpoint *rundir.Checkpoint) error {
+	p.watch = nil
+	if c := p.Config.Discriminator; c.CollapseWindow > 0 && p.leads() {
+		perUpdate := int64(p.Config.Train.GlobalBatch())
+		p.watch = &monitor.Watcher{Window: int(max(c.CollapseWindow/perUpdate, 1)), SaturatedLoss: c.CollapseLoss, SaturatedAcc: c.CollapseAccuracy}
 	}
+	p.saved, p.since = time.Now(), 0
 	if checkpoint == nil {
 		return p.report.Update(p.record(monitor.KindPhase, nil, 0))
 	}
-	return p.restore(checkpoint) // the phase's record was written before the checkpoint
-}
-
-func penalty(c *configs.Recipe) program.R1 {
-	return program.R1{Weight: c.Discriminator.R1, Sigma: c.Discriminator.R1Sigma}
-}
-
-// adam is the optimizer of a phase, without an average.
-func (r *Run) adam(step distill.Step) engine.Adam {
-	p, t := r.Config.Stages[step.Stage].Phases[step.Phase], r.Config.Train
-	return engine.Adam{Beta1: p.Beta1, Beta2: p.Beta2, Eps: t.AdamEpsilon, WeightDecay: p.WeightDecay, ClipNorm: t.ClipNorm,
-		Moments: cost.ComputeTypes[t.Moments]}
-}
-
-// adamOf is adam for one of a phase's networks, with random bits of its own for the rounding of moments.
-func (r *Run) adamOf(network string, step distill.Step) engine.Adam {
-	a := r.adam(step)
-	a.Seed = r.Config.Seed ^ uint64(distill.NumberOf(step.StageName+"/"+step.PhaseName+"/"+network))
-	return a
+	if !p.leads() {
+		return nil
+	}
+	return p.watchAgain() // the phase's record was written before the checkpoint
 }
 
 func (p *phase) free() {
@@ -214,14 +209,7 @@ func (p *phase) free() {
 	for _, u := range p.queue {
 		u.free()
 	}
-	p.student.FreeTrained()
-	p.optS.Free()
-	if p.critic != nil {
-		p.critic.FreeTrained()
-		p.optD.Free()
-	}
-	p.freeTeacher()
-	engine.Free(p.empty...)
+	p.s.Free()
 	for _, q := range p.peers {
 		q.free()
 	}

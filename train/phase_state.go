@@ -2,19 +2,16 @@ package train
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 
 	"fewstep/distill"
+	"fewstep/distill/method"
 	"fewstep/engine"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
-	"fewstep/model/weights"
 	"fewstep/train/monitor"
 	"fewstep/train/rundir"
-
-	"github.com/gomlx/compute/dtypes"
 )
 
 // progressMeta is the part of a checkpoint that is not tensors.
@@ -24,6 +21,14 @@ type progressMeta struct {
 	StudentSteps int64        `json:"student_steps"`
 	CriticSteps  int64        `json:"discriminator_steps"`
 	Gate         distill.Gate `json:"gate"`
+}
+
+// steps are those of a role's optimizer.
+func (m *progressMeta) steps(role method.Role) *int64 {
+	if role == method.Discriminator {
+		return &m.CriticSteps
+	}
+	return &m.StudentSteps
 }
 
 // due says whether it is time for a checkpoint. When it is taken changes nothing in the result.
@@ -38,8 +43,10 @@ func (p *phase) overdue() bool {
 	return c.CheckpointMinutes > 0 && time.Since(p.saved).Minutes() >= c.CheckpointMinutes
 }
 
-func (p *phase) point() rundir.Point {
-	return rundir.Point{Stage: p.step.StageName, Phase: p.step.PhaseName, Samples: p.done, Position: p.step.First + p.done}
+func (p *phase) point() rundir.Point { return pointOf(p.s.Step, p.s.Done) }
+
+func pointOf(step distill.Step, done int64) rundir.Point {
+	return rundir.Point{Stage: step.StageName, Phase: step.PhaseName, Samples: done, Position: step.First + done}
 }
 
 // checkpoint saves everything the phase needs to go on, once all updates are known to be finite.
@@ -48,11 +55,11 @@ func (p *phase) checkpoint() error {
 		return err
 	}
 	start := time.Now()
-	files := p.trainedFiles(studentFile, studentState, p.student, p.optS)
-	meta := progressMeta{Updates: p.updates, Moved: p.moved, StudentSteps: p.optS.Steps, Gate: p.gate}
-	if p.critic != nil {
-		files = append(files, p.trainedFiles(discriminatorFile, criticState, p.critic, p.optD)...)
-		meta.CriticSteps = p.optD.Steps
+	meta := progressMeta{Updates: p.updates, Moved: p.moved, Gate: p.s.Gate}
+	var files []rundir.File
+	for _, role := range p.s.Trained() {
+		files = append(files, p.trainedFiles(role)...)
+		*meta.steps(role) = p.s.Optimizer(role).Steps
 	}
 	var err error
 	if m := p.opt.Cluster; m != nil {
@@ -65,106 +72,30 @@ func (p *phase) checkpoint() error {
 	}
 	p.saved, p.since = time.Now(), 0
 	p.unsaved.Store(false)
-	p.opt.Log.Debug("checkpoint", "samples", p.done, "took", time.Since(start))
+	p.opt.Log.Debug("checkpoint", "samples", p.s.Done, "took", time.Since(start))
 	return nil
 }
 
-func (p *phase) trainedFiles(name, stateName string, params *engine.Params, o *engine.Optimizer) []rundir.File {
-	name, specs := p.part(name, trainedSpecs(params), o, func(s nn.Spec) string { return s.Name })
-	state, value := p.Engine.SaveOptimizer(o)
-	stateName, state = p.part(stateName, state, o, func(s nn.Spec) string {
+// trainedFiles are what this process writes of a role's network and of its optimizer.
+func (p *phase) trainedFiles(role method.Role) []rundir.File {
+	o := p.s.Optimizer(role)
+	name, specs := p.part(weightsFile(role), trainedSpecs(p.s.Params(role)), o, func(s nn.Spec) string { return s.Name })
+	state, value := p.s.Engine.SaveOptimizer(o)
+	stateName, state := p.part(stateFile(role), state, o, func(s nn.Spec) string {
 		_, parameter, _ := strings.Cut(s.Name, ".")
 		return parameter
 	})
-	return []rundir.File{p.tensorFile(name, specs, p.download(o)), p.stateFile(stateName, o, state, value)}
+	return []rundir.File{tensorFile(name, specs, p.download(o), p.finite(name)), optimizerFile(stateName, o, state, value, p.finite(stateName))}
 }
 
-// stateFile is tensors of an optimizer's state, in the dtypes in which it is kept.
-func (p *phase) stateFile(name string, o *engine.Optimizer, specs []nn.Spec, value func(nn.Spec) ([]float32, error)) rundir.File {
-	return rundir.File{Name: name, WritePath: func(path string) error {
-		tensors := make([]weights.Tensor, len(specs))
-		for i, s := range specs {
-			to := stored(o.Saved(s.Name))
-			tensors[i] = weights.Tensor{Name: s.Name, DType: to, Shape: s.Dims, Fill: func() ([]byte, error) {
-				v, err := value(s)
-				if err == nil {
-					err = p.finite(name, s.Name, v)
-				}
-				if err != nil {
-					return nil, err
-				}
-				return weights.Encode(v, to)
-			}}
-		}
-		return weights.Write(path, tensors, nil)
-	}}
-}
-
-// savedState gives an optimizer's saved state, which must be of the dtypes in which the recipe keeps it.
-func savedState(f weights.Source, path string, o *engine.Optimizer) func(nn.Spec) ([]float32, error) {
-	read := pipeline.Reader(f)
-	return func(s nn.Spec) ([]float32, error) {
-		t, err := f.Tensor(s.Name)
-		if err != nil {
-			return nil, err
-		}
-		if want := stored(o.Saved(s.Name)); t.DType != want {
-			return nil, fmt.Errorf("%s: tensor %q is %s, and train.moments asks for %s; a phase goes on with the moments that it was begun with: set train.moments back, or use a new run directory",
-				path, s.Name, t.DType, want)
-		}
-		return read(s)
-	}
-}
-
-// stored is a device's dtype in files.
-func stored(d dtypes.DType) weights.DType {
-	if d == dtypes.BFloat16 {
-		return weights.BF16
-	}
-	return weights.F32
+// finite refuses to save what is not, in a file.
+func (p *phase) finite(file string) func(tensor string, values []float32) error {
+	return finite(file, p.s.Step, p.updates)
 }
 
 // download gives trained parameters' values, one at a time, from whichever device keeps them.
 func (p *phase) download(o *engine.Optimizer) func(nn.Spec) ([]float32, error) {
-	return func(s nn.Spec) ([]float32, error) { return p.Engine.Master(o, s.Name) }
-}
-
-func trainedSpecs(params *engine.Params) (out []nn.Spec) {
-	names := map[string]bool{}
-	for _, n := range params.Trained() {
-		names[n] = true
-	}
-	for _, s := range params.Specs {
-		if names[s.Name] {
-			out = append(out, s)
-		}
-	}
-	return out
-}
-
-// tensorFile is a file of f32 tensors that are asked for one by one while it is written. They must be finite.
-func (p *phase) tensorFile(name string, specs []nn.Spec, value func(nn.Spec) ([]float32, error)) rundir.File {
-	tested := func(s nn.Spec) ([]float32, error) {
-		v, err := value(s)
-		if err == nil {
-			err = p.finite(name, s.Name, v)
-		}
-		return v, err
-	}
-	return rundir.File{Name: name, WritePath: func(path string) error {
-		return pipeline.WriteFunc(path, specs, tested, weights.F32, nil)
-	}}
-}
-
-// finite refuses to save a tensor with NaN or infinity: a run would go on from it for ever, and it would take the place of
-// older checkpoints that are sound.
-func (p *phase) finite(file, tensor string, values []float32) error {
-	for _, v := range values {
-		if v-v != 0 {
-			return &monitor.NonFinite{What: fmt.Sprintf("tensor %q of %s", tensor, file), Value: float64(v), Stage: p.step.StageName, Phase: p.step.PhaseName, Step: p.updates}
-		}
-	}
-	return nil
+	return func(s nn.Spec) ([]float32, error) { return p.s.Engine.Master(o, s.Name) }
 }
 
 // restore goes on from a checkpoint of this phase, whose weights are in place.
@@ -173,29 +104,29 @@ func (p *phase) restore(c *rundir.Checkpoint) error {
 	if err := c.Meta(&meta); err != nil {
 		return err
 	}
-	state := func(file string, o *engine.Optimizer, steps int64) error {
+	for _, role := range p.s.Trained() {
+		o, file := p.s.Optimizer(role), stateFile(role)
 		f, err := openSaved(c, file)
 		if err != nil {
 			return err
 		}
-		defer f.Close()
-		return p.Engine.RestoreOptimizer(o, savedState(f, c.Path(file), o), steps)
-	}
-	if err := state(studentState, p.optS, meta.StudentSteps); err != nil {
-		return err
-	}
-	if p.critic != nil {
-		if err := state(criticState, p.optD, meta.CriticSteps); err != nil {
+		err = p.s.Engine.RestoreOptimizer(o, savedState(f, c.Path(file), o), *meta.steps(role))
+		if err = errors.Join(err, f.Close()); err != nil {
 			return err
 		}
 	}
-	p.gate, p.updates, p.moved, p.done = meta.Gate, meta.Updates, meta.Moved, c.Samples
+	p.s.Gate, p.updates, p.moved, p.s.Done = meta.Gate, meta.Updates, meta.Moved, c.Samples
+	return nil
+}
+
+// watchAgain shows the watcher what it has seen of the phase.
+func (p *phase) watchAgain() error {
 	records, err := monitor.ReadStats(p.Dir.StatsPath())
 	if err != nil {
 		return err
 	}
 	for _, rec := range records {
-		if p.watch != nil && rec.Stage == p.step.StageName && rec.Phase == p.step.PhaseName {
+		if p.watch != nil && rec.Stage == p.s.Step.StageName && rec.Phase == p.s.Step.PhaseName {
 			p.watch.Update(rec)
 		}
 	}
@@ -220,25 +151,21 @@ func (p *phase) finish() (err error) {
 	if !p.leads() {
 		return nil
 	}
-	student, err := p.learnt(from, studentFile, studentState, p.optS)
-	if err != nil {
-		return err
-	}
-	defer student.close()
-	value := student.parameter
-	if p.Config.Train.EMA > 0 {
-		value = func(s nn.Spec) ([]float32, error) { return student.state(nn.Spec{Name: "ema." + s.Name, Dims: s.Dims}) }
-	}
-	files := []rundir.File{p.tensorFile(studentFile, trainedSpecs(p.student), value)}
-	if p.critic != nil {
-		critic, err := p.learnt(from, discriminatorFile, criticState, p.optD)
+	var files []rundir.File
+	for _, role := range p.s.Trained() {
+		made, err := p.learnt(from, role)
 		if err != nil {
 			return err
 		}
-		defer critic.close()
-		files = append(files, p.tensorFile(discriminatorFile, trainedSpecs(p.critic), critic.parameter))
-		if p.handsOn() {
-			files = append(files, p.stateFile(criticState, p.optD, critic.specs, critic.state))
+		defer made.close()
+		value, name := made.parameter, weightsFile(role)
+		if p.Config.Train.EMA > 0 && role == method.Student {
+			value = func(s nn.Spec) ([]float32, error) { return made.state(nn.Spec{Name: "ema." + s.Name, Dims: s.Dims}) }
+		}
+		files = append(files, tensorFile(name, trainedSpecs(p.s.Params(role)), value, p.finite(name)))
+		if role == method.Discriminator && p.handsOn() {
+			name := stateFile(role)
+			files = append(files, optimizerFile(name, p.s.Optimizer(role), made.specs, made.state, p.finite(name)))
 		}
 	}
 	return p.Dir.SaveResult(p.point(), p.summary(), files...)
@@ -252,16 +179,17 @@ type learnt struct {
 }
 
 // learnt takes a network from this process's devices, or from files of a checkpoint.
-func (p *phase) learnt(from *rundir.Checkpoint, file, stateFile string, o *engine.Optimizer) (learnt, error) {
+func (p *phase) learnt(from *rundir.Checkpoint, role method.Role) (learnt, error) {
 	if from == nil {
-		specs, state := p.Engine.SaveOptimizer(o)
+		o := p.s.Optimizer(role)
+		specs, state := p.s.Engine.SaveOptimizer(o)
 		return learnt{p.download(o), state, specs, func() {}}, nil
 	}
-	parameters, err := openSaved(from, file)
+	parameters, err := openSaved(from, weightsFile(role))
 	if err != nil {
 		return learnt{}, err
 	}
-	state, err := openSaved(from, stateFile)
+	state, err := openSaved(from, stateFile(role))
 	if err != nil {
 		return learnt{}, errors.Join(err, parameters.Close())
 	}

@@ -15,15 +15,18 @@ import (
 	"fewstep/configs"
 	"fewstep/data"
 	"fewstep/distill"
+	"fewstep/distill/method"
 	"fewstep/engine"
 	"fewstep/internal/xla"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
+	"fewstep/model/weights"
 	"fewstep/train/cost"
 	"fewstep/train/monitor"
 	"fewstep/train/rundir"
 
 	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
 )
 
 // ErrInterrupted ends a run that was asked to stop and has saved its state.
@@ -61,25 +64,26 @@ type Run struct {
 	Ladder   *distill.Ladder
 	Data     *data.Set
 
-	opt     Options
-	models  *models
-	samples *samples
-	stats   *monitor.Stats
-	report  monitor.Reporter
-	watch   *monitor.Watcher
-	saved   time.Time // of the last checkpoint
-	since   int64     // samples since then
-	warming sync.WaitGroup
-	unsaved atomic.Bool   // an update was made since the last checkpoint or result
-	asked   bool          // all ranks were asked to save
-	waited  time.Duration // for other processes, when that was told last
-	aside   background    // what Finished does beside training
-	slow    int           // rank that was slower than the others in the last measured update; -1 = none
+	opt      Options
+	networks *method.Networks // on the engine's device
+	base     weights.Source   // the original UNet's file, once it is open
+	samples  *samples
+	stats    *monitor.Stats
+	report   monitor.Reporter
+	watch    *monitor.Watcher
+	saved    time.Time // of the last checkpoint
+	since    int64     // samples since then
+	warming  sync.WaitGroup
+	unsaved  atomic.Bool   // an update was made since the last checkpoint or result
+	asked    bool          // all ranks were asked to save
+	waited   time.Duration // for other processes, when that was told last
+	slow     int           // rank that was slower than the others in the last measured update; -1 = none
+	aside    background    // what Finished does beside training
 
 	perSample map[string]float64 // operations of each phase
 
-	group *engine.Group // the devices that train together; nil outside Walk
-	peers []*Run        // the run on each of them but the first, see devices.go
+	group *engine.Group      // the devices that train together; nil outside Walk
+	peers []*method.Networks // on each of them but the first
 }
 
 // Device tells of the device that a run trains on; *xla.Runtime does.
@@ -138,7 +142,7 @@ func Open(c *configs.Recipe, opt Options) (*Run, error) {
 	if err := r.sameInputs(lineage); err != nil {
 		return nil, errors.Join(err, r.Dir.Close())
 	}
-	r.models = &models{run: r}
+	r.networks = r.newNetworks(r.Engine)
 	return r, nil
 }
 
@@ -176,10 +180,7 @@ func (r *Run) openDir(lineage rundir.Lineage, seen *data.Seen) (err error) {
 
 // NewEngine makes an engine with a recipe's settings; split is engine.Engine.Split.
 func NewEngine(backend compute.Backend, c configs.Train, split bool) *engine.Engine {
-	e := engine.New(backend, cost.ComputeTypes[c.Compute], cost.Levels[c.Granularity])
-	e.Calls, e.Frozen, e.Split = cost.Levels[c.CallGranularity()], cost.ComputeTypes[c.Frozen], split && e.Granularity == nn.Network
-	e.Offload = cost.Offload(c)
-	return e
+	return method.Set(engine.New(backend, dtypes.Float32, nn.Network), c, split)
 }
 
 // Unsaved says whether an update was made that neither a checkpoint nor a result holds. While none was, the process may
@@ -189,10 +190,14 @@ func (r *Run) Unsaved() bool { return r.unsaved.Load() }
 // Close releases the run directory.
 func (r *Run) Close() error {
 	r.warming.Wait()
-	for _, q := range r.peers {
-		q.models.free()
+	for _, n := range append(r.peers, r.networks) {
+		n.Free()
 	}
-	return errors.Join(r.samples.close(), r.models.close(), r.Dir.Close())
+	errs := []error{r.samples.close(), r.Dir.Close()}
+	if r.base != nil {
+		errs = append(errs, r.base.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // Walk runs what is left of the ladder. It reports whether anything was left.
@@ -227,17 +232,19 @@ func (r *Run) walk(ctx context.Context, shown monitor.Reporter) (worked, again b
 	}
 	r.report = monitor.Fan(kept, shown)
 	defer func() { err = errors.Join(err, kept.Close()) }()
-	if err := r.models.load(); err != nil {
+	if _, err := r.original(); err != nil {
+		return false, false, err
+	}
+	if _, _, err := r.networks.Specs(); err != nil {
 		return false, false, err
 	}
 	r.warming.Wait()
 	if r.group == nil {
-		r.Engine.Shard = r.Config.Train.Shard == configs.ShardSharded
-		if r.group, err = engine.NewGroup(r.Engine, max(r.opt.Devices, 1), cost.ComputeTypes[r.Config.Train.Reduce], r.job()); err != nil {
+		if r.group, err = engine.NewGroup(r.Engine, max(r.opt.Devices, 1), method.ComputeTypes[r.Config.Train.Reduce], r.job()); err != nil {
 			return false, false, err
 		}
 	}
-	r.warming.Go(func() { r.warm(state) })
+	r.warming.Go(func() { r.compileAhead(ctx, state) })
 	if r.perSample, err = r.operations(); err != nil {
 		return false, false, err
 	}

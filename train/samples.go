@@ -3,7 +3,6 @@ package train
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"fewstep/data"
 	"fewstep/data/feed"
@@ -139,26 +138,6 @@ func (r *Run) captionSize() (n int) {
 		}
 	}
 	return n
-}
-
-// emptyPrompt puts what the empty prompt makes of those conditions on the run's device, for n samples; nil where it is
-// zeros.
-func (r *Run) emptyPrompt(n int) (out []*engine.Array, err error) {
-	if r.samples.empty == nil {
-		return nil, nil
-	}
-	for _, t := range r.Pipeline.Conditions() {
-		if !t.Caption {
-			continue
-		}
-		a, err := r.Engine.Upload(slices.Repeat(r.samples.empty[t.Name], n), append([]int{n}, t.Dims...)...)
-		if err != nil {
-			engine.Free(out...)
-			return nil, err
-		}
-		out = append(out, a)
-	}
-	return out, nil
 }
 
 // encodeEmpty encodes the empty prompt, for a model that does not take zeros for it.

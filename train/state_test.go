@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"fewstep/distill"
+	"fewstep/distill/method"
 	"fewstep/engine"
 	"fewstep/internal/xla"
 	"fewstep/model/nn"
@@ -27,13 +28,14 @@ func TestMomentsOfAnotherType(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer rt.Close()
-	p := &phase{Run: &Run{Engine: engine.New(rt.Backend, dtypes.Float32, nn.Network)}}
+	e := engine.New(rt.Backend, dtypes.Float32, nn.Network)
+	finite := finite("", distill.Step{}, 0)
 	optimizer := func(moments dtypes.DType) *engine.Optimizer {
-		params, err := p.Engine.Load([]nn.Spec{{Name: "w", Dims: []int{3}}}, engine.Tensors{"w": {1, 2, 3}}, everything)
+		params, err := e.Load([]nn.Spec{{Name: "w", Dims: []int{3}}}, engine.Tensors{"w": {1, 2, 3}}, func(string) bool { return true })
 		if err != nil {
 			t.Fatal(err)
 		}
-		o, err := p.Engine.NewOptimizer(engine.Adam{Beta1: 0.9, Beta2: 0.99, EMA: 0.9, Moments: moments}, params)
+		o, err := e.NewOptimizer(engine.Adam{Beta1: 0.9, Beta2: 0.99, EMA: 0.9, Moments: moments}, params)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,7 +44,7 @@ func TestMomentsOfAnotherType(t *testing.T) {
 	types := map[dtypes.DType]weights.DType{dtypes.Float32: weights.F32, dtypes.BFloat16: weights.BF16}
 	for kept, inFile := range types {
 		path := filepath.Join(t.TempDir(), "student.optimizer.safetensors")
-		if err := stateOf(p, "", optimizer(kept)).WritePath(path); err != nil {
+		if err := allOf(e, "", optimizer(kept), finite).WritePath(path); err != nil {
 			t.Fatal(err)
 		}
 		f, err := weights.Open(path)
@@ -57,7 +59,7 @@ func TestMomentsOfAnotherType(t *testing.T) {
 		}
 		for wanted := range types {
 			o := optimizer(wanted)
-			err := p.Engine.RestoreOptimizer(o, savedState(f, path, o), 7)
+			err := e.RestoreOptimizer(o, savedState(f, path, o), 7)
 			if wanted == kept {
 				if err != nil || o.Steps != 7 {
 					t.Errorf("%s: %v, %d steps", kept, err, o.Steps)
@@ -78,19 +80,20 @@ func TestOnlyFiniteStateIsSaved(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer rt.Close()
-	p := &phase{Run: &Run{Engine: engine.New(rt.Backend, dtypes.Float32, nn.Network)}, step: distill.Step{StageName: "8", PhaseName: "full"}}
+	e := engine.New(rt.Backend, dtypes.Float32, nn.Network)
+	finite := finite(studentFile, distill.Step{StageName: "8", PhaseName: "full"}, 0)
 	spec := nn.Spec{Name: "w", Dims: []int{3}}
-	params, err := p.Engine.Load([]nn.Spec{spec}, engine.Tensors{"w": {1, 2, 3}}, everything)
+	params, err := e.Load([]nn.Spec{spec}, engine.Tensors{"w": {1, 2, 3}}, func(string) bool { return true })
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, bad := range []string{"", "m.w", "v.w", "ema.w"} {
 		for _, value := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
-			o, err := p.Engine.NewOptimizer(engine.Adam{Beta1: 0.9, Beta2: 0.99, EMA: 0.9}, params)
+			o, err := e.NewOptimizer(engine.Adam{Beta1: 0.9, Beta2: 0.99, EMA: 0.9}, params)
 			if err != nil {
 				t.Fatal(err)
 			}
-			err = p.Engine.RestoreOptimizer(o, func(s nn.Spec) ([]float32, error) {
+			err = e.RestoreOptimizer(o, func(s nn.Spec) ([]float32, error) {
 				v := []float32{1, 2, 3}
 				if s.Name == bad {
 					v[1] = float32(value)
@@ -100,8 +103,8 @@ func TestOnlyFiniteStateIsSaved(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			path := filepath.Join(t.TempDir(), studentState)
-			err = stateOf(p, studentState, o).WritePath(path)
+			path := filepath.Join(t.TempDir(), stateFile(method.Student))
+			err = allOf(e, stateFile(method.Student), o, finite).WritePath(path)
 			var n *monitor.NonFinite
 			if bad == "" && err != nil || bad != "" && (!errors.As(err, &n) || !strings.Contains(n.What, bad)) {
 				t.Errorf("%s = %g: %v", bad, value, err)
@@ -112,15 +115,15 @@ func TestOnlyFiniteStateIsSaved(t *testing.T) {
 		}
 	}
 	path := filepath.Join(t.TempDir(), studentFile)
-	f := p.tensorFile(studentFile, []nn.Spec{spec}, func(nn.Spec) ([]float32, error) { return []float32{1, float32(math.NaN()), 3}, nil })
+	f := tensorFile(studentFile, []nn.Spec{spec}, func(nn.Spec) ([]float32, error) { return []float32{1, float32(math.NaN()), 3}, nil }, finite)
 	var n *monitor.NonFinite
 	if err := f.WritePath(path); !errors.As(err, &n) || n.Stage != "8" || !strings.Contains(err.Error(), `tensor "w" of student.safetensors is NaN in stage 8, phase full`) {
 		t.Errorf("%v", err)
 	}
 }
 
-// stateOf is a file of all of an optimizer's state.
-func stateOf(p *phase, name string, o *engine.Optimizer) rundir.File {
-	specs, value := p.Engine.SaveOptimizer(o)
-	return p.stateFile(name, o, specs, value)
+// allOf is a file of all of an optimizer's state.
+func allOf(e *engine.Engine, name string, o *engine.Optimizer, check func(string, []float32) error) rundir.File {
+	specs, value := e.SaveOptimizer(o)
+	return optimizerFile(name, o, specs, value, check)
 }

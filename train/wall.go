@@ -35,7 +35,7 @@ func (p *phase) newWall() (*wall, error) {
 		}
 		p.measured = time.Now()
 	}
-	p.Engine.TimeUpdates(parts)
+	p.s.Engine.TimeUpdates(parts)
 	return &wall{values: monitor.Values{}, parts: parts, last: time.Now()}, nil
 }
 
@@ -73,7 +73,7 @@ func (w *wall) part(e *engine.Engine, name string, wait *engine.Array) error {
 
 // finish adds speed and memory.
 func (p *phase) finishWall(w *wall, samples int64, took time.Duration) monitor.Values {
-	if n := p.perSample[p.step.StageName+"/"+p.step.PhaseName]; n > 0 && took > 0 {
+	if n := p.perSample[p.s.Step.StageName+"/"+p.s.Step.PhaseName]; n > 0 && took > 0 {
 		speed := n * float64(samples) / took.Seconds() / 1e12
 		w.values[monitor.TFLOPs] = speed
 		if p.opt.Device != nil {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"fewstep/distill"
+	"fewstep/distill/method"
 	"fewstep/engine"
 	"fewstep/internal/xla"
 	"fewstep/model/nn"
@@ -52,7 +53,7 @@ func TestSpeedAndMemoryOfUpdate(t *testing.T) {
 		"none":    {nil, monitor.Values{monitor.TFLOPs: 6, live: 1024, peak: 1024}},
 	} {
 		p := &phase{Run: &Run{Engine: e, opt: Options{Device: c.device}, perSample: map[string]float64{"8/full": 3e12}},
-			step: distill.Step{StageName: "8", PhaseName: "full"}}
+			s: &method.Session{Step: distill.Step{StageName: "8", PhaseName: "full"}}}
 		got := p.finishWall(&wall{values: monitor.Values{}}, 4, 2*time.Second)
 		for key, v := range c.want {
 			if got[key] != v {

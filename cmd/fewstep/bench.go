@@ -11,11 +11,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"fewstep/configs"
+	"fewstep/distill/method"
 	"fewstep/engine"
 	"fewstep/internal/xla"
 	"fewstep/model/nn"
 	"fewstep/train/bench"
-	"fewstep/train/cost"
 )
 
 func init() { register(newBench) }
@@ -46,19 +46,19 @@ func newBench(a *app) *cobra.Command {
 				}
 				return nil
 			}
-			level, ok := cost.Levels[granularity]
-			callLevel, okCalls := cost.Levels[calls]
+			level, ok := method.Levels[granularity]
+			callLevel, okCalls := method.Levels[calls]
 			if !ok || !okCalls {
 				return withHint(usageErrorf("unknown granularity %q or %q", granularity, calls), "choose network, stage or layer")
 			}
-			dtype, ok := cost.ComputeTypes[compute]
-			kept, okKept := cost.ComputeTypes[frozen]
+			dtype, ok := method.ComputeTypes[compute]
+			kept, okKept := method.ComputeTypes[frozen]
 			var okMoments bool
-			o.Moments, okMoments = cost.ComputeTypes[moments]
+			o.Moments, okMoments = method.ComputeTypes[moments]
 			if !ok || !okKept || !okMoments {
 				return withHint(usageErrorf("unknown type %q, %q or %q", compute, frozen, moments), "choose f32 or bf16")
 			}
-			if o.Reduce, ok = cost.ComputeTypes[reduce]; !ok {
+			if o.Reduce, ok = method.ComputeTypes[reduce]; !ok {
 				return withHint(usageErrorf("unknown type %q to add gradients up in", reduce), "choose f32 or bf16")
 			}
 			if o.Critic != "full" && o.Critic != "lora" {
@@ -109,7 +109,9 @@ func newBench(a *app) *cobra.Command {
 					sites = rt.Sites()
 				}
 				e.Sites, e.Shard = sites, shard == configs.ShardSharded
-				e.Offload = cost.Offload(configs.Train{Offload: offload})
+				if offload == configs.OffloadOptimizer {
+					e.Offload = engine.OffloadFrom
+				}
 				r, err = bench.Run(rt, e, o)
 				return err
 			})

@@ -3,19 +3,19 @@ package main
 import (
 	"github.com/gomlx/compute/dtypes"
 
+	"fewstep/distill/method"
 	"fewstep/engine"
 	"fewstep/eval"
 	"fewstep/internal/xla"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
-	"fewstep/train/cost"
 )
 
 // computeUsage describes the values of --compute.
 const computeUsage = "f32, bf16 (norms and softmax stay f32), or auto: bf16 for large models on GPUs, else f32"
 
 func checkCompute(name string) error {
-	if _, ok := cost.ComputeTypes[name]; !ok && name != "auto" {
+	if _, ok := method.ComputeTypes[name]; !ok && name != "auto" {
 		return usageErrorf("--compute is %q; it must be auto, f32 or bf16", name)
 	}
 	return nil
@@ -36,7 +36,7 @@ func drawer(rt *xla.Runtime, compute string, unets ...[]nn.Spec) *engine.Engine 
 		}
 		large = large || n >= largeUNet
 	}
-	dtype, told := cost.ComputeTypes[compute]
+	dtype, told := method.ComputeTypes[compute]
 	if !told {
 		dtype = dtypes.Float32
 		if large && rt.Kind == xla.CUDA {

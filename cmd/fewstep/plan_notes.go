@@ -32,6 +32,8 @@ func recipeNotes(c *configs.Recipe) (notes []string) {
 			note(p.WarmupDiscriminator > 0, "%s: the discriminator alone until %d samples%s, %s", where, p.WarmupDiscriminator, until, within)
 			note(p.Gate > 0, "%s: the student moves while the paired accuracy over %d samples is at least %g", where, d.GateWindow, p.Gate)
 			note(p.DiscriminatorWeightDecay > 0, "%s: weight decay %g of the discriminator", where, p.DiscriminatorWeightDecay)
+			note(p.TargetEMA > 0, "%s: learns from an average of itself, decay %g per update", where, p.TargetEMA)
+			note(p.GuidanceTo > 0, "%s: the teacher's guidance is drawn from %g to %g", where, c.Stages[i].Guidance, p.GuidanceTo)
 			note(p.ClosedForm > 0, "%s: conv_out starts from a ridge regression over %d samples", where, p.ClosedForm)
 		}
 	}

@@ -148,7 +148,10 @@ func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 	if s.Steps < 1 || s.Steps > p.Schedule.T() {
 		return usageErrorf("--steps is %d; it must be 1 to %d", s.Steps, p.Schedule.T())
 	}
-	if s.Plan, err = sampler.PlanBy(p.Scheduler, w.Schedule, s.Prediction, s.Steps); err != nil {
+	if w.Sampler != "" && !cmd.Flags().Changed("sampler") {
+		sampler = scheduler.Name(w.Sampler)
+	}
+	if s.Plan, err = sampler.PlanBy(p.Scheduler, w.Schedule, s.Prediction, s.Steps, w.Original); err != nil {
 		return withCode(exitUsage, err)
 	}
 	if !a.quiet {

@@ -38,7 +38,7 @@ func (f *Functions) captions() (places []int) {
 func (f *Functions) Move(e *engine.Engine, model *engine.Params, in []*engine.Array, a, b *engine.Array, g *Guidance) (*engine.Array, error) {
 	bind := engine.Bind{NetUNet: model}
 	if g != nil && guidesTogether(e) {
-		return one(e.Call(f.Guided(g.Empty != nil), bind, inputs(inputs(in, a, b, g.Scale), g.Empty...)...))
+		return one(e.Call(f.Guided(g.Empty != nil), bind, slices.Concat(in, []*engine.Array{a, b, g.Scale}, g.Empty)...))
 	}
 	if g == nil {
 		u, err := one(e.Call(f.Predict(), bind, in...))
@@ -48,7 +48,7 @@ func (f *Functions) Move(e *engine.Engine, model *engine.Params, in []*engine.Ar
 		defer u.Free()
 		return one(e.Call(Blend(), nil, in[family.Sample], a, u, b))
 	}
-	places, empty, put := f.captions(), inputs(in), g.Empty
+	places, empty, put := f.captions(), slices.Clone(in), g.Empty
 	if put == nil {
 		var told []*engine.Array
 		for _, i := range places {
@@ -97,22 +97,6 @@ func (f *Functions) MoveAway(e *engine.Engine, model *engine.Params, in, from []
 	return one(e.Call(Blend(), nil, in[family.Sample], a, guided, b))
 }
 
-// WarmMove compiles what Move needs, guided or not, with an encoded empty prompt or zeros; column stands for any
-// coefficients.
-func (f *Functions) WarmMove(e *engine.Engine, model *engine.Params, guided, encoded bool, in []*engine.Array, column *engine.Array) error {
-	bind := engine.Bind{NetUNet: model}
-	if !guided || !guidesTogether(e) {
-		return e.Warm(f.Predict(), bind, in...)
-	}
-	all := inputs(in, column, column, column)
-	if encoded {
-		for _, i := range f.captions() {
-			all = append(all, in[i])
-		}
-	}
-	return e.Warm(f.Guided(encoded), bind, all...)
-}
-
 // guidesTogether says whether a guided call is one call of twice the batch: on devices, which small batches leave idle.
 // At granularity network (CPUs) it is two calls, which share one program with calls that are not guided.
 func guidesTogether(e *engine.Engine) bool { return e.Granularity < nn.Network }
@@ -121,29 +105,29 @@ func guidesTogether(e *engine.Engine) bool { return e.Granularity < nn.Network }
 // network call of twice the batch. Where the empty prompt is encoded, what it makes of the conditions that follow from
 // captions comes after g; else they are zeros.
 func (f *Functions) Guided(encoded bool) engine.Function {
-	beside := op("beside_empty", func(in []*graph.Node) *graph.Node {
+	beside := Op("beside_empty", func(in []*graph.Node) *graph.Node {
 		return graph.Concatenate([]*graph.Node{in[0], graph.ZerosLike(in[0])}, 0)
 	})
 	key := "guided/"
 	if encoded {
 		key = "guided from encoded/"
 	}
-	return engine.Function{Key: key + f.signature(f.LoRA), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
-		net, more := f.split(in)
+	return engine.Function{Key: key + f.Signature(f.LoRA), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+		net, more := f.Split(in)
 		twice, places := make([]nn.Value, len(net)), f.captions()
 		for i, v := range net {
 			switch k := slices.Index(places, i); {
 			case k < 0:
-				twice[i] = nn.One(r, stack(2), v, v)
+				twice[i] = nn.One(r, Stack(2), v, v)
 			case encoded:
-				twice[i] = nn.One(r, stack(2), v, more[3+k])
+				twice[i] = nn.One(r, Stack(2), v, more[3+k])
 			default:
 				twice[i] = nn.One(r, beside, v)
 			}
 		}
 		u := nn.One(r, f.UNet.Network(NetUNet, f.LoRA), twice...)
-		guided := nn.One(r, guide, nn.One(r, part(0, 2), u), nn.One(r, part(1, 2), u), more[2])
-		return r.Run(blend, net[family.Sample], more[0], guided, more[1])
+		guided := nn.One(r, guide, nn.One(r, Part(0, 2), u), nn.One(r, Part(1, 2), u), more[2])
+		return r.Run(Mix, net[family.Sample], more[0], guided, more[1])
 	}}
 }
 

@@ -13,7 +13,7 @@ import (
 // target [B,H,W,C'] → Zᵀ·Z in f64, Z = [patches, 1, target] with a row for each position, as two f32 matrices
 // [2, n, n] whose sum it is. See distill.Regression.
 func (f *Functions) Regression() engine.Function {
-	normal := op("normal_equations", func(in []*graph.Node) *graph.Node {
+	normal := Op("normal_equations", func(in []*graph.Node) *graph.Node {
 		g := in[0].Graph()
 		wide := func(x *graph.Node) *graph.Node { return graph.ConvertDType(x, dtypes.Float64) }
 		patches := wide(f.UNet.Patches(in[0]))
@@ -24,8 +24,8 @@ func (f *Functions) Regression() engine.Function {
 		rest := graph.ConvertDType(graph.Sub(gram, wide(rounded)), dtypes.Float32)
 		return graph.Stack([]*graph.Node{rounded, rest}, 0)
 	})
-	return engine.Function{Key: "regression/" + f.signature(f.LoRA), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
-		net, more := f.split(in)
+	return engine.Function{Key: "regression/" + f.Signature(f.LoRA), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+		net, more := f.Split(in)
 		features := nn.One(r, f.UNet.Features(NetUNet, f.LoRA), net...)
 		return r.Run(normal, features, more[0])
 	}}

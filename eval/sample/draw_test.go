@@ -133,7 +133,7 @@ func TestLatents(t *testing.T) {
 	same("own size told", s.draw(t, last, with(func(o *sample.Options) { o.Noise, o.TimeIDs = noise, pipeline.TimeIDs(s.p.Native()) }))[0], 2)
 	other("another negative", s.draw(t, last, with(func(o *sample.Options) { o.Noise, o.Negative = noise, s.text[0] }))[0], 2)
 	other("another size told", s.draw(t, last, with(func(o *sample.Options) { o.Noise, o.TimeIDs = noise, pipeline.TimeIDs(pipeline.Square(99)) }))[0], 2)
-	euler, err := scheduler.Euler.PlanBy(s.p.Scheduler, s.p.Schedule, s.p.Prediction, 3)
+	euler, err := scheduler.Euler.PlanBy(s.p.Scheduler, s.p.Schedule, s.p.Prediction, 3, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

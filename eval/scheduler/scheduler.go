@@ -83,11 +83,14 @@ type Plan struct {
 	Moves []Move
 }
 
-// PlanBy is Plan with the settings of a scheduler_config.json.
-func (n Name) PlanBy(config []byte, schedule *distill.Schedule, prediction distill.Prediction, steps int) (*Plan, error) {
+// PlanBy is Plan with the settings of a scheduler_config.json; original, if it is not 0, is Settings.OriginalSteps.
+func (n Name) PlanBy(config []byte, schedule *distill.Schedule, prediction distill.Prediction, steps, original int) (*Plan, error) {
 	settings, err := ParseSettings(config)
 	if err != nil {
 		return nil, err
+	}
+	if original > 0 {
+		settings.OriginalSteps = original
 	}
 	p, err := n.Plan(schedule, prediction, settings, steps)
 	return &p, err
@@ -176,12 +179,6 @@ func (p *Plan) ancestral(s *distill.Schedule, prediction distill.Prediction, wal
 	}
 }
 
-// Constants of consistency models: the data's deviation, and the factor that timesteps are scaled by.
-const (
-	consistencySigma = 0.5
-	consistencyScale = 10
-)
-
 // consistency jumps to the clean latent at each call, by the boundary condition of consistency models, and back up to
 // the next timestep with fresh noise. Its timesteps are among those that the model was distilled at.
 func (p *Plan) consistency(s *distill.Schedule, prediction distill.Prediction, settings Settings, steps int) error {
@@ -195,11 +192,8 @@ func (p *Plan) consistency(s *distill.Schedule, prediction distill.Prediction, s
 		grid[i] = k * (s.T() / original)
 	}
 	for i, t := range grid {
-		scaled := consistencyScale * float64(s.NetworkIndex(t))
-		skip := consistencySigma * consistencySigma / (scaled*scaled + consistencySigma*consistencySigma)
-		out := scaled / math.Sqrt(scaled*scaled+consistencySigma*consistencySigma)
-		xa, xb := s.X0Coefficients(prediction, t)
-		m := Move{Index: s.NetworkIndex(t), A: out*xa + skip, B: out * xb}
+		m := Move{Index: s.NetworkIndex(t)}
+		m.A, m.B = s.ConsistencyCoefficients(prediction, t)
 		if i+1 < steps {
 			signal, noise := s.NoisyCoefficients(grid[i+1])
 			m.A, m.B, m.C = signal*m.A, signal*m.B, noise

@@ -98,7 +98,8 @@ func TestPredictionsAgree(t *testing.T) {
 		x := 0.8
 		for i, m := range e.Moves {
 			u := 0.3*x + 0.1
-			x0 := s.X0FromEpsilon([]float64{x}, []float64{u}, m.Index+1)[0]
+			xa, xu := s.X0Coefficients(distill.Epsilon, m.Index+1)
+			x0 := xa*x + xu*u
 			next, other := m.A*x+m.B*u, d.Moves[i].A*x+d.Moves[i].B*x0
 			if math.Abs(next-other) > 1e-9*max(1, math.Abs(next)) || m.C != d.Moves[i].C {
 				t.Errorf("%s: call %d gives %g for a prediction of noise, %g for the same of x0", name, i, next, other)
@@ -125,10 +126,10 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s with %d steps: %d moves", c.name, c.steps, len(p.Moves))
 		}
 	}
-	if p, err := Euler.PlanBy([]byte(`{"steps_offset": 1}`), s, distill.Epsilon, 1000); err != nil || len(p.Moves) != 1000 {
+	if p, err := Euler.PlanBy([]byte(`{"steps_offset": 1}`), s, distill.Epsilon, 1000, 0); err != nil || len(p.Moves) != 1000 {
 		t.Errorf("the offset of leading grids keeps a trailing one from all its steps: %v", err)
 	}
-	if _, err := Euler.PlanBy([]byte("{"), s, distill.Epsilon, 4); err == nil {
+	if _, err := Euler.PlanBy([]byte("{"), s, distill.Epsilon, 4, 0); err == nil {
 		t.Error("a broken config gave a plan")
 	}
 	for _, name := range names {

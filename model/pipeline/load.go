@@ -21,6 +21,8 @@ type Weights struct {
 	Schedule   *process.Schedule  // of the noise that it was trained on
 	Steps      int                // network calls the weights are made for; 0 = the files do not say
 	Guidance   float64            // classifier-free guidance they are made for, where Steps is given; 0 = none
+	Sampler    string             // they are made for, where Steps is given; "" = any
+	Original   int                // steps that a consistency model was distilled from; 0 = it is none
 	Title      string             // what the file calls itself, may be empty
 	Notes      []string           // what of the files was left out, for the user
 
@@ -246,7 +248,7 @@ func (w *Weights) Text() map[string]weights.Source { return w.text }
 func (w *Weights) describe(metadata map[string]string) {
 	spec, _ := weights.ParseModelSpec(metadata)
 	if spec.SamplerSteps > 0 {
-		w.Steps, w.Guidance = spec.SamplerSteps, spec.GuidanceScale
+		w.Steps, w.Guidance, w.Sampler, w.Original = spec.SamplerSteps, spec.GuidanceScale, spec.Sampler, spec.OriginalSteps
 	}
 	if spec.Title != "" {
 		w.Title = spec.Title

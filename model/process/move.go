@@ -3,6 +3,7 @@ package process
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"fewstep/model/prediction"
 )
@@ -115,36 +116,22 @@ func (s *Schedule) MoveCoefficients(pred Prediction, t, tNext int) (a, b float64
 	return a, noiseNext - a*noise
 }
 
-// Combine returns a·x + b·u elementwise: what every coefficient pair of this
-// package is applied by. x and u must be of one length.
-func Combine(a float64, x []float64, b float64, u []float64) []float64 {
-	out := make([]float64, len(x))
-	for i := range out {
-		out[i] = a*x[i] + b*u[i]
-	}
-	return out
-}
+// Constants of consistency models, as diffusers' LCMScheduler has them: the
+// data's deviation, and what timesteps are scaled by.
+const (
+	consistencySigma = 0.5
+	consistencyScale = 10
+)
 
-// Forward is (1) with the schedule fix: the network's input at t.
-func (s *Schedule) Forward(x0, epsilon []float64, t int) []float64 {
-	a, b := s.ForwardCoefficients(t)
-	return Combine(a, x0, b, epsilon)
-}
-
-// X0FromEpsilon is (3): the clean latent that x_t and an ε-prediction imply.
-func (s *Schedule) X0FromEpsilon(x, epsilon []float64, t int) []float64 {
-	a, b := s.X0Coefficients(Epsilon, t)
-	return Combine(a, x, b, epsilon)
-}
-
-// EpsilonFromX0 is (4): the noise that x_t and an x0-prediction imply.
-func (s *Schedule) EpsilonFromX0(x, x0 []float64, t int) []float64 {
-	a, b := s.EpsilonCoefficients(Sample, t)
-	return Combine(a, x, b, x0)
-}
-
-// Move is (5): one deterministic step from t to t' with the output u.
-func (s *Schedule) Move(pred Prediction, x, u []float64, t, tNext int) []float64 {
-	a, b := s.MoveCoefficients(pred, t, tNext)
-	return Combine(a, x, b, u)
+// ConsistencyCoefficients returns (a, b) of a consistency model's sample,
+// f(x_t, t) = c_skip·x_t + c_out·x0(x_t, u) = a·x_t + b·u, with the boundary
+// scalings c_skip = σ²/(τ² + σ²) and c_out = τ/√(τ² + σ²) of τ = 10·(t − 1) and
+// σ = 0.5: at the network's index 0 the sample is x_t itself (Luo et al.,
+// "Latent Consistency Models", arXiv 2310.04378, section 4).
+func (s *Schedule) ConsistencyCoefficients(pred Prediction, t int) (a, b float64) {
+	scaled := consistencyScale * float64(s.NetworkIndex(t))
+	square := scaled*scaled + consistencySigma*consistencySigma
+	skip, out := consistencySigma*consistencySigma/square, scaled/math.Sqrt(square)
+	a, b = s.X0Coefficients(pred, t)
+	return skip + out*a, out * b
 }

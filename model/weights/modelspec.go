@@ -30,6 +30,8 @@ type ModelSpec struct {
 	ConfigSHA256  string // hash of the resolved config
 	SamplerSteps  int    // network calls per image
 	Spacing       string // timestep spacing, "trailing"
+	Sampler       string // fewstep's name of the sampler; "" = that of any student
+	OriginalSteps int    // of the teacher that a consistency model was distilled from; 0 = it is none
 	GuidanceScale float64
 }
 
@@ -76,6 +78,10 @@ func (s ModelSpec) Metadata() (map[string]string, error) {
 	if s.SamplerSteps > 0 {
 		put(prefixLineage+"sampler.steps", strconv.Itoa(s.SamplerSteps))
 		put(prefixLineage+"sampler.timestep_spacing", s.Spacing)
+		put(prefixLineage+"sampler.name", s.Sampler)
+		if s.OriginalSteps > 0 {
+			put(prefixLineage+"sampler.original_steps", strconv.Itoa(s.OriginalSteps))
+		}
 		put(prefixLineage+"sampler.guidance_scale", strconv.FormatFloat(s.GuidanceScale, 'g', -1, 64))
 		put(prefixLineage+"sampler.prediction_type", s.PredictionType)
 	}
@@ -105,6 +111,8 @@ func ParseModelSpec(m map[string]string) (s ModelSpec, ok bool) {
 	s.ConfigSHA256 = m[prefixLineage+"config_sha256"]
 	s.SamplerSteps, _ = strconv.Atoi(m[prefixLineage+"sampler.steps"])
 	s.Spacing = m[prefixLineage+"sampler.timestep_spacing"]
+	s.Sampler = m[prefixLineage+"sampler.name"]
+	s.OriginalSteps, _ = strconv.Atoi(m[prefixLineage+"sampler.original_steps"])
 	s.GuidanceScale, _ = strconv.ParseFloat(m[prefixLineage+"sampler.guidance_scale"], 64)
 	return s, ok
 }

@@ -181,7 +181,7 @@ func newTeam(lead *engine.Engine, p Preset, o Options) (*team, error) {
 	}
 	t := &team{group: g, setups: make([]*setup, len(g.Engines()))}
 	return t, g.Together(func(rank int) (err error) {
-		t.setups[rank], err = newSetup(g.Engines()[rank], p, o)
+		t.setups[rank], err = newSetup(g.Engines()[rank], p, o, rank)
 		return err
 	})
 }
@@ -205,13 +205,10 @@ func plan(e *engine.Engine, p Preset, o Options, flash bool) (m engine.Memory, e
 		return m, err
 	}
 	defer rt.Close()
-	d := engine.Dry(rt.Backend, e.Compute, e.Granularity)
-	d.Split, d.Frozen, d.Calls, d.Flash = e.Split, e.Frozen, e.Calls, flash
-	d.Offload, d.Shard = e.Offload, e.Shard
-	if o.Devices > 1 {
-		d.Rehearse(o.Devices)
-	}
-	s, err := newSetup(d, p, o)
+	d := e.OnPaper(rt.Backend)
+	d.Flash = flash
+	d.Rehearse(o.Devices)
+	s, err := newSetup(d, p, o, 0)
 	if err != nil {
 		return m, err
 	}

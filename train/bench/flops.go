@@ -2,9 +2,10 @@ package bench
 
 import (
 	"fmt"
+	"slices"
 
+	"fewstep/distill"
 	"fewstep/internal/xla"
-	"fewstep/model/discriminator"
 	"fewstep/model/family"
 	"fewstep/model/nn"
 	"fewstep/train/cost"
@@ -20,51 +21,37 @@ func flops(p Preset, o Options) (float64, error) {
 		return 0, err
 	}
 	defer rt.Close()
-	measure := func(b nn.Block, in ...shapes.Shape) float64 {
-		if err != nil {
-			return 0
-		}
-		var n cost.Network
-		n, err = cost.Measure(rt.Backend, b, dtypes.Float32, in...)
-		return n.FLOPs * float64(o.Batch*max(o.Accumulate, 1))
+	measure := func(b nn.Block, in ...shapes.Shape) (float64, error) {
+		n, err := cost.Measure(rt.Backend, b, dtypes.Float32, in...)
+		return n.FLOPs * float64(o.Batch*max(o.Accumulate, 1)), err
 	}
-	in := inputs(p, 1)
-	plain := measure(p.UNet.Network("", nil), in...)
-	var sum float64
 	switch o.Step {
 	case "forward":
-		return plain, err
+		return measure(p.UNet.Network("", nil), inputs(p, 1)...)
 	case "vae-encode":
-		return measure(p.VAE.Encoder(""), f32(1, p.Side*p.VAE.Factor(), p.Side*p.VAE.Factor(), 3)), err
+		return measure(p.VAE.Encoder(""), f32(1, p.Side*p.VAE.Factor(), p.Side*p.VAE.Factor(), 3))
 	case "vae-decode":
-		return measure(p.VAE.Decoder(""), f32(1, p.Side, p.Side, p.VAE.LatentChannels)), err
-	case "mse-lora", "mse-full":
-		sum = 8 * plain
-	case "adv-lora", "adv-full":
-		last := p.UNet.Levels() - 1
-		small, width := p.Side>>last, p.UNet.Widths()[last]
-		d := &discriminator.Config{UNet: p.UNet}
-		encoder := measure(d.Backbone(""), in...)
-		head := measure(d.Head(""), f32(1, small, small, 2*width))
-		// Two teacher calls. Real and fake, each with its start, through the discriminator with all gradients. Fake and
-		// start through it once more, with gradients by the fake.
-		all := 3.0
-		if o.Critic == "lora" {
-			all = 2 // by inputs
-		}
-		sum = 2*plain + all*4*encoder + 3*2*head + 3*encoder + 2*head
-	default:
+		return measure(p.VAE.Decoder(""), f32(1, p.Side, p.Side, p.VAE.LatentChannels))
+	}
+	if !slices.Contains(Steps, o.Step) {
 		return 0, fmt.Errorf("unknown step %q", o.Step)
 	}
-	calls, gradient := 1.0, 2.0 // by inputs and weights
-	if isLoRA(o.Step) {
-		gradient = 1
+	model := cost.Model{UNet: p.UNet, Schedule: distill.SDXLSchedule(), Factor: p.VAE.Factor(), Tokens: p.Tokens}
+	all, err := cost.ModelFLOPs(rt.Backend, recipe(p, o), model)
+	sum := all[o.Step+"/"+o.Step] * float64(o.Batch*max(o.Accumulate, 1))
+	if err != nil || !adversarial(o.Step) {
+		return sum, err
 	}
-	if o.Step == "adv-lora" || o.Step == "adv-full" {
-		calls = 2 // the sample for the discriminator, and the one that learns
+	// The yardstick puts the start that real and fake share through the discriminator with each of them.
+	start, err := measure(p.UNet.Encoder(""), inputs(p, 1)...)
+	passes := 3.0
+	if o.Critic == "lora" {
+		passes = 2 // gradients by inputs alone
 	}
-	return sum + (calls+gradient)*plain, err
+	return sum + passes*start, err
 }
+
+func adversarial(step string) bool { return step == "adv-lora" || step == "adv-full" }
 
 func isLoRA(step string) bool { return step == "mse-lora" || step == "adv-lora" }
 

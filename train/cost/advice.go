@@ -132,7 +132,7 @@ func atMost(b compute.Backend, c *configs.Recipe, m Model, d Device, limit int64
 		if s.Target == configs.TargetFull {
 			w -= 4
 		}
-		if s.Kind == configs.KindAdversarial {
+		if s.Method().Critic {
 			w -= 2
 		}
 		if s.Form == configs.FormConditional {
@@ -143,7 +143,7 @@ func atMost(b compute.Backend, c *configs.Recipe, m Model, d Device, limit int64
 	slices.SortStableFunc(steps, func(a, b distill.Step) int { return weight(a) - weight(b) })
 	seen := map[string]bool{}
 	for _, s := range steps {
-		if s.Kind == configs.KindMerge || seen[alike(c, s)] {
+		if !s.Trains() || seen[alike(c, s)] {
 			continue
 		}
 		seen[alike(c, s)] = true

@@ -5,14 +5,12 @@ import (
 
 	"fewstep/configs"
 	"fewstep/distill"
-	"fewstep/engine"
-	"fewstep/model/discriminator"
+	"fewstep/distill/method"
 	"fewstep/model/family"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
 
 	"github.com/gomlx/compute"
-	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 )
 
@@ -86,7 +84,7 @@ func Plan(b compute.Backend, c *configs.Recipe, m Model, d Device) ([]Phase, err
 		if err != nil {
 			return nil, err
 		}
-		if s.Kind != configs.KindMerge {
+		if s.Trains() {
 			alike := alike(c, s)
 			if _, ok := known[alike]; !ok {
 				if known[alike], err = memory(b, c, m, s, d, 0); err != nil {
@@ -116,39 +114,15 @@ func (m Model) Encoded(c *configs.Recipe) (image, caption int64) {
 	return 4 * int64(m.inputs(c, 1)[family.Sample].Size()), caption
 }
 
-// discriminator is the recipe's.
-func (m Model) discriminator(c *configs.Recipe) *discriminator.Config {
-	d := &discriminator.Config{UNet: m.UNet, Channels: c.Discriminator.HeadChannels, Groups: c.Discriminator.HeadGroups,
-		Levels: c.Discriminator.Features == configs.FeaturesLevels}
-	if c.Discriminator.Target == configs.TargetLoRA {
-		d.LoRA = &nn.LoRA{Rank: c.LoRA.Rank, Scale: c.LoRA.Scale()}
-	}
-	return d
-}
-
-// Levels are the granularities by their names in a recipe.
-var Levels = map[string]nn.Level{"network": nn.Network, "stage": nn.Stage, "layer": nn.Layer}
-
-// ComputeTypes are the compute types by their names in a recipe.
-var ComputeTypes = map[string]dtypes.DType{"f32": dtypes.Float32, "bf16": dtypes.BFloat16}
-
-// Offload is a recipe's engine.Engine.Offload.
-func Offload(t configs.Train) int {
-	if t.Offload == configs.OffloadOptimizer {
-		return engine.OffloadFrom
-	}
-	return 0
-}
-
 func measure(b compute.Backend, c *configs.Recipe, m Model) (n networks, err error) {
 	side := c.Data.Resolution / m.Factor
 	if side < 1<<(m.UNet.Levels()-1) {
 		return n, fmt.Errorf("data.resolution %d is too small: the UNet would see %d×%d latents", c.Data.Resolution, side, side)
 	}
 	in := m.inputs(c, 1)
-	d := m.discriminator(c)
+	d := (&method.Networks{Recipe: c, UNet: m.UNet}).Discriminator()
 	n.penalised = c.Discriminator.R1 > 0
-	compute := ComputeTypes[c.Train.Compute]
+	compute := method.ComputeTypes[c.Train.Compute]
 	last := m.UNet.Levels() - 1
 	for _, one := range []struct {
 		into  *Network
@@ -187,7 +161,7 @@ func (n *networks) phase(c *configs.Recipe, m Model, s distill.Step) (Phase, err
 	p := Phase{Stage: s.StageName, Phase: s.PhaseName, Kind: s.Kind, Target: s.Target, Form: s.Form, Start: s.Start.String(),
 		Produces: string(s.Produces), Samples: s.Samples, Updates: s.Samples / int64(c.Train.GlobalBatch())}
 	size := n.plain.Parameters
-	if s.Kind == configs.KindMerge {
+	if !s.Trains() {
 		p.Result = 4 * size
 		return p, nil
 	}
@@ -197,12 +171,10 @@ func (n *networks) phase(c *configs.Recipe, m Model, s distill.Step) (Phase, err
 	}
 	p.Teacher, p.TeacherSteps, p.Guidance = s.Teacher.String(), s.TeacherSteps, s.Guidance
 	p.TeacherCalls = sampler.Calls()
-	if s.Kind == configs.KindX0 {
-		p.TeacherCalls = 1
-	}
 	if s.Guidance > 0 {
 		p.TeacherCalls *= 2
 	}
+	p.TeacherCalls += s.Method().Calls
 	student, head := n.plain, n.headSingle
 	p.Trained = size
 	if s.Target == configs.TargetLoRA {
@@ -211,18 +183,28 @@ func (n *networks) phase(c *configs.Recipe, m Model, s distill.Step) (Phase, err
 	if s.Form == configs.FormConditional {
 		head = n.headConditional
 	}
-	adversarial := s.Kind == configs.KindAdversarial
-	if adversarial {
+	if s.Method().Critic {
 		p.Discriminator = n.backbone.Parameters + head.Parameters
 		if c.Discriminator.Target == configs.TargetLoRA {
 			p.Discriminator = n.critic.Adapters + head.Parameters
 		}
 	}
-	p.FLOPsPerSample = n.flops(c, s, p.TeacherCalls, student, head)
+	again := 1.0
+	if c.Train.Granularity == "network" {
+		again = 0
+	}
+	p.FLOPsPerSample = n.operations(s, p.TeacherCalls, passes{student, n.critic, head, 3 + again, 3 + again, 3 + again, 2 + again})
 	p.FLOPs = p.FLOPsPerSample * float64(s.Samples)
-	p.Model = n.model(s, p.TeacherCalls)
+	model := passes{n.plain, n.backbone, head, 3, 3, 3, 2}
+	if s.Target == configs.TargetLoRA {
+		model.student--
+	}
+	if n.critic.Adapters > 0 {
+		model.critic--
+	}
+	p.Model = n.operations(s, p.TeacherCalls, model)
 
-	moments := int64(ComputeTypes[c.Train.Moments].Size())
+	moments := int64(method.ComputeTypes[c.Train.Moments].Size())
 	if phase.Beta1 > 0 {
 		moments *= 2
 	}
@@ -247,7 +229,7 @@ func ModelFLOPs(b compute.Backend, c *configs.Recipe, m Model) (map[string]float
 	}
 	out := map[string]float64{}
 	for _, s := range steps {
-		if s.Kind == configs.KindMerge {
+		if !s.Trains() {
 			continue
 		}
 		p, err := n.phase(c, m, s)
@@ -259,51 +241,27 @@ func ModelFLOPs(b compute.Backend, c *configs.Recipe, m Model) (map[string]float
 	return out, nil
 }
 
-func (n *networks) model(s distill.Step, calls int) float64 {
-	gradient := 2.0
-	if s.Target == configs.TargetLoRA {
-		gradient = 1
-	}
-	sum := (float64(calls) + 1 + gradient) * n.plain.FLOPs
-	if s.Kind != configs.KindAdversarial {
-		return sum
-	}
-	views, start, head := 2.0, 0.0, n.headSingle
-	if s.Form == configs.FormConditional {
-		views, start, head = 3, 1, n.headConditional
-	}
-	gradient = 2
-	if n.critic.Adapters > 0 {
-		gradient = 1
-	}
-	judged := 2.0
-	if n.penalised {
-		views, judged = views+1, 3
-	}
-	sum += n.plain.FLOPs + (1+gradient)*views*n.backbone.FLOPs + 3*judged*head.FLOPs
-	return sum + 2*(n.backbone.FLOPs+head.FLOPs) + start*n.backbone.FLOPs
+// passes are networks as an update counts them, and how many forward passes' operations it is to train each, and to go
+// through the discriminator with a gradient by its input alone.
+type passes struct {
+	ofStudent, ofCritic, ofHead    Network
+	student, critic, head, through float64
 }
 
-// flops of one sample: the teacher's calls, the student's forward and backward pass and, in an adversarial phase, the
-// sample for the discriminator, its update on real and fake (and their start), and the way back through it.
-func (n *networks) flops(c *configs.Recipe, s distill.Step, calls int, student, head Network) float64 {
-	again := 1.0
-	if c.Train.Granularity == "network" {
-		again = 0
-	}
-	sum := float64(calls)*n.plain.FLOPs + (3+again)*student.FLOPs
-	if s.Kind != configs.KindAdversarial {
+// operations of one sample: calls without gradients, the student's training and, with a discriminator, the sample for it,
+// its training on real and fake (and their start), and the way back through it.
+func (n *networks) operations(s distill.Step, calls int, p passes) float64 {
+	sum := float64(calls)*n.plain.FLOPs + p.student*p.ofStudent.FLOPs
+	if !s.Method().Critic {
 		return sum
 	}
-	views, start := 2.0, 0.0
+	views, start, judged := 2.0, 0.0, 2.0
 	if s.Form == configs.FormConditional {
 		views, start = 3, 1
 	}
-	sum += student.FLOPs
-	judged := 2.0
 	if n.penalised {
 		views, judged = views+1, 3
 	}
-	sum += (3 + again) * (views*n.critic.FLOPs + judged*head.FLOPs)
-	return sum + (2+again)*(n.critic.FLOPs+head.FLOPs) + start*n.critic.FLOPs
+	sum += p.ofStudent.FLOPs + p.critic*views*p.ofCritic.FLOPs + p.head*judged*p.ofHead.FLOPs
+	return sum + p.through*(p.ofCritic.FLOPs+p.ofHead.FLOPs) + start*p.ofCritic.FLOPs
 }

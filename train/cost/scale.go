@@ -1,6 +1,9 @@
 package cost
 
-import "fewstep/configs"
+import (
+	"fewstep/configs"
+	"fewstep/distill/method"
+)
 
 // Fabric joins the devices of a cluster: bytes per second that each device moves in an all-reduce, which NCCL's tests call
 // bus bandwidth.
@@ -40,12 +43,12 @@ type Scale struct {
 // Traffic is what a phase's update adds up over n devices, in bytes.
 func (p Phase) Traffic(c *configs.Recipe, n int) int64 {
 	trained := p.Trained + p.Discriminator
-	gradients := trained * int64(ComputeTypes[c.Train.Reduce].Size())
+	gradients := trained * int64(method.ComputeTypes[c.Train.Reduce].Size())
 	if c.Train.Shard != configs.ShardSharded {
 		return gradients
 	}
 	micro := min(c.Train.Accumulate, c.Train.GlobalBatch()/n)
-	return gradients*int64(micro) + trained*int64(ComputeTypes[c.Train.Compute].Size()) // and the new weights
+	return gradients*int64(micro) + trained*int64(method.ComputeTypes[c.Train.Compute].Size()) // and the new weights
 }
 
 // Scales estimates a phase on 1, 2, 4 … devices, at most so many and no more than an update has samples (train.batch and

@@ -77,7 +77,7 @@ func ArtifactNamed(d *rundir.Dir, c *configs.Recipe, s distill.Step, blocks lora
 		return err
 	}
 	defer base.Close()
-	scheduler, err := schedulerConfig(base, s.Prediction)
+	scheduler, err := schedulerConfig(base, s)
 	if err != nil {
 		return err
 	}

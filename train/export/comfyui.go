@@ -108,13 +108,16 @@ func (b basis) draw(s distill.Step, checkpoint string, nodes map[string]node, mo
 		nodes[id] = n
 	}
 	sampling := map[distill.Prediction]string{distill.Epsilon: "eps", distill.Velocity: "v_prediction", distill.Sample: "x0"}[s.Prediction]
-	if s.Prediction != distill.Epsilon || b.kind.ZeroSNR {
+	if own := samplerOf(s).sampling; own != "" {
+		sampling = own
+	}
+	if sampling != "eps" || b.kind.ZeroSNR {
 		nodes["3"] = node{Class: "ModelSamplingDiscrete", Inputs: map[string]any{"model": model, "sampling": sampling, "zsnr": b.kind.ZeroSNR}}
 		model = link{"3", 0}
 	}
 	nodes["7"] = node{Class: "KSampler", Inputs: map[string]any{"model": model, "positive": link{"4", 0}, "negative": link{"5", 0},
 		"latent_image": link{"6", 0}, "seed": 1, "steps": s.StudentSteps, "cfg": 1.0,
-		"sampler_name": "euler", "scheduler": "sgm_uniform", "denoise": 1.0}}
+		"sampler_name": samplerOf(s).name, "scheduler": "sgm_uniform", "denoise": 1.0}}
 	out, err := indented(nodes)
 	if err != nil {
 		panic(err) // strings and numbers always encode

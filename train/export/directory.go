@@ -46,12 +46,12 @@ func replace(b *bundle.Bundle, f *weights.File, d *rundir.Dir, c *configs.Recipe
 	if err := b.Replace(ldm.UNet, unet); err != nil {
 		return fmt.Errorf("%s: %w", f.Path(), err)
 	}
-	scheduler, err := schedulerConfig(b, s.Prediction)
+	scheduler, err := schedulerConfig(b, s)
 	if err != nil {
 		return err
 	}
 	b.ReplaceFile("scheduler/scheduler_config.json", scheduler)
-	index, err := modelIndex(b)
+	index, err := modelIndex(b, s)
 	if err != nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func fullUNet(base *bundle.Bundle, f *weights.File, c *configs.Recipe, s distill
 }
 
 // modelIndex is the base's with the scheduler that few-step weights need.
-func modelIndex(b *bundle.Bundle) ([]byte, error) {
+func modelIndex(b *bundle.Bundle, s distill.Step) ([]byte, error) {
 	const name = "model_index.json"
 	raw, err := b.File(name)
 	if err != nil {
@@ -92,6 +92,6 @@ func modelIndex(b *bundle.Bundle) ([]byte, error) {
 	if err := json.Unmarshal(raw, &components); err != nil {
 		return nil, fmt.Errorf("%s: %s: %w", b.Path, name, err)
 	}
-	components["scheduler"] = []string{"diffusers", "EulerDiscreteScheduler"}
+	components["scheduler"] = []string{"diffusers", samplerOf(s).class}
 	return indented(components)
 }

@@ -187,6 +187,36 @@ func TestFilesAndMetadata(t *testing.T) {
 	}
 }
 
+// A consistency model is drawn with LCM's sampler, and its files say so.
+func TestConsistencyModelIsDrawnByLCM(t *testing.T) {
+	b, err := bundle.Open("../../assets/mini", bundle.Options{})
+	must(t, err)
+	defer b.Close()
+	s := distill.Step{StudentSteps: 4, Sampler: "lcm", Original: 50}
+	var scheduler, index map[string]any
+	raw, err := schedulerConfig(b, s)
+	must(t, err)
+	must(t, json.Unmarshal(raw, &scheduler))
+	if scheduler["_class_name"] != "LCMScheduler" || scheduler["original_inference_steps"] != 50.0 || scheduler["timestep_spacing"] != "leading" || scheduler["prediction_type"] != "epsilon" {
+		t.Errorf("scheduler %s", raw)
+	}
+	raw, err = modelIndex(b, s)
+	must(t, err)
+	must(t, json.Unmarshal(raw, &index))
+	if class := index["scheduler"].([]any)[1]; class != "LCMScheduler" {
+		t.Errorf("the pipeline's scheduler is %v", class)
+	}
+	c := configs.Default()
+	var nodes map[string]struct {
+		Class  string `json:"class_type"`
+		Inputs map[string]any
+	}
+	must(t, json.Unmarshal(workflow(basis{config: c, published: "x"}, s, "x.safetensors", false), &nodes))
+	if nodes["7"].Inputs["sampler_name"] != "lcm" || nodes["3"].Inputs["sampling"] != "lcm" || nodes["7"].Inputs["steps"] != 4.0 {
+		t.Errorf("workflow %+v", nodes)
+	}
+}
+
 // ComfyUI samples one-step weights as x0 predictions and others as they are.
 func TestWorkflow(t *testing.T) {
 	_, c := fakeRun(t)

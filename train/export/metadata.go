@@ -49,7 +49,9 @@ func metadataOf(d *rundir.Dir, c *configs.Recipe, s distill.Step) (map[string]st
 		Stage:          s.Path(),
 		ConfigSHA256:   fmt.Sprintf("%x", sha256.Sum256(recipe)),
 		SamplerSteps:   s.StudentSteps,
-		Spacing:        "trailing",
+		Spacing:        samplerOf(s).spacing,
+		Sampler:        s.Sampler,
+		OriginalSteps:  s.Original,
 	}
 	metadata, err := spec.Metadata()
 	if err != nil {
@@ -90,9 +92,23 @@ func unetOf(model *bundle.Bundle) (*unet.Config, error) {
 	return unet.ParseConfig(raw, filepath.Join(model.Path, "unet", "config.json"))
 }
 
-// schedulerConfig is the base model's scheduler_config.json as the few-step weights need it: Euler on the trailing
-// grid, and what the network predicts.
-func schedulerConfig(model *bundle.Bundle, p distill.Prediction) ([]byte, error) {
+// sampler is what draws with exported weights, in the words of diffusers and of ComfyUI.
+type sampler struct {
+	class, spacing string // of diffusers' scheduler
+	name, sampling string // of ComfyUI's KSampler, and of ModelSamplingDiscrete in place of the prediction
+}
+
+// samplerOf is that of a student: Euler on the trailing grid, or what its method made it for.
+func samplerOf(s distill.Step) sampler {
+	if s.Sampler == "lcm" {
+		return sampler{class: "LCMScheduler", spacing: "leading", name: "lcm", sampling: "lcm"}
+	}
+	return sampler{class: "EulerDiscreteScheduler", spacing: "trailing", name: "euler"}
+}
+
+// schedulerConfig is the base model's scheduler_config.json as the few-step weights need it: their sampler, and what the
+// network predicts.
+func schedulerConfig(model *bundle.Bundle, s distill.Step) ([]byte, error) {
 	const name = "scheduler/scheduler_config.json"
 	raw, err := model.File(name)
 	if err != nil {
@@ -102,11 +118,13 @@ func schedulerConfig(model *bundle.Bundle, p distill.Prediction) ([]byte, error)
 	if err := json.Unmarshal(raw, &settings); err != nil {
 		return nil, fmt.Errorf("%s: %s: %w", model.Path, name, err)
 	}
-	settings["_class_name"] = "EulerDiscreteScheduler"
-	settings["timestep_spacing"] = "trailing"
-	settings["prediction_type"] = p.String()
+	settings["_class_name"], settings["timestep_spacing"] = samplerOf(s).class, samplerOf(s).spacing
+	settings["prediction_type"] = s.Prediction.String()
 	for _, other := range []string{"skip_prk_steps", "set_alpha_to_one", "clip_sample", "sample_max_value"} {
 		delete(settings, other) // keys of other schedulers
+	}
+	if s.Original > 0 {
+		settings["original_inference_steps"] = s.Original
 	}
 	return indented(settings)
 }

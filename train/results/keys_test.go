@@ -19,6 +19,7 @@ import (
 	"fewstep/configs"
 	"fewstep/data"
 	"fewstep/distill"
+	"fewstep/distill/methods"
 	"fewstep/internal/xla"
 	"fewstep/model/pipeline"
 	"fewstep/train"
@@ -42,6 +43,9 @@ const (
 	skips       = `stages.1.phases=[{name: full-cond, kind: adversarial, target: full, form: conditional, teacher: skip, samples: 4, lr: 1e-3}]`
 	complete    = "data.source=images.parquet" // enough images to be measured by
 )
+
+// consistent makes the second stage one of consistency distillation.
+var consistent = []string{"stages.8={loss: mse, teacher_steps: 20, guidance: 2, phases: [{name: c, kind: lcm, target: lora, samples: 8, lr: 1e-3}, {name: m, kind: merge}]}"}
 
 // look tells what can be seen of a recipe with some settings.
 type look func(t *testing.T, recipe string, set []string) string
@@ -141,6 +145,9 @@ var acts = map[string]struct {
 	"stages.*.phases.*.count_student":              {run, adversarial + "count_student=true", []string{adversarial + "warmup_discriminator=4"}},
 	"stages.*.phases.*.gate":                       {run, adversarial + "gate=1", nil},
 	"stages.*.phases.*.noise_weights":              {plan, adversarial + "noise_weights=[1, 0]", []string{"stages.8.noise_levels=[100, 700]"}},
+	"stages.*.phases.*.huber":                      {run, "stages.8.phases.c.huber=0.1", consistent},
+	"stages.*.phases.*.target_ema":                 {run, "stages.8.phases.c.target_ema=0.9", consistent},
+	"stages.*.phases.*.guidance_to":                {plan, "stages.8.phases.c.guidance_to=4", consistent},
 	"stages.*.phases.*.closed_form":                {whole, "stages.1.phases.x0.closed_form=16", nil},
 }
 
@@ -270,7 +277,7 @@ func plan(t *testing.T, recipe string, set []string) string {
 	var out bytes.Buffer
 	for _, s := range steps {
 		fmt.Fprintf(&out, "%+v\n", s)
-		if s.Kind == configs.KindMerge {
+		if !s.Trains() {
 			continue
 		}
 		sampler, err := distill.NewSampler(p.Schedule, c, s)
@@ -278,6 +285,13 @@ func plan(t *testing.T, recipe string, set []string) string {
 			t.Fatal(err)
 		}
 		batch, err := sampler.Batch(s.First, 16)
+		if err != nil {
+			t.Fatal(err)
+		}
+		how, err := methods.Of(s.Kind)
+		if err == nil {
+			err = how.Draw(sampler, batch, s.First)
+		}
 		if err != nil {
 			t.Fatal(err)
 		}

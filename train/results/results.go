@@ -17,6 +17,7 @@ import (
 	"fewstep/eval"
 	"fewstep/eval/report"
 	"fewstep/eval/sample"
+	"fewstep/eval/scheduler"
 	"fewstep/model/family"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
@@ -118,7 +119,13 @@ func (m *Maker) compose(ctx context.Context, r *train.Run, step distill.Step) ([
 			return nil, err
 		}
 	}
-	own, err := m.draw(ctx, r, func() (*engine.Params, func(), error) { return r.Model(step) }, sample.Options{Steps: step.StudentSteps, Prediction: step.Prediction})
+	o := sample.Options{Steps: step.StudentSteps, Prediction: step.Prediction}
+	if step.Sampler != "" {
+		if o.Plan, err = scheduler.Name(step.Sampler).PlanBy(r.Pipeline.Scheduler, r.Pipeline.Schedule, step.Prediction, step.StudentSteps, step.Original); err != nil {
+			return nil, err
+		}
+	}
+	own, err := m.draw(ctx, r, func() (*engine.Params, func(), error) { return r.Model(step) }, o)
 	if err != nil {
 		return nil, err
 	}
@@ -216,12 +223,16 @@ func (m *Maker) Report(ctx context.Context, r *train.Run) (worked bool, err erro
 		if err != nil {
 			return false, err
 		}
-		e := eval.Entry{Model: fmt.Sprintf("%dstep", step.StudentSteps), Kind: report.Full, Steps: step.StudentSteps, Prediction: step.Prediction,
-			Digest: result.Digest(), Load: func() (*engine.Params, func(), error) { return r.Model(step) }}
+		e := eval.Entry{Kind: report.Full, Digest: result.Digest(), Load: func() (*engine.Params, func(), error) { return r.Model(step) }}.MadeBy(step)
+		of := "%dstep"
 		if export.IsLoRA(step) {
-			e.Model, e.Kind = e.Model+"_lora", report.LoRA
+			of, e.Kind = of+"_lora", report.LoRA
 		}
-		s.Entries = append(s.Entries, e)
+		for _, e.Steps = range r.Config.Eval.StepsOf(step.StudentSteps, step.Original > 0) {
+			e.Model = fmt.Sprintf(of, e.Steps)
+			s.Entries = append(s.Entries, e)
+		}
+		e.Steps = step.StudentSteps
 		if step.Stage == first.Stage && step.Phase == first.Phase {
 			s.Entries = append(s.Entries, e.AtFewerSteps(counts)...)
 		}

@@ -1,10 +1,11 @@
-package program
+package methods_test
 
 import (
 	"math"
 	"testing"
 
 	"fewstep/distill"
+	"fewstep/distill/program"
 	"fewstep/engine"
 	"fewstep/model/discriminator"
 	"fewstep/model/nn"
@@ -18,7 +19,7 @@ func TestRegressionFindsConvOut(t *testing.T) {
 	w := newWorld(t, engine.New(runtime.Backend, dtypes.Float32, nn.Network), "mse", nil, discriminator.Conditional, false)
 	in := w.conditions()
 	weight, bias := w.f.UNet.LastLayer()
-	own, err := one(w.e.Call(w.f.Predict(), w.bind, in...))
+	own, err := w.e.Call(w.f.Predict(), w.bind, in...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,16 +43,16 @@ func TestRegressionFindsConvOut(t *testing.T) {
 		}
 		return r, weights, constants
 	}
-	r, weights, constants := solve(own)
+	r, weights, constants := solve(own[0])
 	if loss := r.Loss(weights, constants); loss > 1e-9 {
 		t.Errorf("its own output is missed by %g", loss)
 	}
 	worst := 0.0
 	for i, got := range w.f.UNet.Kernel(weights) {
-		worst = max(worst, math.Abs(float64(got-w.values[NetUNet][weight][i])))
+		worst = max(worst, math.Abs(float64(got-w.values[program.NetUNet][weight][i])))
 	}
 	for i, got := range constants {
-		worst = max(worst, math.Abs(got-float64(w.values[NetUNet][bias][i])))
+		worst = max(worst, math.Abs(got-float64(w.values[program.NetUNet][bias][i])))
 	}
 	if worst > 1e-3 {
 		t.Errorf("its weights are missed by %g", worst)

@@ -1,4 +1,4 @@
-package program
+package methods_test
 
 import (
 	"encoding/json"
@@ -8,6 +8,9 @@ import (
 	"testing"
 
 	"fewstep/distill"
+	"fewstep/distill/method/adversarial"
+	"fewstep/distill/method/mse"
+	"fewstep/distill/program"
 	"fewstep/engine"
 	"fewstep/model/discriminator"
 	"fewstep/model/nn"
@@ -69,9 +72,9 @@ func (s stub) Run(b nn.Block, in ...nn.Value) []nn.Value {
 	switch {
 	case strings.HasPrefix(b.Kind, "discriminator_head"):
 		return []nn.Value{s.logits}
-	case b.Name == NetUNet:
+	case b.Name == program.NetUNet:
 		return []nn.Value{s.prediction}
-	case b.Name == NetDisc:
+	case b.Name == program.NetDisc:
 		return in[:1]
 	}
 	return s.Runner.Run(b, in...)
@@ -93,7 +96,7 @@ func near(got float32, want float64) bool {
 func methodWorld(t *testing.T) *world {
 	c := tiny()
 	return &world{t: t, e: engine.New(runtime.Backend, dtypes.Float32, nn.Network),
-		f: &Functions{UNet: c, Disc: &discriminator.Config{UNet: c}}}
+		f: &program.Functions{UNet: c, Disc: &discriminator.Config{UNet: c}}}
 }
 
 func (w *world) call(f engine.Function, in ...*engine.Array) []float32 {
@@ -114,9 +117,9 @@ func TestDistillationStepsOnTheEngine(t *testing.T) {
 	v, w, s := loadVectors(t), methodWorld(t), distill.SDXLSchedule()
 	move := func(x, u []float32, from, to int) []float32 {
 		a, b := s.MoveCoefficients(distill.Epsilon, from, to)
-		return w.call(Blend(), w.upload(x, 1, len(x)), w.vector(float32(a)), w.upload(u, 1, len(u)), w.vector(float32(b)))
+		return w.call(program.Blend(), w.upload(x, 1, len(x)), w.vector(float32(a)), w.upload(u, 1, len(u)), w.vector(float32(b)))
 	}
-	plain := w.f.MSE()
+	plain := mse.Loss(w.f)
 	mse := engine.Function{Key: "stub/" + plain.Key, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
 		return plain.Body(stub{Runner: r, prediction: in[8]}, in[:8])
 	}}
@@ -127,7 +130,7 @@ func TestDistillationStepsOnTheEngine(t *testing.T) {
 			from, to := row.TeacherTs[k], row.TeacherTs[k+1]
 			u := analytic(x, from, v.C)
 			if row.Guidance != nil {
-				u = w.call(Guide(), w.upload(u, 1, n), w.upload(analytic(x, from, 0), 1, n), w.vector(float32(*row.Guidance)))
+				u = w.call(program.Guide(), w.upload(u, 1, n), w.upload(analytic(x, from, 0), 1, n), w.vector(float32(*row.Guidance)))
 			}
 			x = move(x, u, from, to)
 		}
@@ -161,10 +164,10 @@ func TestAdversarialLossesOnTheEngine(t *testing.T) {
 		pairs = append(pairs, pair{l.Real, l.Fake, l.Discriminator, l.Generator})
 	}
 	for _, l := range [][2]float64{{800, -800}, {-800, 800}, {0.5, 0.25}, {0.5, 0.5}} {
-		pairs = append(pairs, pair{l[0], l[1], distill.DiscriminatorLoss(l[0], l[1]), distill.GeneratorLoss(l[1])})
+		pairs = append(pairs, pair{l[0], l[1], softplus(-l[0]) + softplus(l[1]), softplus(-l[1])})
 	}
 	for _, form := range []discriminator.Form{discriminator.Conditional, discriminator.Unconditional} {
-		discFunction, genFunction := w.f.Discriminator(form), w.f.Generator(form)
+		discFunction, genFunction := adversarial.Discriminator(w.f, adversarial.R1{}, form), adversarial.Generator(w.f, form)
 		disc := engine.Function{Key: "stub/" + discFunction.Key, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
 			return discFunction.Body(stub{Runner: r, logits: in[11]}, in[:11])
 		}}
@@ -208,16 +211,18 @@ func TestAdversarialLossesOnTheEngine(t *testing.T) {
 	}
 }
 
+func softplus(x float64) float64 { return math.Max(x, 0) + math.Log1p(math.Exp(-math.Abs(x))) }
+
 // What all logits of a sample have in common hides the difference of a pair from the accuracy, not from the pairs.
 func TestPairsSeeWhatSignsDoNot(t *testing.T) {
 	w := methodWorld(t)
-	f := w.f.Discriminator(discriminator.Unconditional)
+	f := adversarial.Discriminator(w.f, adversarial.R1{}, discriminator.Unconditional)
 	of := engine.Function{Key: "pairs/" + f.Key, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
 		return f.Body(stub{Runner: r, logits: in[11]}, in[:11])[1:]
 	}}
 	x, one := w.array(1, 4, 2, 2, 4), w.vector(1, 1, 1, 1)
 	got := w.call(of, x, one, one, one, one, x, x, one, x, one, one, w.vector(5.25, 7.5, -3, -6, 5, 7, -4, -6))
-	for i, want := range []float64{StatAccuracy: 0.5, StatPaired: 0.875, StatGap: 0.4375, StatGapSquare: (0.25*0.25 + 0.25 + 1) / 4} {
+	for i, want := range []float64{adversarial.StatAccuracy: 0.5, adversarial.StatPaired: 0.875, adversarial.StatGap: 0.4375, adversarial.StatGapSquare: (0.25*0.25 + 0.25 + 1) / 4} {
 		if !near(got[i], want) {
 			t.Errorf("statistic %d is %g, want %g", i, got[i], want)
 		}
@@ -227,7 +232,7 @@ func TestPairsSeeWhatSignsDoNot(t *testing.T) {
 // What the discriminator is shown (3.7) and what each of its inputs becomes, by replacing the backbone.
 func TestDiscriminatorSeesTheNoisedSample(t *testing.T) {
 	w := methodWorld(t)
-	plain := w.f.Discriminator(discriminator.Unconditional)
+	plain := adversarial.Discriminator(w.f, adversarial.R1{}, discriminator.Unconditional)
 	seen := engine.Function{Key: "seen/" + plain.Key, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
 		var shown nn.Value
 		plain.Body(watcher{Runner: r, shown: &shown, logits: in[11]}, in[:11])
@@ -252,7 +257,7 @@ type watcher struct {
 }
 
 func (s watcher) Run(b nn.Block, in ...nn.Value) []nn.Value {
-	if b.Name == NetDisc && b.Compose != nil {
+	if b.Name == program.NetDisc && b.Compose != nil {
 		*s.shown = in[0]
 	}
 	return stub{Runner: s.Runner, logits: s.logits}.Run(b, in...)

@@ -1,12 +1,16 @@
-package program
+package methods_test
 
 import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"testing"
 
 	"fewstep/distill"
+	"fewstep/distill/method/adversarial"
+	"fewstep/distill/method/mse"
+	"fewstep/distill/program"
 	"fewstep/engine"
 	"fewstep/internal/xla"
 	"fewstep/model/discriminator"
@@ -58,7 +62,7 @@ const (
 type world struct {
 	t      *testing.T
 	e      *engine.Engine
-	f      *Functions
+	f      *program.Functions
 	lora   *nn.LoRA // adapters on the student, built into the programs or materialised
 	values map[string]engine.Tensors
 	specs  map[string][]nn.Spec
@@ -73,7 +77,7 @@ func newWorld(t *testing.T, e *engine.Engine, kind string, lora *nn.LoRA, form d
 
 func newWorldOf(t *testing.T, c *unet.Config, e *engine.Engine, kind string, lora *nn.LoRA, form discriminator.Form, materialise bool) *world {
 	t.Helper()
-	w := &world{t: t, e: e, f: &Functions{UNet: c, Disc: &discriminator.Config{UNet: c}, LoRA: lora}, lora: lora,
+	w := &world{t: t, e: e, f: &program.Functions{UNet: c, Disc: &discriminator.Config{UNet: c}, LoRA: lora}, lora: lora,
 		values: map[string]engine.Tensors{}, specs: map[string][]nn.Spec{}, bind: engine.Bind{}}
 	if kind == "disc" {
 		w.f.LoRA, w.f.Disc.LoRA = nil, lora
@@ -81,10 +85,10 @@ func newWorldOf(t *testing.T, c *unet.Config, e *engine.Engine, kind string, lor
 	ins := family.Inputs(c, tinyBatch, tinySide, tinySide, tinyTokens)
 	blocks := map[string]nn.Block{}
 	if kind != "disc" {
-		blocks[NetUNet] = c.Network("", lora)
+		blocks[program.NetUNet] = c.Network("", lora)
 	}
 	if kind != "mse" {
-		blocks[NetDisc] = w.f.Disc.Network("", form)
+		blocks[program.NetDisc] = w.f.Disc.Network("", form)
 	}
 	for name, b := range blocks {
 		specs, err := nn.Trace(runtime.Backend, b, ins...)
@@ -107,9 +111,9 @@ func newWorldOf(t *testing.T, c *unet.Config, e *engine.Engine, kind string, lor
 		w.load(name)
 	}
 	if materialise && lora != nil {
-		network := NetUNet
+		network := program.NetUNet
 		if kind == "disc" {
-			network = NetDisc
+			network = program.NetDisc
 		}
 		w.f.LoRA, w.f.Disc.LoRA = nil, nil
 		if err := e.Materialise(w.bind[network], *lora); err != nil {
@@ -122,7 +126,7 @@ func newWorldOf(t *testing.T, c *unet.Config, e *engine.Engine, kind string, lor
 func (w *world) load(name string) {
 	w.t.Helper()
 	p, err := w.e.Load(w.specs[name], w.values[name], func(n string) bool {
-		if name == NetDisc {
+		if name == program.NetDisc {
 			return w.f.Disc.Trains(n)
 		}
 		return w.lora == nil || engine.IsLoRA(n)
@@ -131,6 +135,48 @@ func (w *world) load(name string) {
 		w.t.Fatal(err)
 	}
 	w.bind[name] = p
+}
+
+// rises is by how much a loss rises along its gradient by a network, per length of the way, and the gradient's norm, by
+// differences over h and half of it.
+func (w *world) rises(h float64, network string, loss engine.Function, in ...*engine.Array) (slope, norm float64) {
+	w.t.Helper()
+	must := func(err error) {
+		w.t.Helper()
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	// One step of Adam without memory and with a large ε goes along the gradient itself.
+	const eps = 1e4
+	before := engine.Tensors{}
+	for name, v := range w.values[network] {
+		before[name] = slices.Clone(v)
+	}
+	o, err := w.e.NewOptimizer(engine.Adam{Eps: eps}, w.bind[network])
+	must(err)
+	res, err := w.e.Train(loss, w.bind, network, o, engine.Step{LR: eps}, in...)
+	must(err)
+	after, err := w.e.Download(w.bind[network], w.bind[network].Trained())
+	must(err)
+	norm2, err := res.Norm2()
+	must(err)
+	norm = math.Sqrt(norm2)
+	along := func(h float64) float64 {
+		for name, v := range after {
+			for i := range v {
+				w.values[network][name][i] = before[name][i] + float32(h/norm*float64(before[name][i]-v[i]))
+			}
+		}
+		w.load(network)
+		out, err := w.e.Call(loss, w.bind, in...)
+		must(err)
+		l, err := w.e.Floats(out[0])
+		must(err)
+		return float64(l[0])
+	}
+	rise := func(h float64) float64 { return (along(h) - along(-h)) / (2 * h) }
+	return (4*rise(h/2) - rise(h)) / 3, norm // Richardson's: the third derivative is large
 }
 
 func tinyInputs() [][]int {
@@ -158,6 +204,11 @@ func (w *world) upload(v []float32, dims ...int) *engine.Array {
 	return a
 }
 
+// inputs are a function's: a network's, and more.
+func inputs(in []*engine.Array, more ...*engine.Array) []*engine.Array {
+	return slices.Concat(in, more)
+}
+
 func (w *world) vector(v ...float32) *engine.Array { return w.upload(v, len(v)) }
 
 func (w *world) conditions() []*engine.Array {
@@ -183,11 +234,11 @@ func (w *world) inputs(kind string) []*engine.Array {
 func (w *world) function(kind string, form discriminator.Form) (engine.Function, string) {
 	switch kind {
 	case "mse":
-		return w.f.MSE(), NetUNet
+		return mse.Loss(w.f), program.NetUNet
 	case "disc":
-		return w.f.Discriminator(form), NetDisc
+		return adversarial.Discriminator(w.f, adversarial.R1{}, form), program.NetDisc
 	}
-	return w.f.Generator(form), NetUNet
+	return adversarial.Generator(w.f, form), program.NetUNet
 }
 
 // trainOnce takes one optimizer step over micro-batches and returns the loss and the trained tensors afterwards.

@@ -1,11 +1,13 @@
-package program
+package methods_test
 
 import (
 	"math"
 	"slices"
 	"testing"
 
+	"fewstep/distill/program"
 	"fewstep/engine"
+	"fewstep/model/family"
 	"fewstep/model/nn"
 	"fewstep/model/unet"
 
@@ -22,13 +24,13 @@ func TestGuidedTogetherIsApart(t *testing.T) {
 			for _, level := range []nn.Level{nn.Network, nn.Layer} {
 				e := engine.New(runtime.Backend, dtypes.Float32, level)
 				w := newWorldOf(t, c, e, "mse", nil, "", false)
-				g := &Guidance{Scale: w.vector(7, 3)}
+				g := &program.Guidance{Scale: w.vector(7, 3)}
 				if in := w.conditions(); encoded {
-					for k, i := range w.f.captions() {
+					for k, i := range captions(w) {
 						g.Empty = append(g.Empty, w.array(int64(30+k), in[i].Shape().Dimensions...))
 					}
 				}
-				x, err := w.f.Move(e, w.bind[NetUNet], w.conditions(), w.vector(0.9, 0.8), w.vector(-0.3, 0.2), g)
+				x, err := w.f.Move(e, w.bind[program.NetUNet], w.conditions(), w.vector(0.9, 0.8), w.vector(-0.3, 0.2), g)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -52,4 +54,14 @@ func TestGuidedTogetherIsApart(t *testing.T) {
 			}
 		}
 	}
+}
+
+// captions are the places of the inputs that follow from captions.
+func captions(w *world) (places []int) {
+	for i, c := range w.f.UNet.Conditions(1) {
+		if c.Caption {
+			places = append(places, family.Given+i)
+		}
+	}
+	return places
 }

@@ -1,6 +1,9 @@
-package program
+package adversarial
 
 import (
+	"slices"
+
+	"fewstep/distill/program"
 	"fewstep/engine"
 	"fewstep/model/discriminator"
 	"fewstep/model/nn"
@@ -18,14 +21,14 @@ type Fake struct {
 // have to be kept at once, since all of the discriminator's go first; they are computed again instead.
 func SharesForward(e *engine.Engine, micro int) bool { return e.Granularity < nn.Network && micro <= 1 }
 
-// Fake makes the student's sample. in are the student's five inputs, a and b [B] its step's coefficients; micro is the
+// NewFake makes the student's sample. in are the student's five inputs, a and b [B] its step's coefficients; micro is the
 // number of micro-batches of an update. Whoever makes a Fake frees it, after GeneratorStep or without.
-func (f *Functions) Fake(e *engine.Engine, bind engine.Bind, student *engine.Optimizer, micro int, in []*engine.Array, a, b *engine.Array) (*Fake, error) {
+func NewFake(f *program.Functions, e *engine.Engine, bind engine.Bind, student *engine.Optimizer, micro int, in []*engine.Array, a, b *engine.Array) (*Fake, error) {
 	if !SharesForward(e, micro) {
-		x, err := f.Move(e, bind[NetUNet], in, a, b, nil)
+		x, err := f.Move(e, bind[program.NetUNet], in, a, b, nil)
 		return &Fake{Sample: x}, err
 	}
-	pass, err := e.Record(f.Step(), bind, NetUNet, student, inputs(in, a, b)...)
+	pass, err := e.Record(f.Step(), bind, program.NetUNet, student, slices.Concat(in, []*engine.Array{a, b})...)
 	if err != nil {
 		return nil, err
 	}
@@ -34,11 +37,11 @@ func (f *Functions) Fake(e *engine.Engine, bind engine.Bind, student *engine.Opt
 
 // GeneratorStep is the student's update by (21). in, a and b are those that the sample was made from, view is what the
 // discriminator is shown it with: t', noise, keep, add.
-func (f *Functions) GeneratorStep(e *engine.Engine, bind engine.Bind, student *engine.Optimizer, step engine.Step, form discriminator.Form, fake *Fake, in []*engine.Array, a, b *engine.Array, view []*engine.Array) (*engine.Result, error) {
+func GeneratorStep(f *program.Functions, e *engine.Engine, bind engine.Bind, student *engine.Optimizer, step engine.Step, form discriminator.Form, fake *Fake, in []*engine.Array, a, b *engine.Array, view []*engine.Array) (*engine.Result, error) {
 	if fake.pass == nil {
-		return e.Train(f.Generator(form), bind, NetUNet, student, step, append(inputs(in, a, b), view...)...)
+		return e.Train(Generator(f, form), bind, program.NetUNet, student, step, slices.Concat(in, []*engine.Array{a, b}, view)...)
 	}
-	return e.Continue(fake.pass, f.Critique(form), step.LR, append(inputs(in), view...)...)
+	return e.Continue(fake.pass, Critique(f, form), step.LR, slices.Concat(in, view)...)
 }
 
 // Shown says that the discriminator's update is over: a sample that is computed again goes.
@@ -58,8 +61,4 @@ func (f *Fake) Free() {
 	case f.Sample != nil:
 		f.Sample.Free()
 	}
-}
-
-func inputs(in []*engine.Array, more ...*engine.Array) []*engine.Array {
-	return append(append([]*engine.Array{}, in...), more...)
 }

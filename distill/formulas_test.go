@@ -1,11 +1,9 @@
 package distill
 
-import (
-	"fmt"
-	"math"
+import "math"
 
-	"fewstep/model/process"
-)
+// The formulas on slices, in float64: training computes them as graphs, from the coefficients of this package, in package
+// program and in the methods.
 
 // MSE is (16): the mean of squared differences between the student's x̂_{t'}
 // and the teacher's x_{t'}, which must be of one length.
@@ -55,38 +53,39 @@ func GuidanceCoefficients(scale float64) (a, b float64) { return 1 - scale, scal
 // outputs, for the empty prompt and for the caption.
 func Guide(empty, prompt []float64, scale float64) []float64 {
 	a, b := GuidanceCoefficients(scale)
-	return process.Combine(a, empty, b, prompt)
+	return combine(a, empty, b, prompt)
 }
 
-// DiscriminatorLevel draws the noise level t* at which the discriminator of a
-// one-step student sees the sample (3.7), with the weights given; equal ones
-// where weights is empty. Without levels it returns (0, nil): the discriminator
-// sees x_{t'} itself.
-func DiscriminatorLevel(levels []int, weights []float64, seed uint64, sample int64) (int, error) {
-	if len(levels) == 0 {
-		return 0, nil
+// combine returns a·x + b·u elementwise: what every coefficient pair of this
+// package is applied by. x and u must be of one length.
+func combine(a float64, x []float64, b float64, u []float64) []float64 {
+	out := make([]float64, len(x))
+	for i := range out {
+		out[i] = a*x[i] + b*u[i]
 	}
-	if len(weights) == 0 {
-		return levels[Pick(len(levels), seed, DiscriminatorLevels, sample, 0)], nil
-	}
-	if len(weights) != len(levels) {
-		return 0, fmt.Errorf("discriminator noise: %d levels with %d weights", len(levels), len(weights))
-	}
-	i, err := Choice(weights, seed, DiscriminatorLevels, sample, 0)
-	if err != nil {
-		return 0, fmt.Errorf("discriminator noise weights: %w", err)
-	}
-	return levels[i], nil
+	return out
 }
 
-// DiscriminatorView returns what the discriminator of level t* (see
-// [DiscriminatorLevel]) is shown of a sample x_{t'}: forward(x, ε*, t*) at t*,
-// where ε* is shared between real and fake, as coefficients of x and ε*. Level
-// 0 shows x_{t'} itself at t'.
-func DiscriminatorView(s *Schedule, tNext, level int) (t int, a, b float64) {
-	if level == 0 {
-		return tNext, 1, 0
-	}
-	a, b = s.ForwardCoefficients(level)
-	return level, a, b
+// ofForward is (1) with the schedule fix: the network's input at t.
+func ofForward(s *Schedule, x0, epsilon []float64, t int) []float64 {
+	a, b := s.ForwardCoefficients(t)
+	return combine(a, x0, b, epsilon)
+}
+
+// ofX0FromEpsilon is (3): the clean latent that x_t and an ε-prediction imply.
+func ofX0FromEpsilon(s *Schedule, x, epsilon []float64, t int) []float64 {
+	a, b := s.X0Coefficients(Epsilon, t)
+	return combine(a, x, b, epsilon)
+}
+
+// ofEpsilonFromX0 is (4): the noise that x_t and an x0-prediction imply.
+func ofEpsilonFromX0(s *Schedule, x, x0 []float64, t int) []float64 {
+	a, b := s.EpsilonCoefficients(Sample, t)
+	return combine(a, x, b, x0)
+}
+
+// ofMove is (5): one deterministic step from t to t' with the output u.
+func ofMove(s *Schedule, pred Prediction, x, u []float64, t, tNext int) []float64 {
+	a, b := s.MoveCoefficients(pred, t, tNext)
+	return combine(a, x, b, u)
 }

@@ -1,4 +1,4 @@
-package program
+package methods_test
 
 import (
 	"maps"
@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 
+	"fewstep/distill/method/adversarial"
+	"fewstep/distill/program"
 	"fewstep/engine"
 	"fewstep/model/discriminator"
 	"fewstep/model/nn"
@@ -58,12 +60,12 @@ func TestLossCurveInBF16(t *testing.T) {
 	}
 	plain := start(dtypes.Float32, nn.Network)
 	want := plain.curve(steps)
-	for _, v := range plain.values[NetUNet] {
+	for _, v := range plain.values[program.NetUNet] {
 		for i := range v {
 			v[i] = bfloat16.FromFloat32(v[i]).Float32()
 		}
 	}
-	plain.load(NetUNet)
+	plain.load(program.NetUNet)
 	noise := apart(want, plain.curve(steps))
 	tape := apart(want, start(dtypes.Float32, nn.Layer).curve(steps))
 	fast := apart(want, start(dtypes.BFloat16, nn.Layer).curve(steps))
@@ -89,9 +91,9 @@ func (w *world) duel(steps int, form discriminator.Form, moments dtypes.DType) (
 		}
 	}
 	adam := engine.Adam{Beta2: 0.99, Eps: 1e-8, Moments: moments}
-	optS, err := w.e.NewOptimizer(adam, w.bind[NetUNet])
+	optS, err := w.e.NewOptimizer(adam, w.bind[program.NetUNet])
 	must(err)
-	optD, err := w.e.NewOptimizer(adam, w.bind[NetDisc])
+	optD, err := w.e.NewOptimizer(adam, w.bind[program.NetDisc])
 	must(err)
 	note := func(r *engine.Result, err error) {
 		w.t.Helper()
@@ -106,12 +108,12 @@ func (w *world) duel(steps int, form discriminator.Form, moments dtypes.DType) (
 	view := []*engine.Array{w.vector(499, 249), w.array(7, x...), w.vector(0.9, 1), w.vector(0.2, 0)}
 	step := engine.Step{LR: 1e-4}
 	for range steps {
-		fake, err := w.f.Fake(w.e, w.bind, optS, 1, in, a, b)
+		fake, err := adversarial.NewFake(w.f, w.e, w.bind, optS, 1, in, a, b)
 		must(err)
-		r, err := w.e.Train(w.f.Discriminator(form), w.bind, NetDisc, optD, step, append(inputs(in, real, fake.Sample), view...)...)
+		r, err := w.e.Train(adversarial.Discriminator(w.f, adversarial.R1{}, form), w.bind, program.NetDisc, optD, step, append(inputs(in, real, fake.Sample), view...)...)
 		note(r, err)
 		fake.Shown()
-		r, err = w.f.GeneratorStep(w.e, w.bind, optS, step, form, fake, in, a, b, view)
+		r, err = adversarial.GeneratorStep(w.f, w.e, w.bind, optS, step, form, fake, in, a, b, view)
 		note(r, err)
 		fake.Free()
 	}
@@ -135,7 +137,7 @@ func TestAdversarialCurveWithAllOptions(t *testing.T) {
 				c.LoRA = lora
 				w.f.Disc = &c
 				other := newWorld(t, e, "disc", lora, form, false)
-				w.bind[NetDisc], w.specs[NetDisc], w.values[NetDisc] = other.bind[NetDisc], other.specs[NetDisc], other.values[NetDisc]
+				w.bind[program.NetDisc], w.specs[program.NetDisc], w.values[program.NetDisc] = other.bind[program.NetDisc], other.specs[program.NetDisc], other.values[program.NetDisc]
 				return w
 			}
 			e := engine.New(runtime.Backend, dtypes.Float32, nn.Network)
@@ -143,7 +145,7 @@ func TestAdversarialCurveWithAllOptions(t *testing.T) {
 			var noise []float64
 			for seed := range uint64(4) {
 				w, rng := start(e), rand.New(rand.NewPCG(seed, 9))
-				for _, network := range []string{NetUNet, NetDisc} {
+				for _, network := range []string{program.NetUNet, program.NetDisc} {
 					for _, name := range slices.Sorted(maps.Keys(w.values[network])) {
 						for i, v := range w.values[network][name] {
 							w.values[network][name][i] = v * (1 + (2*rng.Float32()-1)/512)

@@ -1,4 +1,4 @@
-package program
+package methods_test
 
 import (
 	"fmt"
@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 
+	"fewstep/distill/method/adversarial"
+	"fewstep/distill/program"
 	"fewstep/engine"
 	"fewstep/model/discriminator"
 	"fewstep/model/nn"
@@ -47,9 +49,9 @@ func (w *world) adversarial(form discriminator.Form, adam engine.Adam, share boo
 			w.t.Fatal(err)
 		}
 	}
-	optS, err := w.e.NewOptimizer(adam, w.bind[NetUNet])
+	optS, err := w.e.NewOptimizer(adam, w.bind[program.NetUNet])
 	must(err)
-	optD, err := w.e.NewOptimizer(adam, w.bind[NetDisc])
+	optD, err := w.e.NewOptimizer(adam, w.bind[program.NetDisc])
 	must(err)
 	var held int64
 	results := engine.Tensors{}
@@ -68,20 +70,20 @@ func (w *world) adversarial(form discriminator.Form, adam engine.Adam, share boo
 	view := []*engine.Array{w.vector(499, 249), w.array(7, x...), w.vector(0.9, 1), w.vector(0.2, 0)}
 	for i := range 2 {
 		step := engine.Step{LR: 1e-3 * float64(i+1)}
-		var fake *Fake
+		var fake *adversarial.Fake
 		if share {
-			fake, err = w.f.Fake(w.e, w.bind, optS, 1, in, a, b)
+			fake, err = adversarial.NewFake(w.f, w.e, w.bind, optS, 1, in, a, b)
 		} else {
-			fake, err = w.f.Fake(w.e, w.bind, optS, 2, in, a, b)
+			fake, err = adversarial.NewFake(w.f, w.e, w.bind, optS, 2, in, a, b)
 		}
 		must(err)
-		if (fake.pass != nil) != share {
-			w.t.Fatalf("the forward pass is kept: %t, want %t", fake.pass != nil, share)
+		if kept := adversarial.SharesForward(w.e, map[bool]int{true: 1, false: 2}[share]); kept != share {
+			w.t.Fatalf("the forward pass is kept: %t, want %t", kept, share)
 		}
-		r, err := w.e.Train(w.f.Discriminator(form), w.bind, NetDisc, optD, step, append(inputs(in, real, fake.Sample), view...)...)
+		r, err := w.e.Train(adversarial.Discriminator(w.f, adversarial.R1{}, form), w.bind, program.NetDisc, optD, step, append(inputs(in, real, fake.Sample), view...)...)
 		note(fmt.Sprint("disc", i), r, err)
 		fake.Shown()
-		r, err = w.f.GeneratorStep(w.e, w.bind, optS, step, form, fake, in, a, b, view)
+		r, err = adversarial.GeneratorStep(w.f, w.e, w.bind, optS, step, form, fake, in, a, b, view)
 		note(fmt.Sprint("gen", i), r, err)
 		fake.Free()
 		if live := w.e.Memory().Live; i > 0 && live != held {
@@ -91,7 +93,7 @@ func (w *world) adversarial(form discriminator.Form, adam engine.Adam, share boo
 		}
 	}
 	if share { // dropped, as when the gate holds the student still
-		fake, err := w.f.Fake(w.e, w.bind, optS, 1, in, a, b)
+		fake, err := adversarial.NewFake(w.f, w.e, w.bind, optS, 1, in, a, b)
 		must(err)
 		fake.Shown()
 		fake.Free()
@@ -99,7 +101,7 @@ func (w *world) adversarial(form discriminator.Form, adam engine.Adam, share boo
 			w.t.Errorf("%d bytes more are held after a pass was dropped", live-held)
 		}
 	}
-	for _, n := range []string{NetUNet, NetDisc} {
+	for _, n := range []string{program.NetUNet, program.NetDisc} {
 		after, err := w.e.Download(w.bind[n], w.bind[n].Trained())
 		must(err)
 		for name, v := range after {

@@ -1,0 +1,77 @@
+package engine
+
+import (
+	"context"
+	"sync"
+)
+
+// ahead collects the programs that an engine would run, in the order in which it would run them first.
+type ahead struct {
+	ctx   context.Context
+	mu    sync.Mutex
+	some  sync.Cond // there is one more in queue, or done
+	seen  map[*program]bool
+	queue []*program
+	done  bool // there will be no more
+}
+
+// need asks for a program to be compiled; it is declared.
+func (a *ahead) need(p *program) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.seen[p] {
+		a.seen[p] = true
+		a.queue = append(a.queue, p)
+		a.some.Signal()
+	}
+	return a.ctx.Err()
+}
+
+// next is the first program that no one has taken, nil at the end.
+func (a *ahead) next() *program {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for len(a.queue) == 0 && !a.done {
+		a.some.Wait()
+	}
+	if len(a.queue) == 0 || a.ctx.Err() != nil {
+		return nil
+	}
+	p := a.queue[0]
+	a.queue = a.queue[1:]
+	return p
+}
+
+// Ahead compiles what use runs, before it is run: use goes its way on an engine like this one whose arrays have no content,
+// which runs nothing and has every program that it would run compiled, on all cores, in that order. The programs are this
+// engine's; or, where every place has its own ([Engine.Sites]), those of one place of each kind, which are then in the
+// folder of compiled programs. Programs that cannot be compiled fail again, with their place, when they are run. It
+// returns when all is compiled or, when ctx ends, when what was being compiled then is.
+func (e *Engine) Ahead(ctx context.Context, use func(*Engine) error) error {
+	a := &ahead{ctx: ctx, seen: map[*program]bool{}}
+	a.some.L = &a.mu
+	like := e.like(nil)
+	like.device, like.ahead, like.plans = &onPaper{like}, a, newPlans()
+	like.group, like.slot, like.rank = e.group, e.slot, e.rank
+	if e.Sites {
+		like.store, like.Sites = newStore(), false
+		defer like.Drop()
+	}
+	var wait sync.WaitGroup
+	for range cap(like.slots) {
+		wait.Go(func() {
+			for p := a.next(); p != nil; p = a.next() {
+				like.slots <- struct{}{}
+				like.compile(p, e.device)
+				<-like.slots
+			}
+		})
+	}
+	err := use(like)
+	a.mu.Lock()
+	a.done = true
+	a.mu.Unlock()
+	a.some.Broadcast()
+	wait.Wait()
+	return err
+}
