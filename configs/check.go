@@ -3,7 +3,6 @@ package configs
 import (
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 )
@@ -43,6 +42,9 @@ func (c *Recipe) Validate() error {
 		v.require(key, findStage(c.Stages, s.Name) == s, "stands twice; give the second one another name (like: %s keeps its settings)", s.Name)
 		s.check(v, key)
 		for _, p := range s.Phases {
+			v.require(key+".phases."+p.Name+".samples", c.Data.Buckets.List == BucketsNone || c.Train.Batch < 1 || p.Samples%int64(c.Train.Batch) == 0 && p.WarmupDiscriminator%int64(c.Train.Batch) == 0,
+				"and its warmup_discriminator must be multiples of train.batch %d with data.buckets, so that every micro-batch is of one shape; they are %d and %d",
+				c.Train.Batch, p.Samples, p.WarmupDiscriminator)
 			if check := p.Method().Check; check != nil {
 				check(c, &p, func(name string, ok bool, format string, args ...any) {
 					v.require(key+".phases."+p.Name+"."+name, ok, format, args...)
@@ -92,16 +94,6 @@ func (v *checker) word(key, name string) {
 
 func (v *checker) fraction(key string, x float64) {
 	v.require(key, x >= 0 && x < 1, "must be at least 0 and below 1, and is %g", x)
-}
-
-func (d *Data) check(v *checker) {
-	v.require("data.source", d.Source != "", "is missing; name a parquet file, a WebDataset pattern or a folder of images")
-	v.require("data.resolution", d.Resolution >= 8 && d.Resolution%8 == 0, "must be a positive multiple of 8, and is %d", d.Resolution)
-	v.require("data.max_bad", d.MaxBad >= 0, "must not be negative, and is %d; 0 stops at the first bad image", d.MaxBad)
-	v.require("data.vae_tile", d.VAETile >= 0, "must not be negative, and is %d; 0 encodes pictures whole", d.VAETile)
-	p := d.Captions
-	v.require("data.captions", p.Fine >= 0 && p.Kind >= 0 && p.Coarse >= 0 && math.Abs(p.Fine+p.Kind+p.Coarse-1) < 1e-6,
-		"must be probabilities that add up to 1, and are fine %g, kind %g, coarse %g", p.Fine, p.Kind, p.Coarse)
 }
 
 func (t *Train) check(v *checker) {

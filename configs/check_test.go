@@ -11,6 +11,10 @@ func TestValidateRules(t *testing.T) {
 	}
 	for override, key := range map[string]string{
 		"name=a b": "name", "model=''": "model", "data.source=''": "data.source", "data.resolution=60": "data.resolution", "data.max_bad=-1": "data.max_bad",
+		"data.buckets.list=x": "data.buckets.list", "data.buckets={list: own, own: []}": "data.buckets.own", "data.buckets={list: own, own: [12x12x]}": "data.buckets.own[0]",
+		"data.buckets={list: own, own: [64x72, 64x72]}": "data.buckets.own[1]", "data.buckets={list: own, own: [60x64]}": "data.buckets", "data.buckets.own=[64x64]": "data.buckets.own",
+		"data.buckets={list: kohya, step: 0}": "data.buckets", "data.small=x": "data.small", "data.conditions=x": "data.conditions", "data.posterior=x": "data.posterior",
+		"data.dropout=1": "data.dropout", "data.encode_ahead=-1": "data.encode_ahead",
 		"data.captions.kind=0.5": "data.captions", "train.batch=0": "train.batch", "train.accumulate=0": "train.accumulate", "train.compute=f16": "train.compute",
 		"train.granularity=block": "train.granularity", "train.checkpoint_minutes=-1": "train.checkpoint_minutes", "train.checkpoint_samples=-1": "train.checkpoint_samples",
 		"train.keep_checkpoints=1": "train.keep_checkpoints", "train.ema=1": "train.ema", "train.clip_norm=-1": "train.clip_norm",
@@ -64,5 +68,27 @@ func TestCheckTimesteps(t *testing.T) {
 	c.Eval.Steps = []int{200}
 	if err := c.CheckTimesteps(100); !strings.Contains(err.Error(), "eval.steps has 200 steps") {
 		t.Error(err)
+	}
+}
+
+// In buckets every micro-batch must begin a batch of the order.
+func TestBucketsWantWholeBatches(t *testing.T) {
+	c := mustParse(t, minimal)
+	c.Data.Buckets.List = BucketsSDXL
+	c.Train.Batch = 300
+	err := c.Validate()
+	if err == nil || !strings.Contains(err.Error(), "stages.8.phases.lora-cond.samples and its warmup_discriminator must be multiples of train.batch 300") {
+		t.Error(err)
+	}
+	c.Train.Batch = 512
+	if err := c.Validate(); err != nil {
+		t.Error(err)
+	}
+	if shapes, err := c.Data.Shapes(); err != nil || len(shapes) != 40 || c.Data.Largest().Width*c.Data.Largest().Height != 512*2048 {
+		t.Error(len(shapes), c.Data.Largest(), err)
+	}
+	c.Data.Buckets.List = BucketsKohya
+	if shapes, err := c.Data.Shapes(); err != nil || len(shapes) < 20 {
+		t.Error(len(shapes), err)
 	}
 }

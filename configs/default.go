@@ -8,9 +8,14 @@ func Default() *Recipe {
 		Name: "lightning",
 		Seed: 1,
 		Data: Data{
-			Resolution: 1024,
-			Captions:   Captions{Fine: 1},
-			MaxBad:     100,
+			Resolution:  1024,
+			Buckets:     Buckets{List: BucketsNone, Least: 256, Most: 2048, Step: 64, Own: []string{}},
+			Small:       SmallEnlarge,
+			Conditions:  ConditionsSample,
+			Captions:    Captions{Fine: 1},
+			Posterior:   PosteriorMean,
+			EncodeAhead: 16,
+			MaxBad:      100,
 		},
 		Train: Train{
 			Batch:             512,

@@ -35,7 +35,7 @@ func EnvName(key string) string {
 
 // variables are the environment variables that other parts of fewstep read: the cluster's, and those of tests.
 var variables = []string{FileEnv, "FEWSTEP_SECRET", "FEWSTEP_SECRET_FILE", "FEWSTEP_PLAIN_PJRT", "FEWSTEP_REQUIRE_XLA", "FEWSTEP_SLOW_TESTS", "FEWSTEP_SCALE",
-	"FEWSTEP_SCALE_SERVES", "FEWSTEP_SDXL_SIDE", "FEWSTEP_AS_ASKED", "FEWSTEP_ON_DEVICE", "FEWSTEP_PINNED_HOST", "FEWSTEP_INTEROP_PYTHON", "FEWSTEP_CLUSTER_TEST_WORKER"}
+	"FEWSTEP_SCALE_SERVES", "FEWSTEP_SCALE_RECIPE", "FEWSTEP_SCALE_SOURCE", "FEWSTEP_SCALE_OUT", "FEWSTEP_PACE", "FEWSTEP_PACE_SIDE", "FEWSTEP_SDXL_SIDE", "FEWSTEP_AS_ASKED", "FEWSTEP_ON_DEVICE", "FEWSTEP_PINNED_HOST", "FEWSTEP_INTEROP_PYTHON", "FEWSTEP_CLUSTER_TEST_WORKER"}
 
 // service are the variables that Kubernetes sets in every container for a service named fewstep.
 var service = regexp.MustCompile(`^FEWSTEP_(SERVICE_HOST|SERVICE_PORT.*|PORT|PORT_[0-9].*)$`)

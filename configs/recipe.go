@@ -22,11 +22,27 @@ type Recipe struct {
 
 // Data says where the captioned images come from.
 type Data struct {
-	Source     string   `yaml:"source" differs:"fork"` // parquet file, WebDataset pattern, folder or s3:// address
-	Resolution int      `yaml:"resolution"`            // side of the square images in pixels, a multiple of 8
-	Captions   Captions `yaml:"captions"`              // which of an image's captions is used
-	MaxBad     int      `yaml:"max_bad"`               // undecodable images tolerated before the run stops
-	VAETile    int      `yaml:"vae_tile"`              // encode in overlapping tiles of this side in pixels, as 512, where memory is short; 0 = whole
+	Source      string   `yaml:"source" differs:"fork"` // parquet file, WebDataset pattern, folder or s3:// address
+	Resolution  int      `yaml:"resolution"`            // side of the square images in pixels, a multiple of 8
+	Buckets     Buckets  `yaml:"buckets"`               // shapes beside the square
+	Small       string   `yaml:"small"`                 // images smaller than their shape: enlarge (they are counted), or drop = leave them out
+	Conditions  string   `yaml:"conditions"`            // sizes that the UNet is told: sample = of the image, its crop and its shape, or target = an uncropped image of its shape
+	Captions    Captions `yaml:"captions"`              // which of an image's captions is used
+	Dropout     float64  `yaml:"dropout"`               // probability that a sample has no text: zero embeddings, as guidance's empty prompt
+	Posterior   string   `yaml:"posterior"`             // latents: mean of the VAE's posterior, or sample = drawn from it for every sample
+	EncodeAhead float64  `yaml:"encode_ahead"`          // GiB of latents, and of text, that a run encodes before it trains; more is encoded while it trains
+	MaxBad      int      `yaml:"max_bad"`               // undecodable images tolerated before the run stops
+	VAETile     int      `yaml:"vae_tile"`              // encode in overlapping tiles of this side in pixels, as 512, where memory is short; 0 = whole
+}
+
+// Buckets are the shapes that images are trained in, so that little of them is
+// cut off. A micro-batch is of one shape.
+type Buckets struct {
+	List  string   `yaml:"list"`  // none = squares, kohya = all shapes of about the square's area, sdxl = SDXL's own, own = those of the key own
+	Least int      `yaml:"least"` // shortest side of kohya's shapes in pixels
+	Most  int      `yaml:"most"`  // longest side of kohya's shapes in pixels
+	Step  int      `yaml:"step"`  // of which the sides of kohya's shapes are multiples, in pixels
+	Own   []string `yaml:"own"`   // width and height in pixels, as 832x1216
 }
 
 // Captions holds the probabilities of an image's captions, by how much of the

@@ -1,11 +1,10 @@
 package data
 
 import (
-	"errors"
 	"fmt"
 	"math"
-	"sort"
 
+	"fewstep/data/bucket"
 	"fewstep/data/shuffle"
 )
 
@@ -18,22 +17,25 @@ type OrderOptions struct {
 	// empty coarse caption to the fine one.
 	Fine, Kind, Coarse float64
 	Unweighted         bool // draw every row once per epoch, whatever its weight
+
+	// Images sorted into shapes, for batches of one shape; nil = they are of one shape.
+	Shape  []int16 // of each row, −1 = the row is left out
+	Shapes int     // how many there are
+	Batch  int     // samples in a row that are of one shape
 }
 
 // Order maps a sample count to a row and a caption. It holds no position: sample
-// k is the same whatever the batch size, the number of devices or the point of
-// restart.
+// k is the same whatever the number of devices or the point of restart, and,
+// where images are not sorted into shapes, whatever the batch size.
 //
-// An epoch draws Len samples, the sum of the weights. Row r is drawn ⌊w⌋ or ⌈w⌉
-// times, w on average (systematic sampling with an offset per epoch), in the
-// order of a permutation keyed by seed and epoch.
+// An epoch draws Len samples, the sum of the weights: see shuffle.Weighted. With
+// shapes it is of full batches of one shape each: see bucket.Order.
 type Order struct {
 	set        *Set
 	seed       uint64
-	fine, kind float64   // upper bounds of the cumulative caption choice
-	until      []float64 // running sum of the weights; nil = all are 1
-	total      float64   // of the weights
-	length     int64
+	fine, kind float64 // upper bounds of the cumulative caption choice
+	rows       *shuffle.Weighted
+	buckets    *bucket.Order // nil = images are of one shape
 }
 
 // Order returns the reproducible order of the set's rows.
@@ -46,27 +48,37 @@ func (s *Set) Order(opt OrderOptions) (*Order, error) {
 	if total > 0 {
 		o.fine, o.kind = opt.Fine/total, (opt.Fine+opt.Kind)/total
 	}
-	sum := float64(s.Len())
+	var weight func(i int) float64
 	if !opt.Unweighted && s.weighted() {
-		sum, o.until = 0, make([]float64, s.Len())
-		for i := range o.until {
-			sum += float64(s.Row(i).Weight)
-			o.until[i] = sum
-		}
+		weight = func(i int) float64 { return float64(s.Row(i).Weight) }
 	}
-	o.total = sum
-	if sum <= 0 {
-		return nil, errors.New("data: all weights are 0; no row can be drawn")
+	var err error
+	if opt.Shape != nil {
+		o.buckets, err = bucket.NewOrder(opt.Shape, opt.Shapes, opt.Batch, opt.Seed, weight)
+	} else {
+		o.rows, err = shuffle.NewWeighted(s.Len(), weight)
 	}
-	if sum > 1<<40 {
-		return nil, fmt.Errorf("data: weights add up to %g, more than an epoch can draw", sum)
+	if err != nil {
+		return nil, fmt.Errorf("data: %w", err)
 	}
-	o.length = max(1, int64(math.Round(sum)))
 	return o, nil
 }
 
 // Len returns the number of samples in an epoch.
-func (o *Order) Len() int64 { return o.length }
+func (o *Order) Len() int64 {
+	if o.buckets != nil {
+		return o.buckets.Len()
+	}
+	return o.rows.Len()
+}
+
+// Unused counts the rows of shapes that never fill a batch.
+func (o *Order) Unused() int {
+	if o.buckets != nil {
+		return o.buckets.Unused()
+	}
+	return 0
+}
 
 // Purposes keep the random choices of one sample independent.
 const (
@@ -74,39 +86,50 @@ const (
 	purposeOffset
 	purposeCaption
 	purposeAlso
+	purposeInstead
 )
-
-// unit maps 64 random bits to [0, 1).
-func unit(x uint64) float64 { return float64(x>>11) / (1 << 53) }
 
 // Row returns the row of sample k ≥ 0.
 func (o *Order) Row(k int64) int {
-	epoch, at := uint64(k/o.length), uint64(k%o.length)
-	slot := shuffle.Permute(at, uint64(o.length), shuffle.Key(o.seed, purposePermute, epoch))
-	offset := unit(shuffle.Key(o.seed, purposeOffset, epoch))
-	position := (float64(slot) + offset) / float64(o.length) * o.total
-	if o.until == nil {
-		return min(int(position), o.set.Len()-1)
+	if o.buckets != nil {
+		return o.buckets.Row(k)
 	}
-	row := sort.Search(len(o.until), func(i int) bool { return o.until[i] > position })
-	row = min(row, len(o.until)-1)
-	for row > 0 && o.until[row] == o.until[row-1] { // rounding may step onto weight 0
-		row--
-	}
-	return row
+	epoch, at := uint64(k/o.rows.Len()), k%o.rows.Len()
+	return o.rows.Row(at, shuffle.Key(o.seed, purposePermute, epoch), shuffle.Key(o.seed, purposeOffset, epoch))
 }
 
-// Caption returns the caption of sample k ≥ 0: fine, kind or coarse by the
+// Shape returns the number of the shape of sample k ≥ 0, and of its whole batch.
+func (o *Order) Shape(k int64) int {
+	if o.buckets != nil {
+		return o.buckets.Shape(k)
+	}
+	return 0
+}
+
+// Instead returns the row to take for sample k where those of Row and of the attempts from 1 on before this one cannot be
+// used: a function of these numbers, as Row is.
+func (o *Order) Instead(k int64, attempt int) int {
+	if o.buckets != nil {
+		return o.buckets.Instead(k, attempt)
+	}
+	key := shuffle.Key(shuffle.Key(o.seed, purposeInstead, uint64(k)), purposeInstead, uint64(attempt))
+	return o.rows.Row(int64(key%uint64(o.rows.Len())), key, key)
+}
+
+// Caption returns the caption of sample k ≥ 0 for its row.
+func (o *Order) Caption(k int64) string { return o.CaptionOf(k, o.Row(k)) }
+
+// CaptionOf returns sample k's caption of a row: fine, kind or coarse by the
 // options' probabilities, and of a list of fine captions each as often.
-func (o *Order) Caption(k int64) string {
-	row := o.set.Row(o.Row(k))
+func (o *Order) CaptionOf(k int64, number int) string {
+	row := o.set.Row(number)
 	fine := row.Caption
 	if n := uint64(len(row.Also)); n > 0 {
 		if i := shuffle.Key(o.seed, purposeAlso, uint64(k)) % (n + 1); i > 0 {
 			fine = row.Also[i-1]
 		}
 	}
-	u := unit(shuffle.Key(o.seed, purposeCaption, uint64(k)))
+	u := shuffle.Unit(shuffle.Key(o.seed, purposeCaption, uint64(k)))
 	switch {
 	case u < o.fine:
 		return fine

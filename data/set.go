@@ -13,11 +13,13 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sort"
 	"sync"
 	"sync/atomic"
 
+	"fewstep/data/bucket"
 	"fewstep/data/feed"
 	"fewstep/data/images"
 	"fewstep/data/source"
@@ -35,6 +37,7 @@ type Options struct {
 	Seen        *Seen                 // what an earlier Open found out; taken if it holds still, and neither Split nor CacheSize is set
 	Checked     func(done, total int) // told of images that were decoded, by several goroutines; may be nil
 	Unchecked   bool                  // do not decode every image: an undecodable one is found when it is wanted
+	MostChecked int                   // a source of more rows is Unchecked; 0 = none is
 	Uncaptioned bool                  // rows need no caption
 }
 
@@ -44,6 +47,10 @@ type BadImage struct {
 	Err error
 	row int // of the source; −1 = the source does not number it
 }
+
+func (b *BadImage) Error() string { return b.Key + ": " + b.Err.Error() }
+
+func (b *BadImage) Unwrap() error { return b.Err }
 
 // Set is an opened source. It is safe for concurrent use.
 type Set struct {
@@ -135,7 +142,7 @@ func (s *Set) check(opt Options) error {
 		s.cached = make([][]uint8, n)
 	}
 	drawn, draws := s.source.(*sceneSource)
-	if (opt.Unchecked || draws) && opt.CacheSize == 0 {
+	if (opt.Unchecked || opt.MostChecked > 0 && n > opt.MostChecked || draws) && opt.CacheSize == 0 {
 		look = 0
 	}
 	if seen := opt.Seen; opt.CacheSize == 0 && seen.holds(s.state, s.source.Len()) {
@@ -215,7 +222,9 @@ func (s *Set) leaveOut(bad []BadImage) {
 	s.keep, s.cached = keep, cached
 }
 
-// number is the source's number of row i.
+// Number is the source's number of row i.
+func (s *Set) Number(i int) int { return s.number(i) }
+
 func (s *Set) number(i int) int {
 	if s.keep == nil {
 		return i
@@ -297,6 +306,20 @@ func (s *Set) Chosen(i int) int {
 	return s.number(i)
 }
 
+// Readers is how many images should be read at a time: more than there are cores where they come over a network.
+func (s *Set) Readers() int {
+	if files := s.Files(); files != nil && files.Remote() {
+		return max(runtime.GOMAXPROCS(0), 32)
+	}
+	return runtime.GOMAXPROCS(0)
+}
+
+// KnowsSizes says whether the sizes of images are known without looking at them.
+func (s *Set) KnowsSizes() bool {
+	files := s.Files()
+	return files != nil && files.KnowsSizes()
+}
+
 // Files is the set's source where that is files, else nil.
 func (s *Set) Files() *source.Files {
 	files, _ := s.source.(*source.Files)
@@ -353,23 +376,7 @@ func (s *Set) Image(i, size int) ([]float32, error) {
 	if d, ok := s.source.(*sceneSource); ok {
 		return scalePixels(square(d.draw(s.number(i)), size).Pix), nil
 	}
-	content, err := s.Encoded(i)
-	if err != nil {
-		return nil, fmt.Errorf("data: %w", err)
-	}
-	pixels, err := Pixels(content, size)
-	if err != nil {
-		return nil, fmt.Errorf("data: %s: %w", s.Row(i).Key, err)
-	}
-	return pixels, nil
-}
-
-// Pixels decodes an image file as Image gives it.
-func Pixels(content []byte, size int) (pixels []float32, err error) {
-	err = images.With(content, func(m images.RGB) error {
-		pixels = scalePixels(square(m, size).Pix)
-		return nil
-	})
+	pixels, _, err := s.Picture(i, bucket.Size{Width: size, Height: size})
 	return pixels, err
 }
 

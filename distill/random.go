@@ -19,10 +19,11 @@ const (
 	DiscriminatorLevels Purpose = 6  // t* of that noise
 	EvalNoise           Purpose = 7  // starting noise of evaluation samples
 	Init                Purpose = 8  // initial weights
-	Dropout             Purpose = 9  // caption dropout in base training
+	Dropout             Purpose = 9  // which samples have no text
 	NoiseOffset         Purpose = 10 // constant per channel added to ε in base training
 	Crop                Purpose = 11 // place of the square that is cut from an image in base training
 	PenaltyNoise        Purpose = 12 // added to real samples by the discriminator's approximate R1
+	Posterior           Purpose = 13 // of a sample's latents, drawn from what the VAE makes of its image
 	GuidanceScale       Purpose = 16 // of the teacher in consistency distillation
 )
 

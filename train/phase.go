@@ -21,11 +21,12 @@ type phase struct {
 	at    int      // index in the ladder
 
 	feed     *feed.Feed[method.Host, *method.Inputs]
-	queue    []*queued // updates whose numbers are not read, oldest first
-	read     time.Time // when an update's numbers were read last
-	measured time.Time // when an update's parts were measured last
-	updates  int64     // of the discriminator, or of the student where there is none
-	moved    int64     // updates of the student
+	decoded  *feed.Ahead[drawn] // samples whose images are encoded while the run trains
+	queue    []*queued          // updates whose numbers are not read, oldest first
+	read     time.Time          // when an update's numbers were read last
+	measured time.Time          // when an update's parts were measured last
+	updates  int64              // of the discriminator, or of the student where there is none
+	moved    int64              // updates of the student
 }
 
 // phase trains one phase from its start or from a checkpoint, and saves its result.
@@ -205,6 +206,9 @@ func (p *phase) begin(checkpoint *rundir.Checkpoint) error {
 func (p *phase) free() {
 	if p.feed != nil {
 		p.feed.Close()
+	}
+	if p.decoded != nil {
+		p.decoded.Close()
 	}
 	for _, u := range p.queue {
 		u.free()

@@ -15,6 +15,7 @@ func (p *phase) update() error {
 	s := p.s
 	n := int64(p.Config.Train.GlobalBatch())
 	u := &queued{numbers: &numbers{values: monitor.Values{}, of: p.Config.Train.Accumulate}, first: s.Step.First + s.Done, count: n, wall: w, start: w.last}
+	waited := p.feed.Waited
 	if err := p.together(func(q *phase) error {
 		if q == p {
 			return p.compute(u.numbers, w)
@@ -26,6 +27,7 @@ func (p *phase) update() error {
 		u.free()
 		return err
 	}
+	w.values[monitor.DataWait] = (p.feed.Waited - waited).Seconds()
 	p.count(u.values)
 	u.record = p.record(monitor.KindStep, u.values, n)
 	p.queue = append(p.queue, u)

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"fewstep/data"
+	"fewstep/data/bucket"
 	"fewstep/data/encoded"
 	"fewstep/data/images"
 	"fewstep/model/pipeline"
@@ -63,11 +64,11 @@ type preparedLatents struct {
 }
 
 func (p preparedLatents) read(i int, parts ...[]float32) error {
-	z, err := p.store.Latent(p.set.Chosen(i))
+	mean, deviation, _, err := p.store.Latent(p.set.Chosen(i))
 	if err != nil {
 		return err
 	}
-	return fill(z, parts)
+	return fill(append(mean, deviation...), parts)
 }
 
 func (p preparedLatents) close() error { return p.store.Close() }
@@ -107,14 +108,17 @@ func (s *samples) prepared() error {
 	if err != nil {
 		return err
 	}
-	c := s.run.Config.Data
 	vae, err := WeightsHash(s.run.Pipeline, VAEComponents...)
 	if err != nil {
 		return err
 	}
-	switch again := "; run 'fewstep data encode' for this recipe"; {
-	case store.Resolution != c.Resolution:
-		return fmt.Errorf("%s: encoded at %d pixels, the recipe says data.resolution %d%s", dir, store.Resolution, c.Resolution, again)
+	again := "; run 'fewstep data encode' for this recipe"
+	if !slices.Equal(store.Shapes, s.shapes) {
+		return fmt.Errorf("%s: encoded in the shapes %v, the recipe's data.resolution and data.buckets say %v%s", dir, some(store.Shapes), some(s.shapes), again)
+	}
+	switch {
+	case s.run.deviates() && !store.Deviations:
+		return fmt.Errorf("%s: encoded without the posterior's deviations, which data.posterior: sample draws from%s", dir, again)
 	case store.VAE != vae:
 		return fmt.Errorf("%s: encoded with another VAE than %s has%s", dir, s.run.Pipeline.Dir, again)
 	case store.Decoder != images.DecoderVersion:
@@ -131,6 +135,20 @@ func (s *samples) prepared() error {
 	if store.Text != text {
 		return fmt.Errorf("%s: encoded with other text encoders than %s has; run 'fewstep data encode' for this recipe", dir, s.run.Pipeline.Dir)
 	}
-	s.embeddings = preparedTexts{store, s.set.Captions()}
+	captions := s.set.Captions()
+	s.caption = map[string]int{}
+	for i, text := range captions {
+		s.caption[text] = i
+	}
+	s.embeddings = preparedTexts{store, captions}
 	return nil
+}
+
+// some writes the first few shapes.
+func some(shapes []bucket.Size) string {
+	const most = 3
+	if len(shapes) > most {
+		return fmt.Sprintf("%v and %d more", shapes[:most], len(shapes)-most)
+	}
+	return fmt.Sprint(shapes)
 }

@@ -15,7 +15,6 @@ import (
 	"fewstep/engine"
 	"fewstep/engine/encoder"
 	"fewstep/internal/xla"
-	"fewstep/model/family"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
 	"fewstep/train"
@@ -56,28 +55,15 @@ func TestPreparedEncodings(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer rt.Close()
-	size := pipeline.Square(c.Data.Resolution)
-	shapes := p.UNetInputs(1, size)
-	s := encoded.Settings{Dir: t.TempDir(), Source: c.SourcePath(), Resolution: c.Data.Resolution, Batch: 16, TextLimit: 1 << 30,
-		Latent: shapes[family.Sample].Dimensions[1:], TextShape: p.Conditions()[0].Dims, PooledSize: p.Conditions()[1].Size()}
-	if s.VAE, err = train.WeightsHash(p, train.VAEComponents...); err != nil {
-		t.Fatal(err)
-	}
-	if s.Text, err = train.WeightsHash(p, p.Kind.Text...); err != nil {
-		t.Fatal(err)
-	}
 	enc, err := encoder.Load(p, engine.New(rt.Backend, dtypes.Float32, nn.Network), 16, encoder.VAEPart, encoder.TextPart)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Images = func(images [][]float32) ([][]float32, error) { return enc.Latents(images, size) }
-	s.Texts = func(captions []string) (text, pooled [][]float32, err error) {
-		out, err := enc.Text(captions)
-		for _, v := range out {
-			text, pooled = append(text, v[family.Text]), append(pooled, v[family.Pooled])
-		}
-		return text, pooled, err
+	s, err := train.Preparing(p, c.Data, func(string) (*encoder.Encoders, error) { return enc, nil })
+	if err != nil {
+		t.Fatal(err)
 	}
+	s.Dir, s.Source, s.Batch, s.TextLimit = t.TempDir(), c.SourcePath(), 16, 1<<30
 	set, err := data.Open(s.Source, data.Options{Unchecked: true})
 	if err != nil {
 		t.Fatal(err)
@@ -114,7 +100,7 @@ func TestPreparedEncodings(t *testing.T) {
 		}
 		return err
 	}
-	if err := open("data.resolution=32"); err == nil || !strings.Contains(err.Error(), "encoded at 16 pixels") {
+	if err := open("data.resolution=32"); err == nil || !strings.Contains(err.Error(), "encoded in the shapes [16×16]") {
 		t.Error(err)
 	}
 	manifest := filepath.Join(s.Dir, data.EncodedManifest)

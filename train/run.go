@@ -119,6 +119,9 @@ func Open(c *configs.Recipe, opt Options) (*Run, error) {
 			return nil, fmt.Errorf("data.vae_tile: %w", err)
 		}
 	}
+	if err := r.checkShapes(); err != nil {
+		return nil, err
+	}
 	if r.Ladder, err = distill.NewLadder(c, r.Pipeline.Prediction); err != nil {
 		return nil, err
 	}

@@ -3,89 +3,109 @@ package train
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
 
+	"fewstep/configs"
 	"fewstep/data"
-	"fewstep/data/feed"
-	"fewstep/data/images"
+	"fewstep/data/bucket"
+	"fewstep/distill"
 	"fewstep/engine"
 	"fewstep/engine/encoder"
 	"fewstep/model/family"
 	"fewstep/model/nn"
-	"fewstep/model/pipeline"
-	"fewstep/train/monitor"
 
 	"github.com/gomlx/compute/dtypes"
 )
 
-// samples gives the training samples: latents and text embeddings of the data set, encoded once per run.
+// samples gives the training samples. What the VAE and the text encoders make of them is read from records that were made
+// before, or, where those would take more than data.encode_ahead, made while the run trains.
 type samples struct {
 	run        *Run
 	set        *data.Set // the rows that are trained on
+	decodes    bool      // images are encoded while the run trains
 	order      *data.Order
-	latents    records // of each row
-	embeddings records // of each caption: the conditions that follow from it, in the denoiser's order
+	shapes     []bucket.Size
+	sizes      []bucket.Size // of each row's image; nil = not known before it is decoded, or of no meaning
+	shape      []int16       // of each row, −1 = left out; nil where sizes are
+	latents    records       // of each row: means, and deviations if they are wanted; nil = made while the run trains
+	embeddings records       // of each caption: the conditions that follow from it, in the denoiser's order; nil = as latents
 	caption    map[string]int
-	empty      family.Conditions // of the empty prompt; nil = zeros
+	empty      family.Conditions   // of the empty prompt; nil = zeros
+	live       []*encoder.Encoders // of each device, of what is made while the run trains
+	enlarged   atomic.Int64        // samples, where sizes are not known before
+	badMutex   sync.Mutex          //
+	bad        map[string]struct{} // keys of images that turned out to be none while the run trained
 }
 
-// records are encodings by number.
-type records interface {
-	read(i int, parts ...[]float32) error // puts record i into parts that take it up together
-	close() error
-}
-
-// newSamples encodes the rows that can be drawn and every caption, unless an earlier process of the run did.
+// newSamples opens what a run trains on, and encodes what is encoded before. Of several processes the leading one does so,
+// while the others wait and then read what it made.
 func (r *Run) newSamples() (_ *samples, err error) {
-	if !r.leads() { // which makes the encodings
+	if !r.leads() {
 		if err := r.hear("encodings of the data set", nil); err != nil {
 			return nil, err
 		}
 	}
-	c := r.Config.Data
-	s := &samples{run: r, set: r.Data, caption: map[string]int{}}
-	if split := trainSplit(r.Data); split != "" {
-		if s.set, err = r.Data.Only(split); err != nil {
-			return nil, err
-		}
+	s, err := r.openSamples()
+	if err == nil {
+		err = s.encode()
 	}
-	s.order, err = s.set.Order(data.OrderOptions{Seed: r.Config.Seed, Fine: c.Captions.Fine, Kind: c.Captions.Kind, Coarse: c.Captions.Coarse})
+	if err == nil && r.leads() {
+		err = r.hear("encodings of the data set", nil)
+	}
 	if err != nil {
-		return nil, err
-	}
-	captions := s.set.Captions()
-	for i, text := range captions {
-		s.caption[text] = i
-	}
-	latent := r.Pipeline.UNetInputs(1, pipeline.Square(c.Resolution))[family.Sample].Size()
-	if err := s.prepared(); err != nil {
 		return nil, errors.Join(err, s.close())
-	}
-	if s.latents == nil {
-		s.latents, err = asRecords(r.encoded(fmt.Sprintf("latents-decoder%d.f32", images.DecoderVersion), s.set.Len(), latent, s.encodeImages()))
-		if err != nil {
-			return nil, fmt.Errorf("encoding the images: %w", err)
-		}
-	}
-	if s.embeddings == nil {
-		s.embeddings, err = asRecords(r.encoded("captions.f32", len(captions), r.captionSize(), s.encodeCaptions(captions)))
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("encoding the captions: %w", err), s.close())
-		}
-	}
-	if err := s.encodeEmpty(); err != nil {
-		return nil, errors.Join(fmt.Errorf("encoding the empty prompt: %w", err), s.close())
-	}
-	if r.leads() {
-		if err := r.hear("encodings of the data set", nil); err != nil {
-			return nil, errors.Join(err, s.close())
-		}
 	}
 	return s, nil
 }
 
+// openSamples puts the rows that are trained on into their order.
+func (r *Run) openSamples() (_ *samples, err error) {
+	c := r.Config.Data
+	s := &samples{run: r, set: r.Data, bad: map[string]struct{}{}}
+	if s.shapes, err = c.Shapes(); err != nil {
+		return s, err
+	}
+	if s.set.HasSplit("train") {
+		if s.set, err = r.Data.Only("train"); err != nil {
+			return s, err
+		}
+	}
+	s.decodes = s.run.Data.EncodedFolder() == "" && s.set.Len() > r.mostAhead()
+	if s.set.Files() != nil && (len(s.shapes) > 1 || c.Small == configs.SmallDrop || !s.decodes) {
+		if s.sizes, err = s.readSizes(); err != nil {
+			return s, fmt.Errorf("reading the images' sizes: %w", err)
+		}
+		if err = s.sort(); err != nil {
+			return s, err
+		}
+	} else if len(s.shapes) > 1 {
+		return s, errors.New("scenes are drawn as squares; set data.buckets.list to none")
+	}
+	opt := data.OrderOptions{Seed: r.Config.Seed, Fine: c.Captions.Fine, Kind: c.Captions.Kind, Coarse: c.Captions.Coarse}
+	if len(s.shapes) > 1 || slices.Contains(s.shape, -1) {
+		opt.Shape, opt.Shapes, opt.Batch = s.shape, len(s.shapes), 1
+		if len(s.shapes) > 1 {
+			opt.Batch = r.Config.Train.Batch
+		}
+	}
+	if s.order, err = s.set.Order(opt); err != nil {
+		return s, err
+	}
+	if n := s.order.Unused(); n > 0 {
+		r.opt.Log.Warn("images are never drawn: their shape has fewer of them than a micro-batch", "images", n, "of", s.set.Len(), "train.batch", opt.Batch)
+	}
+	return s, nil
+}
+
+// close gives back what samples hold; of nil there is none.
 func (s *samples) close() error {
 	if s == nil {
 		return nil
+	}
+	for _, enc := range s.live {
+		enc.Free()
 	}
 	var errs []error
 	for _, x := range []records{s.latents, s.embeddings} {
@@ -96,48 +116,66 @@ func (s *samples) close() error {
 	return errors.Join(errs...)
 }
 
-// encodeImages encodes rows of the data set.
-func (s *samples) encodeImages() func(first, end int) ([][]float32, error) {
-	c := s.run.Config.Data
-	return s.encoding("images", encoder.VAEPart, s.set.Len(), func(enc *encoder.Encoders, first, end int) ([][]float32, error) {
-		enc.Tile = c.VAETile
-		images, failed := make([][]float32, end-first), make([]error, end-first)
-		feed.Each(end-first, func(i int) { images[i], failed[i] = s.set.Image(first+i, c.Resolution) })
-		if err := errors.Join(failed...); err != nil {
-			return nil, err
-		}
-		return enc.Latents(images, pipeline.Square(c.Resolution))
-	})
+// drawn is a sample before its noise and its encodings.
+type drawn struct {
+	row     int
+	shape   bucket.Size
+	sizes   []float32 // micro-conditions
+	caption string
+	dropped bool      // it has no text
+	pixels  []float32 // of its picture, where that is encoded while the run trains
 }
 
-func (s *samples) encodeCaptions(captions []string) func(first, end int) ([][]float32, error) {
-	return s.encoding("captions", encoder.TextPart, len(captions), func(enc *encoder.Encoders, first, end int) (out [][]float32, err error) {
-		embeddings, err := enc.Text(captions[first:end])
-		for _, v := range embeddings {
-			out = append(out, s.run.ofCaption(v))
-		}
-		return out, err
-	})
-}
-
-// ofCaption are the conditions that follow from a caption, in the denoiser's order.
-func (r *Run) ofCaption(c family.Conditions) (out []float32) {
-	for _, t := range r.Pipeline.Conditions() {
-		if t.Caption {
-			out = append(out, c[t.Name]...)
+// draw gives sample k. Where images were not looked at before, one that cannot be decoded has another in its place, which
+// follows from the sample's number.
+func (s *samples) draw(k int64) (d drawn, err error) {
+	c := s.run.Config
+	d.row, d.shape = s.order.Row(k), s.shapes[s.order.Shape(k)]
+	fit := bucket.Fit{Original: d.shape, Target: d.shape}
+	if s.sizes != nil {
+		if fit, err = bucket.FitTo(s.sizes[d.row], d.shape); err != nil {
+			return d, err
 		}
 	}
-	return out
+	for attempt := 1; s.decodes; attempt++ {
+		if d.pixels, fit, err = s.set.Picture(d.row, d.shape); err == nil {
+			break
+		}
+		var bad *data.BadImage
+		if !errors.As(err, &bad) {
+			return d, fmt.Errorf("sample %d: %w", k, err)
+		}
+		if err := s.leaveOut(bad); err != nil {
+			return d, err
+		}
+		d.row = s.order.Instead(k, attempt)
+	}
+	if s.sizes == nil {
+		s.tellEnlarged(s.set.Row(d.row).Key, fit)
+	}
+	if c.Data.Conditions == configs.ConditionsTarget {
+		fit = bucket.Fit{Original: d.shape, Target: d.shape}
+	}
+	ids := fit.TimeIDs()
+	d.sizes = ids[:]
+	d.caption = s.order.CaptionOf(k, d.row)
+	d.dropped = c.Data.Dropout > 0 && distill.Uniform(c.Seed, distill.Dropout, k, 0) < c.Data.Dropout
+	return d, nil
 }
 
-// captionSize is how many values they are.
-func (r *Run) captionSize() (n int) {
-	for _, t := range r.Pipeline.Conditions() {
-		if t.Caption {
-			n += t.Size()
-		}
+// leaveOut counts an image that turned out to be none.
+func (s *samples) leaveOut(bad *data.BadImage) error {
+	s.badMutex.Lock()
+	defer s.badMutex.Unlock()
+	if _, known := s.bad[bad.Key]; known {
+		return nil
 	}
-	return n
+	s.bad[bad.Key] = struct{}{}
+	s.run.opt.Log.Warn("image left out", "key", bad.Key, "why", bad.Err)
+	if n := len(s.bad) + len(s.run.Data.Bad()); n > s.run.Config.Data.MaxBad {
+		return fmt.Errorf("%d images cannot be used, %d allowed; the last is %w; remove them or allow more (data.max_bad)", n, s.run.Config.Data.MaxBad, bad)
+	}
+	return nil
 }
 
 // encodeEmpty encodes the empty prompt, for a model that does not take zeros for it.
@@ -152,68 +190,6 @@ func (s *samples) encodeEmpty() error {
 	defer enc.Free()
 	s.empty, err = enc.Empty()
 	return err
-}
-
-// encoding loads encoders for a chunk of n records, on every device of the run, which then share a chunk, and frees them
-// after the last one; it tells how far it is. A record is the same from whichever device.
-func (s *samples) encoding(what, part string, n int, encode func(enc *encoder.Encoders, first, end int) ([][]float32, error)) func(first, end int) ([][]float32, error) {
-	var group *engine.Group
-	var encoders []*encoder.Encoders
-	var told func(done, total int)
-	free := func() {
-		for _, enc := range encoders {
-			enc.Free()
-		}
-	}
-	load := func() (err error) {
-		e := engine.New(s.run.opt.Backend, dtypes.Float32, nn.Network)
-		if group, err = engine.NewGroup(e, max(s.run.opt.Devices, 1), dtypes.Float32, nil); err != nil {
-			return err
-		}
-		encoders = make([]*encoder.Encoders, len(group.Engines()))
-		return group.Together(func(i int) (err error) {
-			encoders[i], err = encoder.Load(s.run.Pipeline, group.Engines()[i], min(32, n), part)
-			return err
-		})
-	}
-	return func(first, end int) ([][]float32, error) {
-		if encoders == nil {
-			s.run.opt.Log.Info("encoding the data set", what, n, "done before", first)
-			told = monitor.LogProgress(s.run.opt.Log, "encoding", what, first)
-			if err := load(); err != nil {
-				return nil, err
-			}
-		}
-		out := make([][]float32, end-first)
-		err := group.Together(func(i int) error {
-			from, to := first+i*(end-first)/len(encoders), first+(i+1)*(end-first)/len(encoders)
-			if from == to {
-				return nil
-			}
-			records, err := encode(encoders[i], from, to)
-			if err != nil {
-				return fmt.Errorf("%s %d to %d: %w", what, from, to-1, err)
-			}
-			copy(out[from-first:], records)
-			return nil
-		})
-		told(end, n)
-		s.run.Working("encoding " + what)
-		if err != nil || end == n {
-			free()
-		}
-		return out, err
-	}
-}
-
-// trainSplit is "train" where the source says which rows are for training.
-func trainSplit(set *data.Set) string {
-	for i := range set.Len() {
-		if set.Row(i).Split == "train" {
-			return "train"
-		}
-	}
-	return ""
 }
 
 // keys names the rows of samples, for messages.

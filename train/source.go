@@ -9,8 +9,8 @@ import (
 	"fewstep/train/rundir"
 )
 
-// openData opens the data set. Its images are decoded once, to know that they can be, unless an earlier process of the run
-// did so and nothing has changed since; what that one found out is returned.
+// openData opens the data set. Images that are encoded before training are decoded once, to know that they can be, unless an
+// earlier process of the run did so and nothing has changed since; what that one found out is returned.
 func (r *Run) openData() (*data.Seen, error) {
 	seen := &data.Seen{}
 	if rundir.ReadSource(r.opt.Dir, seen) != nil {
@@ -18,7 +18,7 @@ func (r *Run) openData() (*data.Seen, error) {
 	}
 	c := r.Config
 	var err error
-	if r.Data, err = data.Open(c.SourcePath(), data.Options{MaxBad: c.Data.MaxBad, Seen: seen, Checked: monitor.LogProgress(r.opt.Log, "checking the data set", "images", 0)}); err != nil {
+	if r.Data, err = data.Open(c.SourcePath(), data.Options{MaxBad: c.Data.MaxBad, Seen: seen, Unchecked: r.mostAhead() == 0, MostChecked: r.mostAhead(), Checked: monitor.LogProgress(r.opt.Log, "checking the data set", "images", 0)}); err != nil {
 		return nil, err
 	}
 	for _, bad := range r.Data.Bad() {

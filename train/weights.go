@@ -48,13 +48,13 @@ func (r *Run) original() (weights.Source, error) {
 
 // newNetworks are the recipe's networks on a device of the run.
 func (r *Run) newNetworks(e *engine.Engine) *method.Networks {
-	return &method.Networks{Engine: e, Recipe: r.Config, UNet: r.Pipeline.UNet, EncodesEmpty: !r.Pipeline.ZeroEmpty, Weights: r.before(len(r.Ladder.Steps())),
+	return &method.Networks{Engine: e, Recipe: r.Config, UNet: r.Pipeline.UNet, EncodesEmpty: !r.Pipeline.ZeroEmpty, Factor: r.Pipeline.Factor(), Weights: r.before(len(r.Ladder.Steps())),
 		Trace: method.Tracer(e, r.oneSample())}
 }
 
-// oneSample are the shapes of the UNet's inputs for one sample.
+// oneSample are the shapes of the UNet's inputs for one sample of the largest shape.
 func (r *Run) oneSample() []shapes.Shape {
-	return r.Pipeline.UNetInputs(1, pipeline.Square(r.Config.Data.Resolution))
+	return r.inputs(1)
 }
 
 // opened is tensors under diffusers' names, to be closed.

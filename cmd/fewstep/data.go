@@ -32,7 +32,7 @@ func newData(a *app) *cobra.Command {
 		Long:    "Looks at data sets, chooses rows from them and encodes them.\n\n" + sourcesHelp,
 		Example: "  fewstep data inspect assets/mini/images.parquet\n  fewstep data filter 's3://laion/{00000..00127}.tar' --recipe paper --out kept.parquet",
 	}
-	c.AddCommand(newDataInspect(a), newDataFilter(a), newDataEncode(a))
+	c.AddCommand(newDataInspect(a), newDataFilter(a), newDataEncode(a), newDataTrace(a))
 	return c
 }
 

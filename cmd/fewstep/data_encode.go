@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -8,12 +9,13 @@ import (
 	"github.com/gomlx/compute/dtypes"
 	"github.com/spf13/cobra"
 
+	"fewstep/cluster"
+	"fewstep/configs"
 	"fewstep/data"
 	"fewstep/data/encoded"
 	"fewstep/engine"
 	"fewstep/engine/encoder"
 	"fewstep/internal/xla"
-	"fewstep/model/family"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
 	"fewstep/train"
@@ -22,29 +24,57 @@ import (
 
 type encodeOptions struct {
 	encoded.Settings
-	model string
-	text  float64 // GiB
+	model    string
+	recipe   string
+	data     configs.Data
+	text     float64 // GiB
+	bare     time.Duration
+	devices  string
+	launched bool // rank and ranks are what a launcher said
 }
 
 func newDataEncode(a *app) *cobra.Command {
-	var o encodeOptions
+	o := encodeOptions{data: configs.Default().Data}
 	c := &cobra.Command{
 		Use:   "encode SOURCE --model MODEL --out DIR",
 		Short: "Encode a data set once, for any number of runs.",
 		Long: "Encodes a data set once, for any number of runs.\n\n" +
 			"It writes latents and text embeddings as safetensors of bf16 to DIR, which then is a source for data.source. What is\n" +
 			"there already is not made again: after a kill the same command continues, and after a change of captions, images or\n" +
-			"model it makes what has changed. Several processes share the work with --rank and --ranks, each on its device; the\n" +
-			"bytes are the same for any number of them. The document of package data/encoded describes the files.\n\n" + sourcesHelp,
+			"model it makes what has changed. --devices share the work, and so do the processes of a launcher (Slurm, torchrun,\n" +
+			"SkyPilot, OpenMPI) or those of --rank and --ranks; the bytes are the same for any number of them. With --recipe the model, the resolution, the buckets, the posterior and the\n" +
+			"tiles are the recipe's. The document of package data/encoded describes the files.\n\n" +
+			"It tells how long the device waited for images. --bare measures before that how fast the device encodes when it never\n" +
+			"waits, with the source's first images again and again, and tells the share of that speed that was reached.\n\n" + sourcesHelp,
 		Example: "  fewstep data encode kept.parquet --model sdxl/ --out encoded/ --resolution 1024\n" +
+			"  fewstep data encode kept.parquet --recipe recipe.yaml --out encoded/\n" +
 			"  fewstep run recipe.yaml --set data.source=encoded/ --dir runs/1",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.recipe != "" {
+				for _, name := range []string{"model", "resolution", "tile", "max-bad"} {
+					if cmd.Flags().Changed(name) {
+						return usageErrorf("--%s is the recipe's; change it there", name)
+					}
+				}
+				c, err := a.recipe(o.recipe, "data.source="+args[0])
+				if err != nil {
+					return err
+				}
+				o.model, o.data = c.ModelPath(), c.Data
+			}
+			if !cmd.Flags().Changed("rank") && !cmd.Flags().Changed("ranks") {
+				place, err := cluster.Detect(cluster.Given{}, os.Getenv)
+				if err != nil {
+					return err
+				}
+				o.Rank, o.Ranks, o.launched = place.Rank, max(place.Nodes, 1), place.Nodes > 1
+			}
 			switch {
 			case o.Dir == "" || o.model == "":
-				return withHint(usageErrorf("nothing to encode with, or to write to"), "give --model and --out")
-			case o.Resolution < 8 || o.Resolution%8 != 0:
-				return usageErrorf("--resolution is %d; it must be a multiple of 8", o.Resolution)
+				return withHint(usageErrorf("nothing to encode with, or to write to"), "give --model (or --recipe) and --out")
+			case o.data.Resolution < 8 || o.data.Resolution%8 != 0:
+				return usageErrorf("--resolution is %d; it must be a multiple of 8", o.data.Resolution)
 			case o.Ranks < 1 || o.Rank < 0 || o.Rank >= o.Ranks:
 				return usageErrorf("--rank is %d of --ranks %d; it must be from 0 to one less", o.Rank, o.Ranks)
 			case o.Batch < 1:
@@ -60,13 +90,16 @@ func newDataEncode(a *app) *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&o.model, "model", "", "model whose VAE and text encoders are used: a diffusers directory or a single file")
 	f.StringVar(&o.Dir, "out", "", "folder of the encodings")
-	f.IntVar(&o.Resolution, "resolution", 1024, "side of the square images in pixels")
-	f.IntVar(&o.Tile, "tile", 0, "encode in overlapping tiles of this side in pixels, as 512, where memory is short; 0 = whole")
+	f.StringVar(&o.recipe, "recipe", "", "encode as this recipe trains")
+	f.IntVar(&o.data.Resolution, "resolution", 1024, "side of the square images in pixels")
+	f.IntVar(&o.data.VAETile, "tile", 0, "encode in overlapping tiles of this side in pixels, as 512, where memory is short; 0 = whole")
 	f.IntVar(&o.Batch, "batch", 16, "images decoded and encoded at a time")
-	f.IntVar(&o.MaxBad, "max-bad", 1000, "images that cannot be decoded before it stops")
+	f.IntVar(&o.data.MaxBad, "max-bad", 1000, "images that cannot be decoded before it stops")
 	f.Float64Var(&o.text, "text", 64, "encode captions if that takes at most so many GiB; larger sets' captions are encoded by each run; 0 = never")
-	f.IntVar(&o.Rank, "rank", 0, "which of the processes this is, from 0 on")
-	f.IntVar(&o.Ranks, "ranks", 1, "processes that share the work")
+	f.DurationVar(&o.bare, "bare", 0, "measure for so long, before, how fast the device encodes when it never waits")
+	f.StringVar(&o.devices, "devices", "1", "how many devices of this process share the work: a number, or all; on the CPU virtual ones are made")
+	f.IntVar(&o.Rank, "rank", 0, "which of the processes this is, from 0 on; left out = as a launcher says")
+	f.IntVar(&o.Ranks, "ranks", 1, "processes that share the work; left out = as a launcher says")
 	return c
 }
 
@@ -78,7 +111,7 @@ func (a *app) encodeData(cmd *cobra.Command, o encodeOptions) error {
 			return err
 		}
 	}
-	set, err := data.Open(address, data.Options{Unchecked: true, MaxBad: o.MaxBad})
+	set, err := data.Open(address, data.Options{Unchecked: true, MaxBad: o.data.MaxBad})
 	if err != nil {
 		return err
 	}
@@ -90,79 +123,56 @@ func (a *app) encodeData(cmd *cobra.Command, o encodeOptions) error {
 	if err != nil {
 		return err
 	}
-	if o.VAE, err = train.WeightsHash(p, train.VAEComponents...); err != nil {
+	virtual, err := virtualDevices(o.devices)
+	if err != nil {
 		return err
 	}
-	if o.Text, err = train.WeightsHash(p, p.Kind.Text...); err != nil {
+	rt, err := a.openBackend(xla.Options{Devices: virtual})
+	if err != nil {
 		return err
 	}
-	size := pipeline.Square(o.Resolution)
-	shapes := p.UNetInputs(1, size)
-	o.Latent = shapes[family.Sample].Dimensions[1:]
-	for _, c := range p.Conditions() {
-		switch c.Name {
-		case family.Text:
-			o.TextShape = c.Dims
-		case family.Pooled:
-			o.PooledSize = c.Size()
-		}
+	defer rt.Close()
+	devices, err := countDevices(o.devices, rt)
+	if err != nil {
+		return err
 	}
-	o.TextLimit = int64(o.text * (1 << 30))
-	var rt *xla.Runtime // opened when something is to be encoded
-	defer func() {
-		if rt != nil {
-			rt.Close()
-		}
-	}()
-	loaded := map[string]*encoder.Encoders{}
-	load := func(part string, n int) (_ *encoder.Encoders, err error) { // the other part's memory is given back
-		if enc := loaded[part]; enc != nil {
-			return enc, nil
-		}
-		if rt == nil {
-			if rt, err = a.openBackend(xla.Options{}); err != nil {
-				return nil, err
-			}
-		}
-		for _, enc := range loaded {
-			enc.Free()
-		}
-		enc, err := encoder.Load(p, engine.New(rt.Backend, dtypes.Float32, nn.Network), n, part)
-		if err == nil {
-			enc.Tile = o.Tile
-			loaded = map[string]*encoder.Encoders{part: enc}
-		}
-		return enc, err
+	group, err := engine.NewGroup(engine.New(rt.Backend, dtypes.Float32, nn.Network), devices, dtypes.Float32, nil)
+	if err != nil {
+		return err
 	}
-	o.Images = func(images [][]float32) ([][]float32, error) {
-		enc, err := load(encoder.VAEPart, o.Batch)
+	var each []encoded.Settings // of each device
+	for i, e := range group.Engines() {
+		s, err := train.Preparing(p, o.data, oneAtATime(p, e, o.Batch))
 		if err != nil {
-			return nil, err
+			return err
 		}
-		return enc.Latents(images, size)
-	}
-	o.Texts = func(captions []string) (text, pooled [][]float32, err error) {
-		enc, err := load(encoder.TextPart, 32)
-		if err != nil {
-			return nil, nil, err
-		}
-		out, err := enc.Text(captions)
-		for _, v := range out {
-			text, pooled = append(text, v[family.Text]), append(pooled, v[family.Pooled])
-		}
-		return text, pooled, err
+		s.Dir, s.Source, s.Batch, s.TextLimit = o.Dir, o.Source, o.Batch, int64(o.text*(1<<30))
+		s.Rank, s.Ranks = o.Rank*devices+i, o.Ranks*devices
+		each = append(each, s)
 	}
 	told := map[string]func(done, total int){}
-	o.Progress = func(what string, done, total int) {
+	each[0].Progress = func(what string, done, total int) {
 		if told[what] == nil { // what is there before the first shard that is made takes no time
 			told[what] = monitor.LogProgress(a.log, "encoding", what, done-1)
 		}
 		told[what](done, total)
 	}
-	r, err := encoded.Run(cmd.Context(), set, o.Settings)
+	var bare float64
+	if o.bare > 0 {
+		if bare, err = encoded.Bare(cmd.Context(), set, each[0], o.bare); err != nil {
+			return hintAtMemory(err)
+		}
+		bare *= float64(devices)
+	}
+	r, err := encoded.Together(cmd.Context(), set, each)
+	if err == nil && o.launched && o.Rank == 0 && r.Unfinished {
+		a.log.Info("waiting for the shards of other processes", "shards", r.Missing)
+		r, err = encoded.Await(cmd.Context(), set, each[0], r, 10*time.Minute)
+	}
 	if err != nil {
 		return hintAtMemory(err)
 	}
+	r.Bare = bare
 	if a.json {
 		return a.writeJSON(r)
 	}
@@ -177,8 +187,37 @@ func (a *app) encodeData(cmd *cobra.Command, o encodeOptions) error {
 	} else {
 		w.printf("  text        not encoded (%s; --text): each run encodes its captions\n", bytesText(r.TextBytes))
 	}
+	if r.Images > 0 {
+		w.printf("  speed       %.1f images/s", r.Speed())
+		if bare > 0 {
+			w.printf(", %.1f %% of the device's bare %.1f", 100*r.Speed()/bare, bare)
+		}
+		w.printf("\n")
+	}
 	if total := r.Encoding + r.Waiting; r.Made > 0 && total > 0 {
 		w.printf("  device      encoded for %s, waited for images %s (%.1f %%)\n", r.Encoding.Round(time.Millisecond), r.Waiting.Round(time.Millisecond), 100*float64(r.Waiting)/float64(total))
 	}
 	return w.err
+}
+
+// oneAtATime loads a part of a pipeline's encoders onto a device, and gives the other part's memory back.
+func oneAtATime(p *pipeline.Pipeline, e *engine.Engine, batch int) func(part string) (*encoder.Encoders, error) {
+	loaded := map[string]*encoder.Encoders{}
+	return func(part string) (*encoder.Encoders, error) {
+		if enc := loaded[part]; enc != nil {
+			return enc, nil
+		}
+		for _, enc := range loaded {
+			enc.Free()
+		}
+		n := batch
+		if part == encoder.TextPart {
+			n = 32
+		}
+		enc, err := encoder.Load(p, e, n, part)
+		if err == nil {
+			loaded = map[string]*encoder.Encoders{part: enc}
+		}
+		return enc, err
+	}
 }

@@ -173,6 +173,7 @@ func (a *app) plan(path string, set []string, speed planSpeed, brief bool, limit
 		p.scale(c, scale, speed)
 	}
 	p.Image, p.Caption = m.Encoded(c)
+	p.Notes = append(p.Notes, encodingNotes(rt.Backend, c, p.Image, p.Caption)...)
 	p.add(c.Train.KeepCheckpoints, speed)
 	tooMuch := limit > 0 && p.Memory > limit
 	if tooMuch {

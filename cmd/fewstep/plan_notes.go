@@ -12,6 +12,10 @@ func recipeNotes(c *configs.Recipe) (notes []string) {
 			notes = append(notes, fmt.Sprintf(format, args...))
 		}
 	}
+	note(c.Data.Buckets.List != configs.BucketsNone, "data: in buckets (%s); memory and operations are those of the largest, %v", c.Data.Buckets.List, c.Data.Largest())
+	note(c.Data.Dropout > 0, "data: a sample has no text with probability %g", c.Data.Dropout)
+	note(c.Data.Posterior == configs.PosteriorSample, "data: latents are drawn from the VAE's posterior for every sample")
+	note(c.Data.Conditions == configs.ConditionsTarget, "data: the networks are told the sizes of an uncropped image, whatever a sample's were")
 	d := c.Discriminator
 	note(c.Lineage == configs.LineageContinued, "lineage: full phases go on from the full model of the stage before, not from base and LoRA")
 	note(d.Features == configs.FeaturesLevels, "discriminator: a head on every down block's features beside the mid block's")

@@ -89,37 +89,38 @@ func TestFit(t *testing.T) {
 
 // A batch is of one shape; an epoch draws no row twice, and another epoch leaves out others.
 func TestOrder(t *testing.T) {
-	var shape []int
+	var shape []int16
 	for i := range 103 {
-		shape = append(shape, []int{0, 0, 0, 1, 1, -1}[i%6])
+		shape = append(shape, []int16{0, 0, 0, 1, 1, -1}[i%6])
 	}
 	shape = append(shape, 2, 2) // never a batch
-	o, err := NewOrder(shape, 3, 4, 7)
+	o, err := NewOrder(shape, 3, 4, 7, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	counts := o.Counts()
-	if o.Len() != int64(counts[0]/4+counts[1]/4) || o.Unused() != 2 {
+	if o.Len() != int64(counts[0]/4*4+counts[1]/4*4) || o.Unused() != 2 {
 		t.Fatal(o.Len(), counts, o.Unused())
 	}
 	seen := map[int]int{}
-	var first [][]int
+	var first []int
 	for epoch := range int64(40) {
 		drawn := map[int]bool{}
-		for n := range o.Len() {
-			s, rows := o.Batch(epoch*o.Len() + n)
-			if len(rows) != 4 {
-				t.Fatal(rows)
+		for k := range o.Len() {
+			k += epoch * o.Len()
+			s, r := o.Shape(k), o.Row(k)
+			if int(shape[r]) != s || s != o.Shape(k/4*4) || drawn[r] {
+				t.Fatalf("epoch %d, sample %d: row %d of shape %d in a batch of %d, %v", epoch, k, r, shape[r], s, drawn[r])
 			}
-			for _, r := range rows {
-				if shape[r] != s || drawn[r] {
-					t.Fatalf("epoch %d, batch %d: row %d of shape %d, %v", epoch, n, r, shape[r], drawn[r])
-				}
-				drawn[r] = true
-				seen[r]++
-			}
+			drawn[r] = true
+			seen[r]++
 			if epoch == 0 {
-				first = append(first, rows)
+				first = append(first, r)
+			}
+			for attempt := range 3 {
+				if other := o.Instead(k, attempt+1); int(shape[other]) != s {
+					t.Fatalf("row %d of shape %d stands in for one of shape %d", other, shape[other], s)
+				}
 			}
 		}
 	}
@@ -128,23 +129,54 @@ func TestOrder(t *testing.T) {
 			t.Errorf("row %d of shape %d: drawn %d times in 40 epochs", r, s, seen[r])
 		}
 	}
-	again, err := NewOrder(shape, 3, 4, 7)
+	again, err := NewOrder(shape, 3, 4, 7, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for n := o.Len() - 1; n >= 0; n-- {
-		if _, rows := again.Batch(n); !slices.Equal(rows, first[n]) {
-			t.Errorf("batch %d: %v, then %v", n, first[n], rows)
+	for k := o.Len() - 1; k >= 0; k-- {
+		if r := again.Row(k); r != first[k] {
+			t.Errorf("sample %d: row %v, then %v", k, first[k], r)
 		}
 	}
-	other, err := NewOrder(shape, 3, 4, 8)
+	other, err := NewOrder(shape, 3, 4, 8, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, rows := other.Batch(0); slices.Equal(rows, first[0]) {
+	same := 0
+	for k := range o.Len() {
+		if other.Row(k) == first[k] {
+			same++
+		}
+	}
+	if same > len(first)/2 {
 		t.Error("the seed changes nothing")
 	}
-	if _, err := NewOrder([]int{0, 1}, 2, 4, 1); err == nil {
+	if _, err := NewOrder([]int16{0, 1}, 2, 4, 1, nil); err == nil {
 		t.Error("no batch is an order")
+	}
+	if _, err := NewOrder([]int16{0, 2}, 2, 1, 1, nil); err == nil {
+		t.Error("a shape that is not there is accepted")
+	}
+}
+
+// Rows are drawn as often as their weights say, in batches of one shape.
+func TestWeightedOrder(t *testing.T) {
+	shape, weights := make([]int16, 60), make([]float64, 60)
+	for i := range shape {
+		shape[i], weights[i] = int16(i%2), []float64{0, 0.5, 1, 3}[i/2%4]
+	}
+	o, err := NewOrder(shape, 2, 3, 5, func(row int) float64 { return weights[row] })
+	if err != nil {
+		t.Fatal(err)
+	}
+	const epochs = 400
+	drawn := make([]int, len(shape))
+	for k := range epochs * o.Len() {
+		drawn[o.Row(k)]++
+	}
+	for r, w := range weights {
+		if got := float64(drawn[r]) / epochs; got > w+0.1 || got < 0.9*w-0.1 {
+			t.Errorf("row %d of weight %g is drawn %g times an epoch", r, w, got)
+		}
 	}
 }

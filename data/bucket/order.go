@@ -2,41 +2,58 @@ package bucket
 
 import (
 	"fmt"
-	"slices"
 	"sort"
 
 	"fewstep/data/shuffle"
 )
 
-// Order gives the rows of each batch, all of one shape, as a function of the batch's number alone: it is the same for any
-// number of devices, and after any restart.
+// Order gives the row of each sample so that a batch is of one shape. It is a function of the sample's number alone: the
+// same for any number of devices, and after any restart.
 //
 // An epoch has as many full batches of every shape as its rows make. Which rows are left over is drawn anew in each epoch,
 // and so is the order of the batches.
 type Order struct {
-	rows    [][]int32 // of each shape, ascending
-	batches []int64   // running sum of the full batches of each shape
-	size    int
+	shapes  []drawn
+	batches []int64 // running sum of the full batches of each shape
+	size    int64
 	seed    uint64
 }
 
-// NewOrder makes the order of batches of a size. shape gives each row's shape, −1 = left out.
-func NewOrder(shape []int, shapes, size int, seed uint64) (*Order, error) {
-	o := &Order{rows: make([][]int32, shapes), batches: make([]int64, shapes), size: size, seed: seed}
+// drawn is how a shape's rows are drawn; by is nil where it has none.
+type drawn struct {
+	rows []int32 // ascending
+	by   *shuffle.Weighted
+}
+
+// NewOrder makes the order of samples in batches of a size. shape gives each row's shape, −1 = left out; weight is the
+// expected number of a row's draws per epoch, nil = 1 each.
+func NewOrder(shape []int16, shapes, size int, seed uint64, weight func(row int) float64) (*Order, error) {
+	o := &Order{shapes: make([]drawn, shapes), batches: make([]int64, shapes), size: int64(size), seed: seed}
 	if size < 1 {
 		return nil, fmt.Errorf("bucket: batches of %d", size)
 	}
 	for row, s := range shape {
-		if s < -1 || s >= shapes {
+		if s < -1 || int(s) >= shapes {
 			return nil, fmt.Errorf("bucket: row %d is of shape %d of %d", row, s, shapes)
 		}
-		if s >= 0 {
-			o.rows[s] = append(o.rows[s], int32(row))
+		if s >= 0 && (weight == nil || weight(row) > 0) {
+			o.shapes[s].rows = append(o.shapes[s].rows, int32(row))
 		}
 	}
 	var sum int64
-	for s, rows := range o.rows {
-		sum += int64(len(rows) / size)
+	for s := range o.shapes {
+		d := &o.shapes[s]
+		if len(d.rows) > 0 {
+			var of func(i int) float64
+			if weight != nil {
+				of = func(i int) float64 { return weight(int(d.rows[i])) }
+			}
+			var err error
+			if d.by, err = shuffle.NewWeighted(len(d.rows), of); err != nil {
+				return nil, fmt.Errorf("bucket: %w", err)
+			}
+			sum += d.by.Len() / o.size
+		}
 		o.batches[s] = sum
 	}
 	if sum == 0 {
@@ -45,14 +62,14 @@ func NewOrder(shape []int, shapes, size int, seed uint64) (*Order, error) {
 	return o, nil
 }
 
-// Len is the number of batches of an epoch.
-func (o *Order) Len() int64 { return o.batches[len(o.batches)-1] }
+// Len is the number of samples of an epoch.
+func (o *Order) Len() int64 { return o.batches[len(o.batches)-1] * o.size }
 
 // Unused counts the rows of shapes that never fill a batch.
 func (o *Order) Unused() (n int) {
-	for _, rows := range o.rows {
-		if len(rows) < o.size {
-			n += len(rows)
+	for _, d := range o.shapes {
+		if d.by != nil && d.by.Len() < o.size {
+			n += len(d.rows)
 		}
 	}
 	return n
@@ -62,29 +79,46 @@ func (o *Order) Unused() (n int) {
 const (
 	purposeBatches = 101
 	purposeRows    = 102
+	purposeOffset  = 103
+	purposeInstead = 104
 )
 
-// Batch gives the shape and the rows of batch number n ≥ 0.
-func (o *Order) Batch(n int64) (shape int, rows []int) {
-	epoch := uint64(n / o.Len())
-	at := int64(shuffle.Permute(uint64(n%o.Len()), uint64(o.Len()), shuffle.Key(o.seed, purposeBatches, epoch)))
-	shape = sort.Search(len(o.batches), func(i int) bool { return o.batches[i] > at })
+// at says of a sample its shape, and its number among the shape's draws of an epoch.
+func (o *Order) at(k int64) (shape int, epoch uint64, draw int64) {
+	n, all := k/o.size, o.Len()/o.size
+	epoch = uint64(n / all)
+	batch := int64(shuffle.Permute(uint64(n%all), uint64(all), shuffle.Key(o.seed, purposeBatches, epoch)))
+	shape = sort.Search(len(o.batches), func(i int) bool { return o.batches[i] > batch })
 	if shape > 0 {
-		at -= o.batches[shape-1]
+		batch -= o.batches[shape-1]
 	}
-	all := o.rows[shape]
-	key := shuffle.Key(o.seed, purposeRows, epoch*uint64(len(o.rows))+uint64(shape))
-	for i := range o.size {
-		k := shuffle.Permute(uint64(at)*uint64(o.size)+uint64(i), uint64(len(all)), key)
-		rows = append(rows, int(all[k]))
-	}
-	return shape, rows
+	return shape, epoch, batch*o.size + k%o.size
+}
+
+// Shape is the shape of sample k ≥ 0, and of its whole batch.
+func (o *Order) Shape(k int64) int {
+	shape, _, _ := o.at(k)
+	return shape
+}
+
+// Row is the row of sample k ≥ 0.
+func (o *Order) Row(k int64) int {
+	shape, epoch, draw := o.at(k)
+	number := epoch*uint64(len(o.shapes)) + uint64(shape)
+	d := o.shapes[shape]
+	return int(d.rows[d.by.Row(draw, shuffle.Key(o.seed, purposeRows, number), shuffle.Key(o.seed, purposeOffset, number))])
+}
+
+// Instead is the row to take for sample k where those of Row and of the attempts before cannot be used: another of its shape.
+func (o *Order) Instead(k int64, attempt int) int {
+	rows := o.shapes[o.Shape(k)].rows
+	return int(rows[shuffle.Key(shuffle.Key(o.seed, purposeInstead, uint64(k)), purposeInstead, uint64(attempt))%uint64(len(rows))])
 }
 
 // Counts gives the number of rows of each shape.
 func (o *Order) Counts() (out []int) {
-	for _, rows := range o.rows {
-		out = append(out, len(rows))
+	for _, d := range o.shapes {
+		out = append(out, len(d.rows))
 	}
-	return slices.Clip(out)
+	return out
 }

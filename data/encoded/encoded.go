@@ -3,15 +3,19 @@
 // A folder of encodings holds
 //
 //	encoded.json              what was encoded, with what, and the names of the shards: see Manifest
-//	rows.parquet              the rows that were encoded, as a selection of the source
-//	latents/HASH.safetensors  of 256 rows of the source: latents [n, h, w, C] bf16, scaled as the UNet takes them (channels last)
+//	rows.parquet              the rows that were encoded, as a selection of the source, with the sizes of their images
+//	latents/HASH.safetensors  of 256 rows of the source, for every shape that some of them have, as 832x1216 (width, height):
+//	                          latents.832x1216 [n, h, w, C] bf16, scaled as the UNet takes them, channels last (the mean of
+//	                          the VAE's posterior), deviations.832x1216 of the same shape (the posterior's standard deviation;
+//	                          only where it was asked for), rows.832x1216 [n] i32 (whose they are, from 0 on in the shard);
+//	                          and sizes [256, 2] i32, width and height of the images before resizing
 //	text/HASH.safetensors     of some 256 captions: text [n, tokens, width] bf16 and pooled [n, width] bf16; the metadata's
 //	                          "captions" is a JSON list of the captions
 //
-// A shard's name is a hash of all that it is made of: the encoder's weights, the resolution, the decoder's version, and the
+// A shard's name is a hash of all that it is made of: the encoder's weights, the shapes, the decoder's version, and the
 // identities of the images or the captions. So a shard that is there needs not be made again, after a kill or a change of
 // some captions; and any number of processes makes the same shards with the same bytes. Images that could not be decoded
-// have zeros in the place of latents; the metadata's "bad" names them, and rows.parquet leaves them out.
+// have no latents and the size 0; the metadata's "bad" names them, and rows.parquet leaves them out.
 package encoded
 
 import (
@@ -22,10 +26,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sync"
 
 	"fewstep/data"
-	"fewstep/model/weights"
+	"fewstep/data/bucket"
 )
 
 // PerShard is how many rows a shard of latents holds.
@@ -33,23 +36,36 @@ const PerShard = 256
 
 // Manifest describes a folder of encodings.
 type Manifest struct {
-	Version    int      `json:"version"`
-	Source     string   `json:"source"`      // address of the rows
-	Rows       int      `json:"rows"`        // of the source
-	Bad        int      `json:"bad"`         // rows whose images could not be decoded
-	Decoder    int      `json:"decoder"`     // images.DecoderVersion
-	Resolution int      `json:"resolution"`  // side of the squares in pixels
-	Tile       int      `json:"tile"`        // of the VAE; 0 = whole images
-	VAE        string   `json:"vae"`         // hash of its weights
-	Latent     []int    `json:"latent"`      // [h, w, C]
-	Latents    []string `json:"latents"`     // shards, in the order of the rows
-	Text       string   `json:"text"`        // hash of the text encoders' weights; "" = text is not encoded
-	TextShape  []int    `json:"text_shape"`  // [tokens, width]
-	PooledSize int      `json:"pooled_size"` //
-	Texts      []string `json:"texts"`       // shards; a caption's is that of its hash
+	Version    int           `json:"version"`
+	Source     string        `json:"source"`      // address of the rows
+	Rows       int           `json:"rows"`        // of the source
+	Bad        int           `json:"bad"`         // rows whose images could not be decoded
+	Decoder    int           `json:"decoder"`     // images.DecoderVersion
+	Shapes     []bucket.Size `json:"shapes"`      // that images were made: a square, or aspect buckets
+	Deviations bool          `json:"deviations"`  // the posterior's deviations are there too
+	Tile       int           `json:"tile"`        // of the VAE; 0 = whole images
+	VAE        string        `json:"vae"`         // hash of its weights
+	Factor     int           `json:"factor"`      // side of an image / side of its latents
+	Channels   int           `json:"channels"`    // of latents
+	Latents    []string      `json:"latents"`     // shards, in the order of the rows
+	Text       string        `json:"text"`        // hash of the text encoders' weights; "" = text is not encoded
+	TextShape  []int         `json:"text_shape"`  // [tokens, width]
+	PooledSize int           `json:"pooled_size"` //
+	Texts      []string      `json:"texts"`       // shards; a caption's is that of its hash
 }
 
-const version = 1
+const version = 2
+
+// Names of tensors.
+const (
+	sizesName      = "sizes"
+	latentsName    = "latents"
+	deviationsName = "deviations"
+	rowsName       = "rows"
+)
+
+// of names a tensor of one shape.
+func of(name string, s bucket.Size) string { return fmt.Sprintf("%s.%dx%d", name, s.Width, s.Height) }
 
 // textShard is the number of a caption's shard.
 func textShard(caption string, shards int) int {
@@ -74,105 +90,4 @@ func ReadManifest(dir string) (m Manifest, err error) {
 		return m, fmt.Errorf("%s: encodings of version %d, where %d is read; encode again", path, m.Version, version)
 	}
 	return m, nil
-}
-
-// Store reads encodings. It is safe for concurrent use.
-type Store struct {
-	Manifest
-	dir  string
-	mu   sync.Mutex
-	open map[string]*shard
-}
-
-// shard is an open shard; captions number its texts.
-type shard struct {
-	file     *weights.File
-	captions map[string]int
-}
-
-// Open opens a folder of encodings.
-func Open(dir string) (*Store, error) {
-	m, err := ReadManifest(dir)
-	if err != nil {
-		return nil, err
-	}
-	return &Store{Manifest: m, dir: dir, open: map[string]*shard{}}, nil
-}
-
-func (s *Store) shard(folder, name string) (*shard, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if sh := s.open[name]; sh != nil {
-		return sh, nil
-	}
-	f, err := weights.Open(filepath.Join(s.dir, folder, name+".safetensors"))
-	if err != nil {
-		return nil, fmt.Errorf("%w; encode again, which makes what is missing", err)
-	}
-	sh := &shard{file: f, captions: map[string]int{}}
-	if list := f.Metadata()["captions"]; list != "" {
-		var captions []string
-		if err := json.Unmarshal([]byte(list), &captions); err != nil {
-			return nil, errors.Join(fmt.Errorf("%s: captions: %w", f.Path(), err), f.Close())
-		}
-		for i, c := range captions {
-			sh.captions[c] = i
-		}
-	}
-	s.open[name] = sh
-	return sh, nil
-}
-
-// row reads one row of a tensor.
-func (sh *shard) row(name string, i int) ([]float32, error) {
-	t, err := sh.file.Tensor(name)
-	if err == nil {
-		if t, err = t.Rows(i, i+1); err == nil {
-			return t.Float32()
-		}
-	}
-	return nil, fmt.Errorf("%s: %w", sh.file.Path(), err)
-}
-
-// Latent returns the scaled latents [h·w·C] of a row of the source.
-func (s *Store) Latent(row int) ([]float32, error) {
-	if row < 0 || row >= s.Rows {
-		return nil, fmt.Errorf("%s: row %d of %d", s.dir, row, s.Rows)
-	}
-	sh, err := s.shard("latents", s.Latents[row/PerShard])
-	if err != nil {
-		return nil, err
-	}
-	return sh.row("latents", row%PerShard)
-}
-
-// Embedding returns the text [tokens·width] and pooled embeddings of a caption.
-func (s *Store) Embedding(caption string) (text, pooled []float32, err error) {
-	if len(s.Texts) == 0 {
-		return nil, nil, fmt.Errorf("%s: text is not encoded", s.dir)
-	}
-	sh, err := s.shard("text", s.Texts[textShard(caption, len(s.Texts))])
-	if err != nil {
-		return nil, nil, err
-	}
-	i, ok := sh.captions[caption]
-	if !ok {
-		return nil, nil, fmt.Errorf("%s: the caption %q is not encoded: captions have changed; encode again", s.dir, caption)
-	}
-	if text, err = sh.row("text", i); err == nil {
-		pooled, err = sh.row("pooled", i)
-	}
-	return text, pooled, err
-}
-
-// Close closes the shards.
-func (s *Store) Close() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var errs []error
-	for _, sh := range s.open {
-		errs = append(errs, sh.file.Close())
-	}
-	s.open = map[string]*shard{}
-	return errors.Join(errs...)
 }

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"fewstep/data"
+	"fewstep/data/bucket"
 	"fewstep/data/images"
 	"fewstep/model/weights"
 )
@@ -51,12 +52,12 @@ func caption(i int) string { return fmt.Sprintf("picture %d", i/2) } // two of a
 
 // settings encode the mean of an image to latents [2, 1, 1], and a caption's length to text [1, 2].
 func settings(dir, source string) Settings {
-	return Settings{Dir: dir, Source: source, Resolution: 8, MaxBad: 1, Batch: 7, TextLimit: 1 << 20, VAE: "v1", Latent: []int{2, 1, 1}, Text: "t1", TextShape: []int{1, 2}, PooledSize: 1,
-		Images: func(images [][]float32) (out [][]float32, err error) {
+	return Settings{Dir: dir, Source: source, Shapes: []bucket.Size{{Width: 8, Height: 8}}, Factor: 8, Channels: 2, MaxBad: 1, Batch: 7, TextLimit: 1 << 20, VAE: "v1", Text: "t1", TextShape: []int{1, 2}, PooledSize: 1,
+		Images: func(images [][]float32, _ bucket.Size) (mean, deviations [][]float32, err error) {
 			for _, v := range images {
-				out = append(out, []float32{v[0], -v[0]})
+				mean, deviations = append(mean, []float32{v[0], -v[0]}), append(deviations, []float32{1, 2})
 			}
-			return out, nil
+			return mean, deviations, nil
 		},
 		Texts: func(captions []string) (text, pooled [][]float32, err error) {
 			for _, c := range captions {
@@ -117,11 +118,11 @@ func TestSameBytes(t *testing.T) {
 			}
 			images, calls := whole.Images, 0
 			s.Rank = round % ranks
-			s.Images = func(v [][]float32) ([][]float32, error) {
+			s.Images = func(v [][]float32, shape bucket.Size) (mean, deviations [][]float32, err error) {
 				if calls++; calls > 50 { // in the second shard
-					return nil, stops
+					return nil, nil, stops
 				}
-				return images(v)
+				return images(v, shape)
 			}
 			r, err := encode(t, s)
 			if err != nil && !errors.Is(err, stops) {
@@ -229,7 +230,7 @@ func TestStore(t *testing.T) {
 		if set.Chosen(i) != number || set.Row(i).Key != fmt.Sprintf("%04d", number) {
 			t.Fatal(i, set.Chosen(i), set.Row(i))
 		}
-		z, err := store.Latent(set.Chosen(i))
+		z, _, _, err := store.Latent(set.Chosen(i))
 		want := float64(uint8(number))/127.5 - 1
 		if err != nil || len(z) != 2 || math.Abs(float64(z[0])-want) > 0.004 || z[1] != -z[0] {
 			t.Errorf("row %d: %v, %v, want %g", i, z, err, want)
@@ -243,7 +244,7 @@ func TestStore(t *testing.T) {
 	if _, _, err := store.Embedding("never seen"); err == nil || !strings.Contains(err.Error(), "never seen") {
 		t.Error(err)
 	}
-	if _, err := store.Latent(rows); err == nil {
+	if _, _, _, err := store.Latent(rows); err == nil {
 		t.Error("a row that is not there has latents")
 	}
 	// Others read the shards by their documented schema.
@@ -252,7 +253,7 @@ func TestStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if z, err := f.Tensor("latents"); err != nil || z.DType != weights.BF16 || !slices.Equal(z.Shape, []int{40, 2, 1, 1}) {
+	if z, err := f.Tensor("latents.8x8"); err != nil || z.DType != weights.BF16 || !slices.Equal(z.Shape, []int{40, 1, 1, 2}) {
 		t.Errorf("%+v, %v", z.Shape, err)
 	}
 	s.MaxBad, s.Dir = 0, t.TempDir()

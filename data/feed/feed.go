@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 )
 
 // Feed gives one batch after the other. Host is a batch in the host's memory, Device one on the device. Take, Wait and Close
@@ -16,6 +17,8 @@ type Feed[Host, Device any] struct {
 	Free   func(Device)
 	Size   int   // samples from one batch to the next
 	End    int64 // batches begin at samples below this one
+
+	Waited time.Duration // in which no batch was ready, of all calls so far
 
 	next   int64   // first sample of the batch that is taken next
 	held   *Device // that batch, where it was waited for
@@ -67,7 +70,9 @@ func (f *Feed[Host, Device]) Wait() {
 	if f.held != nil || f.failed != nil {
 		return
 	}
+	began := time.Now()
 	x, ok := <-f.ready
+	f.Waited += time.Since(began)
 	if !ok {
 		return
 	}

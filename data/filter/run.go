@@ -78,7 +78,7 @@ func Run(ctx context.Context, f *source.Files, filters []*Filter, s Settings, ke
 			}
 			if v.by == len(filters) {
 				row := f.Select(from + i)
-				row.SHA256 = v.hash
+				row.SHA256, row.Width, row.Height = v.hash, int32(v.size.Width), int32(v.size.Height)
 				if err := kept(row); err != nil {
 					return nil, err
 				}
@@ -110,6 +110,7 @@ type verdict struct {
 	why     error
 	example string
 	hash    string
+	size    images.Info // of the image, where a filter asked for it
 }
 
 // judge applies filters to a row. An image that is not there or cannot be decoded is the row's fault; a source that cannot be
@@ -192,6 +193,9 @@ func judge(f *source.Files, i int, filters []*Filter, s Settings) (v verdict, er
 		return v, nil
 	}
 	v.by = len(filters)
+	if info != nil {
+		v.size = *info
+	}
 	if s.Hash {
 		b, err := read()
 		if err != nil {

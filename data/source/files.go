@@ -46,9 +46,10 @@ type shard struct {
 // Files is a source of files: see [Open].
 type Files struct {
 	shards   []*shard
-	rows     int     // of the shards
-	keep     []int64 // of the shards' rows; nil = all
-	chosen   []int64 // the numbers of the kept rows in the source that they were selected from
+	rows     int        // of the shards
+	keep     []int64    // of the shards' rows; nil = all
+	chosen   []int64    // the numbers of the kept rows in the source that they were selected from
+	sizes    [][2]int32 // of the kept rows' images, where a selection knows them
 	skipped  tally
 	identity hash.Hash // of names, sizes and times
 	contents hash.Hash // the same without times and places: see Fingerprint

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"fewstep/internal/atomicfile"
@@ -28,6 +29,8 @@ type Selected struct {
 	Caption string `parquet:"caption,zstd"`      //
 	License string `parquet:"license,dict,zstd"` // where the source has such a column
 	SHA256  string `parquet:"sha256,zstd"`       // of the image's file, in hexadecimal; empty if it was not computed
+	Width   int32  `parquet:"width,zstd"`        // of the image as it is shown, in pixels; 0 = it was not looked at
+	Height  int32  `parquet:"height,zstd"`       //
 }
 
 // WriteSelection writes rows of a source, in the order of next, which gives io.EOF after the last. address is the source's.
@@ -59,10 +62,26 @@ func (f *Files) Chosen(i int) int {
 	return int(f.chosen[i])
 }
 
+// Size is the size of image i as a selection knows it; 0 where none does.
+func (f *Files) Size(i int) (width, height int) {
+	if f.sizes == nil {
+		return 0, 0
+	}
+	return int(f.sizes[i][0]), int(f.sizes[i][1])
+}
+
+// KnowsSizes says whether Size knows that of every image.
+func (f *Files) KnowsSizes() bool {
+	return f.sizes != nil && !slices.ContainsFunc(f.sizes, func(s [2]int32) bool { return s[0] <= 0 || s[1] <= 0 })
+}
+
 // Select describes row i for a selection.
 func (f *Files) Select(i int) Selected {
 	r := f.Row(i)
 	out := Selected{Row: int64(i), Key: r.Key, Shard: f.Shard(i), Caption: r.Caption}
+	if w, h := f.Size(i); w > 0 {
+		out.Width, out.Height = int32(w), int32(h)
+	}
 	for name, v := range f.Columns(i) {
 		if lower := strings.ToLower(name); lower == "license" || lower == "licence" {
 			out.License = fmt.Sprint(v)
@@ -82,6 +101,7 @@ func (f *Files) openSelection(ctx context.Context, pf *parquet.File, of, address
 		return fmt.Errorf("%s: its source %s has changed since the rows were chosen; filter it again", address, of)
 	}
 	keep, chosen := make([]int64, 0, pf.NumRows()), make([]int64, 0, pf.NumRows())
+	var sizes [][2]int32
 	reader := parquet.NewGenericReader[Selected](pf)
 	defer reader.Close()
 	rows := make([]Selected, 256)
@@ -90,6 +110,12 @@ func (f *Files) openSelection(ctx context.Context, pf *parquet.File, of, address
 		for _, r := range rows[:n] {
 			if r.Row < 0 || r.Row >= int64(f.Len()) {
 				return fmt.Errorf("%s: row %d of %d of %s", address, r.Row, f.Len(), of)
+			}
+			if r.Width > 0 && sizes == nil {
+				sizes = make([][2]int32, len(keep), pf.NumRows())
+			}
+			if sizes != nil {
+				sizes = append(sizes, [2]int32{r.Width, r.Height})
 			}
 			chosen = append(chosen, r.Row)
 			if f.keep != nil { // a selection of a selection
@@ -104,7 +130,7 @@ func (f *Files) openSelection(ctx context.Context, pf *parquet.File, of, address
 			return fmt.Errorf("%s: %w", address, err)
 		}
 	}
-	f.keep, f.chosen = keep, chosen
+	f.keep, f.chosen, f.sizes = keep, chosen, sizes
 	fmt.Fprintf(f.identity, "selected %v\n", keep)
 	fmt.Fprintf(f.contents, "selected %v\n", keep)
 	return nil

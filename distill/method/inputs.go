@@ -20,6 +20,24 @@ type Host struct {
 	Noises     [][]float32 // those of the batch
 
 	epsilon []float32
+	shape   *shapes.Shape // of x_t, where it is another than that of the session
+}
+
+// Reshape says that the micro-batch's latents have another height and width than the session's, which are the largest.
+func (s *Session) Reshape(h *Host, height, width int) {
+	shape := s.shapes[family.Sample].Clone()
+	shape.Dimensions[1], shape.Dimensions[2] = height, width
+	h.shape = &shape
+	for _, v := range append([]*[]float32{&h.X, &h.epsilon}, pointers(h.Noises)...) {
+		*v = (*v)[:shape.Size()]
+	}
+}
+
+func pointers(all [][]float32) (out []*[]float32) {
+	for i := range all {
+		out = append(out, &all[i])
+	}
+	return out
 }
 
 // Draw makes a micro-batch's coefficients, of the samples from first on, and room for its tensors.
@@ -76,6 +94,10 @@ func (in *Inputs) At(x, t *engine.Array, more ...*engine.Array) []*engine.Array 
 // Upload puts a micro-batch on the device. On one whose arrays have no content its tensors need not be there.
 func (s *Session) Upload(h *Host) (*Inputs, error) {
 	in, n := &Inputs{More: map[string]*engine.Array{}}, len(h.T)
+	latents := s.shapes[family.Sample]
+	if h.shape != nil {
+		latents = *h.shape
+	}
 	var failed error
 	array := func(v []float32, shape shapes.Shape) *engine.Array {
 		if failed != nil {
@@ -110,7 +132,7 @@ func (s *Session) Upload(h *Host) (*Inputs, error) {
 		}
 		return array(all[i], shape)
 	}
-	in.X, in.T = array(h.X, s.shapes[family.Sample]), index(h.T)
+	in.X, in.T = array(h.X, latents), index(h.T)
 	for i, shape := range s.shapes[family.Given:] {
 		in.Conditions = append(in.Conditions, tensor(h.Conditions, i, shape))
 	}
@@ -133,7 +155,7 @@ func (s *Session) Upload(h *Host) (*Inputs, error) {
 		}
 	}
 	for i, noise := range h.Batch.Noises {
-		in.More[noise.Name] = tensor(h.Noises, i, s.shapes[family.Sample])
+		in.More[noise.Name] = tensor(h.Noises, i, latents)
 	}
 	if failed != nil {
 		in.Free()

@@ -34,6 +34,7 @@ type Networks struct {
 	Weights Weights // may be nil where arrays have no content
 
 	EncodesEmpty bool // the empty prompt is encoded, not zeros
+	Factor       int  // side of an image / side of its latents; 0 = unknown, where all images are of one shape
 
 	Trace func(block nn.Block, lora *nn.LoRA, kinds ...string) ([]nn.Spec, error)
 
@@ -43,7 +44,7 @@ type Networks struct {
 
 // On are the same networks on another device.
 func (n *Networks) On(e *engine.Engine) *Networks {
-	return &Networks{Engine: e, Recipe: n.Recipe, UNet: n.UNet, Weights: n.Weights, EncodesEmpty: n.EncodesEmpty, Trace: n.Trace, full: n.full, lora: n.lora}
+	return &Networks{Engine: e, Recipe: n.Recipe, UNet: n.UNet, Weights: n.Weights, EncodesEmpty: n.EncodesEmpty, Factor: n.Factor, Trace: n.Trace, full: n.full, lora: n.lora}
 }
 
 // Tracer lists networks' parameters by building them for one sample's inputs.
@@ -204,6 +205,9 @@ func (n *Networks) DiscriminatorSpecs(step distill.Step) ([]nn.Spec, error) {
 func (n *Networks) Discriminator() *discriminator.Config {
 	c := n.Recipe.Discriminator
 	d := &discriminator.Config{UNet: n.UNet, Channels: c.HeadChannels, Groups: c.HeadGroups, Levels: c.Features == configs.FeaturesLevels}
+	if n.Recipe.Data.Buckets.List != configs.BucketsNone && n.Factor > 0 {
+		d.Side = n.Recipe.Data.Resolution / n.Factor
+	}
 	if c.Target == configs.TargetLoRA {
 		d.LoRA = n.Adapters()
 	}

@@ -11,6 +11,8 @@ import (
 	"fewstep/model/pipeline"
 	"fewstep/model/vae"
 	"fewstep/model/weights"
+
+	"github.com/gomlx/gomlx/core/graph"
 )
 
 // Encoders are a pipeline's text encoders and VAE on a device.
@@ -206,6 +208,29 @@ func (c *Encoders) Latents(images [][]float32, size pipeline.Size) ([][]float32,
 		}
 	}
 	return z, err
+}
+
+// Posterior is Latents with the posterior's standard deviations, scaled alike: a sample is mean + deviation · ε.
+func (c *Encoders) Posterior(images [][]float32, size pipeline.Size) (mean, deviation [][]float32, err error) {
+	f := engine.Function{Key: "posterior/" + c.p.VAE.Encoder("").Kind, Body: func(r nn.Runner, in []nn.Value) []nn.Value {
+		moments := r.Run(c.p.VAE.Encoder(netVAE), in[0])
+		return r.Run(nn.Block{Kind: "posterior", Build: func(_ *nn.Scope, in []*graph.Node) []*graph.Node {
+			return []*graph.Node{graph.Concatenate([]*graph.Node{in[0], graph.Exp(graph.MulScalar(in[1], 0.5))}, -1)}
+		}}, moments...)
+	}}
+	shift, scale := c.p.VAE.LatentScale()
+	both, err := c.tiled(f, images, size.Height, size.Width, 3, 1, c.p.VAE.EncodeTiles)
+	for _, v := range both {
+		n := len(shift)
+		m, d := make([]float32, 0, len(v)/2), make([]float32, 0, len(v)/2)
+		for i := 0; i < len(v); i += 2 * n {
+			for k := range n {
+				m, d = append(m, float32((float64(v[i+k])-shift[k])*scale[k])), append(d, float32(float64(v[i+n+k])*scale[k]))
+			}
+		}
+		mean, deviation = append(mean, m), append(deviation, d)
+	}
+	return mean, deviation, err
 }
 
 // Images decodes scaled latents [h·w·C] to images [H·W·3], about [−1, 1].

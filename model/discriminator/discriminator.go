@@ -20,6 +20,10 @@ type Config struct {
 	Channels int // of the head; 0 = those of the features that it takes
 	Groups   int // of the head's group norms; 0 = the UNet's
 
+	// Side is that of the square latents that the heads are made for, where they take others, too; 0 = each is made for what
+	// it takes.
+	Side int
+
 	Levels bool // a head on the features of every level, not of the mid block alone, which is the paper's
 
 	LoRA *nn.LoRA // adapters on the backbone, where the UNet has them, in place of its weights; nil = every weight
@@ -52,8 +56,9 @@ func (c *Config) Backbone(name string) nn.Block {
 func (c *Config) Heads(name string) []nn.Block {
 	heads := []nn.Block{c.Head(name)}
 	if c.Levels {
-		for i, width := range c.UNet.Widths() {
-			heads = append(heads, c.head(nn.Join(name, fmt.Sprintf("%s.levels.%d", HeadName, i)), width))
+		widths := c.UNet.Widths()
+		for i, width := range widths {
+			heads = append(heads, c.head(nn.Join(name, fmt.Sprintf("%s.levels.%d", HeadName, i)), width, c.Side>>min(i+1, len(widths)-1)))
 		}
 	}
 	return heads
@@ -61,13 +66,15 @@ func (c *Config) Heads(name string) []nn.Block {
 
 // Head maps mid-block features [B, H, W, C or 2C] to logits [B] in f32: conv 3×3, then conv 4×4 stride 2 while the
 // side is above 4, then a valid 4×4 convolution (an average pool where the side is not 4), each with group norm and
-// SiLU, then a linear layer.
+// SiLU, then a linear layer. With Side the number of layers is that of its square, and what is narrower than a kernel is
+// widened by zeros.
 func (c *Config) Head(name string) nn.Block {
 	widths := c.UNet.Widths()
-	return c.head(nn.Join(name, HeadName), widths[len(widths)-1])
+	return c.head(nn.Join(name, HeadName), widths[len(widths)-1], c.Side>>(len(widths)-1))
 }
 
-func (c *Config) head(name string, width int) nn.Block {
+// head takes features of so many channels and, if that is not 0, of this side where latents are squares.
+func (c *Config) head(name string, width, side int) nn.Block {
 	channels, groups := c.Channels, c.Groups
 	if channels == 0 {
 		channels = width
@@ -75,27 +82,48 @@ func (c *Config) head(name string, width int) nn.Block {
 	if groups == 0 {
 		groups = c.UNet.Groups()
 	}
+	kind := fmt.Sprintf("discriminator_head(%d,%d)", channels, groups)
+	if side > 0 {
+		kind = fmt.Sprintf("discriminator_head(%d,%d,%d)", channels, groups, side)
+	}
 	return nn.Block{
-		Kind: fmt.Sprintf("discriminator_head(%d,%d)", channels, groups), Name: name, Level: nn.Stage,
+		Kind: kind, Name: name, Level: nn.Stage,
 		Build: func(s *nn.Scope, in []*graph.Node) []*graph.Node {
 			layer := 0
 			block := func(x *graph.Node, kernel, stride, pad int) *graph.Node {
+				x = atLeast(x, kernel-2*pad)
 				x = s.Conv(fmt.Sprintf("convs.%d", layer), x, channels, kernel, stride, pad)
 				x = nn.SiLU(s.GroupNorm(fmt.Sprintf("norms.%d", layer), x, groups, 1e-5))
 				layer++
 				return x
 			}
 			x := block(in[0], 3, 1, 1)
-			for x.Shape().Dim(1) > 4 && x.Shape().Dim(2) > 4 {
+			high, wide := x.Shape().Dim(1), x.Shape().Dim(2)
+			if side > 0 {
+				high, wide = side, side
+			}
+			for ; high > 4 && wide > 4; high, wide = high/2, wide/2 {
 				x = block(x, 4, 2, 1)
 			}
-			if x.Shape().Dim(1) == 4 && x.Shape().Dim(2) == 4 {
+			if high == 4 && wide == 4 {
 				x = block(x, 4, 1, 0)
 			}
 			x = graph.ReduceMean(x, 1, 2)
 			return []*graph.Node{graph.ConvertDType(graph.Reshape(s.Linear("out", x, 1, true), -1), dtypes.Float32)}
 		},
 	}
+}
+
+// atLeast widens a map [B, H, W, C] by zeros, below and to the right, to a side. (GoMLX's Pad has no gradient.)
+func atLeast(x *graph.Node, side int) *graph.Node {
+	for axis := 1; axis <= 2; axis++ {
+		if lacks := side - x.Shape().Dim(axis); lacks > 0 {
+			zeros := x.Shape().Clone()
+			zeros.Dimensions[axis] = lacks
+			x = graph.Concatenate([]*graph.Node{x, graph.Zeros(x.Graph(), zeros)}, axis)
+		}
+	}
+	return x
 }
 
 // Network is backbone and head in one block, for listing parameters and for counting. Inputs are the UNet's.

@@ -52,7 +52,7 @@ func dry(b compute.Backend, c *configs.Recipe, m Model, d Device) *method.Networ
 	e.Flash = d.Flash
 	e.Rehearse(d.Devices)
 	one := m.inputs(c, 1)
-	return &method.Networks{Engine: e, Recipe: c, UNet: m.UNet, EncodesEmpty: m.EncodesEmpty, Trace: func(block nn.Block, lora *nn.LoRA, kinds ...string) ([]nn.Spec, error) {
+	return &method.Networks{Engine: e, Recipe: c, UNet: m.UNet, EncodesEmpty: m.EncodesEmpty, Factor: m.Factor, Trace: func(block nn.Block, lora *nn.LoRA, kinds ...string) ([]nn.Spec, error) {
 		return trace(b, block, lora, one, kinds...)
 	}}
 }

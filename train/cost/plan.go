@@ -100,8 +100,8 @@ func Plan(b compute.Backend, c *configs.Recipe, m Model, d Device) ([]Phase, err
 
 // inputs are the denoiser's.
 func (m Model) inputs(c *configs.Recipe, batch int) []shapes.Shape {
-	side := c.Data.Resolution / m.Factor
-	return family.Inputs(m.UNet, batch, side, side, m.Tokens)
+	largest := c.Data.Largest()
+	return family.Inputs(m.UNet, batch, largest.Height/m.Factor, largest.Width/m.Factor, m.Tokens)
 }
 
 // Encoded is what an encoded image and an encoded caption of the data set take of the run directory, in bytes.
@@ -120,7 +120,7 @@ func measure(b compute.Backend, c *configs.Recipe, m Model) (n networks, err err
 		return n, fmt.Errorf("data.resolution %d is too small: the UNet would see %d×%d latents", c.Data.Resolution, side, side)
 	}
 	in := m.inputs(c, 1)
-	d := (&method.Networks{Recipe: c, UNet: m.UNet}).Discriminator()
+	d := (&method.Networks{Recipe: c, UNet: m.UNet, Factor: m.Factor}).Discriminator()
 	n.penalised = c.Discriminator.R1 > 0
 	compute := method.ComputeTypes[c.Train.Compute]
 	last := m.UNet.Levels() - 1
@@ -144,8 +144,8 @@ func measure(b compute.Backend, c *configs.Recipe, m Model) (n networks, err err
 			level = i - 1
 		}
 		for into, views := range map[*Network]int{&n.headSingle: 1, &n.headConditional: 2} {
-			low := side >> min(level+1, last)
-			measured, err := Measure(b, head, compute, shapes.Make(compute, 1, low, low, views*m.UNet.Widths()[level]))
+			by := min(level+1, last)
+			measured, err := Measure(b, head, compute, shapes.Make(compute, 1, in[family.Sample].Dim(1)>>by, in[family.Sample].Dim(2)>>by, views*m.UNet.Widths()[level]))
 			if err != nil {
 				return n, err
 			}

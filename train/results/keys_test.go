@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"image/png"
 	"log/slog"
 	"maps"
 	"os"
@@ -18,6 +19,7 @@ import (
 
 	"fewstep/configs"
 	"fewstep/data"
+	"fewstep/data/images"
 	"fewstep/distill"
 	"fewstep/distill/methods"
 	"fewstep/internal/xla"
@@ -47,6 +49,9 @@ const (
 // consistent makes the second stage one of consistency distillation.
 var consistent = []string{"stages.8={loss: mse, teacher_steps: 20, guidance: 2, phases: [{name: c, kind: lcm, target: lora, samples: 8, lr: 1e-3}, {name: m, kind: merge}]}"}
 
+// sorted are images of many sizes, and kohya's buckets for when they are asked for.
+var sorted = []string{"data.source=sizes.parquet", "data.resolution=32", "data.buckets.least=16", "data.buckets.most=64", "data.buckets.step=8"}
+
 // look tells what can be seen of a recipe with some settings.
 type look func(t *testing.T, recipe string, set []string) string
 
@@ -65,6 +70,16 @@ var acts = map[string]struct {
 	"data.captions.fine":       {run, "data.captions={fine: 1, kind: 0, coarse: 0}", nil},
 	"data.captions.kind":       {run, "data.captions={fine: 0, kind: 1, coarse: 0}", nil},
 	"data.captions.coarse":     {run, "data.captions={fine: 0, kind: 0, coarse: 1}", nil},
+	"data.buckets.list":        {run, "data.buckets={list: kohya}", sorted},
+	"data.buckets.least":       {run, "data.buckets.least=24", append([]string{"data.buckets.list=kohya"}, sorted...)},
+	"data.buckets.most":        {run, "data.buckets.most=32", append([]string{"data.buckets.list=kohya"}, sorted...)},
+	"data.buckets.step":        {run, "data.buckets.step=16", append([]string{"data.buckets.list=kohya"}, sorted...)},
+	"data.buckets.own":         {run, "data.buckets.own=[16x32]", append([]string{"data.buckets={list: own, own: [32x32]}"}, sorted...)},
+	"data.small":               {run, "data.small=drop", []string{"data.source=sizes.parquet"}},
+	"data.conditions":          {run, "data.conditions=target", []string{"data.source=sizes.parquet"}},
+	"data.dropout":             {run, "data.dropout=0.9", nil},
+	"data.posterior":           {run, "data.posterior=sample", nil},
+	"data.encode_ahead":        {encodes, "data.encode_ahead=0", nil},
 	"data.max_bad":             {nil, "data.max_bad=0", []string{"data.source=flawed.parquet", "data.max_bad=1"}},
 	"data.vae_tile":            {run, "data.vae_tile=8", nil},
 	"train.batch":              {run, "train.batch=4", nil},
@@ -206,7 +221,8 @@ func TestEveryKeyActs(t *testing.T) {
 	}
 }
 
-// few writes a data set of few images, few.parquet, and flawed.parquet with one more that cannot be decoded.
+// few writes a data set of few images, few.parquet, flawed.parquet with one more that cannot be decoded, and sizes.parquet of
+// images of many sizes.
 func few(t *testing.T, dir string) {
 	t.Helper()
 	records, err := tinypipeline.Records()
@@ -214,6 +230,22 @@ func few(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	if err := data.WriteParquet(filepath.Join(dir, "few.parquet"), records[:24]); err != nil {
+		t.Fatal(err)
+	}
+	var many []data.Record
+	for i, r := range records[:48] {
+		m := images.New([]int{40, 16, 48, 12}[i%4], []int{40, 48, 16, 12}[i%4])
+		for k := range m.Pix {
+			m.Pix[k] = uint8(k * (i + 3))
+		}
+		var b bytes.Buffer
+		if err := png.Encode(&b, m.Image()); err != nil {
+			t.Fatal(err)
+		}
+		r.Image, r.Split = b.Bytes(), "train"
+		many = append(many, r)
+	}
+	if err := data.WriteParquet(filepath.Join(dir, "sizes.parquet"), many); err != nil {
 		t.Fatal(err)
 	}
 	records[24].Image = records[24].Image[:20]
@@ -383,6 +415,14 @@ func run(t *testing.T, recipe string, set []string) string {
 	dir := t.TempDir()
 	_, programs := climb(t, recipe, dir, "8", 0, set)
 	return fmt.Sprint(programs, content(t, dir, "stats.jsonl", "stages"))
+}
+
+// encodes shows what was encoded before training.
+func encodes(t *testing.T, recipe string, set []string) string {
+	t.Helper()
+	dir := t.TempDir()
+	climb(t, recipe, dir, "8", 1, set)
+	return content(t, dir, "encoded")
 }
 
 // whole is run for all stages.

@@ -1,0 +1,264 @@
+package train
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"fewstep/configs"
+	"fewstep/data/bucket"
+	"fewstep/data/feed"
+	"fewstep/data/images"
+	"fewstep/engine"
+	"fewstep/engine/encoder"
+	"fewstep/model/family"
+	"fewstep/model/nn"
+	"fewstep/model/pipeline"
+	"fewstep/train/monitor"
+
+	"github.com/gomlx/compute/dtypes"
+)
+
+// records are encodings by number.
+type records interface {
+	read(i int, parts ...[]float32) error // puts record i into parts that take it up together
+	close() error
+}
+
+// latentSize is how many values the latents of a shape have; with deviations a record has twice as many.
+func (r *Run) latentSize(shape bucket.Size) int {
+	return r.Pipeline.UNetInputs(1, pipeline.Size(shape))[family.Sample].Size()
+}
+
+// deviates says whether latents are drawn from the posterior.
+func (r *Run) deviates() bool { return r.Config.Data.Posterior == configs.PosteriorSample }
+
+// recordSize is how many values the record of an image of a shape has: the means of its latents, then their deviations.
+func (r *Run) recordSize(shape bucket.Size) int {
+	if r.deviates() {
+		return 2 * r.latentSize(shape)
+	}
+	return r.latentSize(shape)
+}
+
+// ahead is how many bytes of encodings of a kind are made before training, at most.
+func (r *Run) ahead() int64 { return int64(r.Config.Data.EncodeAhead * (1 << 30)) }
+
+// mostAhead is for how many images encodings are made before training, at most.
+func (r *Run) mostAhead() int { return int(r.ahead() / int64(4*r.recordSize(r.Config.Data.Largest()))) }
+
+// encode makes what is made before training, unless an earlier process of the run did, and loads the encoders of the rest.
+func (s *samples) encode() error {
+	if err := s.prepared(); err != nil {
+		return err
+	}
+	var parts []string
+	if s.latents == nil {
+		if s.decodes {
+			parts = append(parts, encoder.VAEPart)
+		} else if err := s.encodeImages(); err != nil {
+			return fmt.Errorf("encoding the images: %w", err)
+		}
+	}
+	if s.embeddings == nil {
+		most := int(s.run.ahead() / int64(4*s.run.captionSize()))
+		var captions []string
+		if s.set.Len() <= 4*most { // captions repeat at times, not that often
+			captions = s.set.Captions()
+		}
+		if captions == nil || len(captions) > most {
+			parts = append(parts, encoder.TextPart)
+		} else if err := s.encodeCaptions(captions); err != nil {
+			return fmt.Errorf("encoding the captions: %w", err)
+		}
+	}
+	if err := s.encodeEmpty(); err != nil {
+		return fmt.Errorf("encoding the empty prompt: %w", err)
+	}
+	if len(parts) == 0 {
+		return nil
+	}
+	s.run.opt.Log.Info("encoded while the run trains, because it takes more than data.encode_ahead: "+strings.Join(parts, ", "), "images", s.set.Len(), "GiB", s.run.Config.Data.EncodeAhead)
+	_, live, err := s.encoders(s.run.Config.Train.Batch/s.run.devices(), parts...)
+	s.live = live
+	return err
+}
+
+// encoders loads encoders on every device of the run; programs work on batches of n.
+func (s *samples) encoders(n int, parts ...string) (*engine.Group, []*encoder.Encoders, error) {
+	e := engine.New(s.run.opt.Backend, dtypes.Float32, nn.Network)
+	group, err := engine.NewGroup(e, max(s.run.opt.Devices, 1), dtypes.Float32, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	out := make([]*encoder.Encoders, len(group.Engines()))
+	err = group.Together(func(i int) (err error) {
+		if out[i], err = encoder.Load(s.run.Pipeline, group.Engines()[i], n, parts...); err == nil {
+			out[i].Tile = s.run.Config.Data.VAETile
+		}
+		return err
+	})
+	return group, out, err
+}
+
+// toLatents encodes pictures of one shape as records.
+func (r *Run) toLatents(enc *encoder.Encoders, pictures [][]float32, shape bucket.Size) ([][]float32, error) {
+	if !r.deviates() {
+		return enc.Latents(pictures, pipeline.Size(shape))
+	}
+	mean, deviation, err := enc.Posterior(pictures, pipeline.Size(shape))
+	for i := range mean {
+		mean[i] = append(mean[i], deviation[i]...)
+	}
+	return mean, err
+}
+
+// byShape are records of rows in a file for each shape.
+type byShape struct {
+	files []*fileRecords // nil where no row has the shape
+	shape []int16        // of each row; nil = all 0
+	place []int32        // of each row in its shape's file; nil = the row's number
+}
+
+func (b *byShape) read(i int, parts ...[]float32) error {
+	if b.shape == nil {
+		return b.files[0].read(i, parts...)
+	}
+	return b.files[b.shape[i]].read(int(b.place[i]), parts...)
+}
+
+func (b *byShape) close() error {
+	var errs []error
+	for _, f := range b.files {
+		errs = append(errs, f.close())
+	}
+	return errors.Join(errs...)
+}
+
+// encodeImages encodes the rows that can be drawn, shape by shape.
+func (s *samples) encodeImages() error {
+	b := &byShape{}
+	s.latents = b
+	kind := "latents"
+	if s.run.deviates() {
+		kind = "posteriors"
+	}
+	if len(s.shapes) == 1 {
+		f, err := s.encodeShape(fmt.Sprintf("%s-decoder%d.f32", kind, images.DecoderVersion), s.shapes[0], s.set.Len(), func(i int) int { return i })
+		b.files = []*fileRecords{f}
+		return err
+	}
+	b.shape, b.place = s.shape, make([]int32, len(s.shape))
+	rows := make([][]int, len(s.shapes))
+	for row, n := range s.shape {
+		if n >= 0 {
+			b.place[row] = int32(len(rows[n]))
+			rows[n] = append(rows[n], row)
+		}
+	}
+	for n, of := range rows {
+		b.files = append(b.files, nil)
+		if len(of) == 0 {
+			continue
+		}
+		shape := s.shapes[n]
+		f, err := s.encodeShape(fmt.Sprintf("%s-%dx%d-decoder%d.f32", kind, shape.Width, shape.Height, images.DecoderVersion), shape, len(of), func(i int) int { return of[i] })
+		if err != nil {
+			return err
+		}
+		b.files[n] = f
+	}
+	return nil
+}
+
+// encodeShape encodes n rows of a shape into a file. Rows that are left out are encoded as any other.
+func (s *samples) encodeShape(name string, shape bucket.Size, n int, row func(i int) int) (*fileRecords, error) {
+	what := "images"
+	if len(s.shapes) > 1 {
+		what += " of " + shape.String()
+	}
+	return s.run.encoded(name, n, s.run.recordSize(shape), s.encoding(what, encoder.VAEPart, n, func(enc *encoder.Encoders, first, end int) ([][]float32, error) {
+		pictures, failed := make([][]float32, end-first), make([]error, end-first)
+		feed.On(s.set.Readers(), end-first, func(i int) { pictures[i], _, failed[i] = s.set.Picture(row(first+i), shape) })
+		if err := errors.Join(failed...); err != nil {
+			return nil, err
+		}
+		return s.run.toLatents(enc, pictures, shape)
+	}))
+}
+
+// encodeCaptions encodes every caption that can be drawn.
+func (s *samples) encodeCaptions(captions []string) (err error) {
+	s.caption = map[string]int{}
+	for i, text := range captions {
+		s.caption[text] = i
+	}
+	s.embeddings, err = asRecords(s.run.encoded("captions.f32", len(captions), s.run.captionSize(), s.encoding("captions", encoder.TextPart, len(captions),
+		func(enc *encoder.Encoders, first, end int) (out [][]float32, err error) {
+			embeddings, err := enc.Text(captions[first:end])
+			for _, v := range embeddings {
+				out = append(out, s.run.ofCaption(v))
+			}
+			return out, err
+		})))
+	return err
+}
+
+// ofCaption are the conditions that follow from a caption, in the denoiser's order.
+func (r *Run) ofCaption(c family.Conditions) (out []float32) {
+	for _, t := range r.Pipeline.Conditions() {
+		if t.Caption {
+			out = append(out, c[t.Name]...)
+		}
+	}
+	return out
+}
+
+// captionSize is how many values they are.
+func (r *Run) captionSize() (n int) {
+	for _, t := range r.Pipeline.Conditions() {
+		if t.Caption {
+			n += t.Size()
+		}
+	}
+	return n
+}
+
+// encoding loads encoders for a chunk of n records, on every device of the run, which then share a chunk, and frees them
+// after the last one; it tells how far it is. A record is the same from whichever device.
+func (s *samples) encoding(what, part string, n int, encode func(enc *encoder.Encoders, first, end int) ([][]float32, error)) func(first, end int) ([][]float32, error) {
+	var group *engine.Group
+	var encoders []*encoder.Encoders
+	var told func(done, total int)
+	return func(first, end int) ([][]float32, error) {
+		if encoders == nil {
+			s.run.opt.Log.Info("encoding the data set", what, n, "done before", first)
+			told = monitor.LogProgress(s.run.opt.Log, "encoding", what, first)
+			var err error
+			if group, encoders, err = s.encoders(min(32, n), part); err != nil {
+				return nil, err
+			}
+		}
+		out := make([][]float32, end-first)
+		err := group.Together(func(i int) error {
+			from, to := first+i*(end-first)/len(encoders), first+(i+1)*(end-first)/len(encoders)
+			if from == to {
+				return nil
+			}
+			records, err := encode(encoders[i], from, to)
+			if err != nil {
+				return fmt.Errorf("%s %d to %d: %w", what, from, to-1, err)
+			}
+			copy(out[from-first:], records)
+			return nil
+		})
+		told(end, n)
+		s.run.Working("encoding " + what)
+		if err != nil || end == n {
+			for _, enc := range encoders {
+				enc.Free()
+			}
+		}
+		return out, err
+	}
+}
