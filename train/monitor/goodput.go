@@ -37,7 +37,7 @@ func (g Goodput) String() string {
 	return text
 }
 
-// ReadGoodput reads a timing.jsonl; a missing file has no updates.
+// ReadGoodput reads a timing.jsonl, its lines of updates; a missing file has no updates.
 func ReadGoodput(path string) (g Goodput, err error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -61,6 +61,9 @@ func ReadGoodput(path string) (g Goodput, err error) {
 		}
 		if err != nil {
 			return g, fmt.Errorf("%s:%d: %w", path, n, err)
+		}
+		if row.Seconds == 0 { // a model's sampling time
+			continue
 		}
 		if begun.IsZero() {
 			begun = row.Time.Add(-seconds(row.Seconds))

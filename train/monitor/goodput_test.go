@@ -31,6 +31,9 @@ func TestGoodput(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
+	if err := AppendSampling(path, SamplingTime{Model: "teacher", SecondsPerImage: 1}); err != nil { // the report's, which is no update
+		t.Fatal(err)
+	}
 	g, err := ReadGoodput(path)
 	want := Goodput{Wall: 40 * time.Second, Kept: 10 * time.Second, Updates: 5, Again: 3, Returns: 2}
 	if err != nil || g != want || g.Share() != 0.25 {
