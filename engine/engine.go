@@ -37,8 +37,9 @@ type Engine struct {
 	Shard bool // in a group: optimizer state and f32 masters are dealt out over its devices (see shard.go)
 
 	// Sites gives every place of a network programs of its own, where places of one shape would share them. XLA records a
-	// program's kernels as CUDA graphs, which hold addresses and are rewritten whenever these differ: a place with a program
-	// of its own finds them as they were. The copies are loaded from the folder of compiled programs, so it takes one.
+	// program's kernels as CUDA graphs. A graph holds addresses and is rewritten whenever they differ from the last call's; a
+	// program of one place is called with the same addresses, so its graph stays. The copies of a program are loaded from the
+	// folder of compiled programs, so Sites takes one.
 	Sites bool
 
 	Flash bool // of a dry engine: the device computes attention without keeping its scores

@@ -59,8 +59,9 @@ func (a Adam) draw(step int64) (float32, float32) {
 	return float32(x & (1<<24 - 1)), float32(x >> 40)
 }
 
-// numbers is the last argument of an update that rounds: an array [n] that stands for the parameters of the given indices
-// in the random bits. Other updates have no such argument.
+// numbers is the last argument of an update that rounds: an array int32 [n] with a number for each of the n parameters of these
+// indices, by which the update draws the parameter's random bits. The number is a hash of the parameter's name. Other updates
+// have no such argument.
 func (e *Engine) numbers(o *Optimizer, indices []int) ([]*Array, error) {
 	if !o.rounds() {
 		return nil, nil

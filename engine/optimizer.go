@@ -77,7 +77,7 @@ func (e *Engine) NewOptimizer(settings Adam, params *Params) (*Optimizer, error)
 			o.ema = append(o.ema, c)
 		}
 	}
-	// What an update would make of these, so that no update takes more memory than another.
+	// The arrays that updates take beside the state are made now, so that the first update takes no more memory than the next.
 	if e.Granularity == nn.Network {
 		_, err := e.numbers(o, o.all())
 		return o, err

@@ -185,8 +185,8 @@ func (p *Params) FreeAll() {
 	}
 }
 
-// Fresh draws initial values for specs: uniform01 and normal give the k-th random number of a parameter, so that
-// the result depends on names only, not on order.
+// Fresh draws initial values for specs. uniform and normal fill dst with random numbers of the parameter of that name, uniform
+// in [0, 1) and standard normal ones; so the result depends on names alone and not on order.
 func Fresh(specs []nn.Spec, uniform, normal func(name string, dst []float32)) Tensors {
 	out := Tensors{}
 	for _, s := range specs {

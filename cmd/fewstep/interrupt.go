@@ -8,10 +8,10 @@ import (
 // grace is how long interrupted work may take to end cleanly where ending it at once would lose nothing.
 const grace = 500 * time.Millisecond
 
-// interruptible does work and returns its error. Once the context has ended it waits for the work only while unsaved says
-// that something would be lost (nil = never), and else returns the context's error: compiling takes minutes and nothing
-// stops it, and reading a large model takes long as well. The process must then end soon, since the work still goes on and
-// uses what it has opened; so it is the work that closes that.
+// interruptible does work and returns its error. Once the context has ended, interruptible waits for the work only while
+// unsaved says that something would be lost (nil = never), and else returns the context's error: compiling takes minutes and
+// nothing stops it, and reading a large model takes long as well. The work then still goes on, so the process must end soon,
+// and the work itself must close what it has opened.
 func interruptible(ctx context.Context, unsaved func() bool, work func() error) error {
 	done := make(chan error, 1)
 	go func() { done <- work() }()

@@ -99,8 +99,8 @@ func (a *app) recipeOf(ctx context.Context, path string, o runOptions) (*configs
 	return config, err
 }
 
-// walk is run's work, with a recipe whose model is here, together with the ranks of m, nil where there are none. It gives the
-// run to opened.
+// walk opens a backend and a run, and trains until the recipe is done. The recipe's model must be on this machine; m are the
+// ranks that train together, nil where this process is alone. opened receives the run once it is open.
 func (a *app) walk(ctx context.Context, config *configs.Recipe, path string, o runOptions, m *cluster.Member, opened *atomic.Pointer[train.Run]) error {
 	virtual, err := virtualDevices(o.devices)
 	if err != nil {

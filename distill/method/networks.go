@@ -162,7 +162,8 @@ func (n *Networks) overBase(specs []nn.Spec, own func(name string) bool, trained
 	return p, nil
 }
 
-// trainable is overBase for training; the engine's way of training adapters is prepared.
+// trainable gives the parameters of a network whose own tensors are trained over the frozen base. Where the engine splits
+// its updates, adapted weights are replaced by their effective values, which it then trains through.
 func (n *Networks) trainable(specs []nn.Spec, own func(name string) bool, open func() (*Values, error)) (*engine.Params, error) {
 	p, err := n.overBase(specs, own, true, open)
 	if err == nil && n.Engine.Split {

@@ -28,9 +28,9 @@ var ErrNoHostMemory = errors.New("this backend cannot keep arrays in the host's 
 // hostLimitEnv is read by XLA's CUDA client: the most page-locked memory that it takes, in GiB. Its own limit is 64.
 const hostLimitEnv = "XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB"
 
-// limitHostMemory tells the plugin how much page-locked memory will be needed, unless the user did: it takes memory in
-// pieces each twice as large as the one before, up to its limit, and what is taken so nobody else gets. A quarter and
-// 1 GiB are added for the gaps between buffers.
+// limitHostMemory tells the plugin how much page-locked memory will be needed, unless the user did. The plugin takes memory in
+// pieces, each twice as large as the one before, up to this limit, and keeps all of it from other programs. The limit is a
+// quarter and 1 GiB above the need, for the gaps between buffers.
 func limitHostMemory(bytes int64) {
 	if bytes > 0 && os.Getenv(hostLimitEnv) == "" {
 		os.Setenv(hostLimitEnv, fmt.Sprint((bytes+bytes/4)>>30+2))
