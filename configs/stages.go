@@ -6,91 +6,94 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
+// named is what stages and phases are to the decoder: entries of a list, which have names.
+type named[T any] struct {
+	what  string                         // one of them, as messages say it
+	find  func(base []T, name string) *T // nil where there is none of that name
+	name  func(entry *T) *string         // of an entry, to read and to set
+	copy  func(entry T) T                // for an entry that starts from another
+	fresh func(item *yaml.Node) T        // for an entry that starts from none
+}
+
+var (
+	namedStages = named[Stage]{
+		what: "stage", find: findStage, copy: copyStage,
+		name:  func(s *Stage) *string { return &s.Name },
+		fresh: func(*yaml.Node) Stage { return Stage{} },
+	}
+	namedPhases = named[Phase]{
+		what: "phase", find: findPhase, copy: func(p Phase) Phase { return p },
+		name:  func(p *Phase) *string { return &p.Name },
+		fresh: func(item *yaml.Node) Phase { return newPhase(kindOf(item)) },
+	}
+)
+
 // stages reads the key "stages" over the ladder base, in one of its three
 // forms; see [Load].
 func (d *decoder) stages(n *yaml.Node, path string, base []Stage) []Stage {
-	switch n.Kind {
-	case yaml.ScalarNode:
+	if n.Kind == yaml.ScalarNode {
 		if n.Value == "lightning" {
 			return Lightning()
 		}
 		d.problem(n, path, "%s where the word lightning, a list of stages or stages by name are expected%s",
 			describe(n), suggest(n.Value, []string{"lightning"}))
 		return base
-	case yaml.MappingNode:
-		for _, pair := range d.mapping(n, path) {
-			at := join(path, pair.key)
-			s := findStage(base, pair.key)
-			if s == nil {
-				d.problem(&yaml.Node{Line: pair.line}, at, "there is no such stage to change%s; write stages as a list to add or leave out stages",
-					suggest(pair.key, stageNames(base)))
-				continue
-			}
-			d.structure(pair.value, at, reflect.ValueOf(s).Elem())
-		}
-		return base
 	}
-	list := []Stage{}
-	for i := range n.Content {
-		item := follow(n.Content[i])
-		name, like := d.entry(item, join(path, "-"))
-		var s Stage
-		if like != "" {
-			if from := findStage(base, like); from != nil {
-				s = copyStage(*from)
-			} else if item.Kind == yaml.ScalarNode || like != name {
-				d.problem(item, join(path, like), "there is no such stage to start from%s", suggest(like, stageNames(base)))
-				continue
-			}
-		}
-		s.Name = name
-		if item.Kind == yaml.MappingNode {
-			d.structure(item, join(path, name), reflect.ValueOf(&s).Elem(), "name", "like")
-		}
-		list = append(list, s)
-	}
-	return list
+	return readNamed(d, n, path, base, namedStages)
 }
 
 // phases reads the key "phases" over the phases base of a stage.
 func (d *decoder) phases(n *yaml.Node, path string, base []Phase) []Phase {
-	switch n.Kind {
-	case yaml.ScalarNode:
+	if n.Kind == yaml.ScalarNode {
 		d.problem(n, path, "%s where a list of phases or phases by name are expected", describe(n))
 		return base
-	case yaml.MappingNode:
+	}
+	return readNamed(d, n, path, base, namedPhases)
+}
+
+// readNamed reads entries over those of base: a mapping changes entries by name, a list replaces them all.
+func readNamed[T any](d *decoder, n *yaml.Node, path string, base []T, of named[T]) []T {
+	if n.Kind == yaml.MappingNode {
 		for _, pair := range d.mapping(n, path) {
 			at := join(path, pair.key)
-			p := findPhase(base, pair.key)
-			if p == nil {
-				d.problem(&yaml.Node{Line: pair.line}, at, "there is no such phase to change%s; write phases as a list to add or leave out phases",
-					suggest(pair.key, phaseNames(base)))
+			entry := of.find(base, pair.key)
+			if entry == nil {
+				d.problem(&yaml.Node{Line: pair.line}, at, "there is no such %s to change%s; write %ss as a list to add or leave out %ss",
+					of.what, suggest(pair.key, of.names(base)), of.what, of.what)
 				continue
 			}
-			d.structure(pair.value, at, reflect.ValueOf(p).Elem())
+			d.structure(pair.value, at, reflect.ValueOf(entry).Elem())
 		}
 		return base
 	}
-	list := []Phase{}
+	list := []T{}
 	for i := range n.Content {
 		item := follow(n.Content[i])
 		name, like := d.entry(item, join(path, "-"))
-		p := newPhase(kindOf(item))
+		entry := of.fresh(item)
 		if like != "" {
-			if from := findPhase(base, like); from != nil {
-				p = *from
+			if from := of.find(base, like); from != nil {
+				entry = of.copy(*from)
 			} else if item.Kind == yaml.ScalarNode || like != name {
-				d.problem(item, join(path, like), "there is no such phase to start from%s", suggest(like, phaseNames(base)))
+				d.problem(item, join(path, like), "there is no such %s to start from%s", of.what, suggest(like, of.names(base)))
 				continue
 			}
 		}
-		p.Name = name
+		*of.name(&entry) = name
 		if item.Kind == yaml.MappingNode {
-			d.structure(item, join(path, name), reflect.ValueOf(&p).Elem(), "name", "like")
+			d.structure(item, join(path, name), reflect.ValueOf(&entry).Elem(), "name", "like")
 		}
-		list = append(list, p)
+		list = append(list, entry)
 	}
 	return list
+}
+
+func (of named[T]) names(base []T) []string {
+	names := make([]string, len(base))
+	for i := range base {
+		names[i] = *of.name(&base[i])
+	}
+	return names
 }
 
 // entry returns the name of a list entry and the name it starts from.
@@ -140,18 +143,5 @@ func copyStage(s Stage) Stage {
 func findStage(stages []Stage, name string) *Stage { return (&Recipe{Stages: stages}).Stage(name) }
 func findPhase(phases []Phase, name string) *Phase { return (&Stage{Phases: phases}).Phase(name) }
 
-func stageNames(stages []Stage) []string {
-	names := make([]string, len(stages))
-	for i, s := range stages {
-		names[i] = s.Name
-	}
-	return names
-}
-
-func phaseNames(phases []Phase) []string {
-	names := make([]string, len(phases))
-	for i, p := range phases {
-		names[i] = p.Name
-	}
-	return names
-}
+func stageNames(stages []Stage) []string { return namedStages.names(stages) }
+func phaseNames(phases []Phase) []string { return namedPhases.names(phases) }
