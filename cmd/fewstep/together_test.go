@@ -111,19 +111,7 @@ func newShared(t *testing.T) *shared {
 	if testing.Short() {
 		t.Skip("walks a ladder several times")
 	}
-	recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "..", "assets", "mini"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, err := os.ReadFile(recipe)
-	if err != nil {
-		t.Fatal(err)
-	}
-	head, _, _ := strings.Cut(string(raw), "stages:\n")
-	if err := os.WriteFile(recipe, []byte(head+sharedLadder), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return &shared{recipe}
+	return &shared{tinyRecipe(t, sharedLadder)}
 }
 
 // togetherEnv names the backend of these tests where it is not the pure-Go one, whose ranks add up through their hosts' memory.
