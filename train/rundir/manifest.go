@@ -35,15 +35,6 @@ func Bytes(name string, b []byte) File {
 	}}
 }
 
-// JSON is a File holding v, indented.
-func JSON(name string, v any) File {
-	return File{Name: name, Write: func(w io.Writer) error {
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		return enc.Encode(v)
-	}}
-}
-
 // entry is what a manifest knows of one file.
 type entry struct {
 	Name   string `json:"name"`
