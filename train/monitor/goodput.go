@@ -1,13 +1,7 @@
 package monitor
 
 import (
-	"bufio"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
 	"time"
 )
 
@@ -39,31 +33,11 @@ func (g Goodput) String() string {
 
 // ReadGoodput reads a timing.jsonl, its lines of updates; a missing file has no updates.
 func ReadGoodput(path string) (g Goodput, err error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return g, nil
-	}
-	if err != nil {
-		return g, err
-	}
-	defer f.Close()
 	var kept []timingRow
 	var begun, ended time.Time
-	r := bufio.NewReader(f)
-	for n := 1; ; n++ {
-		line, err := r.ReadBytes('\n')
-		if err == io.EOF {
-			break
-		}
-		var row timingRow
-		if err == nil {
-			err = json.Unmarshal(line, &row)
-		}
-		if err != nil {
-			return g, fmt.Errorf("%s:%d: %w", path, n, err)
-		}
+	err = eachLine(path, func(row timingRow) {
 		if row.Seconds == 0 { // a model's sampling time
-			continue
+			return
 		}
 		if begun.IsZero() {
 			begun = row.Time.Add(-seconds(row.Seconds))
@@ -77,6 +51,9 @@ func ReadGoodput(path string) (g Goodput, err error) {
 			g.Again, g.Returns = g.Again+again, g.Returns+1
 		}
 		kept = append(kept, row)
+	})
+	if err != nil {
+		return g, err
 	}
 	g.Wall, g.Updates = ended.Sub(begun), len(kept)
 	for _, row := range kept {

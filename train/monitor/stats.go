@@ -305,29 +305,38 @@ func (s *Stats) Close() error {
 
 // ReadStats reads a stats.jsonl; a missing file has no records. An unfinished
 // last line, as a run that is going may show, is ignored.
-func ReadStats(path string) ([]Record, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+func ReadStats(path string) (out []Record, err error) {
+	err = eachLine(path, func(rec Record) { out = append(out, rec) })
 	if err != nil {
 		return nil, err
 	}
+	return out, nil
+}
+
+// eachLine reads the lines of a file of JSON; a missing file has none, and an unfinished last one is ignored. An error names
+// file and line.
+func eachLine[T any](path string, use func(T)) error {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	defer f.Close()
-	var out []Record
 	r := bufio.NewReader(f)
 	for n := 1; ; n++ {
 		line, err := r.ReadBytes('\n')
 		if err == io.EOF {
-			return out, nil
+			return nil
+		}
+		var v T
+		if err == nil {
+			err = json.Unmarshal(line, &v)
 		}
 		if err != nil {
-			return nil, err
+			return fmt.Errorf("%s:%d: %w", path, n, err)
 		}
-		var rec Record
-		if err := json.Unmarshal(line, &rec); err != nil {
-			return nil, fmt.Errorf("%s:%d: %w", path, n, err)
-		}
-		out = append(out, rec)
+		use(v)
 	}
 }
