@@ -14,6 +14,7 @@ import (
 
 	"fewstep/engine"
 	"fewstep/internal/xla"
+	"fewstep/internal/xla/xlatest"
 	"fewstep/model/nn"
 
 	"github.com/gomlx/compute/dtypes"
@@ -22,11 +23,8 @@ import (
 
 var runtime *xla.Runtime
 
-// Compiling is nearly all of these tests' time, and the numbers do not depend on how hard the compiler tries.
 func TestMain(m *testing.M) {
-	if os.Getenv("XLA_FLAGS") == "" {
-		os.Setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
-	}
+	xlatest.QuickCompile()
 	rt, err := openRuntime()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

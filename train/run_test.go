@@ -27,11 +27,8 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// Compiling is nearly all of these tests' time, and the numbers do not depend on how hard the compiler tries.
 func TestMain(m *testing.M) {
-	if os.Getenv("XLA_FLAGS") == "" {
-		os.Setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
-	}
+	xlatest.QuickCompile()
 	os.Exit(m.Run())
 }
 

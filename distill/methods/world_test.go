@@ -13,6 +13,7 @@ import (
 	"fewstep/distill/program"
 	"fewstep/engine"
 	"fewstep/internal/xla"
+	"fewstep/internal/xla/xlatest"
 	"fewstep/model/discriminator"
 	"fewstep/model/family"
 	"fewstep/model/nn"
@@ -23,11 +24,8 @@ import (
 
 var runtime *xla.Runtime
 
-// Compiling is nearly all of these tests' time, and the numbers do not depend on how hard the compiler tries.
 func TestMain(m *testing.M) {
-	if os.Getenv("XLA_FLAGS") == "" {
-		os.Setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
-	}
+	xlatest.QuickCompile()
 	rt, err := xla.Open(xla.Auto, xla.Options{})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -13,6 +13,7 @@ import (
 
 	"fewstep/engine"
 	"fewstep/internal/xla"
+	"fewstep/internal/xla/xlatest"
 	"fewstep/model/nn"
 	"fewstep/model/weights"
 
@@ -38,11 +39,8 @@ type comparison struct {
 	scale   func(parameter string) float32
 }
 
-// Compiling is nearly all of these tests' time, and the numbers do not depend on how hard the compiler tries.
 func TestMain(m *testing.M) {
-	if os.Getenv("XLA_FLAGS") == "" {
-		os.Setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
-	}
+	xlatest.QuickCompile()
 	os.Exit(m.Run())
 }
 

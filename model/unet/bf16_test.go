@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"fewstep/internal/xla"
+	"fewstep/internal/xla/xlatest"
 	"fewstep/model/nn"
 
 	"github.com/gomlx/compute"
@@ -19,11 +20,8 @@ import (
 
 var backend compute.Backend
 
-// Compiling is nearly all of these tests' time, and the numbers do not depend on how hard the compiler tries.
 func TestMain(m *testing.M) {
-	if os.Getenv("XLA_FLAGS") == "" {
-		os.Setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
-	}
+	xlatest.QuickCompile()
 	rt, err := xla.Open(xla.Auto, xla.Options{})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -1,4 +1,4 @@
-// Package xlatest says what a test does where no XLA plugin can be had.
+// Package xlatest says what tests do with XLA: where no plugin can be had, and how hard it compiles.
 package xlatest
 
 import (
@@ -18,4 +18,12 @@ func Missing(t testing.TB, why any) {
 		t.Fatalf("%s is set and there is no XLA plugin: %v", RequireEnv, why)
 	}
 	t.Skip(why)
+}
+
+// QuickCompile asks the plugin for its lowest optimisation level, unless XLA_FLAGS is set: compiling is nearly all of many
+// tests' time, and their numbers do not depend on how hard the compiler tries. A TestMain calls it before a plugin is opened.
+func QuickCompile() {
+	if os.Getenv("XLA_FLAGS") == "" {
+		os.Setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+	}
 }
