@@ -12,13 +12,12 @@ import (
 // Bare measures how many images a second the device encodes when it never waits: those of the set's first batch that have
 // its most frequent shape, again and again, for so long. The first call, which compiles, does not count.
 func Bare(ctx context.Context, set *data.Set, s Settings, long time.Duration) (float64, error) {
-	pictures, err := s.decode(set, 0, 0, min(s.Batch, set.Len()))
-	if err != nil {
-		return 0, err
-	}
 	e := &encoding{bad: map[int]string{}, shapes: map[bucket.Size]*ofShape{}}
-	for _, p := range pictures {
-		if p.bad != "" {
+	for i := range min(s.Batch, set.Len()) {
+		p, err := s.picture(set, i, i)
+		if err != nil {
+			return 0, err
+		} else if p.bad != "" {
 			continue
 		}
 		if e.shapes[p.fit.Target] == nil {

@@ -11,6 +11,7 @@ import (
 
 	"fewstep/data"
 	"fewstep/data/bucket"
+	"fewstep/data/feed"
 	"fewstep/model/weights"
 
 	"golang.org/x/sync/errgroup"
@@ -22,13 +23,6 @@ type picture struct {
 	pixels []float32
 	fit    bucket.Fit
 	bad    string // why there is no picture
-}
-
-// batch is pictures on their way to the device, in the order of the rows.
-type batch struct {
-	shard    int
-	pictures []picture
-	last     bool // of the shard
 }
 
 // encoding is a shard while it is made.
@@ -48,62 +42,43 @@ type ofShape struct {
 	mean, deviations []float32
 }
 
-// makeLatents makes shards: rows are decoded on all cores, while the device encodes what was decoded before, while the
-// shard before is written. done is told of each, in order, by one goroutine.
+// makeLatents makes shards: pictures are read and decoded ahead on all cores, in the order of the rows, while the device
+// encodes those before, while the shard before is written. done is told of each shard, in order, by one goroutine.
 func (s *Settings) makeLatents(ctx context.Context, set *data.Set, shards []int, path func(n int) string, r *Report, done func(n int, bad map[int]string) error) error {
 	group, ctx := errgroup.WithContext(ctx)
-	batches, made := make(chan batch, 2), make(chan *encoding, 1)
-	group.Go(func() error {
-		defer close(batches)
-		for _, n := range shards {
-			first, end := n*PerShard, min((n+1)*PerShard, set.Len())
-			for from := first; from < end; from += s.Batch {
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				to := min(from+s.Batch, end)
-				pictures, err := s.decode(set, first, from, to)
-				if err != nil {
-					return err
-				}
-				select {
-				case batches <- batch{n, pictures, to == end}:
-				case <-ctx.Done():
-					return ctx.Err()
-				}
-			}
-		}
-		return nil
-	})
+	made := make(chan *encoding, 1)
 	group.Go(func() error {
 		defer close(made)
-		var e *encoding
-		for {
+		pictures := s.ahead(ctx, set, shards)
+		defer pictures.Close()
+		for i, n := range shards {
+			rows := min((n+1)*PerShard, set.Len()) - n*PerShard
+			e := &encoding{n, rows, map[int]string{}, make([]bucket.Size, rows), map[bucket.Size]*ofShape{}, 0}
+			for k := range rows {
+				waited := time.Now()
+				p, err := pictures.Take(int64(i*PerShard + k))
+				r.Waiting += time.Since(waited)
+				if err == nil {
+					err = s.encode(e, p, r)
+				}
+				if err != nil {
+					return fmt.Errorf("rows from %d on: %w", n*PerShard, err)
+				}
+			}
+			for _, shape := range s.Shapes {
+				if err := s.flush(e, shape, r); err != nil {
+					return fmt.Errorf("rows from %d on: %w", n*PerShard, err)
+				}
+			}
 			waited := time.Now()
-			b, ok := <-batches
-			r.Waiting += time.Since(waited)
-			if !ok {
-				return nil
-			}
-			if e == nil {
-				rows := min((b.shard+1)*PerShard, set.Len()) - b.shard*PerShard
-				e = &encoding{b.shard, rows, map[int]string{}, make([]bucket.Size, rows), map[bucket.Size]*ofShape{}, 0}
-			}
-			if err := s.encode(e, b, r); err != nil {
-				return fmt.Errorf("rows from %d on: %w", b.shard*PerShard, err)
-			}
-			if !b.last {
-				continue
-			}
-			waited = time.Now()
 			select {
 			case made <- e:
 			case <-ctx.Done():
 				return ctx.Err()
 			}
 			r.Waiting += time.Since(waited)
-			e = nil
 		}
+		return nil
 	})
 	group.Go(func() error {
 		for e := range made {
@@ -119,60 +94,59 @@ func (s *Settings) makeLatents(ctx context.Context, set *data.Set, shards []int,
 	return group.Wait()
 }
 
-// decode reads rows from to end−1 on all cores. A file that cannot be read is an error, an image that cannot be decoded not.
-func (s *Settings) decode(set *data.Set, first, from, end int) ([]picture, error) {
-	out := make([]picture, end-from)
-	var group errgroup.Group
-	group.SetLimit(set.Readers())
-	for i := range out {
-		group.Go(func() error {
-			p := &out[i]
-			p.row = from + i - first
-			content, err := set.Encoded(from + i)
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
+// ahead reads and decodes the rows of shards, which are numbered from 0 on: as many at a time as the source bears, and two
+// batches more than that which the device has not taken.
+func (s *Settings) ahead(ctx context.Context, set *data.Set, shards []int) *feed.Ahead[picture] {
+	readers := set.Readers()
+	return &feed.Ahead[picture]{
+		Workers: readers, Most: readers + 2*s.Batch,
+		Next: func(k int64) int64 { return k + 1 },
+		Make: func(k int64) (picture, error) {
+			if err := ctx.Err(); err != nil || int(k) >= len(shards)*PerShard {
+				return picture{}, err
 			}
-			if err == nil {
-				p.pixels, p.fit, err = data.Fitted(content, func(image bucket.Size) bucket.Size { return s.Shapes[bucket.Choose(image, s.Shapes)] })
+			n, row := shards[k/PerShard], int(k%PerShard)
+			if n*PerShard+row >= set.Len() {
+				return picture{}, nil
 			}
-			if err != nil {
-				p.bad = err.Error()
-			}
-			return nil
-		})
+			return s.picture(set, n*PerShard+row, row)
+		},
 	}
-	return out, group.Wait()
 }
 
-// encode takes a batch. Pictures wait until a shape has a batch of them, or many wait, or the shard ends: which ones go
-// through the device together follows from the rows alone.
-func (s *Settings) encode(e *encoding, b batch, r *Report) error {
-	for _, p := range b.pictures {
-		if p.bad != "" {
-			e.bad[p.row] = p.bad
-			continue
-		}
-		e.sizes[p.row] = p.fit.Original
-		x := e.shapes[p.fit.Target]
-		if x == nil {
-			x = &ofShape{}
-			e.shapes[p.fit.Target] = x
-		}
-		x.waits = append(x.waits, p)
-		if e.pending++; len(x.waits) == s.Batch {
-			if err := s.flush(e, p.fit.Target, r); err != nil {
-				return err
-			}
-		} else if e.pending >= 4*s.Batch {
-			if err := s.flush(e, s.fullest(e), r); err != nil {
-				return err
-			}
-		}
+// picture decodes a row of the set. A file that cannot be read is an error, an image that cannot be decoded not.
+func (s *Settings) picture(set *data.Set, i, row int) (p picture, err error) {
+	p.row = row
+	content, err := set.Encoded(i)
+	if err == nil {
+		p.pixels, p.fit, err = data.Fitted(content, func(image bucket.Size) bucket.Size { return s.Shapes[bucket.Choose(image, s.Shapes)] })
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return p, err
 	}
-	for i := 0; b.last && i < len(s.Shapes); i++ {
-		if err := s.flush(e, s.Shapes[i], r); err != nil {
-			return err
-		}
+	if err != nil {
+		p.bad = err.Error()
+	}
+	return p, nil
+}
+
+// encode takes a picture. Pictures wait until a shape has a batch of them, or many wait, or the shard ends: which ones go
+// through the device together follows from the rows alone.
+func (s *Settings) encode(e *encoding, p picture, r *Report) error {
+	if p.bad != "" {
+		e.bad[p.row] = p.bad
+		return nil
+	}
+	e.sizes[p.row] = p.fit.Original
+	x := e.shapes[p.fit.Target]
+	if x == nil {
+		x = &ofShape{}
+		e.shapes[p.fit.Target] = x
+	}
+	x.waits = append(x.waits, p)
+	if e.pending++; len(x.waits) == s.Batch {
+		return s.flush(e, p.fit.Target, r)
+	} else if e.pending >= 4*s.Batch {
+		return s.flush(e, s.fullest(e), r)
 	}
 	return nil
 }

@@ -103,7 +103,14 @@ func Serve(dir string, out io.Writer, stop io.Reader) error {
 	if _, err := fmt.Fprintf(out, "serves %s\n", listener.Addr()); err != nil {
 		return err
 	}
-	go http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	go http.Serve(listener, Handler(dir))
+	bufio.NewReader(stop).ReadByte()
+	return nil
+}
+
+// Handler answers as an S3-compatible storage does whose bucket "scale" holds a folder's files.
+func Handler(dir string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		name := strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, "/scale"), "/")
 		if name == "" {
 			list(w, dir, r.URL.Query().Get("prefix"))
@@ -122,9 +129,7 @@ func Serve(dir string, out io.Writer, stop io.Reader) error {
 		}
 		w.Header().Set("ETag", `"`+filepath.Base(name)+`"`)
 		http.ServeContent(w, r, "", info.ModTime(), f)
-	}))
-	bufio.NewReader(stop).ReadByte()
-	return nil
+	})
 }
 
 // list answers a request for the objects of the bucket.

@@ -2,6 +2,7 @@
 package encoder
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -179,13 +180,24 @@ func (c *Encoders) Empty() (family.Conditions, error) {
 
 // run calls f, frees its inputs and returns its outputs on the host.
 func (c *Encoders) run(f engine.Function, in []*engine.Array) ([][]float32, error) {
-	out, err := c.e.Call(f, c.bind, in...)
-	engine.Free(in...)
+	out, err := c.begin(f, in)
 	if err != nil {
 		return nil, err
 	}
+	return c.end(out)
+}
+
+// begin calls f and frees its inputs; the outputs come later.
+func (c *Encoders) begin(f engine.Function, in []*engine.Array) ([]*engine.Array, error) {
+	out, err := c.e.Call(f, c.bind, in...)
+	engine.Free(in...)
+	return out, err
+}
+
+// end waits for outputs and frees them.
+func (c *Encoders) end(out []*engine.Array) (host [][]float32, err error) {
 	defer engine.Free(out...)
-	host := make([][]float32, len(out))
+	host = make([][]float32, len(out))
 	for i, a := range out {
 		if host[i], err = c.e.Floats(a); err != nil {
 			return nil, err
@@ -282,31 +294,47 @@ func (c *Encoders) tiled(f engine.Function, in [][]float32, height, width, chann
 	})
 }
 
-// maps runs f over batches of n, the last one padded.
+// maps runs f over batches of n, the last one padded. A batch is uploaded while the device is at work on the one before.
 func (c *Encoders) maps(f engine.Function, in [][]float32, height, width, channels, n int) ([][]float32, error) {
 	size := height * width * channels
-	out := make([][]float32, 0, len(in))
-	for start := 0; start < len(in); start += n {
-		batch := in[start:min(start+n, len(in))]
-		flat := make([]float32, n*size)
-		for i, v := range batch {
-			if len(v) != size {
-				return nil, fmt.Errorf("image %d has %d values, want %d×%d×%d", start+i, len(v), height, width, channels)
+	for i, v := range in {
+		if len(v) != size {
+			return nil, fmt.Errorf("image %d has %d values, want %d×%d×%d", i, len(v), height, width, channels)
+		}
+	}
+	upload := func(start int) (*engine.Array, error) {
+		if start >= len(in) {
+			return nil, nil
+		}
+		flat := in[start]
+		if n > 1 {
+			flat = make([]float32, n*size)
+			for i, v := range in[start:min(start+n, len(in))] {
+				copy(flat[i*size:], v)
 			}
-			copy(flat[i*size:], v)
 		}
-		a, err := c.e.Upload(flat, n, height, width, channels)
-		if err != nil {
+		return c.e.Upload(flat, n, height, width, channels)
+	}
+	out := make([][]float32, 0, len(in))
+	next, err := upload(0)
+	for start := 0; start < len(in) && err == nil; start += n {
+		var began []*engine.Array
+		if began, err = c.begin(f, []*engine.Array{next}); err != nil {
 			return nil, err
 		}
-		res, err := c.run(f, []*engine.Array{a})
-		if err != nil {
-			return nil, err
+		next, err = upload(start + n)
+		res, failed := c.end(began)
+		if err = cmp.Or(err, failed); err != nil {
+			break
 		}
 		made := len(res[0]) / n
-		for i := range batch {
+		for i := range min(n, len(in)-start) {
 			out = append(out, res[0][i*made:(i+1)*made:(i+1)*made])
 		}
+	}
+	if err != nil {
+		engine.Free(next)
+		return nil, err
 	}
 	return out, nil
 }
