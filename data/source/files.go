@@ -93,8 +93,7 @@ func (f *Files) add(s *shard) {
 	if s.store.remote() {
 		stamp = s.object.stamp
 	}
-	fmt.Fprintf(f.contents, "%q %d %q %d\n", path.Base(s.object.name), s.object.size, stamp, s.rows.head.Rows)
-	f.contents.Write(s.rows.heap)
+	fmt.Fprintf(f.contents, "%q %d %q %d %s\n", path.Base(s.object.name), s.object.size, stamp, s.rows.head.Rows, s.rows.head.Heap)
 	if s.join != nil {
 		fmt.Fprintf(f.identity, "%q %d %q\n", s.store.address(s.join.name), s.join.size, s.join.stamp)
 	}

@@ -2,6 +2,7 @@ package source
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -14,6 +15,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // ErrNoImages is wrapped by the error of a source without a row.
@@ -66,22 +69,18 @@ func (f *Files) openIn(ctx context.Context, st store, pattern, address string, o
 		names = append(names, found...)
 	}
 	names = slices.Compact(names)
+	known, err := f.known(ctx, st, names)
+	if err != nil {
+		return err
+	}
 	var shards []*shard
 	flush := func() error {
 		defer func() { shards = nil }()
 		return f.addShards(ctx, st, shards, opt)
 	}
-	for _, name := range names {
-		if len(names) > 1 && strings.EqualFold(path.Ext(name), ".tar") { // many: indexed together
-			o, err := st.stat(ctx, name)
-			if err != nil {
-				return fmt.Errorf("%s: %w", st.address(name), err)
-			}
-			s := &shard{kind: tarShard, object: o, prefix: strings.TrimSuffix(path.Base(name), path.Ext(name))}
-			if join, err := st.stat(ctx, strings.TrimSuffix(name, path.Ext(name))+".parquet"); err == nil {
-				s.join = &join
-			}
-			shards = append(shards, s)
+	for i, name := range names {
+		if known[i] != nil {
+			shards = append(shards, known[i])
 			continue
 		}
 		if err := flush(); err != nil {
@@ -92,6 +91,59 @@ func (f *Files) openIn(ctx context.Context, st store, pattern, address string, o
 		}
 	}
 	return flush()
+}
+
+// known describes the shards that several names stand for, many at a time: storage answers slowly. It is nil for names
+// that do not say that they are shards.
+func (f *Files) known(ctx context.Context, st store, names []string) ([]*shard, error) {
+	out := make([]*shard, len(names))
+	if len(names) == 1 {
+		return out, nil
+	}
+	errs := make([]error, len(names))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(workers(st))
+	for i, name := range names {
+		kind, ok := map[string]shardKind{".tar": tarShard, ".parquet": parquetShard, ".pq": parquetShard}[strings.ToLower(path.Ext(name))]
+		if !ok {
+			continue
+		}
+		group.Go(func() error {
+			o, folder, err := find(ctx, st, name)
+			if err != nil || folder && st.remote() { // there, a folder is what is no object
+				errs[i] = fmt.Errorf("%s: %w", st.address(name), cmp.Or(err, fs.ErrNotExist))
+				return errs[i]
+			} else if folder {
+				return nil
+			}
+			out[i] = &shard{kind: kind, object: o, prefix: strings.TrimSuffix(path.Base(name), path.Ext(name))}
+			if kind == tarShard {
+				out[i].join, errs[i] = beside(ctx, st, name)
+			}
+			return errs[i]
+		})
+	}
+	err := group.Wait()
+	for _, first := range errs {
+		if first != nil && !errors.Is(first, context.Canceled) {
+			return nil, first
+		}
+	}
+	return out, err
+}
+
+// beside is the parquet file beside a tar; nil = there is none, as far as one may know: storage that may not be listed denies
+// what is not there.
+func beside(ctx context.Context, st store, name string) (*object, error) {
+	table := strings.TrimSuffix(name, path.Ext(name)) + ".parquet"
+	o, err := st.stat(ctx, table)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) && st.remote():
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", st.address(table), err)
+	}
+	return &o, nil
 }
 
 // openOne opens a file or a folder.
@@ -110,8 +162,8 @@ func (f *Files) openOne(ctx context.Context, st store, name, address string, sev
 	switch ext := strings.ToLower(path.Ext(name)); ext {
 	case ".tar":
 		s.kind = tarShard
-		if join, err := st.stat(ctx, strings.TrimSuffix(name, path.Ext(name))+".parquet"); err == nil {
-			s.join = &join
+		if s.join, err = beside(ctx, st, name); err != nil {
+			return err
 		}
 	case ".zip":
 		z, err := openZip(ctx, st, o)

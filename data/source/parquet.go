@@ -113,6 +113,9 @@ func indexParquet(ctx context.Context, st store, o object, opt Options) (b *buil
 	if err != nil {
 		return nil, wrap(err)
 	}
+	if _, ok := pf.Lookup(selectionSource); ok {
+		return nil, wrap(errSelection)
+	}
 	c, err := findColumns(pf.Schema(), true, !opt.Uncaptioned)
 	if err != nil {
 		return nil, wrap(err)

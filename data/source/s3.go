@@ -136,7 +136,7 @@ func explain(err error) (_ error, passing bool) {
 	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidClientTokenId":
 		return fmt.Errorf("the credentials are not accepted (%s): check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or the profile", answer.Code), false
 	case "AccessDenied", "Forbidden", "AllAccessDisabled":
-		return fmt.Errorf("access is denied (%s): the credentials, if any, do not allow it", answer.Code), false
+		return denied(answer.Code), false
 	case "RequestTimeTooSkewed":
 		return errors.New("this machine's clock differs from the storage's (RequestTimeTooSkewed): set it"), false
 	}
@@ -145,7 +145,7 @@ func explain(err error) (_ error, passing bool) {
 	case answer.StatusCode == http.StatusNotFound:
 		return fs.ErrNotExist, false
 	case answer.StatusCode == http.StatusForbidden || answer.StatusCode == http.StatusUnauthorized:
-		return fmt.Errorf("access is denied (HTTP %d): the credentials, if any, do not allow it", answer.StatusCode), false
+		return denied(fmt.Sprintf("HTTP %d", answer.StatusCode)), false
 	case answer.StatusCode == 0 && answer.Code != "": // made by the client, of an answer that it does not understand
 		return fmt.Errorf("the storage's answer is not S3's: %s", answer.Message), false
 	case answer.StatusCode >= 500 || answer.StatusCode == http.StatusTooManyRequests || answer.StatusCode == http.StatusRequestTimeout,
@@ -156,6 +156,15 @@ func explain(err error) (_ error, passing bool) {
 	}
 	return redact(err), false
 }
+
+// denied is what storage answers where the caller may not read, or may not know that there is nothing; it is fs.ErrPermission.
+type denied string
+
+func (d denied) Error() string {
+	return fmt.Sprintf("access is denied (%s): the credentials, if any, do not allow it", string(d))
+}
+
+func (denied) Unwrap() error { return fs.ErrPermission }
 
 // redact takes the address out of an error of the network: a signed one carries secrets.
 func redact(err error) error {

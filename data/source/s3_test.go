@@ -2,8 +2,11 @@ package source
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"image/color"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -118,6 +121,58 @@ func TestStorage(t *testing.T) {
 		t.Errorf("an indexed shard costs %d requests", requests-before)
 	}
 	if _, err := Open(context.Background(), "s3://set/none", opt); err == nil || !strings.Contains(err.Error(), "s3://set/none") {
+		t.Error(err)
+	}
+}
+
+// Many shards are asked for at a time, once each and once for what lies beside a tar, and opened from their indexes without
+// a look into them. Storage that may not be listed denies what is not there; what it does not answer is an error.
+func TestManyShards(t *testing.T) {
+	const n = 60
+	var mu sync.Mutex
+	requests, at, most, broken := 0, 0, 0, false
+	put := storage(t, func(w http.ResponseWriter, r *http.Request) bool {
+		mu.Lock()
+		requests++
+		at++
+		most = max(most, at)
+		down := broken && strings.HasSuffix(r.URL.Path, "tar/00030.parquet")
+		mu.Unlock()
+		time.Sleep(10 * time.Millisecond)
+		mu.Lock()
+		at--
+		mu.Unlock()
+		switch {
+		case down:
+			w.WriteHeader(http.StatusInternalServerError)
+		case r.Method == http.MethodHead && strings.HasSuffix(r.URL.Path, "tar/00007.parquet"):
+			w.WriteHeader(http.StatusForbidden)
+		default:
+			return false
+		}
+		return true
+	})
+	p, opt := picture(t, color.White), Options{Index: t.TempDir()}
+	for i := range n {
+		put(fmt.Sprintf("tar/%05d.tar", i), tarOf(t, "a.png", p, "a.txt", "cat"))
+		put(fmt.Sprintf("table/%05d.parquet", i), formFile(t, "codec_zstd.parquet"))
+	}
+	for address, c := range map[string]struct{ rows, each int }{"s3://set/tar/{00000..00059}.tar": {n, 2}, "s3://set/table/{00000..00059}.parquet": {4 * n, 1}} {
+		first := open(t, address, opt)
+		requests, most = 0, 0
+		again := open(t, address, opt)
+		if again.Len() != c.rows || again.Fingerprint() != first.Fingerprint() {
+			t.Fatal(again.Len(), c.rows, again.Fingerprint(), first.Fingerprint())
+		}
+		if requests != c.each*n || most < 8 {
+			t.Errorf("%s: %d requests for %d indexed shards, %d at a time", address, requests, n, most)
+		}
+	}
+	broken = true
+	if _, err := Open(context.Background(), "s3://set/tar/{00000..00059}.tar", opt); err == nil || !strings.Contains(err.Error(), "tar/00030.parquet") {
+		t.Error(err)
+	}
+	if _, err := Open(context.Background(), "s3://set/tar/{00050..00070}.tar", opt); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
 }

@@ -1,6 +1,7 @@
 package source
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -22,11 +23,12 @@ type segment struct {
 	close   func() error
 }
 
-const segmentMagic = "FSROWS02"
+const segmentMagic = "FSROWS03"
 
 // segmentHead is what is known of all rows.
 type segmentHead struct {
 	Rows     int            `json:"rows"`
+	Heap     string         `json:"heap"`               // SHA-256 of the heap, in hexadecimal
 	Bytes    int64          `json:"bytes"`              // of the images, as far as they are known
 	Splits   map[string]int `json:"splits,omitempty"`   // rows of each split that is named
 	Weighted bool           `json:"weighted,omitempty"` // some weight is not 1
@@ -132,6 +134,7 @@ func (b *builder) flaw(key, why string) { b.head.Flaws = append(b.head.Flaws, Fl
 // bytes is the finished segment.
 func (b *builder) bytes() ([]byte, error) {
 	b.head.Skipped = b.skipped.list()
+	b.head.Heap = fmt.Sprintf("%x", sha256.Sum256(b.heap))
 	head, err := json.Marshal(b.head)
 	if err != nil {
 		return nil, err

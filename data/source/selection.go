@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,8 @@ const (
 	selectionFingerprint = "fewstep.fingerprint"
 	selectionFilters     = "fewstep.filters"
 )
+
+var errSelection = errors.New("a selection of rows is a source of its own; give it alone")
 
 // Selected is a row of a selection: enough to find the image again, and to compare two selections.
 type Selected struct {
@@ -92,7 +95,7 @@ func (f *Files) Select(i int) Selected {
 
 func (f *Files) openSelection(ctx context.Context, pf *parquet.File, of, address string, opt Options) error {
 	if f.rows > 0 {
-		return fmt.Errorf("%s: a selection of rows is a source of its own; give it alone", address)
+		return fmt.Errorf("%s: %w", address, errSelection)
 	}
 	if err := f.open(ctx, of, opt); err != nil {
 		return fmt.Errorf("%s: of %w", address, err)
@@ -131,7 +134,12 @@ func (f *Files) openSelection(ctx context.Context, pf *parquet.File, of, address
 		}
 	}
 	f.keep, f.chosen, f.sizes = keep, chosen, sizes
-	fmt.Fprintf(f.identity, "selected %v\n", keep)
-	fmt.Fprintf(f.contents, "selected %v\n", keep)
-	return nil
+	both := io.MultiWriter(f.identity, f.contents)
+	for part := range slices.Chunk(keep, 1<<13) {
+		if err := binary.Write(both, binary.LittleEndian, part); err != nil {
+			return err
+		}
+	}
+	_, err := fmt.Fprintf(both, "%d selected\n", len(keep))
+	return err
 }
