@@ -35,6 +35,7 @@ type Options struct {
 	MaxBad      int                   // rows without a usable caption or image that are left out before Open fails
 	CacheSize   int                   // keep decoded images of this side in memory (3·side² bytes each); 0 = decode on each call
 	Seen        *Seen                 // what an earlier Open found out; taken if it holds still, and neither Split nor CacheSize is set
+	Indexing    func(done, total int) // told of shards whose rows were listed, by several goroutines; may be nil
 	Checked     func(done, total int) // told of images that were decoded, by several goroutines; may be nil
 	Unchecked   bool                  // do not decode every image: an undecodable one is found when it is wanted
 	MostChecked int                   // a source of more rows is Unchecked; 0 = none is
@@ -94,7 +95,7 @@ func Open(path string, opt Options) (*Set, error) {
 	if isScenes(path) {
 		src, err = openScenes(path)
 	} else {
-		src, err = source.Open(context.Background(), path, source.Options{Uncaptioned: opt.Uncaptioned})
+		src, err = source.Open(context.Background(), path, source.Options{Uncaptioned: opt.Uncaptioned, Progress: opt.Indexing})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("data: %w", err)
@@ -294,6 +295,14 @@ func (s *Set) Row(i int) Row { return s.source.Row(s.number(i)) }
 
 // Encoded returns the file of image i as the source holds it. It panics outside [0, Len).
 func (s *Set) Encoded(i int) ([]byte, error) { return s.source.Encoded(s.number(i)) }
+
+// Columns returns what else the source says of row i, by column; nil = nothing.
+func (s *Set) Columns(i int) map[string]any {
+	if files := s.Files(); files != nil {
+		return files.Columns(s.number(i))
+	}
+	return nil
+}
 
 // EncodedFolder is the folder of the set's encodings; "" = it has none.
 func (s *Set) EncodedFolder() string { return s.encoded }

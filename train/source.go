@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"fewstep/data"
+	"fewstep/model/clip"
 	"fewstep/train/monitor"
 	"fewstep/train/rundir"
 )
@@ -18,7 +19,8 @@ func (r *Run) openData() (*data.Seen, error) {
 	}
 	c := r.Config
 	var err error
-	if r.Data, err = data.Open(c.SourcePath(), data.Options{MaxBad: c.Data.MaxBad, Seen: seen, Unchecked: r.mostAhead() == 0, MostChecked: r.mostAhead(), Checked: monitor.LogProgress(r.opt.Log, "checking the data set", "images", 0)}); err != nil {
+	if r.Data, err = data.Open(c.SourcePath(), data.Options{MaxBad: c.Data.MaxBad, Seen: seen, Unchecked: r.mostAhead() == 0, MostChecked: r.mostAhead(),
+		Indexing: monitor.LogProgress(r.opt.Log, "indexing the data set", "shards", 0), Checked: monitor.LogProgress(r.opt.Log, "checking the data set", "images", 0)}); err != nil {
 		return nil, err
 	}
 	for _, bad := range r.Data.Bad() {
@@ -35,31 +37,18 @@ func (r *Run) openData() (*data.Seen, error) {
 	return seen, nil
 }
 
-// mostTold bounds the captions that are counted when a run starts.
+// mostTold bounds the rows whose captions are counted when a run starts.
 const mostTold = 100_000
 
 // tellCutCaptions warns where captions have more tokens than the text encoders take: what is beyond is not seen, as in
 // diffusers.
 func (r *Run) tellCutCaptions() {
-	told, cut, longest, key := 0, 0, 0, ""
-	for i := range min(r.Data.Len(), mostTold) {
+	c := clip.CountCuts(r.Pipeline.Tokenizer, min(r.Data.Len(), mostTold), func(i int) (string, []string) {
 		row := r.Data.Row(i)
-		told++
-		over := false
-		for _, t := range r.Pipeline.Tokenizer {
-			if n := t.Count(row.Caption); n > t.MaxLength {
-				over = true
-				if n > longest {
-					longest, key = n, row.Key
-				}
-			}
-		}
-		if over {
-			cut++
-		}
-	}
-	if cut > 0 {
-		r.opt.Log.Warn("captions are cut to the tokens that the text encoders take", "captions", cut, "of", told, "longest", longest, "key", key, "tokens", r.Pipeline.Tokenizer[0].MaxLength)
+		return row.Key, append([]string{row.Caption}, row.Also...)
+	}, monitor.LogProgress(r.opt.Log, "counting the tokens of captions", "rows", 0))
+	if c.Cut > 0 {
+		r.opt.Log.Warn(c.String(), "longest", c.Longest.Key, "unseen", c.Longest.Unseen)
 	}
 }
 

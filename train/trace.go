@@ -14,6 +14,7 @@ import (
 	"fewstep/configs"
 	"fewstep/data/feed"
 	"fewstep/internal/atomicfile"
+	"fewstep/model/clip"
 	"fewstep/model/pipeline"
 	"fewstep/train/monitor"
 	"fewstep/train/rundir"
@@ -33,6 +34,8 @@ type Traced struct {
 	SHA256  string    `json:"sha256"`  // of the image's file
 	License string    `json:"license"` // where the source has such a column
 	Caption string    `json:"caption"`
+	Tokens  int       `json:"tokens"`       // of the caption, with the begin and end tokens
+	Unseen  string    `json:"unseen"`       // the caption's end, where it has more tokens than the text encoders take
 	Dropped bool      `json:"text_dropped"` // the networks were told nothing of the caption
 	Shape   string    `json:"shape"`        // that the image was trained in, width × height
 	Sizes   []float32 `json:"sizes"`        // that the networks were told: original height and width, crop top and left, target height and width
@@ -132,6 +135,12 @@ func (t *Trace) Sample(k int64) (out Traced, err error) {
 	}
 	rec := t.updates[i]
 	out = Traced{Sample: k, Stage: rec.Stage, Phase: rec.Phase, Update: rec.Step, Caption: d.caption, Dropped: d.dropped, Shape: d.shape.String(), Sizes: d.sizes}
+	for _, tokenizer := range t.run.Pipeline.Tokenizer {
+		out.Tokens = max(out.Tokens, tokenizer.Count(d.caption))
+	}
+	if cut, is := clip.CutOf(t.run.Pipeline.Tokenizer, d.caption); is {
+		out.Unseen = cut.Unseen
+	}
 	return out, t.image(d.row, &out)
 }
 

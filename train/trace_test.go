@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"log/slog"
 	"maps"
 	"os"
@@ -22,6 +23,11 @@ import (
 // elsewhere does not. Two people with the same data, in two places, write the same manifest.
 func TestTrace(t *testing.T) {
 	recipe, source := with(t, tiny(t), bothForms), manySizes(t, 30)
+	for i := 6; i < 30; i += 7 { // longer than the text encoders take
+		if err := os.WriteFile(filepath.Join(source, fmt.Sprintf("%03d.txt", i)), []byte("picture 6"+strings.Repeat(" of a house", 100)), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
 	set := func(source string) []string { return append([]string{"data.source=" + source}, bucketed...) }
 	dir := filepath.Join(t.TempDir(), "run")
 	walk(t, xla.Go, recipe, dir, "8", xla.Options{}, nil, set(source)...)
@@ -53,6 +59,9 @@ func TestTrace(t *testing.T) {
 				}
 				if n == 1 && phase == "lora-cond" {
 					ofFirst = append(ofFirst, s.Key)
+				}
+				if long := strings.HasPrefix(s.Caption, "picture 6"); long != (s.Unseen != "") || long != (s.Tokens > 300) || !strings.HasSuffix(s.Caption, s.Unseen) {
+					t.Errorf("of %q, %d tokens, %q is unseen", s.Caption, s.Tokens, s.Unseen)
 				}
 				if s.Dropped {
 					dropped++

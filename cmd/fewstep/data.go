@@ -2,19 +2,24 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"image/png"
 	"io"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"fewstep/data"
 	"fewstep/data/images"
 	"fewstep/data/source"
 	"fewstep/data/survey"
 	"fewstep/internal/atomicfile"
+	"fewstep/model/clip"
+	"fewstep/model/pipeline"
 	"fewstep/train/monitor"
 )
 
@@ -42,28 +47,33 @@ func (a *app) openSource(cmd *cobra.Command, address string, uncaptioned bool) (
 
 func newDataInspect(a *app) *cobra.Command {
 	var s survey.Settings
-	var sheet string
+	var sheet, model string
 	var uncaptioned bool
 	c := &cobra.Command{
 		Use:   "inspect SOURCE",
 		Short: "Say what a data set holds: counts, failures, columns, sizes.",
 		Long: "Says what a data set holds.\n\nIt tells rows, what was left out and why, captions, columns, and of some images the formats, sizes and which cannot be\n" +
-			"decoded.\n\n" + sourcesHelp,
+			"decoded. Captions longer than the text encoders take are counted, with what of them is not seen.\n\nSpecs of scenes (*.scenes.json) and what 'data encode' wrote are sources too. " + sourcesHelp,
 		Example: "  fewstep data inspect laion/ --images 5000 --sheet sheet.png\n  fewstep data inspect 's3://bucket/{00000..00127}.tar' --json",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f, err := a.openSource(cmd, args[0], uncaptioned)
+			set, err := data.Open(args[0], data.Options{Uncaptioned: uncaptioned, Unchecked: true, MaxBad: math.MaxInt,
+				Indexing: monitor.LogProgress(a.log, "indexing", "shards", 0)})
 			if err != nil {
 				return err
 			}
-			defer f.Close()
+			defer set.Close()
+			if s.Tokenizer, err = a.tokenizers(cmd.Context(), model); err != nil {
+				return err
+			}
+			s.Counting = monitor.LogProgress(a.log, "counting the tokens of captions", "rows", 0)
 			var tiles []images.RGB
 			if sheet != "" {
 				s.Tiles, s.Sheet = 36, func(m images.RGB) { tiles = append(tiles, m) }
 				s.Images = max(s.Images, 36)
 			}
 			s.Progress = monitor.LogProgress(a.log, "decoding", "images", 0)
-			r, err := survey.Make(cmd.Context(), args[0], f, s)
+			r, err := survey.Make(cmd.Context(), args[0], set, s)
 			if err != nil {
 				return err
 			}
@@ -81,8 +91,25 @@ func newDataInspect(a *app) *cobra.Command {
 	c.Flags().IntVar(&s.Images, "images", 1000, "decode so many images, evenly spread; -1 = all")
 	c.Flags().IntVar(&s.Side, "resolution", 1024, "side that training will use: smaller images are counted")
 	c.Flags().StringVar(&sheet, "sheet", "", "write 36 samples to this PNG file")
+	c.Flags().StringVar(&model, "model", "", "model whose tokenizers say which captions are cut; left out = SDXL's")
 	c.Flags().BoolVar(&uncaptioned, "uncaptioned", false, "rows need no caption")
 	return c
+}
+
+// tokenizers are a model's, or SDXL's where none is named: both of SDXL's cut captions alike.
+func (a *app) tokenizers(ctx context.Context, model string) ([]*clip.Tokenizer, error) {
+	if model == "" {
+		t, err := clip.Standard().Tokenizer(clip.StandardLength, "!")
+		return []*clip.Tokenizer{t}, err
+	}
+	if err := a.localAll(ctx, &model); err != nil {
+		return nil, err
+	}
+	p, err := pipeline.Open(model)
+	if err != nil {
+		return nil, err
+	}
+	return p.Tokenizer, nil
 }
 
 func (a *app) printSurvey(r *survey.Report) error {
@@ -102,6 +129,7 @@ func (a *app) printSurvey(r *survey.Report) error {
 		}
 	}
 	w.printf("  captions    %s words; %d of %d rows have several\n", ranged(r.Words), r.Listed, r.Looked)
+	w.cuts(r.Cuts)
 	for _, c := range r.Columns {
 		value := "as " + short(c.Example)
 		if c.Range != nil {
@@ -125,6 +153,14 @@ func (a *app) printSurvey(r *survey.Report) error {
 	}
 	w.printf("  fingerprint %s\n", r.Fingerprint)
 	return w.err
+}
+
+// cuts tells which captions the text encoders see the beginning of, and what they do not see of some.
+func (l *lines) cuts(c clip.Cuts) {
+	l.printf("  cut         %d of %d captions have more than the %d tokens that the text encoders take\n", c.Cut, c.Captions, c.Tokens)
+	for _, x := range c.Examples {
+		l.printf("              %s: of %d tokens unseen: %s\n", x.Key, x.Tokens, short(x.Unseen))
+	}
 }
 
 func ranged(r survey.Range) string {

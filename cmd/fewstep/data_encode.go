@@ -16,6 +16,7 @@ import (
 	"fewstep/engine"
 	"fewstep/engine/encoder"
 	"fewstep/internal/xla"
+	"fewstep/model/clip"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
 	"fewstep/train"
@@ -103,6 +104,9 @@ func newDataEncode(a *app) *cobra.Command {
 	return c
 }
 
+// mostCounted are the rows, from the first on, whose captions' tokens are counted.
+const mostCounted = 100_000
+
 func (a *app) encodeData(cmd *cobra.Command, o encodeOptions) error {
 	address := o.Source
 	if !strings.Contains(address, "://") {
@@ -111,7 +115,7 @@ func (a *app) encodeData(cmd *cobra.Command, o encodeOptions) error {
 			return err
 		}
 	}
-	set, err := data.Open(address, data.Options{Unchecked: true, MaxBad: o.data.MaxBad})
+	set, err := data.Open(address, data.Options{Unchecked: true, MaxBad: o.data.MaxBad, Indexing: monitor.LogProgress(a.log, "indexing", "shards", 0)})
 	if err != nil {
 		return err
 	}
@@ -173,6 +177,11 @@ func (a *app) encodeData(cmd *cobra.Command, o encodeOptions) error {
 		return hintAtMemory(err)
 	}
 	r.Bare = bare
+	cuts := clip.CountCuts(p.Tokenizer, min(set.Len(), mostCounted), func(i int) (string, []string) {
+		row := set.Row(i)
+		return row.Key, append([]string{row.Caption}, row.Also...)
+	}, monitor.LogProgress(a.log, "counting the tokens of captions", "rows", 0))
+	r.Cuts = &cuts
 	if a.json {
 		return a.writeJSON(r)
 	}
@@ -187,6 +196,7 @@ func (a *app) encodeData(cmd *cobra.Command, o encodeOptions) error {
 	} else {
 		w.printf("  text        not encoded (%s; --text): each run encodes its captions\n", bytesText(r.TextBytes))
 	}
+	w.cuts(cuts)
 	if r.Images > 0 {
 		w.printf("  speed       %.1f images/s", r.Speed())
 		if bare > 0 {

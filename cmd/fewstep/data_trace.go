@@ -100,6 +100,9 @@ func (a *app) printTraced(traced []train.Traced, manifest string, listed int) er
 			dropped = " (not told: data.dropout)"
 		}
 		w.printf("  caption  %s%s\n", x.Caption, dropped)
+		if x.Unseen != "" {
+			w.printf("  unseen   of its %d tokens the text encoders do not see: %s\n", x.Tokens, x.Unseen)
+		}
 		w.printf("  shape    %s, told sizes %s\n", x.Shape, strings.Trim(fmt.Sprint(x.Sizes), "[]"))
 	}
 	if manifest != "" {

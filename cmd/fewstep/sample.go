@@ -21,6 +21,7 @@ import (
 	"fewstep/internal/atomicfile"
 	"fewstep/internal/text"
 	"fewstep/internal/xla"
+	"fewstep/model/clip"
 	"fewstep/model/family"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
@@ -202,11 +203,8 @@ func (a *app) warnAboutPrompts(p *pipeline.Pipeline, o sampleOptions, s sample.O
 		a.log.Warn("--negative has no effect without --guidance")
 	}
 	for _, text := range append(slices.Clone(o.prompts), o.negative) {
-		for _, t := range p.Tokenizer {
-			if n := t.Count(text); n > t.MaxLength {
-				a.log.Warn(fmt.Sprintf("a prompt of %d tokens is cut to %d: %q", n, t.MaxLength, text))
-				break
-			}
+		if cut, is := clip.CutOf(p.Tokenizer, text); is {
+			a.log.Warn(fmt.Sprintf("a prompt of %d tokens is cut to %d: %q", cut.Tokens, p.Tokenizer[0].MaxLength, text), "unseen", cut.Unseen)
 		}
 	}
 }

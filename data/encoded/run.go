@@ -21,6 +21,7 @@ import (
 	"fewstep/data/images"
 	"fewstep/data/source"
 	"fewstep/internal/atomicfile"
+	"fewstep/model/clip"
 	"fewstep/model/weights"
 )
 
@@ -66,6 +67,7 @@ type Report struct {
 	Encoding   time.Duration `json:"encoding_ns"`                      // the device was at work
 	Waiting    time.Duration `json:"waiting_ns"`                       // the device waited for images, or for the disk
 	Bare       float64       `json:"bare_images_per_second,omitempty"` // of the device, where it was measured: see Bare
+	Cuts       *clip.Cuts    `json:"cuts,omitempty"`                   // captions that the text encoders see the beginning of, where they were counted
 	Unfinished bool          `json:"unfinished"`                       // the manifest is not written, because shards are missing
 }
 

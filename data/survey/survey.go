@@ -6,12 +6,13 @@ import (
 	"fmt"
 	"image"
 	"math"
-	"runtime"
 	"slices"
 	"strings"
 
+	"fewstep/data"
 	"fewstep/data/images"
 	"fewstep/data/source"
+	"fewstep/model/clip"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -30,6 +31,7 @@ type Report struct {
 	Looked      int              `json:"looked"` // rows that columns and captions are told from, evenly spread
 	Words       Range            `json:"words"`  // of captions
 	Listed      int              `json:"listed"` // rows with several captions
+	Cuts        clip.Cuts        `json:"cuts"`   // captions that text encoders see the beginning of
 	Columns     []Column         `json:"columns"`
 	Images      Images           `json:"images"`
 }
@@ -64,27 +66,51 @@ type Images struct {
 
 // Settings of a survey.
 type Settings struct {
-	Images   int                   // that are decoded, evenly spread; < 0 = all
-	Side     int                   // that training will use, in pixels
-	Progress func(done, total int) // of the images; may be nil
-	Sheet    func(m images.RGB)    // gets the first images, in the source's order; may be nil
-	Tiles    int                   // how many Sheet gets
+	Tokenizer []*clip.Tokenizer     // of the text encoders that captions are for
+	Images    int                   // that are decoded, evenly spread; < 0 = all
+	Side      int                   // that training will use, in pixels
+	Counting  func(done, total int) // told of rows whose captions' tokens are counted; may be nil
+	Progress  func(done, total int) // of the images; may be nil
+	Sheet     func(m images.RGB)    // gets the first images, in the source's order; may be nil
+	Tiles     int                   // how many Sheet gets
 }
 
-// mostRows are looked at for columns and captions.
-const mostRows = 1_000_000
+// mostRows are looked at for columns and captions, and mostCounted for the tokens of captions.
+const (
+	mostRows    = 1_000_000
+	mostCounted = 100_000
+)
 
 // mostFlaws are listed.
 const mostFlaws = 20
 
-// Make looks at a source.
-func Make(ctx context.Context, address string, f *source.Files, s Settings) (*Report, error) {
-	shards, _ := f.Shards()
-	flaws := f.Flaws()
-	r := &Report{Source: address, Rows: f.Len(), Shards: len(shards), Bytes: f.Bytes(), Splits: f.Splits(), Fingerprint: f.Fingerprint(),
-		Skipped: f.Skipped(), Flawed: len(flaws), Flaws: flaws[:min(len(flaws), mostFlaws)]}
-	r.texts(f)
-	if err := r.look(ctx, f, s); err != nil {
+// Make looks at a set, which may be unchecked.
+func Make(ctx context.Context, address string, set *data.Set, s Settings) (*Report, error) {
+	r := &Report{Source: address, Rows: set.Len(), Skipped: set.Skipped(), Splits: map[string]int{}, Flaws: []source.Flaw{}}
+	if f := set.Files(); f != nil {
+		shards, _ := f.Shards()
+		r.Shards, r.Bytes, r.Splits, r.Fingerprint = len(shards), f.Bytes(), f.Splits(), f.Fingerprint()
+	} else {
+		var err error
+		if r.Fingerprint, err = set.Digest(); err != nil {
+			return nil, err
+		}
+		for i := range set.Len() {
+			r.Splits[set.Row(i).Split]++
+		}
+	}
+	for _, bad := range set.Bad() {
+		if r.Flawed++; r.Flawed <= mostFlaws {
+			r.Flaws = append(r.Flaws, source.Flaw{Key: bad.Key, Why: bad.Err.Error()})
+		}
+	}
+	r.texts(set)
+	rows := spread(mostCounted, set.Len())
+	r.Cuts = clip.CountCuts(s.Tokenizer, len(rows), func(i int) (string, []string) {
+		row := set.Row(rows[i])
+		return row.Key, append([]string{row.Caption}, row.Also...)
+	}, s.Counting)
+	if err := r.look(ctx, set, s); err != nil {
 		return nil, err
 	}
 	return r, nil
@@ -99,18 +125,18 @@ func spread(n, total int) (out []int) {
 	return out
 }
 
-func (r *Report) texts(f *source.Files) {
+func (r *Report) texts(set *data.Set) {
 	var words []float64
 	numbers := map[string][]float64{}
 	columns := map[string]*Column{}
-	for _, i := range spread(mostRows, f.Len()) {
+	for _, i := range spread(mostRows, set.Len()) {
 		r.Looked++
-		row := f.Row(i)
+		row := set.Row(i)
 		words = append(words, float64(len(strings.Fields(row.Caption))))
 		if len(row.Also) > 0 {
 			r.Listed++
 		}
-		for name, v := range f.Columns(i) {
+		for name, v := range set.Columns(i) {
 			c := columns[name]
 			if c == nil {
 				c = &Column{Name: name, Example: fmt.Sprint(v)}
@@ -141,19 +167,15 @@ func rangeOf(v []float64) Range {
 	return Range{v[0], v[len(v)/2], v[len(v)-1]}
 }
 
-func (r *Report) look(ctx context.Context, f *source.Files, s Settings) error {
+func (r *Report) look(ctx context.Context, set *data.Set, s Settings) error {
 	n := s.Images
 	if n < 0 {
-		n = f.Len()
+		n = set.Len()
 	}
 	r.Images = Images{Formats: map[string]int{}, BelowThe: s.Side}
 	reasons := map[string]*source.Skipped{}
 	var width, height, short []float64
-	numbers := spread(n, f.Len())
-	workers := runtime.GOMAXPROCS(0)
-	if f.Remote() {
-		workers = max(workers, 32)
-	}
+	numbers := spread(n, set.Len())
 	const chunk = 256
 	for from := 0; from < len(numbers); from += chunk {
 		part := numbers[from:min(from+chunk, len(numbers))]
@@ -164,13 +186,13 @@ func (r *Report) look(ctx context.Context, f *source.Files, s Settings) error {
 		}
 		found := make([]looked, len(part))
 		group, ctx := errgroup.WithContext(ctx)
-		group.SetLimit(workers)
+		group.SetLimit(set.Readers())
 		for k, i := range part {
 			group.Go(func() error {
 				if err := ctx.Err(); err != nil {
 					return err
 				}
-				content, err := f.Encoded(i)
+				content, err := set.Encoded(i)
 				if err == nil {
 					if found[k].info, err = images.Probe(content); err == nil {
 						err = images.With(content, func(m images.RGB) error {
@@ -194,7 +216,7 @@ func (r *Report) look(ctx context.Context, f *source.Files, s Settings) error {
 				r.Images.Bad++
 				why := x.err.Error()
 				if reasons[why] == nil {
-					reasons[why] = &source.Skipped{Reason: why, Example: f.Row(part[k]).Key}
+					reasons[why] = &source.Skipped{Reason: why, Example: set.Row(part[k]).Key}
 				}
 				reasons[why].Count++
 				continue
