@@ -191,6 +191,9 @@ func (a *app) encodeData(cmd *cobra.Command, o encodeOptions) error {
 		w.printf(", %d left to other ranks: run it once more when they are done", r.Missing)
 	}
 	w.printf("\n  bad images  %d\n", r.Bad)
+	if r.Enlarged > 0 {
+		w.printf("  enlarged    %d images are smaller than the shape that they were made, as %s; 'data filter' or data.small leave them out\n", r.Enlarged, r.Small)
+	}
 	if r.Text {
 		w.printf("  text        %s\n", bytesText(r.TextBytes))
 	} else {

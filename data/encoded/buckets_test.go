@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"fewstep/data"
@@ -81,6 +82,12 @@ func TestBuckets(t *testing.T) {
 	}
 	defer store.Close()
 	used := map[bucket.Size]bool{}
+	enlarged, small := 0, 0
+	if r, err := encode(t, s); err != nil || r.Made != 0 {
+		t.Fatalf("%+v, %v", r, err)
+	} else if enlarged = r.Enlarged; !strings.Contains(r.Small, " for ") {
+		t.Errorf("%d are enlarged, as %q", enlarged, r.Small)
+	}
 	for i := range n {
 		was, err := set.Size(i)
 		if err != nil || was != size(i) {
@@ -93,6 +100,12 @@ func TestBuckets(t *testing.T) {
 			t.Fatalf("row %d: %v %v of %v, %v; want %v of %v", i, mean, deviation, shape, err, v, want)
 		}
 		used[shape] = true
+		if was.Width < want.Width || was.Height < want.Height {
+			small++
+		}
+	}
+	if enlarged != small || small == 0 || small == n {
+		t.Errorf("%d images are said to be enlarged; %d of %d are smaller than their shape", enlarged, small, n)
 	}
 	if len(used) != len(shapes) {
 		t.Errorf("shapes %v", used)

@@ -60,7 +60,9 @@ type Report struct {
 	Present    int           `json:"present"` // shards that were there before
 	Missing    int           `json:"missing"` // shards that other ranks have not made yet
 	Bad        int           `json:"bad"`
-	Images     int           `json:"images"` // that were encoded
+	Images     int           `json:"images"`   // that were encoded
+	Enlarged   int           `json:"enlarged"` // images of the whole set that are smaller than their shape, once all shards are there
+	Small      string        `json:"small"`    // one of them
 	Took       time.Duration `json:"took_ns"`
 	Text       bool          `json:"text"` // captions were encoded
 	TextBytes  int64         `json:"text_bytes"`
@@ -150,7 +152,8 @@ func Run(ctx context.Context, set *data.Set, s Settings) (r Report, err error) {
 		r.Unfinished = true
 		return r, nil
 	}
-	return r, s.finish(set, m, bad)
+	err = s.finish(set, m, bad, &r)
+	return r, err
 }
 
 // latentName hashes what a shard of latents is made of.
@@ -182,8 +185,8 @@ func readBad(path string) (bad map[int]string, ok bool) {
 	return bad, true
 }
 
-// finish writes the rows and, last, the manifest.
-func (s *Settings) finish(set *data.Set, m Manifest, bad map[int]string) error {
+// finish writes the rows and, last, the manifest, and counts the images that were enlarged.
+func (s *Settings) finish(set *data.Set, m Manifest, bad map[int]string, r *Report) error {
 	if len(bad) == set.Len() {
 		return fmt.Errorf("%s: no image can be decoded", s.Source)
 	}
@@ -200,6 +203,16 @@ func (s *Settings) finish(set *data.Set, m Manifest, bad map[int]string) error {
 		size, err := sizes(next)
 		row.Width, row.Height = int32(size.Width), int32(size.Height)
 		next++
+		if err != nil {
+			return row, err
+		}
+		shape := s.Shapes[bucket.Choose(size, s.Shapes)]
+		fit, err := bucket.FitTo(size, shape)
+		if fit.Enlarges() {
+			if r.Enlarged++; r.Enlarged == 1 {
+				r.Small = fmt.Sprintf("%s of %v for %v", row.Key, size, shape)
+			}
+		}
 		return row, err
 	})
 	if err != nil {

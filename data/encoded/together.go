@@ -40,7 +40,7 @@ func Together(ctx context.Context, set *data.Set, each []Settings) (Report, erro
 // look is a Run that makes nothing but what is left of its own rank, which is nothing, and the manifest, if all shards are there.
 func look(ctx context.Context, set *data.Set, s Settings, before Report) (Report, error) {
 	r, err := Run(ctx, set, s)
-	before.Missing, before.Unfinished, before.Bad = r.Missing, r.Unfinished, r.Bad
+	before.Missing, before.Unfinished, before.Bad, before.Enlarged, before.Small = r.Missing, r.Unfinished, r.Bad, r.Enlarged, r.Small
 	return before, err
 }
 
