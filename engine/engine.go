@@ -72,6 +72,19 @@ func (e *Engine) like(d device) *Engine {
 		Offload: e.Offload, Shard: e.Shard, Sites: e.Sites, Flash: e.Flash, device: d, store: e.store, plans: e.plans}
 }
 
+// On are engines of the same settings on the first n devices of the backend, which share their programs. This one, on device
+// 0, is the first.
+func (e *Engine) On(n int) ([]*Engine, error) {
+	if have := int(e.Backend.NumDevices()); n < 1 || n > have {
+		return nil, fmt.Errorf("%d devices are asked for, and this process drives %d", n, have)
+	}
+	all := []*Engine{e}
+	for i := 1; i < n; i++ {
+		all = append(all, e.like(onXLA{e.Backend, compute.DeviceNum(i)}))
+	}
+	return all, nil
+}
+
 // Runs counts the programs that were run, or queued to be run.
 func (e *Engine) Runs() int64 { return e.runs.Load() }
 

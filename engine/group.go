@@ -52,18 +52,14 @@ type round struct {
 // settings and share its programs. With a job, which may be nil, the devices of all its processes train together, each
 // process's n: its group then must go through the same calls as the others'.
 func NewGroup(lead *Engine, n int, reduce dtypes.DType, job *Job) (*Group, error) {
-	have := int(lead.Backend.NumDevices())
-	if n < 1 || n > have {
-		return nil, fmt.Errorf("a group of %d devices: this process drives %d", n, have)
-	}
-	g := &Group{Reduce: reduce, engines: make([]*Engine, n), of: n}
-	first, err := g.joinJob(job, have)
+	engines, err := lead.On(n)
 	if err != nil {
 		return nil, err
 	}
-	g.engines = []*Engine{lead}
-	for i := 1; i < n; i++ {
-		g.engines = append(g.engines, lead.like(onXLA{lead.Backend, compute.DeviceNum(i)}))
+	g := &Group{Reduce: reduce, engines: engines, of: n}
+	first, err := g.joinJob(job, int(lead.Backend.NumDevices()))
+	if err != nil {
+		return nil, err
 	}
 	if g.of > 1 {
 		for i, e := range g.engines {

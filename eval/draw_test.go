@@ -22,6 +22,7 @@ import (
 	"fewstep/eval/sample"
 	"fewstep/eval/scheduler"
 	"fewstep/internal/xla"
+	"fewstep/internal/xla/xlatest"
 	"fewstep/model/nn"
 	"fewstep/model/pipeline"
 	"fewstep/train/tinypipeline"
@@ -36,15 +37,20 @@ var captionsOfTests = []string{"red disc, upper left", "green square, lower left
 // random is an evaluation of a random model on the pure-Go backend: nothing is compiled.
 func random(t *testing.T) Spec {
 	t.Helper()
-	dir := t.TempDir()
-	if _, err := tinypipeline.Write(dir, filepath.Join("..", "assets", "mini")); err != nil {
-		t.Fatal(err)
-	}
 	rt, err := xla.Open(xla.Go, xla.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { rt.Close() })
+	return randomOn(t, rt)
+}
+
+func randomOn(t *testing.T, rt *xla.Runtime) Spec {
+	t.Helper()
+	dir := t.TempDir()
+	if _, err := tinypipeline.Write(dir, filepath.Join("..", "assets", "mini")); err != nil {
+		t.Fatal(err)
+	}
 	p, err := pipeline.Open(filepath.Join(dir, "tinymodel"))
 	if err != nil {
 		t.Fatal(err)
@@ -58,12 +64,12 @@ func random(t *testing.T) Spec {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Entries = []Entry{{Model: "2step", Kind: report.Full, Steps: 2, Prediction: p.Prediction, Load: func() (*engine.Params, func(), error) {
+	s.Entries = []Entry{{Model: "2step", Kind: report.Full, Steps: 2, Prediction: p.Prediction, Load: func(e *engine.Engine) (*engine.Params, func(), error) {
 		v, err := pipeline.Read(p.Dir, "unet")
 		if err != nil {
 			return nil, nil, err
 		}
-		m, err := s.Engine.Load(specs, v, nil)
+		m, err := e.Load(specs, v, nil)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -94,7 +100,7 @@ func marshalled(t *testing.T, table *Table) []byte {
 // (TestNoisePerPrompt); the sums of a larger batch may be taken in another order, so the images may differ by rounding: by one grey level.
 func TestImagesDoNotDependOnTheBatch(t *testing.T) {
 	s := random(t)
-	model, free, err := s.Entries[0].Load()
+	model, free, err := s.Entries[0].Load(s.Engine)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +111,7 @@ func TestImagesDoNotDependOnTheBatch(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer enc.Free()
-		d := &drawing{engine: s.Engine, pipeline: s.Pipeline, encoders: enc, params: model, side: tinypipeline.Resolution,
+		d := &drawing{lanes: []*lane{{engine: s.Engine, encoders: enc, model: model, ready: true}}, pipeline: s.Pipeline, side: tinypipeline.Resolution,
 			options: sample.Options{Steps: 2, Guidance: 3, Plan: plan, Seed: 5, Size: pipeline.Square(tinypipeline.Resolution), Batch: n}}
 		err = d.draw(context.Background(), captionsOfTests, func(b batch) error {
 			if b.first != len(out) || b.n != len(b.images) {
@@ -167,7 +173,7 @@ func (u *uploads) BufferFromFlatData(device compute.DeviceNum, flat any, shape s
 // the batch and the prompt's place in it. The plan leaves the latents alone but for the noise that it adds.
 func TestNoisePerPrompt(t *testing.T) {
 	s := random(t)
-	model, free, err := s.Entries[0].Load()
+	model, free, err := s.Entries[0].Load(s.Engine)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,15 +206,15 @@ func TestNoisePerPrompt(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			d := &drawing{engine: engine.New(seen, dtypes.Float32, nn.Network), pipeline: s.Pipeline, encoders: enc, params: model,
-				options: sample.Options{Steps: 2, Guidance: 3, Plan: plan, Seed: seed, First: first, Size: size, Batch: n}}
+			l := &lane{engine: engine.New(seen, dtypes.Float32, nn.Network), encoders: enc, model: model, ready: true}
+			d := &drawing{pipeline: s.Pipeline, options: sample.Options{Steps: 2, Guidance: 3, Plan: plan, Seed: seed, First: first, Size: size, Batch: n}}
 			for from := 0; from < len(captionsOfTests); from += n {
 				b := batch{first: from, n: min(n, len(captionsOfTests)-from)}
-				if err := d.encode(captionsOfTests, &b); err != nil {
+				if err := d.encode(l, captionsOfTests, &b); err != nil {
 					t.Fatal(err)
 				}
 				seen.latents = nil
-				if err := d.denoise(t.Context(), &b); err != nil {
+				if err := d.denoise(t.Context(), l, &b); err != nil {
 					t.Fatal(err)
 				}
 				b.latents.Free()
@@ -226,6 +232,68 @@ func TestNoisePerPrompt(t *testing.T) {
 			}
 			enc.Free()
 		}
+	}
+}
+
+// TestDevicesDrawTheSame: three devices take turns with the batches, of which there are not as many for each. The table is the
+// same to the byte, and so are the images; a row that some of them are kept of goes on from these.
+func TestDevicesDrawTheSame(t *testing.T) {
+	rt, err := xla.Open(xla.CPU, xla.Options{Devices: 3})
+	if err != nil {
+		xlatest.Missing(t, err)
+	}
+	defer rt.Close()
+	s := randomOn(t, rt)
+	s.Config.Eval.Batch = 2 // of ten images: devices draw four, four and two
+	again := s.Entries[0]
+	again.Model, again.Steps, again.Guidance, again.Digest = "guided", 1, 3, "of these weights"
+	s.Entries = append(s.Entries, again)
+	s.Images = t.TempDir()
+	want := marshalled(t, evaluated(t, s))
+	alone := s.Images
+	if s.Drawers, err = s.Engine.On(3); err != nil {
+		t.Fatal(err)
+	}
+	s.Images = t.TempDir()
+	var devices []string
+	s.Timed = func(r report.Timing) error { devices = append(devices, r.Device); return nil }
+	for range 2 {
+		if got := marshalled(t, evaluated(t, s)); !bytes.Equal(got, want) {
+			t.Error("three devices give another table than one")
+		}
+		files, _ := filepath.Glob(filepath.Join(alone, "*", "*.png"))
+		if len(files) != 2*len(captionsOfTests) {
+			t.Fatalf("kept %v", files)
+		}
+		for i, path := range files {
+			name, err := filepath.Rel(alone, path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			a, errA := os.ReadFile(path)
+			b, errB := os.ReadFile(filepath.Join(s.Images, name))
+			if errA != nil || errB != nil || !bytes.Equal(a, b) {
+				t.Errorf("%s differs: %v, %v", name, errA, errB)
+			}
+			if i%7 == 0 { // to be drawn again
+				if err := os.Remove(filepath.Join(s.Images, name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	for _, name := range devices {
+		if !strings.HasPrefix(name, "3 × cpu") {
+			t.Errorf("drawn by %q", name)
+		}
+	}
+	for i, e := range s.Drawers {
+		if e.Runs() == 0 {
+			t.Errorf("device %d drew nothing", i)
+		}
+	}
+	if _, err := s.Engine.On(4); err == nil || !strings.Contains(err.Error(), "4 devices are asked for, and this process drives 3") {
+		t.Errorf("four devices of three: %v", err)
 	}
 }
 
@@ -253,7 +321,7 @@ func TestKeptImages(t *testing.T) {
 	var warned []string
 	s.Warn = func(w string) { warned = append(warned, w) }
 	read := s.Entries[0].Load
-	s.Entries[0].Load = func() (*engine.Params, func(), error) { t.Error("the model was read"); return read() }
+	s.Entries[0].Load = func(e *engine.Engine) (*engine.Params, func(), error) { t.Error("the model was read"); return read(e) }
 	drawn := 0
 	s.Timed = func(report.Timing) error { drawn++; return nil }
 	if again := marshalled(t, evaluated(t, s)); !bytes.Equal(again, whole) || drawn != 0 || len(warned) != 0 {
@@ -311,13 +379,13 @@ func TestNotANumber(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Entries[0].Load = func() (*engine.Params, func(), error) {
+	s.Entries[0].Load = func(e *engine.Engine) (*engine.Params, func(), error) {
 		v, err := pipeline.Read(s.Pipeline.Dir, "unet")
 		if err != nil {
 			return nil, nil, err
 		}
 		v["conv_out.bias"][0] = float32(math.NaN())
-		m, err := s.Engine.Load(specs, v, nil)
+		m, err := e.Load(specs, v, nil)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -362,7 +430,7 @@ func TestFoundImages(t *testing.T) {
 func TestDrawer(t *testing.T) {
 	s := random(t)
 	exact := evaluated(t, s)
-	s.Drawer = engine.New(s.Engine.Backend, dtypes.BFloat16, nn.Network)
+	s.Drawers = []*engine.Engine{engine.New(s.Engine.Backend, dtypes.BFloat16, nn.Network)}
 	entries, err := s.Rows([]RowSpec{{Name: "2step", Kind: "full", Steps: intList{2}}})
 	if err != nil {
 		t.Fatal(err)

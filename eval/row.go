@@ -11,8 +11,6 @@ import (
 	"strings"
 	"sync"
 
-	"fewstep/engine"
-	"fewstep/engine/encoder"
 	"fewstep/eval/report"
 	"fewstep/eval/sample"
 	"fewstep/eval/scheduler"
@@ -37,21 +35,12 @@ type runner struct {
 	teacher    []Features // of the teacher's images, once they are known; see Judge.Pack
 	teacherSum string     // which these are
 
-	model     *engine.Params // last used: rows of the same weights follow each other
-	weights   string         // which these are
-	freeModel func()
-	encoders  *encoder.Encoders // of the pipeline last used
-	of        *pipeline.Pipeline
+	lanes []*lane // the devices that draw
 }
 
 func (r *runner) free() {
-	if r.model != nil {
-		r.freeModel()
-		r.model = nil
-	}
-	if r.encoders != nil {
-		r.encoders.Free()
-		r.encoders = nil
+	for _, l := range r.lanes {
+		l.free()
 	}
 }
 
@@ -205,31 +194,33 @@ func (r *runner) recall(name, sum string) bool {
 // drawn draws an entry's images: those that are measured, and those that only stand on the sheet.
 func (r *runner) drawn(ctx context.Context, e Entry, name, sum string, look, show func(batch) error) error {
 	p := r.protocol
-	d := &drawing{engine: r.spec.drawer(), pipeline: r.spec.Pipeline, side: p.resolution}
+	d := &drawing{lanes: r.lanes, pipeline: r.spec.Pipeline, side: p.resolution}
 	if e.Pipeline != nil {
 		d.pipeline = e.Pipeline
 	}
 	broken := 0
+	var counting sync.Mutex // lanes find them at once
 	var err error
 	d.kept, err = openKept(r.spec.Images, name, keptSettings{Digest: sum, Model: e.Model, Steps: e.Steps}, func(path string, err error) {
+		counting.Lock()
+		defer counting.Unlock()
 		broken++
 		r.spec.warn("%s cannot be read and is drawn again: %v", path, err)
 	})
 	if err != nil {
 		return err
 	}
-	d.open = func() error {
-		if err := r.encode(d.pipeline); err != nil {
-			return err
+	for _, l := range d.lanes {
+		l.ready = false
+	}
+	d.open = func(l *lane) error {
+		err := l.encode(d.pipeline, p.settings.Batch)
+		if err == nil && e.Guidance > 1 {
+			l.negative, err = l.encoders.Empty()
 		}
-		d.encoders = r.encoders
-		if d.options.Guidance > 1 {
-			if d.options.Negative, err = d.encoders.Empty(); err != nil {
-				return err
-			}
+		if err == nil {
+			err = l.load(e)
 		}
-		model, err := r.load(e)
-		d.params = model
 		return err
 	}
 	d.options = sample.Options{Steps: e.Steps, Guidance: e.Guidance, Prediction: e.Prediction, Seed: p.settings.Seed, Size: pipeline.Square(p.resolution), Batch: p.settings.Batch}
@@ -246,7 +237,7 @@ func (r *runner) drawn(ctx context.Context, e Entry, name, sum string, look, sho
 		r.spec.warn("%d images of %s at %d steps were broken", broken, e.Model, e.Steps)
 	}
 	if seconds := d.clock.perImage(); seconds > 0 && r.spec.Timed != nil {
-		t := report.Timing{Model: e.Model, Kind: e.Kind, Steps: e.Steps, Calls: e.calls(), SecondsPerImage: seconds, Busy: d.clock.share(), Device: deviceName(d.engine)}
+		t := report.Timing{Model: e.Model, Kind: e.Kind, Steps: e.Steps, Calls: e.calls(), SecondsPerImage: seconds, Busy: d.clock.share(), Device: deviceName(d.lanes)}
 		if err := r.spec.Timed(t); err != nil {
 			return err
 		}
@@ -258,46 +249,16 @@ func (r *runner) drawn(ctx context.Context, e Entry, name, sum string, look, sho
 	return d.draw(ctx, p.sheetPrompts, show)
 }
 
-// deviceName says what drew, for a report: "cuda", or "cpu, 2 cores".
-func deviceName(e *engine.Engine) string {
-	name, _, _ := strings.Cut(e.Backend.Description(), " ")
+// deviceName says what drew, for a report: "cuda", "2 × cuda" or "cpu, 2 cores".
+func deviceName(lanes []*lane) string {
+	name, _, _ := strings.Cut(lanes[0].engine.Backend.Description(), " ")
 	if name = path.Base(name); name != "cuda" {
 		name += fmt.Sprintf(", %d cores", runtime.NumCPU())
 	}
+	if len(lanes) > 1 {
+		return fmt.Sprintf("%d × %s", len(lanes), name)
+	}
 	return name
-}
-
-// encode loads the encoders of an entry's pipeline.
-func (r *runner) encode(p *pipeline.Pipeline) (err error) {
-	if r.of == p && r.encoders != nil {
-		return nil
-	}
-	if r.encoders != nil {
-		r.encoders.Free()
-		r.encoders = nil
-	}
-	r.encoders, err = encoder.Load(p, r.spec.drawer(), r.spec.Config.Eval.Batch, encoder.TextPart, encoder.VAEPart)
-	r.of = p
-	return err
-}
-
-// load returns an entry's parameters. Those of the row before stay where they are the same.
-func (r *runner) load(e Entry) (*engine.Params, error) {
-	weights := e.Digest
-	if weights == "" && e.undistilled() {
-		weights = baseModel
-	}
-	if r.model != nil && weights != "" && weights == r.weights {
-		return r.model, nil
-	}
-	if r.model != nil {
-		r.freeModel()
-		r.model = nil
-	}
-	var err error
-	r.model, r.freeModel, err = e.Load()
-	r.weights = weights
-	return r.model, err
 }
 
 func (e Entry) undistilled() bool {

@@ -231,10 +231,10 @@ func sameFolder(a, b string) bool {
 	return errX == nil && errY == nil && os.SameFile(x, y)
 }
 
-// Loader reads a UNet, with another state dict or a LoRA where they are named, and puts it on the device.
+// Loader reads a UNet, with another state dict or a LoRA where they are named, and puts it on a device.
 func (s *Spec) Loader(p *pipeline.Pipeline, unetFile, loraFile string) Loader {
-	return func() (*engine.Params, func(), error) {
-		specs, err := p.UNetSpecs(s.drawer().Backend, nil)
+	return func(e *engine.Engine) (*engine.Params, func(), error) {
+		specs, err := p.UNetSpecs(e.Backend, nil)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -246,10 +246,12 @@ func (s *Spec) Loader(p *pipeline.Pipeline, unetFile, loraFile string) Loader {
 		if w.ChangesText() {
 			w.Notes = append(w.Notes, loraFile+": prompts are encoded without its changes of the text encoders: merge it with 'fewstep lora merge' and evaluate the model")
 		}
-		for _, note := range w.Notes {
-			s.warn("%s", note)
+		if e == s.drawer() { // one device tells
+			for _, note := range w.Notes {
+				s.warn("%s", note)
+			}
 		}
-		m, err := s.drawer().LoadFunc(specs, w.Value, nil)
+		m, err := e.LoadFunc(specs, w.Value, nil)
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s/unet: %w", p.Dir, err)
 		}

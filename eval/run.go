@@ -24,8 +24,8 @@ import (
 
 // Spec is an evaluation: what is measured, by which settings.
 type Spec struct {
-	Engine   *engine.Engine     // measures, and draws if Drawer is nil; best at granularity nn.Network, in f32
-	Drawer   *engine.Engine     // draws; may compute in bf16
+	Engine   *engine.Engine     // measures, and draws if there are no Drawers; best at granularity nn.Network, in f32
+	Drawers  []*engine.Engine   // draw, one on each device, all of the same settings; may compute in bf16
 	Pipeline *pipeline.Pipeline // text encoders, VAE, schedule and the metrics' CLIPModel
 	Config   *configs.Recipe    // Eval and Data decide the protocol
 
@@ -87,8 +87,9 @@ func (e Entry) MadeBy(s distill.Step) Entry {
 	return e
 }
 
-// Loader puts the parameters of a UNet without adapters on the device, and says how to give them back.
-type Loader func() (params *engine.Params, free func(), err error)
+// Loader puts the parameters of a UNet without adapters on an engine's device, and says how to give them back. It is called
+// for several devices at once.
+type Loader func(e *engine.Engine) (params *engine.Params, free func(), err error)
 
 // Progress says how far an evaluation is.
 type Progress struct {
@@ -176,6 +177,9 @@ func (v *Evaluation) Table(ctx context.Context, entries []Entry) (*Table, error)
 // measure draws and measures entries.
 func (v *Evaluation) measure(ctx context.Context, entries []Entry) ([]*saved, error) {
 	r := runner{spec: v.spec, protocol: v.protocol, rows: len(entries)}
+	for _, e := range v.spec.drawers() {
+		r.lanes = append(r.lanes, &lane{engine: e})
+	}
 	defer r.free()
 	if err := r.recallTeacher(entries); err != nil {
 		return nil, err
@@ -218,13 +222,16 @@ func teacherFirst(entries []Entry) []int {
 	return order
 }
 
-// drawer is the engine that images are drawn by.
-func (s *Spec) drawer() *engine.Engine {
-	if s.Drawer != nil {
-		return s.Drawer
+// drawers are the engines that images are drawn by.
+func (s *Spec) drawers() []*engine.Engine {
+	if len(s.Drawers) > 0 {
+		return s.Drawers
 	}
-	return s.Engine
+	return []*engine.Engine{s.Engine}
 }
+
+// drawer is the first of them.
+func (s *Spec) drawer() *engine.Engine { return s.drawers()[0] }
 
 // judge opens the convention's judge.
 func (s *Spec) judge() (Judge, error) {

@@ -63,7 +63,7 @@ func tiny(t *testing.T) Spec {
 	if err != nil {
 		t.Fatal(err)
 	}
-	base := func() (*engine.Params, func(), error) {
+	base := func(e *engine.Engine) (*engine.Params, func(), error) {
 		v, err := pipeline.Read(mini, "unet")
 		if err != nil {
 			return nil, nil, err

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"fewstep/engine"
-	"fewstep/engine/encoder"
 	"fewstep/eval/metric"
 	"fewstep/eval/sample"
 	"fewstep/internal/drawn"
@@ -68,10 +67,10 @@ func TestEvaluationSpeed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &drawing{engine: e, pipeline: p, side: side,
+	d := &drawing{lanes: []*lane{{engine: e}}, pipeline: p, side: side,
 		options: sample.Options{Steps: *speedSteps, Prediction: p.Prediction, Size: pipeline.Square(side), Batch: *speedBatch}}
-	d.open = func() error {
-		if d.encoders, err = encoder.Load(p, e, *speedBatch, encoder.TextPart, encoder.VAEPart); err != nil {
+	d.open = func(l *lane) error {
+		if err := l.encode(p, *speedBatch); err != nil {
 			return err
 		}
 		src, err := pipeline.OpenWeights(p.Dir, "unet")
@@ -79,7 +78,7 @@ func TestEvaluationSpeed(t *testing.T) {
 			return err
 		}
 		defer src.Close()
-		d.params, err = e.LoadFunc(specs, pipeline.Reader(src), nil)
+		l.model, err = e.LoadFunc(specs, pipeline.Reader(src), nil)
 		return err
 	}
 	file := filepath.Join(t.TempDir(), "inception.safetensors")
@@ -142,7 +141,7 @@ func TestEvaluationSpeed(t *testing.T) {
 		pixels, whole := draw(*speedN, look)
 		d.kept = nil
 		t.Logf("%s, %d px, %d steps, batch %d, %d images, CLIP %s: drawn alone in %.2f s, %.3f images/s; drawn, looked at (%s, whole and patch) and kept as PNG in %.2f s, %.3f images/s, %.1f %%: the last image drawn after %.2f s, %.1f %%, and %.2f s for the rest",
-			deviceName(e), side, *speedSteps, *speedBatch, *speedN, *speedClip, bare, n/bare, standard.Name, whole, n/whole, 100*bare/whole, pixels, 100*bare/pixels, whole-pixels)
+			deviceName(d.lanes), side, *speedSteps, *speedBatch, *speedN, *speedClip, bare, n/bare, standard.Name, whole, n/whole, 100*bare/whole, pixels, 100*bare/pixels, whole-pixels)
 	}
 	want := *speedBatch + 3**speedN
 	if looked != want {

@@ -1,6 +1,10 @@
 package train
 
-import "fmt"
+import (
+	"fmt"
+
+	"fewstep/engine"
+)
 
 // Several devices train together by going through every phase at once, each with an engine of its own and with its part of
 // every micro-batch: the samples are numbered, and all randomness follows from their numbers, so that nothing but the order
@@ -18,6 +22,9 @@ func (r *Run) checkDevices() error {
 	}
 	return nil
 }
+
+// Engines are those of this process's devices; the first leads. There are none before Walk.
+func (r *Run) Engines() []*engine.Engine { return r.group.Engines() }
 
 // devices is the number of devices that train together, over all processes.
 func (r *Run) devices() int { return max(r.opt.Devices, 1) * r.nodes() }

@@ -139,14 +139,8 @@ func (r *Run) session(n *method.Networks, step distill.Step, rank int) (*method.
 // newPhase makes the phase on every device.
 func (r *Run) newPhase(step distill.Step, at int, checkpoint *rundir.Checkpoint) (lead *phase, err error) {
 	first := r.process() * max(r.opt.Devices, 1)
-	for i, e := range r.group.Engines() {
-		n := r.networks
-		if i > 0 {
-			if i > len(r.peers) {
-				r.peers = append(r.peers, r.newNetworks(e))
-			}
-			n = r.peers[i-1]
-		}
+	for i := range r.Engines() {
+		n := r.networksOn(i)
 		n.Weights = &files{run: r, at: at, checkpoint: checkpoint}
 		p := &phase{Run: r, at: at}
 		if p.s, err = r.session(n, step, first+i); err != nil {

@@ -66,6 +66,7 @@ type Run struct {
 
 	opt      Options
 	networks *method.Networks // on the engine's device
+	opening  sync.Mutex       // base is asked for by several devices at once
 	base     weights.Source   // the original UNet's file, once it is open
 	samples  *samples
 	stats    *monitor.Stats
@@ -82,8 +83,8 @@ type Run struct {
 
 	perSample map[string]float64 // operations of each phase
 
-	group *engine.Group      // the devices that train together; nil outside Walk
-	peers []*method.Networks // on each of them but the first
+	group *engine.Group      // the devices that train together; nil before Walk
+	peers []*method.Networks // on each of them but the first, as far as they were asked for
 }
 
 // Device tells of the device that a run trains on; *xla.Runtime does.
@@ -222,6 +223,11 @@ func (r *Run) Walk(ctx context.Context) (worked bool, err error) {
 
 // walk is Walk up to where phases that were set aside are put back, and the run stands elsewhere than it did: again.
 func (r *Run) walk(ctx context.Context, shown monitor.Reporter) (worked, again bool, err error) {
+	if r.group == nil {
+		if r.group, err = engine.NewGroup(r.Engine, max(r.opt.Devices, 1), method.ComputeTypes[r.Config.Train.Reduce], r.job()); err != nil {
+			return false, false, err
+		}
+	}
 	state, checkpoint, err := r.standing()
 	if err != nil {
 		return false, false, err
@@ -242,11 +248,6 @@ func (r *Run) walk(ctx context.Context, shown monitor.Reporter) (worked, again b
 		return false, false, err
 	}
 	r.warming.Wait()
-	if r.group == nil {
-		if r.group, err = engine.NewGroup(r.Engine, max(r.opt.Devices, 1), method.ComputeTypes[r.Config.Train.Reduce], r.job()); err != nil {
-			return false, false, err
-		}
-	}
 	r.warming.Go(func() { r.compileAhead(ctx, state) })
 	if r.perSample, err = r.operations(); err != nil {
 		return false, false, err

@@ -3,6 +3,7 @@ package train
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"fewstep/configs"
 	"fewstep/distill"
@@ -39,6 +40,8 @@ func (r *Run) before(at int) *files { return &files{run: r, at: at} }
 
 // original is the base's file, which stays open until the run is closed.
 func (r *Run) original() (weights.Source, error) {
+	r.opening.Lock()
+	defer r.opening.Unlock()
 	var err error
 	if r.base == nil {
 		r.base, err = pipeline.OpenWeights(r.Pipeline.Dir, "unet")
@@ -50,6 +53,19 @@ func (r *Run) original() (weights.Source, error) {
 func (r *Run) newNetworks(e *engine.Engine) *method.Networks {
 	return &method.Networks{Engine: e, Recipe: r.Config, UNet: r.Pipeline.UNet, EncodesEmpty: !r.Pipeline.ZeroEmpty, Factor: r.Pipeline.Factor(), Weights: r.before(len(r.Ladder.Steps())),
 		Trace: method.Tracer(e, r.oneSample())}
+}
+
+// networksOn are the recipe's networks on the device of this process with a number.
+func (r *Run) networksOn(device int) *method.Networks {
+	if device == 0 {
+		return r.networks
+	}
+	r.opening.Lock()
+	defer r.opening.Unlock()
+	for len(r.peers) < device {
+		r.peers = append(r.peers, r.newNetworks(r.Engines()[len(r.peers)+1]))
+	}
+	return r.peers[device-1]
 }
 
 // oneSample are the shapes of the UNet's inputs for one sample of the largest shape.
@@ -188,20 +204,24 @@ func (r *Run) lastCritic(at int) distill.Step {
 	return steps[0]
 }
 
-// Model puts the model of a finished step on the device, for sampling.
-func (r *Run) Model(step distill.Step) (*engine.Params, func(), error) {
+// Model puts the model of a finished step on the device of one of Engines, for sampling.
+func (r *Run) Model(e *engine.Engine, step distill.Step) (*engine.Params, func(), error) {
 	model := distill.Model{Full: step.Produces}
 	if step.Target == configs.TargetLoRA {
 		model = distill.Model{Full: distill.Base, LoRA: step.Produces}
 	}
-	r.networks.Weights = r.before(len(r.Ladder.Steps()))
-	return r.networks.Frozen(model)
+	return r.frozen(e, model, len(r.Ladder.Steps()))
 }
 
-// Base puts the original model on the device.
-func (r *Run) Base() (*engine.Params, func(), error) {
-	r.networks.Weights = r.before(0)
-	return r.networks.Frozen(distill.Model{Full: distill.Base})
+// Base puts the original model on the device of one of Engines.
+func (r *Run) Base(e *engine.Engine) (*engine.Params, func(), error) {
+	return r.frozen(e, distill.Model{Full: distill.Base}, 0)
+}
+
+func (r *Run) frozen(e *engine.Engine, model distill.Model, before int) (*engine.Params, func(), error) {
+	n := r.networksOn(slices.Index(r.Engines(), e))
+	n.Weights = r.before(before)
+	return n.Frozen(model)
 }
 
 // fresh gives initial values that depend on the seed, the name and where they are used.

@@ -68,7 +68,7 @@ func (a *app) accept(cmd *cobra.Command, path string, o acceptOptions) error {
 	}
 	defer rt.Close()
 	s.Engine = engine.New(rt.Backend, dtypes.Float32, nn.Network)
-	if s.Drawer, err = drawerOf(rt, c.Train.Compute, &s); err != nil {
+	if s.Drawers, err = drawersOf(rt, 1, c.Train.Compute, &s); err != nil {
 		return err
 	}
 	s.Base = s.Loader(s.Pipeline, "", "")

@@ -52,8 +52,9 @@ func drawer(rt *xla.Runtime, compute string, unets ...[]nn.Spec) *engine.Engine 
 	return e
 }
 
-// drawerOf is the drawer for all models of an evaluation, which is long enough for programs of their own everywhere.
-func drawerOf(rt *xla.Runtime, compute string, s *eval.Spec) (*engine.Engine, error) {
+// drawersOf are drawers, on so many devices, for all models of an evaluation, which is long enough for programs of their own
+// everywhere.
+func drawersOf(rt *xla.Runtime, devices int, compute string, s *eval.Spec) ([]*engine.Engine, error) {
 	pipelines := map[*pipeline.Pipeline]bool{s.Pipeline: true}
 	for _, e := range s.Entries {
 		if e.Pipeline != nil {
@@ -70,5 +71,5 @@ func drawerOf(rt *xla.Runtime, compute string, s *eval.Spec) (*engine.Engine, er
 	}
 	e := drawer(rt, compute, unets...)
 	e.Sites = e.Granularity == nn.Layer && rt.Sites()
-	return e, nil
+	return e.On(devices)
 }

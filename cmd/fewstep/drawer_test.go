@@ -44,8 +44,8 @@ func TestDrawerByModel(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer rt.Close()
-	e, err := drawerOf(rt, "auto", &eval.Spec{Pipeline: p, Entries: []eval.Entry{{}, {Pipeline: p}}})
-	if err != nil || e.Granularity != nn.Network || e.Compute != dtypes.Float32 {
-		t.Errorf("the mini is drawn in %v at level %v, %v", e.Compute, e.Granularity, err)
+	all, err := drawersOf(rt, 1, "auto", &eval.Spec{Pipeline: p, Entries: []eval.Entry{{}, {Pipeline: p}}})
+	if err != nil || len(all) != 1 || all[0].Granularity != nn.Network || all[0].Compute != dtypes.Float32 {
+		t.Errorf("the mini is drawn by %v, %v", all, err)
 	}
 }

@@ -28,6 +28,7 @@ func init() { register(newEval) }
 type evalOptions struct {
 	model, unet, lora string
 	sampler, compute  string
+	devices           string
 	rows, follow      string
 	protocol          string
 	captionFile       string
@@ -78,6 +79,7 @@ func newEval(a *app) *cobra.Command {
 	f.StringVar(&o.lora, "lora", "", "LoRA file to merge into the UNet")
 	f.StringVar(&o.sampler, "sampler", "trained", "how the model is sampled: "+scheduler.Names())
 	f.StringVar(&o.compute, "compute", "auto", "arithmetic of the networks that draw: "+computeUsage+"; those that measure compute in f32")
+	f.StringVar(&o.devices, "devices", "1", "how many devices draw: a number, or all that there are; the images are the same")
 	f.StringVar(&o.rows, "rows", "", "YAML file that names the models to measure, instead of --unet and --lora")
 	f.StringVar(&o.follow, "follow", "", "measure what this run exports, as it appears, by the run's own settings")
 	f.DurationVar(&o.every, "every", 30*time.Second, "how often to look for new models with --follow")
@@ -201,6 +203,10 @@ func (a *app) eval(cmd *cobra.Command, o evalOptions) error {
 	if err := o.check(cmd); err != nil {
 		return err
 	}
+	virtual, err := virtualDevices(o.devices)
+	if err != nil {
+		return err
+	}
 	if err := a.localAll(cmd.Context(), &o.model, &o.unet, &o.lora); err != nil {
 		return err
 	}
@@ -210,7 +216,6 @@ func (a *app) eval(cmd *cobra.Command, o evalOptions) error {
 		s.Metric = func(name string) { a.log.Info("computing " + name) }
 	}
 	var followed *rundir.Dir
-	var err error
 	if o.follow != "" {
 		if followed, s.Config, err = eval.ViewRun(o.follow); err != nil {
 			return err
@@ -256,11 +261,15 @@ func (a *app) eval(cmd *cobra.Command, o evalOptions) error {
 			}
 		}
 	}
-	rt, err := a.openBackend(xla.Options{})
+	rt, err := a.openBackend(xla.Options{Devices: virtual})
 	if err != nil {
 		return err
 	}
 	defer rt.Close()
+	devices, err := countDevices(o.devices, rt)
+	if err != nil {
+		return err
+	}
 	s.Engine = engine.New(rt.Backend, dtypes.Float32, nn.Network)
 	if o.out != "" {
 		s.KeepIn(o.out)
@@ -273,7 +282,7 @@ func (a *app) eval(cmd *cobra.Command, o evalOptions) error {
 		s.Entries, err = o.entries(cmd, &s)
 	}
 	if err == nil {
-		s.Drawer, err = drawerOf(rt, o.compute, &s)
+		s.Drawers, err = drawersOf(rt, devices, o.compute, &s)
 	}
 	if err != nil {
 		return err

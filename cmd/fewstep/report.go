@@ -98,7 +98,7 @@ func (a *app) addRivals(cmd *cobra.Command, d *rundir.Dir, t *eval.Table, rivals
 			}
 			s.Engine = engine.New(rt.Backend, dtypes.Float32, nn.Network)
 			s.Base = s.Loader(s.Pipeline, "", "")
-			s.Drawer, err = drawerOf(rt, c.Train.Compute, &s)
+			s.Drawers, err = drawersOf(rt, 1, c.Train.Compute, &s)
 			return err
 		}); err != nil {
 			return err

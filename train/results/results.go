@@ -27,6 +27,7 @@ import (
 	"fewstep/train/rundir"
 
 	"github.com/gomlx/compute/dtypes"
+	"golang.org/x/sync/errgroup"
 )
 
 // Maker makes the results of one run.
@@ -125,7 +126,7 @@ func (m *Maker) compose(ctx context.Context, r *train.Run, step distill.Step) ([
 			return nil, err
 		}
 	}
-	own, err := m.draw(ctx, r, func() (*engine.Params, func(), error) { return r.Model(step) }, o)
+	own, err := m.draw(ctx, r, func(e *engine.Engine) (*engine.Params, func(), error) { return r.Model(e, step) }, o)
 	if err != nil {
 		return nil, err
 	}
@@ -151,38 +152,58 @@ func (m *Maker) encode(r *train.Run, prompts []string) error {
 	return err
 }
 
-// draw draws one picture per prompt of the sheets.
+// draw draws one picture per prompt of the sheets. The run's devices take equal parts of them, in batches no larger than that:
+// sums over a batch of another size may differ in their last bits.
 func (m *Maker) draw(ctx context.Context, r *train.Run, load eval.Loader, o sample.Options) ([]image.Image, error) {
-	c := r.Config.Eval
+	c, engines, n := r.Config.Eval, r.Engines(), len(m.embeddings)
 	o.Seed, o.Size, o.Batch, o.Negative = c.Seed, pipeline.Square(r.Config.Data.Resolution), c.Batch, m.empty
+	if len(engines) > 1 {
+		o.Batch = min(o.Batch, (n+len(engines)-1)/len(engines))
+	}
 	told := monitor.LogProgress(m.Log, "drawing a sample sheet", "steps", 0) // the device may lag a batch behind
 	o.Progress = func(done, total int) {
 		told(done, total)
 		r.Working("drawing a sample sheet")
 	}
-	model, free, err := load()
+	out := make([]image.Image, n)
+	g, ctx := errgroup.WithContext(ctx)
+	for i, e := range engines {
+		from, to := i*n/len(engines), (i+1)*n/len(engines)
+		o := o
+		if o.First = int64(from); i > 0 {
+			o.Progress = nil // the devices are equally far
+		}
+		g.Go(func() error {
+			values, err := m.drawOn(ctx, r, e, load, m.embeddings[from:to], o)
+			for k, v := range values {
+				out[from+k] = sample.Image(v, o.Size)
+			}
+			return err
+		})
+	}
+	return out, g.Wait()
+}
+
+// drawOn draws pictures [H·W·3] on one device.
+func (m *Maker) drawOn(ctx context.Context, r *train.Run, e *engine.Engine, load eval.Loader, prompts []family.Conditions, o sample.Options) ([][]float32, error) {
+	if len(prompts) == 0 {
+		return nil, nil
+	}
+	model, free, err := load(e)
 	if err != nil {
 		return nil, err
 	}
-	latents, err := sample.Latents(ctx, r.Engine, r.Pipeline, model, m.embeddings, o)
+	latents, err := sample.Latents(ctx, e, r.Pipeline, model, prompts, o)
 	free()
 	if err != nil {
 		return nil, err
 	}
-	enc, err := encoder.Load(r.Pipeline, r.Engine, o.Batch, encoder.VAEPart)
+	enc, err := encoder.Load(r.Pipeline, e, o.Batch, encoder.VAEPart)
 	if err != nil {
 		return nil, err
 	}
 	defer enc.Free()
-	values, err := enc.Images(latents, o.Size)
-	if err != nil {
-		return nil, err
-	}
-	var out []image.Image
-	for _, v := range values {
-		out = append(out, sample.Image(v, o.Size))
-	}
-	return out, nil
+	return enc.Images(latents, o.Size)
 }
 
 // Unmeasured says why a run can have no metrics of its own, and so no report; "" where it can.
@@ -209,7 +230,7 @@ func (m *Maker) Report(ctx context.Context, r *train.Run) (worked bool, err erro
 	if have, err := eval.Reported(r.Dir); err != nil || have {
 		return false, err
 	}
-	s := eval.Spec{Engine: m.meter(r), Drawer: r.Engine, Pipeline: r.Pipeline, Config: r.Config, Base: r.Base, Progress: m.progress(),
+	s := eval.Spec{Engine: m.meter(r), Drawers: r.Engines(), Pipeline: r.Pipeline, Config: r.Config, Base: r.Base, Progress: m.progress(),
 		Metric: func(name string) { m.Log.Info("computing " + name) }}
 	s.Keep(r.Dir)
 	s.BaseWeights = r.Dir.Lineage().BaseWeights
@@ -223,7 +244,7 @@ func (m *Maker) Report(ctx context.Context, r *train.Run) (worked bool, err erro
 		if err != nil {
 			return false, err
 		}
-		e := eval.Entry{Kind: report.Full, Digest: result.Digest(), Load: func() (*engine.Params, func(), error) { return r.Model(step) }}.MadeBy(step)
+		e := eval.Entry{Kind: report.Full, Digest: result.Digest(), Load: func(on *engine.Engine) (*engine.Params, func(), error) { return r.Model(on, step) }}.MadeBy(step)
 		of := "%dstep"
 		if export.IsLoRA(step) {
 			of, e.Kind = of+"_lora", report.LoRA

@@ -15,6 +15,7 @@ import (
 	"fewstep/configs"
 	"fewstep/distill"
 	"fewstep/internal/xla"
+	"fewstep/internal/xla/xlatest"
 	"fewstep/train"
 	"fewstep/train/rundir"
 	"fewstep/train/tinypipeline"
@@ -122,6 +123,59 @@ func TestSheetsAreDrawnAsTheRunTrains(t *testing.T) {
 		t.Logf("%s: %.3f of 255 apart on average, %.0f at most", name, mean, most)
 		if most == 0 || mean > 1 {
 			t.Errorf("%s: bf16's picture is %.3f of 255 from f32's, %.0f at most", name, mean, most)
+		}
+	}
+}
+
+// Two devices draw a sheet as one does, each its part in smaller batches: a pixel may differ by one grey level.
+func TestSheetsOnTwoDevices(t *testing.T) {
+	recipe, dir := tiny(t), t.TempDir()
+	var log bytes.Buffer
+	walked(t, recipe, dir, &log, undisturbed)
+	want := sheets(t, dir)
+	if err := os.RemoveAll(filepath.Join(dir, "sheets")); err != nil {
+		t.Fatal(err)
+	}
+	c, err := configs.Load(recipe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rt, err := xla.Open(xla.CPU, xla.Options{Devices: 2})
+	if err != nil {
+		xlatest.Missing(t, err)
+	}
+	defer rt.Close()
+	m := &Maker{Log: slog.New(slog.NewTextHandler(&log, nil))}
+	r, err := train.Open(c, train.Options{Dir: dir, Until: "16", Split: true, Devices: 2, Backend: rt.Backend, Log: m.Log, Finished: m.Phase})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Walk(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(r.Engines()); n != 2 || r.Engines()[1].Runs() == 0 {
+		t.Errorf("of %d devices the second drew nothing", n)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got := sheets(t, dir)
+	if len(want) != 2 || len(got) != 2 {
+		t.Fatalf("%d and %d sheets\n%s", len(want), len(got), &log)
+	}
+	for name, a := range want {
+		b, most := got[name], 0.0
+		for y := range a.Bounds().Dy() {
+			for x := range a.Bounds().Dx() {
+				r, g, bl, _ := a.At(x, y).RGBA()
+				r2, g2, bl2, _ := b.At(x, y).RGBA()
+				for _, d := range []float64{float64(r) - float64(r2), float64(g) - float64(g2), float64(bl) - float64(bl2)} {
+					most = max(most, math.Abs(d)/257)
+				}
+			}
+		}
+		if most > 1 {
+			t.Errorf("%s: two devices draw it %g grey levels from one", name, most)
 		}
 	}
 }
