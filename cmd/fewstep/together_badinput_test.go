@@ -1,7 +1,9 @@
 package main
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -52,6 +54,34 @@ func TestRanksRefused(t *testing.T) {
 			}
 		})
 	}
+
+	t.Run("unequal numbers of GPUs", func(t *testing.T) {
+		if err := exec.Command("unshare", "--mount", "true").Run(); err != nil {
+			t.Skip("a driver's files cannot be stood in for here: ", err)
+		}
+		driver := "!mount -t tmpfs none /proc/driver; mkdir -p /proc/driver/nvidia/gpus/0000:0{1,2,3}:00.0"
+		for hidden, counts := range map[string][2]int{"": {3, 3}, "0,1": {3, 2}, "2": {3, 1}, "7": {3, 0}} {
+			dir := filepath.Join(t.TempDir(), "run")
+			more := []string{"0:" + driver, "1:" + driver, "0:+--set", "0:+train.batch=3", "1:+--set", "1:+train.batch=3"}
+			if hidden != "" {
+				more = append(more, "1:CUDA_VISIBLE_DEVICES="+hidden)
+			}
+			want := []string{"the number of GPUs differs: rank 0 (", fmt.Sprintf(") has %d, rank 1 (", counts[0]), fmt.Sprintf(") has %d", counts[1]), "hint: "}
+			code := exitRefused
+			if counts[0] == counts[1] { // refused for something else, which is looked at later
+				want, code = []string{"train.batch is 3"}, exitUsage
+			}
+			r := startRanks(t, 2, more, "run", recipe, "--backend", "go", "--dir", dir)
+			for rank, got := range r.wait() {
+				told := strings.ReplaceAll(r.errs[rank].String(), ") has none", ") has 0")
+				for _, w := range want {
+					if got != code || !strings.Contains(told, w) {
+						t.Errorf("CUDA_VISIBLE_DEVICES=%s: rank %d: code %d, want %d and %q\n%s", hidden, rank, got, code, w, told)
+					}
+				}
+			}
+		}
+	})
 
 	t.Run("another model", func(t *testing.T) {
 		places := []string{t.TempDir(), t.TempDir()}

@@ -29,7 +29,8 @@ type ranks struct {
 }
 
 // startRanks starts a command line as the ranks of a cluster, each in a process of its own; more are variables of single ranks,
-// as "2:NAME=value"; "1:+ARGUMENT" is one more argument of rank 1, and "1:+=FOLDER" the folder in which it is started.
+// as "2:NAME=value"; "1:+ARGUMENT" is one more argument of rank 1, "1:+=FOLDER" the folder in which it is started, and "1:!SCRIPT"
+// a shell script that is run before it, both in a mount namespace of their own.
 func startRanks(t *testing.T, n int, more []string, args ...string) *ranks {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -40,7 +41,7 @@ func startRanks(t *testing.T, n int, more []string, args ...string) *ranks {
 	l.Close()
 	r := &ranks{}
 	for rank := range n {
-		own, env, folder := slices.Clone(args), []string{}, ""
+		own, env, folder, script := slices.Clone(args), []string{}, "", ""
 		for _, v := range more {
 			who, v, _ := strings.Cut(v, ":")
 			if who != fmt.Sprint(rank) {
@@ -48,6 +49,8 @@ func startRanks(t *testing.T, n int, more []string, args ...string) *ranks {
 			}
 			if in, ok := strings.CutPrefix(v, "+="); ok {
 				folder = in
+			} else if before, ok := strings.CutPrefix(v, "!"); ok {
+				script = before
 			} else if argument, ok := strings.CutPrefix(v, "+"); ok {
 				own = append(own, argument)
 			} else {
@@ -55,6 +58,11 @@ func startRanks(t *testing.T, n int, more []string, args ...string) *ranks {
 			}
 		}
 		cmd, _ := fewstep(t, own...)
+		if script != "" {
+			with := exec.Command("unshare", append([]string{"--mount", "bash", "-ec", script + `; exec -a fewstep "$0" "$@"`, cmd.Path}, own...)...)
+			with.Env = cmd.Env
+			cmd = with
+		}
 		cmd.Env = append(cmd.Env, "FEWSTEP_SECRET=of these tests, and long", fmt.Sprintf("RANK=%d", rank), fmt.Sprintf("WORLD_SIZE=%d", n), "MASTER_ADDR="+host, "MASTER_PORT="+port)
 		if togetherBackend() == xla.CUDA {
 			env = append(env, fmt.Sprintf("CUDA_VISIBLE_DEVICES=%d", rank))
@@ -325,6 +333,33 @@ func TestTogetherWholeLadder(t *testing.T) {
 		}
 	}
 	nearly(t, one, two, 1e-6)
+}
+
+// Encodings that take more than data.encode_ahead are made by every process of its own samples, while they train: the run is that
+// of one process, and that of encodings which were made before, up to the order of sums.
+func TestTogetherEncodesLive(t *testing.T) {
+	s := newShared(t)
+	ahead, one, two, halted := filepath.Join(t.TempDir(), "ahead"), filepath.Join(t.TempDir(), "one"), filepath.Join(t.TempDir(), "two"), filepath.Join(t.TempDir(), "halted")
+	more := []string{"--set", "data.posterior=sample", "--set", "data.dropout=0.2", "--set", "eval.sheet_samples=0"}
+	s.alone(t, ahead, more...)
+	more = append(more, "--set", "data.encode_ahead=0")
+	s.alone(t, one, more...)
+	r := startRanks(t, 2, nil, s.args(two, more...)...)
+	r.ended(t, exitOK)
+	nearly(t, one, two, acrossDevices)
+	nearly(t, ahead, two, acrossDevices)
+	if !strings.Contains(r.errs[0].String(), "encoded while the run trains") || strings.Contains(r.errs[1].String(), "encoded while") {
+		t.Errorf("%s", r.text())
+	}
+	if made, _ := filepath.Glob(filepath.Join(two, "encoded", "*")); len(made) > 0 {
+		t.Errorf("%v were made before", made)
+	}
+	r = startRanks(t, 2, nil, s.args(halted, more...)...)
+	waitForLines(t, r.cmds[0], r.errs[0], filepath.Join(halted, "stats.jsonl"), 5)
+	_ = r.cmds[1].Process.Signal(syscall.SIGTERM)
+	r.ended(t, exitInterrupted)
+	startRanks(t, 2, nil, s.args(halted, more...)...).ended(t, exitOK)
+	nearly(t, two, halted, 0)
 }
 
 // With state dealt out over two processes each saves what it keeps, and the result is whole; one process goes on with it, and two

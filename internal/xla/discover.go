@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -209,10 +210,30 @@ print(json.dumps([d for d in dirs if d]))`
 	return dirs
 }
 
-// GPUs is the number of NVIDIA GPUs that the driver tells of; 0 where it tells of none.
+// GPUs is the number of NVIDIA GPUs that this process may use: those that the driver tells of, or as many of them as
+// CUDA_VISIBLE_DEVICES names; 0 where there is no driver.
 func GPUs() int {
 	files, _ := filepath.Glob("/proc/driver/nvidia/gpus/*")
-	return len(files)
+	list, given := os.LookupEnv("CUDA_VISIBLE_DEVICES")
+	if !given {
+		return len(files)
+	}
+	return visible(list, len(files))
+}
+
+// visible counts the GPUs that a value of CUDA_VISIBLE_DEVICES names, of a number that there are. As in CUDA, the list ends at
+// the first entry that is neither the index of one nor a name.
+func visible(list string, of int) (n int) {
+	for entry := range strings.SplitSeq(list, ",") {
+		entry = strings.TrimSpace(entry)
+		i, err := strconv.Atoi(entry)
+		named := strings.HasPrefix(entry, "GPU-") || strings.HasPrefix(entry, "MIG-")
+		if n == of || err != nil && !named || err == nil && (i < 0 || i >= of) {
+			break
+		}
+		n++
+	}
+	return n
 }
 
 // hasNVIDIAGPU looks for the device files of NVIDIA's driver (or of WSL's).

@@ -177,3 +177,11 @@ func TestPythonSiteDirs(t *testing.T) {
 		t.Errorf("folders %q without Python", got)
 	}
 }
+
+func TestVisibleGPUs(t *testing.T) {
+	for list, want := range map[string]int{"": 0, "0": 1, "0,1": 2, "1, 0": 2, "-1": 0, "0,-1,1": 1, "0,9,1": 1, "GPU-8f1c,GPU-77aa": 2, "0,1,2,3,4,5": 4, "NoDevFiles": 0} {
+		if got := visible(list, 4); got != want {
+			t.Errorf("CUDA_VISIBLE_DEVICES=%q of 4 GPUs: %d, want %d", list, got, want)
+		}
+	}
+}
