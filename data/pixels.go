@@ -97,7 +97,7 @@ func (s *Set) Size(i int) (bucket.Size, error) {
 	if err == nil {
 		info, err = images.Probe(content)
 	}
-	if err != nil && len(content) == headBytes { // the size may stand behind a long profile
+	if err != nil && len(content) >= headBytes { // the size may stand behind a long profile
 		if content, err = s.Encoded(i); err != nil {
 			return bucket.Size{}, fmt.Errorf("data: %w", err)
 		}

@@ -13,6 +13,7 @@ import (
 
 	"fewstep/configs"
 	"fewstep/data/feed"
+	"fewstep/data/images"
 	"fewstep/internal/atomicfile"
 	"fewstep/model/clip"
 	"fewstep/model/pipeline"
@@ -156,6 +157,7 @@ func (t *Trace) image(row int, out *Traced) error {
 	if err != nil {
 		return err
 	}
+	content, _ = images.Unmarked(content)
 	sum := sha256.Sum256(content)
 	out.SHA256 = hex.EncodeToString(sum[:])
 	return nil

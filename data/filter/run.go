@@ -157,6 +157,7 @@ func judge(f *source.Files, i int, filters []*Filter, s Settings) (v verdict, er
 		},
 		Bytes: func() (int, error) {
 			b, err := read()
+			b, _ = images.Unmarked(b)
 			return len(b), err
 		},
 	}
@@ -201,6 +202,7 @@ func judge(f *source.Files, i int, filters []*Filter, s Settings) (v verdict, er
 		if err != nil {
 			return v, err
 		}
+		b, _ = images.Unmarked(b)
 		sum := sha256.Sum256(b)
 		v.hash = hex.EncodeToString(sum[:])
 	}

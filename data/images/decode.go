@@ -2,6 +2,7 @@ package images
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,7 +46,7 @@ type file struct {
 	content       []byte // what a decoder takes
 	width, height int    // as stored
 	bytes         int64  // that decoding takes, about
-	orientation   int    // EXIF's, 1 to 8
+	orientation   int    // EXIF's, 1 to 8; while it is looked at, 0 = none is said
 	profile       []byte // ICC; may be nil
 	frame         image.Point
 	alpha         bool         // WebP: of an animation's first frame
@@ -107,10 +108,11 @@ func open(content []byte) (f *file, err error) {
 			f, err = nil, fmt.Errorf("broken image: %v", p)
 		}
 	}()
+	content, orientation := Unmarked(content)
 	if len(content) == 0 {
 		return nil, errors.New("image is empty")
 	}
-	f = &file{format: formatOf(content), content: content, orientation: 1}
+	f = &file{format: formatOf(content), content: content}
 	if why, named := unreadable[f.format]; named {
 		return nil, fmt.Errorf("not an image that can be read: %s", why)
 	}
@@ -148,6 +150,7 @@ func open(content []byte) (f *file, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("broken %s image: %w", f.format, err)
 	}
+	f.orientation = cmp.Or(f.orientation, orientation, 1)
 	f.width, f.height = config.Width, config.Height
 	if f.width <= 0 || f.height <= 0 || f.width > MaxPixels/f.height {
 		return nil, fmt.Errorf("%s image claims %d×%d pixels; at most %d million are read", f.format, f.width, f.height, MaxPixels/1_000_000)

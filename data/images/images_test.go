@@ -1,6 +1,7 @@
 package images
 
 import (
+	"bytes"
 	"fmt"
 	"image"
 	"image/jpeg"
@@ -258,5 +259,42 @@ func BenchmarkClean1024(b *testing.B) {
 	m := drawn(1024, 1024)
 	for b.Loop() {
 		m.ResizeFloat(299, 299, Bicubic)
+	}
+}
+
+// What stands beside a file turns it, as EXIF would, where the file itself says nothing; the file can be had back.
+func TestOrientationBeside(t *testing.T) {
+	files, _ := pillow(t)
+	for _, ext := range []string{"jpg", "png", "webp", "tiff"} {
+		plain := files[map[string]string{"jpg": "rgb.jpg", "png": "rgba.png", "webp": "lossy.webp", "tiff": "rgb.tiff"}[ext]]
+		own := files["orientation6."+ext]
+		want, err := Decode(own)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for o := range 10 {
+			straight, err := Decode(plain)
+			if err != nil {
+				t.Fatal(err)
+			}
+			turned := straight.upright(o)
+			marked := Oriented(plain, o)
+			m, err := Decode(marked)
+			if err != nil || m.Width != turned.Width || !bytes.Equal(m.Pix, turned.Pix) {
+				t.Errorf("%s, orientation %d: %d×%d, %v", ext, o, m.Width, m.Height, err)
+			}
+			if info, err := Probe(marked); err != nil || info.Width != m.Width || info.Height != m.Height {
+				t.Errorf("%s, orientation %d: %+v, %v", ext, o, info, err)
+			}
+			if file, found := Unmarked(marked); !bytes.Equal(file, plain) || found != o && o > 1 && o < 9 {
+				t.Errorf("%s, orientation %d comes back as %d, %d bytes of %d", ext, o, found, len(file), len(plain))
+			}
+			if m, err := Decode(Oriented(own, o)); err != nil || !bytes.Equal(m.Pix, want.Pix) {
+				t.Errorf("%s: orientation %d beside it outweighs the file's own, %v", ext, o, err)
+			}
+		}
+	}
+	if _, err := Decode(Oriented(nil, 6)); err == nil {
+		t.Error("nothing is an image")
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"io"
 	"regexp"
+	"slices"
 )
 
 // upright turns and mirrors an image by EXIF's orientation, as PIL's exif_transpose does. The image may be reused.
@@ -101,11 +102,32 @@ func tiffTag(b []byte, tag uint16) (numbers []uint32, raw []byte) {
 	return nil, nil
 }
 
+// beside begins an image file that Oriented marked; the orientation is the byte after it.
+const beside = "\x00orientation "
+
+// Oriented marks an image file for this package's readers with an EXIF orientation that stands beside it, as img2dataset keeps
+// it when it encodes an image anew. It counts where the file itself says none. 0 and 1 mark nothing.
+func Oriented(content []byte, orientation int) []byte {
+	if orientation < 2 || orientation > 8 {
+		return content
+	}
+	return slices.Concat([]byte(beside), []byte{byte(orientation)}, content)
+}
+
+// Unmarked is the file that Oriented was given, with its orientation; 0 = it is not marked.
+func Unmarked(content []byte) (file []byte, orientation int) {
+	rest, ok := bytes.CutPrefix(content, []byte(beside))
+	if !ok || len(rest) == 0 || rest[0] < 2 || rest[0] > 8 {
+		return content, 0
+	}
+	return rest[1:], int(rest[0])
+}
+
 var xmpOrientation = regexp.MustCompile(`tiff:Orientation(="|>)([1-8])`)
 
 // orient takes the orientation of an EXIF block, or, where that has none, of XMP, as Pillow does.
 func (f *file) orient(exif, xmp []byte) {
-	f.orientation = 1
+	f.orientation = 0
 	if o := exifOrientation(exif); o > 0 {
 		f.orientation = o
 	} else if found := xmpOrientation.FindSubmatch(xmp); found != nil {

@@ -67,6 +67,8 @@ func fromColumns(e *entry, columns map[string]any) {
 			if w, isNumber := v.(float64); isNumber {
 				e.Weight = float32(w)
 			}
+		case lower == exifColumn:
+			e.addExif(v)
 		default:
 			if v, keep := scalar(v); keep {
 				if e.columns == nil {

@@ -247,7 +247,7 @@ func (f *Files) Shard(i int) string {
 // under it.
 func (f *Files) Identity(i int) (string, error) {
 	s, k := f.at(i)
-	e, _ := s.rows.entry(k)
+	e, columns := s.rows.entry(k)
 	o := s.object
 	if name := s.holder(e.place); name != o.name {
 		var err error
@@ -255,7 +255,11 @@ func (f *Files) Identity(i int) (string, error) {
 			return "", err
 		}
 	}
-	return fmt.Sprintf("%s %d %s %d %d", path.Base(o.name), o.size, o.stamp, e.Offset, e.Size), nil
+	id := fmt.Sprintf("%s %d %s %d %d", path.Base(o.name), o.size, o.stamp, e.Offset, e.Size)
+	if turn := turnOf(columns); turn > 0 {
+		id += fmt.Sprintf(" turned %d", turn)
+	}
+	return id, nil
 }
 
 // holder names the object that holds an image.
@@ -269,18 +273,25 @@ func (s *shard) holder(at place) string {
 	return path.Join(path.Dir(s.object.name), at.Name)
 }
 
-// Encoded returns the file of image i as the source holds it.
+// Encoded returns the file of image i as the source holds it, marked where a column says its orientation: see
+// images.Oriented.
 func (f *Files) Encoded(i int) ([]byte, error) {
 	s, k := f.at(i)
-	e, _ := s.rows.entry(k)
+	e, columns := s.rows.entry(k)
+	content, err := f.read(s, e.place)
+	return turned(content, columns), err
+}
+
+// read reads an image's file.
+func (f *Files) read(s *shard, e place) ([]byte, error) {
 	ctx := context.Background()
 	switch {
 	case e.Size < 0:
 		return f.parquet(s.store).read(ctx, s.object, int(-1-e.Size), e.Offset)
 	case s.kind == mdsKind && s.mds.Zip != nil:
-		return f.fromPacked(ctx, s, e.place)
+		return f.fromPacked(ctx, s, e)
 	}
-	b, name := make([]byte, e.Size), s.holder(e.place)
+	b, name := make([]byte, e.Size), s.holder(e)
 	if err := s.store.readAt(ctx, name, b, e.Offset); err != nil {
 		return nil, fmt.Errorf("%s: %w", s.store.address(name), err)
 	}
@@ -347,7 +358,7 @@ func (f *Files) Weighted() bool {
 // Head returns the beginning of image i's file, of n bytes at most, where the source can give it without the rest; else all.
 func (f *Files) Head(i, n int) ([]byte, error) {
 	s, k := f.at(i)
-	e, _ := s.rows.entry(k)
+	e, columns := s.rows.entry(k)
 	if e.Size < int64(n) || s.kind == mdsKind && s.mds.Zip != nil {
 		return f.Encoded(i)
 	}
@@ -355,7 +366,7 @@ func (f *Files) Head(i, n int) ([]byte, error) {
 	if err := s.store.readAt(context.Background(), name, b, e.Offset); err != nil {
 		return nil, fmt.Errorf("%s: %w", s.store.address(name), err)
 	}
-	return b, nil
+	return turned(b, columns), nil
 }
 
 // Bytes is the size of all images, as far as the source says it.

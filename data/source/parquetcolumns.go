@@ -166,6 +166,8 @@ func (c parquetColumns) set(e *entry, i int, values []parquet.Value) {
 		}
 	case c.texts[i] != nil:
 		c.texts[i](e, text())
+	case slices.Contains(c.others, i) && strings.EqualFold(c.leaves[i].name, exifColumn):
+		e.addExif(plain(values))
 	case slices.Contains(c.others, i):
 		if v, keep := scalar(plain(values)); keep {
 			if e.columns == nil {

@@ -23,7 +23,7 @@ type segment struct {
 	close   func() error
 }
 
-const segmentMagic = "FSROWS03"
+const segmentMagic = "FSROWS04"
 
 // segmentHead is what is known of all rows.
 type segmentHead struct {

@@ -440,7 +440,7 @@ func TestIndexIsKept(t *testing.T) {
 	if !slices.Equal(rows(t, first), rows(t, second)) || first.State() != second.State() || first.Fingerprint() != second.Fingerprint() {
 		t.Error("the second opening gives other rows")
 	}
-	for _, damaged := range []string{"", "x", string(before[:len(before)-1]), "FSROWS03" + strings.Repeat("\xff", 30)} {
+	for _, damaged := range []string{"", "x", string(before[:len(before)-1]), "FSROWS04" + strings.Repeat("\xff", 30)} {
 		os.Remove(kept[0]) // the mapped one stays as it is
 		write(t, dir, filepath.Join("index", filepath.Base(filepath.Dir(kept[0])), filepath.Base(kept[0])), damaged)
 		if f := open(t, filepath.Join(dir, "a.tar"), opt); f.Len() != 50 {
