@@ -104,3 +104,35 @@ func TestSharpness(t *testing.T) {
 		t.Errorf("%g at the size of training, %g of twice the size, %g as it is", a, b, raw)
 	}
 }
+
+// The paper's filters leave out what is small, plain, oblong or blurred, each by its own filter.
+func TestPaperRecipe(t *testing.T) {
+	image := func(width, height int, aesthetic any, sharpness float64) Row {
+		return Row{Key: "a", Columns: map[string]any{"aesthetic_score_laion_v2": aesthetic},
+			Image:     func() (images.Info, error) { return images.Info{Width: width, Height: height}, nil },
+			Sharpness: func() (float64, error) { return sharpness, nil }}
+	}
+	for want, row := range map[string]Row{
+		"": image(1300, 1100, 5.6, 101), "min(width, height) > 1024": image(2000, 1024, 9.0, 900), "aesthetic > 5.5": image(1100, 1100, 5.5, 900),
+		"max(width, height) <= 1.34 * min(width, height)": image(1500, 1100, 6.0, 900), "sharpness > 100": image(1100, 1100, 6.0, 99),
+	} {
+		by := ""
+		for _, text := range Recipes["paper"] {
+			f, err := Compile(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			keep, err := f.Keep(row)
+			if err != nil {
+				t.Fatal(text, err)
+			}
+			if !keep {
+				by = text
+				break
+			}
+		}
+		if by != want {
+			t.Errorf("removed by %q, want %q", by, want)
+		}
+	}
+}
