@@ -8,11 +8,12 @@ import (
 // Goodput is what of a run's time went into updates that the run kept: the rest are updates that were lost and made again,
 // starts, compilation, saving, pictures, and the time in which no process was there.
 type Goodput struct {
-	Wall    time.Duration `json:"wall_ns"` // from the beginning of the first update to the end of the last one
-	Kept    time.Duration `json:"kept_ns"` // in updates that were kept
-	Updates int           `json:"updates"` // kept
-	Again   int           `json:"again"`   // lost with a process, and made again
-	Returns int           `json:"returns"` // how often the run went back to an earlier state
+	Wall    time.Duration `json:"wall_ns"`      // from the beginning of the first update to the end of the last one
+	Kept    time.Duration `json:"kept_ns"`      // in updates that were kept
+	Waited  time.Duration `json:"data_wait_ns"` // of Kept, in which no micro-batch was ready
+	Updates int           `json:"updates"`      // kept
+	Again   int           `json:"again"`        // lost with a process, and made again
+	Returns int           `json:"returns"`      // how often the run went back to an earlier state
 }
 
 // Share is Kept of Wall, 0 to 1; 0 where nothing was trained.
@@ -25,6 +26,9 @@ func (g Goodput) Share() float64 {
 
 func (g Goodput) String() string {
 	text := fmt.Sprintf("goodput %.1f %%: %v of %v went into %d updates that were kept", 100*g.Share(), g.Kept.Round(time.Millisecond), g.Wall.Round(time.Millisecond), g.Updates)
+	if g.Kept > 0 {
+		text += fmt.Sprintf("; they waited for data for %.1f %% of their time", 100*g.Waited.Seconds()/g.Kept.Seconds())
+	}
 	if g.Again > 0 {
 		text += fmt.Sprintf("; %d were made again after %d returns to a checkpoint", g.Again, g.Returns)
 	}
@@ -58,6 +62,7 @@ func ReadGoodput(path string) (g Goodput, err error) {
 	g.Wall, g.Updates = ended.Sub(begun), len(kept)
 	for _, row := range kept {
 		g.Kept += seconds(row.Seconds)
+		g.Waited += seconds(row.Wall[DataWait])
 	}
 	return g, nil
 }

@@ -24,7 +24,7 @@ func TestGoodput(t *testing.T) {
 		at       time.Duration // of its end
 	}{{10, 2}, {20, 4}, {30, 6}, {20, 16}, {30, 18}, {40, 20}, {50, 22}, {50, 40}} {
 		s.now = func() time.Time { return start.Add(row.at * time.Second) }
-		if err := s.Update(Record{Kind: KindStep, Position: row.position, Took: 2 * time.Second}); err != nil {
+		if err := s.Update(Record{Kind: KindStep, Position: row.position, Took: 2 * time.Second, Wall: Values{DataWait: 0.5}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -35,11 +35,11 @@ func TestGoodput(t *testing.T) {
 		t.Fatal(err)
 	}
 	g, err := ReadGoodput(path)
-	want := Goodput{Wall: 40 * time.Second, Kept: 10 * time.Second, Updates: 5, Again: 3, Returns: 2}
+	want := Goodput{Wall: 40 * time.Second, Kept: 10 * time.Second, Waited: 5 * time.Second / 2, Updates: 5, Again: 3, Returns: 2}
 	if err != nil || g != want || g.Share() != 0.25 {
 		t.Errorf("%+v, %v", g, err)
 	}
-	if text := g.String(); !strings.Contains(text, "25.0 %") || !strings.Contains(text, "3 were made again after 2 returns") {
+	if text := g.String(); !strings.Contains(text, "25.0 %") || !strings.Contains(text, "3 were made again after 2 returns") || !strings.Contains(text, "waited for data for 25.0 %") {
 		t.Error(text)
 	}
 	if err := os.WriteFile(path, []byte("{\"position\":1}\nnonsense\n"), 0o666); err != nil {
