@@ -38,7 +38,7 @@ func (planning) String() string { return "planning" }
 // Rehearse has a dry engine go the way of one of n devices that train together.
 func (e *Engine) Rehearse(n int) {
 	if e.group = nil; n > 1 {
-		e.group = &Group{of: n}
+		e.group = &Group{of: n, Overlap: true}
 	}
 }
 

@@ -21,11 +21,13 @@ import (
 // mean gradient, and return the means of the outputs and that gradient's norm.
 //
 // A gradient is reduced once per update, after micro-batches were added up: where blocks are walked, block by block as the
-// walk back is done with each. One program adds up all gradients of a block, so that small ones share a transfer. It is
-// queued for all devices at once when the last of them asks for it; the host threads run ahead of their devices, and do not
-// wait for these. Since every device asks in the same order, every queue has the same order.
+// walk back is done with each. One program adds up all gradients of a block, so that small ones share a transfer; with Overlap
+// it is the program that walks back through the next block (see overlap.go). It is queued for all devices at once when the
+// last of them asks for it; the host threads run ahead of their devices, and do not wait for these. Since every device asks in
+// the same order, every queue has the same order.
 type Group struct {
-	Reduce dtypes.DType // in which gradients are added up over the devices: Float32 or BFloat16
+	Reduce  dtypes.DType // in which gradients are added up over the devices: Float32 or BFloat16
+	Overlap bool         // gradients are added up while the devices compute; NewGroup sets it where no other process takes part
 
 	engines []*Engine
 	span    *xla.Span // the devices of all processes; nil = there is no other process, or it is reached through hosts
@@ -61,6 +63,7 @@ func NewGroup(lead *Engine, n int, reduce dtypes.DType, job *Job) (*Group, error
 	if err != nil {
 		return nil, err
 	}
+	g.Overlap = g.span == nil
 	if g.of > 1 {
 		for i, e := range g.engines {
 			e.group, e.slot, e.rank = g, i, first+i
@@ -205,15 +208,15 @@ func (e *Engine) collective(what string, in dtypes.DType, arrays []*Array) ([]*A
 	if err != nil {
 		return nil, err
 	}
-	return e.join(p, arrays)
+	return e.join(p, arrays, slices.Repeat([]bool{true}, len(arrays)))
 }
 
-// join runs a program of all devices, on inputs that it takes.
-func (e *Engine) join(p *program, in []*Array) ([]*Array, error) {
+// join runs a program of all devices, on inputs some of which it takes.
+func (e *Engine) join(p *program, in []*Array, donate []bool) ([]*Array, error) {
 	if e.ahead != nil {
-		return in, e.ahead.need(p)
+		return e.execute(p, in, donate)
 	}
-	out, err := e.group.meet(e.slot, p.key, in, func(all []any) ([]any, error) { return e.group.queue(p, all) })
+	out, err := e.group.meet(e.slot, p.key, in, func(all []any) ([]any, error) { return e.group.queue(p, all, donate) })
 	if err != nil {
 		return nil, err
 	}
@@ -225,14 +228,11 @@ func (e *Engine) reduction(what string, in dtypes.DType, of []shapes.Shape) (*pr
 	n := e.replicas()
 	return e.declareFor(e.group, fmt.Sprintf("%s|%d|%s|%v", what, n, in, of), func(g *graph.Graph, p *program) []*graph.Node {
 		p.aliases = map[int]int{}
-		operands := nodes(inputNodes(g, of))
-		for i := range operands {
+		for i := range of {
 			p.aliases[i] = i
-			operands[i] = graph.ConvertDType(operands[i], in)
 		}
-		out := g.Distributed().AllReduce(operands, compute.ReduceOpSum)
+		out := allReduce(nodes(inputNodes(g, of)), in)
 		for i := range out {
-			out[i] = graph.ConvertDType(out[i], of[i].DType)
 			if what == "mean" {
 				out[i] = graph.MulScalar(out[i], 1/float64(n))
 			}
@@ -241,26 +241,37 @@ func (e *Engine) reduction(what string, in dtypes.DType, of []shapes.Shape) (*pr
 	})
 }
 
-// queue runs a program of all devices on the inputs of each, which it takes.
-func (g *Group) queue(p *program, all []any) ([]any, error) {
+// allReduce adds nodes up over the devices, in a dtype.
+func allReduce(of []*graph.Node, in dtypes.DType) []*graph.Node {
+	out := make([]*graph.Node, len(of))
+	for i, x := range of {
+		out[i] = graph.ConvertDType(x, in)
+	}
+	out = of[0].Graph().Distributed().AllReduce(out, compute.ReduceOpSum)
+	for i, x := range of {
+		out[i] = graph.ConvertDType(out[i], x.DType())
+	}
+	return out
+}
+
+// queue runs a program of all devices on the inputs of each, some of which it takes.
+func (g *Group) queue(p *program, all []any, donate []bool) ([]any, error) {
 	lead := g.engines[0]
 	lead.compile(p, lead.device)
 	if p.err != nil {
 		return nil, p.err
 	}
 	var buffers []compute.Buffer
-	var donate []bool
 	for i := range all {
 		b, err := buffersOf(all[i].([]*Array))
 		if err != nil {
 			return nil, fmt.Errorf("device %d: %w", i, err)
 		}
 		buffers = append(buffers, b...)
-		donate = append(donate, slices.Repeat([]bool{true}, len(b))...)
 	}
 	var results []compute.Buffer
 	run := func() (err error) {
-		results, err = lead.device.run(p, buffers, donate)
+		results, err = lead.device.run(p, buffers, slices.Repeat(donate, len(all)))
 		return err
 	}
 	var err error
@@ -277,7 +288,7 @@ func (g *Group) queue(p *program, all []any) ([]any, error) {
 	for i, e := range g.engines {
 		e.runs.Add(1)
 		in, n := all[i].([]*Array), len(p.outputs)
-		out[i] = e.came(p, in, donate[:len(in)], results[i*n:(i+1)*n])
+		out[i] = e.came(p, in, donate, results[i*n:(i+1)*n])
 	}
 	return out, nil
 }

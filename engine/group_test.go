@@ -43,6 +43,7 @@ type dealing struct {
 	reduce dtypes.DType
 	shard  bool
 	job    *engine.Job
+	apart  bool // gradients are added up by programs of their own
 }
 
 // dealOut takes two steps of several micro-batches of 12 samples, dealt out over n devices: what every device then holds of
@@ -55,6 +56,7 @@ func dealOut(t *testing.T, rt *xla.Runtime, d dealing, compute dtypes.DType, n i
 	lead = engine.New(rt.Backend, compute, lead.Granularity)
 	lead.Split, lead.Shard = d.mode == "split", d.shard
 	g := must[*engine.Group](t)(engine.NewGroup(lead, n, d.reduce, d.job))
+	g.Overlap = !d.apart
 	first, total := 0, n
 	switch {
 	case d.job == nil:
@@ -143,9 +145,9 @@ func near(t *testing.T, got, want engine.Tensors, told, wantTold []float64, tole
 func TestGroupTrainsAsOneDevice(t *testing.T) {
 	rt := virtual(t, 4)
 	for _, mode := range modes {
-		for _, d := range []dealing{{mode, 0, 1, dtypes.Float32, false, nil}, {mode, 0, 3, dtypes.Float32, false, nil}, {mode, 0.01, 1, dtypes.Float32, false, nil},
-			{mode, 0.5, 2, dtypes.Float32, false, nil}, {mode, 0, 1, dtypes.BFloat16, false, nil},
-			{mode, 0, 1, dtypes.Float32, true, nil}, {mode, 0, 3, dtypes.Float32, true, nil}, {mode, 0.01, 1, dtypes.Float32, true, nil}, {mode, 0.5, 2, dtypes.Float32, true, nil}} {
+		for _, d := range []dealing{{mode, 0, 1, dtypes.Float32, false, nil, false}, {mode, 0, 3, dtypes.Float32, false, nil, false}, {mode, 0.01, 1, dtypes.Float32, false, nil, false},
+			{mode, 0.5, 2, dtypes.Float32, false, nil, false}, {mode, 0, 1, dtypes.BFloat16, false, nil, false},
+			{mode, 0, 1, dtypes.Float32, true, nil, false}, {mode, 0, 3, dtypes.Float32, true, nil, false}, {mode, 0.01, 1, dtypes.Float32, true, nil, false}, {mode, 0.5, 2, dtypes.Float32, true, nil, false}} {
 			if d.shard && mode != "tape" {
 				continue // refused
 			}
@@ -169,10 +171,58 @@ func TestGroupTrainsAsOneDevice(t *testing.T) {
 	}
 }
 
+// Gradients that are added up beside the next block's backward pass are those that are added up apart from it, to the bit; the
+// programs for that are compiled before the walk.
+func TestOverlapChangesNoBit(t *testing.T) {
+	rt := virtual(t, 4)
+	for _, d := range []dealing{{"tape", 0, 1, dtypes.Float32, false, nil, false}, {"tape", 0, 1, dtypes.BFloat16, false, nil, false}, {"tape", 0, 1, dtypes.Float32, true, nil, false},
+		{"tape", 0, 3, dtypes.Float32, false, nil, false}} {
+		for _, compute := range []dtypes.DType{dtypes.Float32, dtypes.BFloat16} {
+			for _, n := range []int{2, 4} {
+				d.apart = true
+				want, wantTold := dealOut(t, rt, d, compute, n)
+				d.apart = false
+				got, told := dealOut(t, rt, d, compute, n)
+				for rank := range want {
+					sameBits(t, got[rank], want[rank])
+				}
+				if !slices.Equal(told, wantTold) {
+					t.Errorf("%+v: losses and norms %v, apart %v", d, told, wantTold)
+				}
+			}
+		}
+	}
+	for _, overlap := range []bool{true, false} {
+		g := groupOf(t, rt, "tape", 2, dtypes.Float32)
+		g.Overlap = overlap
+		lead := g.Engines()[0]
+		step := func(e *engine.Engine) error {
+			params := perceptronParams(t, e)
+			o, err := e.NewOptimizer(engine.Adam{Beta2: 0.99}, params)
+			if err == nil {
+				_, err = e.Train(perceptron(), engine.Bind{"net": o.Params()}, "net", o, engine.Step{LR: 0.1}, batch(t, e, 0.5)...)
+			}
+			return err
+		}
+		if err := lead.Ahead(t.Context(), step); err != nil {
+			t.Fatal(err)
+		}
+		programs := lead.Compiled().Programs
+		before := lead.Runs()
+		if err := g.Together(func(rank int) error { return step(g.Engines()[rank]) }); err != nil {
+			t.Fatal(err)
+		}
+		if now := lead.Compiled().Programs; now != programs || programs == 0 {
+			t.Errorf("overlap %v: %d programs were compiled ahead, and %d more were needed", overlap, programs, now-programs)
+		}
+		t.Logf("overlap %v: %d programs, run %d times", overlap, programs, lead.Runs()-before)
+	}
+}
+
 // In bf16 the devices compute with copies of the owners' masters: the same bits as where every device keeps its own.
 func TestShardedInBF16(t *testing.T) {
 	rt := virtual(t, 2)
-	for _, d := range []dealing{{"tape", 0, 1, dtypes.Float32, false, nil}, {"tape", 0.5, 3, dtypes.Float32, false, nil}} {
+	for _, d := range []dealing{{"tape", 0, 1, dtypes.Float32, false, nil, false}, {"tape", 0.5, 3, dtypes.Float32, false, nil, false}} {
 		want, wantTold := dealOut(t, rt, d, dtypes.BFloat16, 2)
 		d.shard = true
 		got, told := dealOut(t, rt, d, dtypes.BFloat16, 2)
@@ -355,7 +405,7 @@ func TestSpanOfOneProcess(t *testing.T) {
 	if len(span.IDs) != 2 || span.First != 0 {
 		t.Fatalf("the span is %+v", span)
 	}
-	d := dealing{"tape", 0.5, 2, dtypes.Float32, true, nil}
+	d := dealing{"tape", 0.5, 2, dtypes.Float32, true, nil, false}
 	want, wantTold := dealOut(t, rt, d, dtypes.Float32, 2)
 	d.job = &engine.Job{Span: span}
 	got, told := dealOut(t, rt, d, dtypes.Float32, 2)

@@ -277,7 +277,7 @@ func (e *Engine) planFor(t *tape, f Function, pass passing, in []*Array) error {
 	for p := range pl.programs {
 		jobs = append(jobs, func() (*program, error) { return p, nil })
 	}
-	back, err := t.backwards(pl.entries, pass.updates)
+	back, err := t.programsBack(pl.entries, pass.updates)
 	if err != nil {
 		return err
 	}

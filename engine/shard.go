@@ -244,7 +244,8 @@ func (e *Engine) publish(arrays []*Array, flags []float32) ([]*Array, error) {
 	if err != nil {
 		return nil, err
 	}
-	return e.join(p, append(append([]*Array{}, arrays...), owned))
+	in := append(append([]*Array{}, arrays...), owned)
+	return e.join(p, in, slices.Repeat([]bool{true}, len(in)))
 }
 
 // publication is the program of publish: all devices add up what the owners have and the others have not.

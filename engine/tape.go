@@ -165,21 +165,36 @@ func arraysOf(values []*tapeValue) []*Array {
 	return out
 }
 
-// backward is the program of one block's backward: inputs, parameters and output cotangents → cotangents of the
-// inputs that need one, gradients of the trained parameters.
-func (e *Engine) backward(c blockCall, bind Bind, in []shapes.Shape, needsIn, hasOut []bool, outShapes []shapes.Shape, trained []string) (*program, error) {
-	key := fmt.Sprintf("backward|%s|%v|%v|%s", c.key, needsIn, hasOut, strings.Join(trained, ","))
-	return e.declare(key, func(g *graph.Graph, p *program) []*graph.Node {
-		inputs := inputNodes(g, in)
+// backward is what the backward program of a block depends on.
+type backward struct {
+	call    blockCall
+	in, out []shapes.Shape
+	needsIn []bool // which inputs want a cotangent
+	hasOut  []bool // which outputs come with one
+	trained []string
+	owed    []shapes.Shape // gradients of another block, which the program adds up over the devices; nil = none
+}
+
+// backward is the program of one block's backward: inputs, cotangents of outputs, parameters and gradients of another block →
+// cotangents of the inputs that need one, gradients of the trained parameters, sums of the other block's over the devices.
+func (e *Engine) backward(b backward, bind Bind) (*program, error) {
+	key := fmt.Sprintf("backward|%s|%v|%v|%s", b.call.key, b.needsIn, b.hasOut, strings.Join(b.trained, ","))
+	var together *Group
+	if len(b.owed) > 0 {
+		together = e.group
+		key += fmt.Sprintf("|sum|%d|%s|%v", e.replicas(), together.Reduce, b.owed)
+	}
+	return e.declareFor(together, key, func(g *graph.Graph, p *program) []*graph.Node {
+		inputs := inputNodes(g, b.in)
 		var cots []*graph.Node
-		for i, has := range hasOut {
+		for i, has := range b.hasOut {
 			if has {
-				cots = append(cots, graph.Parameter(g, fmt.Sprintf("cotangent%d", i), outShapes[i]))
+				cots = append(cots, graph.Parameter(g, fmt.Sprintf("cotangent%d", i), b.out[i]))
 			} else {
 				cots = append(cots, nil)
 			}
 		}
-		outs, params := e.nodesOf(c, bind, g, p, inputs)
+		outs, params := e.nodesOf(b.call, bind, g, p, inputs)
 		sum := graph.ScalarZero(g, dtypes.Float32)
 		for i, cot := range cots {
 			if cot != nil {
@@ -188,14 +203,24 @@ func (e *Engine) backward(c blockCall, bind Bind, in []shapes.Shape, needsIn, ha
 			}
 		}
 		var by []*graph.Node
-		for i, needs := range needsIn {
+		for i, needs := range b.needsIn {
 			if needs {
 				by = append(by, inputs[i].(*graph.Node))
 			}
 		}
-		for _, name := range trained {
+		for _, name := range b.trained {
 			by = append(by, params[name])
 		}
-		return graph.Gradient(sum, by...)
+		results := graph.Gradient(sum, by...)
+		if len(b.owed) == 0 {
+			return results
+		}
+		p.aliases = map[int]int{}
+		owed := make([]*graph.Node, len(b.owed))
+		for i, shape := range b.owed {
+			p.aliases[g.NumParameters()] = len(results) + i
+			owed[i] = graph.Parameter(g, fmt.Sprintf("owed%d", i), shape)
+		}
+		return append(results, allReduce(owed, together.Reduce)...)
 	})
 }

@@ -107,6 +107,7 @@ type walker struct {
 	left      map[string]int      // visits to come per site
 	norm2     *Array              // squared norm of the gradients applied so far; not finite = apply no more
 	pending   map[string][]*Array // gradients of blocks that are visited more than once
+	owed      *owed               // the gradients that are added up over the devices beside the next block
 	ferry     ferry
 }
 
@@ -121,6 +122,9 @@ func (w *walker) back() error {
 			return err
 		}
 		w.entries[i] = entry{}
+	}
+	if err := w.settle(); err != nil {
+		return err
 	}
 	return w.ferry.finish()
 }
@@ -165,7 +169,12 @@ func (w *walker) visit(rec *entry) error {
 		}
 	}
 	if any {
-		p, err := e.backward(rec.call, w.bind, shapesIn, needsIn, hasOut, outShapes, rec.trained)
+		b := backward{call: rec.call, in: shapesIn, out: outShapes, needsIn: needsIn, hasOut: hasOut, trained: rec.trained}
+		before := w.owed
+		if w.owed = nil; before != nil && !e.alone() {
+			b.owed = shapesOf(before.grads)
+		}
+		p, err := e.backward(b, w.bind)
 		if err != nil {
 			return err
 		}
@@ -176,7 +185,7 @@ func (w *walker) visit(rec *entry) error {
 			}
 			args = append(args, a)
 		}
-		out, err := e.execute(p, args, nil)
+		out, sums, err := e.walkBack(p, args, before)
 		if err != nil {
 			return fmt.Errorf("backward of %s at %s: %w", rec.call.block.Kind, rec.call.prefix, err)
 		}
@@ -190,6 +199,11 @@ func (w *walker) visit(rec *entry) error {
 				return err
 			}
 			out = out[1:]
+		}
+		if before != nil {
+			if err := w.update(before.indices, sums); err != nil {
+				return err
+			}
 		}
 		if err := w.gradients(rec, out); err != nil {
 			return err
@@ -232,6 +246,9 @@ func (w *walker) gradients(rec *entry, grads []*Array) (err error) {
 		return nil
 	}
 	delete(w.pending, site)
+	if w.immediate && e.overlaps() {
+		return w.owe(indices, grads)
+	}
 	if grads, err = e.sum(grads); err != nil {
 		return err
 	}
@@ -344,11 +361,12 @@ func (e *Engine) add(a, b *Array) (*Array, error) {
 	return out[0], nil
 }
 
-// backwards lists the backward and update programs that the entries of a plan will need. Which outputs receive a
+// programsBack lists the backward and update programs that the entries of a plan will need. Which outputs receive a
 // cotangent follows from walking the entries back.
-func (t *tape) backwards(entries []planEntry, immediate bool) ([]func() (*program, error), error) {
-	marked := map[int]bool{t.plan.loss: true}
+func (t *tape) programsBack(entries []planEntry, immediate bool) ([]func() (*program, error), error) {
+	marked, left, overlaps := map[int]bool{t.plan.loss: true}, maps.Clone(t.plan.visits), immediate && t.e.overlaps() && !t.e.alone()
 	var jobs []func() (*program, error)
+	var owed []shapes.Shape // of the block before
 	if t.o != nil && !immediate {
 		jobs = t.e.apart(t.o)
 	}
@@ -388,14 +406,19 @@ func (t *tape) backwards(entries []planEntry, immediate bool) ([]func() (*progra
 				}
 			}
 		}
-		jobs = append(jobs, func() (*program, error) {
-			return t.e.backward(en.call, t.bind, shapesIn, needsIn, hasOut, outShapes, trained)
-		})
+		b := backward{call: en.call, in: shapesIn, out: outShapes, needsIn: needsIn, hasOut: hasOut, trained: trained, owed: owed}
+		jobs = append(jobs, func() (*program, error) { return t.e.backward(b, t.bind) })
+		owed = nil
+		if left[en.call.site()]--; left[en.call.site()] == 0 && overlaps {
+			owed = updated
+		}
 		if t.e.shards() && !t.e.alone() && len(trained) > 0 && immediate {
 			jobs = append(jobs, func() (*program, error) { return t.e.normOf(updated) })
 		}
 		if t.e.group.programs() && !t.e.alone() && len(trained) > 0 {
-			jobs = append(jobs, func() (*program, error) { return t.e.reduction("sum", t.e.group.Reduce, updated) })
+			if !overlaps {
+				jobs = append(jobs, func() (*program, error) { return t.e.reduction("sum", t.e.group.Reduce, updated) })
+			}
 			if t.e.shards() && immediate {
 				jobs = append(jobs, func() (*program, error) { return t.e.publication(kept) })
 			}
@@ -403,6 +426,9 @@ func (t *tape) backwards(entries []planEntry, immediate bool) ([]func() (*progra
 		if len(mine) > 0 && immediate {
 			jobs = append(jobs, func() (*program, error) { return t.e.updateProgram(t.o, t.o.layoutOf(mine), nil) })
 		}
+	}
+	if owed != nil {
+		jobs = append(jobs, func() (*program, error) { return t.e.reduction("sum", t.e.group.Reduce, owed) })
 	}
 	return jobs, nil
 }

@@ -48,6 +48,9 @@ func Table(r io.Reader, w io.Writer) error {
 		if per != nil {
 			first += fmt.Sprintf(" (%+.0f %%)", 100*((x.SetupS+x.FirstS)/(per.SetupS+per.FirstS)-1))
 		}
+		if x.Apart {
+			x.Reduce += ", apart"
+		}
 		fmt.Fprintf(t, "| %s\t| %d\t| %d\t| %d\t| %s, %s\t| %.1f (%.1f)\t| %.3g\t| %s\t| %s\t| %.1f : %.1f\t| %s\t|\n", x.Step, x.Devices, x.Batch, x.Accumulate, x.Shard, x.Reduce,
 			x.MedianMS, x.MinMS, x.SamplesPS, scaling(per), scaling(alone(x.Batch)), memory, x.PlannedGB, first)
 	}

@@ -15,7 +15,7 @@ type Fabric struct {
 
 // ScaleAssumes says what Scales is made of.
 const ScaleAssumes = "a device's speed does not depend on its part of the batch, which flatters small parts; gradients are added up once per update, " +
-	"or with each micro-batch where state is sharded, by rings within and between nodes, while nothing is computed; data, checkpoints, evaluation and lost devices take no time"
+	"or with each micro-batch where state is sharded, by rings within and between nodes, as if nothing were computed meanwhile; data, checkpoints, evaluation and lost devices take no time"
 
 // AllReduce is the time in seconds in which n devices add up so many bytes each: within nodes, then, each device its part,
 // between nodes.
