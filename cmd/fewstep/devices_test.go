@@ -33,7 +33,15 @@ func TestPlanDevices(t *testing.T) {
 	if p := plan("--tflops", "250", "--scale", "512"); len(p.Scales) != 10 || p.Scaled == "" || p.Scales[9].Devices != 512 {
 		t.Errorf("scales: %+v", p.Scales)
 	}
+	nodes := plan("--tflops", "250", "--nodes", "2", "--gpus", "4", "--disk", "2", "--set", "train.shard=sharded")
+	if nodes.Devices != 8 || nodes.Memory != eight.Memory || len(nodes.Scales) != 4 || nodes.Scales[3].Devices != 8 {
+		t.Errorf("two nodes of four: %d devices, %d bytes, scales %+v", nodes.Devices, nodes.Memory, nodes.Scales)
+	}
+	if s := nodes.Scales; s[3].Save <= 0 || s[2].Save != 2*s[3].Save || s[3].Phase <= 0 || s[3].Phase >= s[0].Phase {
+		t.Errorf("times of saving and of the phase: %+v", s)
+	}
 	for want, args := range map[string][]string{
+		"--nodes -1": {"--nodes", "-1"}, "--nodes 2 of --gpus 0": {"--nodes", "2", "--gpus", "0"}, "--disk 0": {"--tflops", "9", "--scale", "2", "--disk", "0"},
 		"3 devices take equal parts of it": {"--devices", "3"}, "--devices 0": {"--devices", "0"}, "give --tflops": {"--scale", "8"}, "--link 0": {"--scale", "8", "--link", "0"},
 	} {
 		if _, errs, code := runCommand(t, append([]string{"plan", recipe}, args...)...); code != exitUsage || !strings.Contains(errs, want) {

@@ -32,7 +32,7 @@ func newPlan(a *app) *cobra.Command {
 	var speed planSpeed
 	var brief, where bool
 	var memory string
-	var devices int
+	var devices, nodes int
 	var scale planScale
 	c := &cobra.Command{
 		Use:   "plan CONFIG",
@@ -49,9 +49,20 @@ func newPlan(a *app) *cobra.Command {
 			"With --where, the layer of every value is shown and nothing else.",
 		Example: "  fewstep plan mini/demo\n  fewstep plan configs/sdxl/lightning.yaml --set train.batch=4 --tflops 200 --memory 80GB",
 		Args:    cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if where {
 				return a.where(args[0], set)
+			}
+			if nodes != 0 {
+				if nodes < 1 || nodes > 1<<16 || scale.perNode < 1 || nodes*scale.perNode > 1<<16 {
+					return usageErrorf("--nodes %d of --gpus %d: there is at least one of each, and at most 65536 GPUs", nodes, scale.perNode)
+				}
+				if !cmd.Flags().Changed("devices") {
+					devices = nodes * scale.perNode
+				}
+				if !cmd.Flags().Changed("scale") && speed.tflops > 0 {
+					scale.most = nodes * scale.perNode
+				}
 			}
 			if err := speed.check(); err != nil {
 				return err
@@ -80,9 +91,11 @@ func newPlan(a *app) *cobra.Command {
 	c.Flags().BoolVar(&where, "where", false, "show which layer gave each value of the recipe and each setting, and nothing else")
 	c.Flags().IntVar(&devices, "devices", 1, "how many devices train together: memory is told of each, with its part of the batch")
 	c.Flags().IntVar(&scale.most, "scale", 0, "also estimate the longest phase on 1, 2, 4 … up to so many GPUs; with --tflops, that of one")
-	c.Flags().IntVar(&scale.perNode, "gpus", 8, "GPUs of a node, for --scale")
+	c.Flags().IntVar(&nodes, "nodes", 0, "nodes that train together, each with --gpus: stands for --devices and, with --tflops, --scale")
+	c.Flags().IntVar(&scale.perNode, "gpus", 8, "GPUs of a node, for --nodes and --scale")
 	c.Flags().Float64Var(&scale.link, "link", 348, "GB/s that each GPU moves in an all-reduce within a node, for --scale; left out = measured on two H200s")
 	c.Flags().Float64Var(&scale.network, "network", 50, "GB/s that each GPU moves between nodes, for --scale; left out = 400 Gb/s of InfiniBand")
+	c.Flags().Float64Var(&scale.disk, "disk", 1, "GB/s that each node writes of a checkpoint while all do, for --scale")
 	c.Flags().BoolVar(&brief, "brief", false, "leave out the resolved recipe")
 	return c
 }

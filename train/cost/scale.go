@@ -5,12 +5,13 @@ import (
 	"fewstep/distill/method"
 )
 
-// Fabric joins the devices of a cluster: bytes per second that each device moves in an all-reduce, which NCCL's tests call
-// bus bandwidth.
+// Fabric joins the devices of a cluster. Link and Network are bytes per second that each device moves in an all-reduce, which
+// NCCL's tests call bus bandwidth.
 type Fabric struct {
 	PerNode int     // devices of a node
 	Link    float64 // within a node
 	Network float64 // of each device, between nodes
+	Disk    float64 // bytes per second that each node writes of a checkpoint, while all do
 }
 
 // ScaleAssumes says what Scales is made of.
@@ -38,6 +39,8 @@ type Scale struct {
 	Reduce     float64 `json:"reduce_seconds"`
 	SamplesPS  float64 `json:"samples_per_second"`
 	Efficiency float64 `json:"efficiency"` // of the speed of one device times their number
+	Phase      float64 `json:"phase_seconds"`
+	Save       float64 `json:"save_seconds"` // of one checkpoint, each node its part
 }
 
 // Traffic is what a phase's update adds up over n devices, in bytes.
@@ -61,6 +64,8 @@ func (p Phase) Scales(c *configs.Recipe, f Fabric, speed float64, most int) (all
 		s.Reduce = f.AllReduce(float64(s.Traffic), n)
 		s.SamplesPS = batch / (s.Compute + s.Reduce)
 		s.Efficiency = s.Compute / (s.Compute + s.Reduce)
+		s.Phase = float64(p.Samples) / s.SamplesPS
+		s.Save = float64(p.Checkpoint) / float64((n+f.PerNode-1)/f.PerNode) / f.Disk
 		if i := len(all) - 1; i >= 0 && enough == 0 && s.SamplesPS < 1.2*all[i].SamplesPS {
 			enough = all[i].Devices
 		}

@@ -25,14 +25,18 @@ func TestAllReduceOfTwo(t *testing.T) {
 
 func TestScales(t *testing.T) {
 	c := &configs.Recipe{Train: configs.Train{Batch: 64, Accumulate: 2, Reduce: "f32", Compute: "bf16", Shard: configs.ShardReplicated}}
-	p := cost.Phase{Trained: 1e9, Discriminator: 5e8, Model: 1e12}
-	f := cost.Fabric{PerNode: 8, Link: 300e9, Network: 30e9}
+	p := cost.Phase{Trained: 1e9, Discriminator: 5e8, Model: 1e12, Samples: 12_800, Checkpoint: 20e9}
+	f := cost.Fabric{PerNode: 8, Link: 300e9, Network: 30e9, Disk: 2e9}
 	all, enough := p.Scales(c, f, 128e12, 512)
 	if len(all) != 8 || all[7].Devices != 128 {
 		t.Fatalf("%d rows for updates of 128 samples", len(all))
 	}
 	if s := all[1]; s.Traffic != 6e9 || s.Compute != 0.5 || math.Abs(s.Reduce-0.02) > 1e-12 || math.Abs(s.Efficiency-0.5/0.52) > 1e-12 {
 		t.Errorf("two devices: %+v", s)
+	}
+	// 100 updates; a checkpoint of 20 GB is written by one node in 10 s, by 16 nodes in a sixteenth of that.
+	if s := all[1]; math.Abs(s.Phase-52) > 1e-9 || s.Save != 10 || all[7].Save != 10./16 {
+		t.Errorf("a phase on two devices: %+v; saved by 128: %g s", s, all[7].Save)
 	}
 	for i, s := range all[1:] {
 		if s.Efficiency >= all[i].Efficiency {
