@@ -238,3 +238,66 @@ func TestOffloadRefused(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// The same on two devices, whether every one keeps all state or each has its part, and whether gradients are added up beside
+// the walk back or apart from it.
+func TestOffloadInAGroup(t *testing.T) {
+	rt := virtual(t, 2)
+	const micro = 2
+	for _, c := range []struct {
+		clip  float64
+		of    int
+		shard bool
+	}{{0, 1, false}, {0, 1, true}, {0.1, micro, false}, {0, micro, true}} {
+		trained := func(elements int, overlap bool) engine.Tensors {
+			lead := engine.New(rt.Backend, dtypes.Float32, nn.Layer)
+			lead.Offload, lead.Shard = elements, c.shard
+			if err := lead.CheckOffload(); errors.Is(err, xla.ErrNoHostMemory) {
+				t.Skip(err)
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			g := must[*engine.Group](t)(engine.NewGroup(lead, 2, dtypes.Float32, nil))
+			g.Overlap = overlap
+			optimizers := make([]*engine.Optimizer, 2)
+			told := make([][]float32, 2)
+			err := g.Together(func(rank int) error {
+				e := g.Engines()[rank]
+				o, err := e.NewOptimizer(engine.Adam{Beta1: 0.9, Beta2: 0.99, EMA: 0.9, ClipNorm: c.clip}, towerParams(t, e))
+				if err != nil {
+					return err
+				}
+				optimizers[rank] = o
+				for i := range 3 * c.of {
+					x, y := upload(t, e, noise(100*i+rank, 4*wide, 1), 4, wide), upload(t, e, noise(100*i+rank+50, 4*wide, 1), 4, wide)
+					r, err := e.Train(tower(), engine.Bind{"net": o.Params()}, "net", o, engine.Step{LR: 0.01, Micro: i % c.of, Of: c.of}, x, y)
+					if err != nil {
+						return err
+					}
+					told[rank] = append(told[rank], must[[]float32](t)(e.Floats(r.Outputs[0]))[0], float32(must[float64](t)(r.Norm2())))
+					engine.Free(append(r.Outputs, x, y)...)
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			out := engine.Tensors{}
+			for rank, e := range g.Engines() {
+				for name, v := range snapshot(t, e, optimizers[rank]) {
+					out[fmt.Sprint(rank, name)] = v
+				}
+				out[fmt.Sprint("told ", rank)] = told[rank]
+				if held := e.Memory().Host; (held > 0) != (elements > 0) {
+					t.Errorf("%+v: device %d has %d bytes in the host's memory", c, rank, held)
+				}
+			}
+			return out
+		}
+		want := trained(0, false)
+		for _, overlap := range []bool{true, false} {
+			sameBits(t, trained(engine.OffloadFrom, overlap), want)
+		}
+		sameBits(t, trained(0, true), want)
+	}
+}
