@@ -29,7 +29,9 @@ func (s *Session) Reshape(h *Host, height, width int) {
 	shape.Dimensions[1], shape.Dimensions[2] = height, width
 	h.shape = &shape
 	for _, v := range append([]*[]float32{&h.X, &h.epsilon}, pointers(h.Noises)...) {
-		*v = (*v)[:shape.Size()]
+		if *v != nil { // without content there is nothing to cut
+			*v = (*v)[:shape.Size()]
+		}
 	}
 }
 
@@ -197,6 +199,7 @@ type Source interface {
 // Made makes micro-batches without content when they are asked for, each like the phase's first.
 type Made struct {
 	Session *Session
+	Latents Latents // their size, where it is not the phase's
 	host    Host
 	next    *Inputs
 	failed  error
@@ -217,9 +220,19 @@ func (m *Made) Wait() {
 	}
 	if m.host.Batch == nil {
 		m.failed = m.Session.Draw(&m.host, m.Session.Step.First)
+		if m.Latents != (Latents{}) {
+			m.Session.Reshape(&m.host, m.Latents.Height, m.Latents.Width)
+		}
 	}
 	if m.failed == nil {
 		m.next, m.failed = m.Session.Upload(&m.host)
+	}
+}
+
+// free gives back the micro-batch that was not taken.
+func (m *Made) free() {
+	if m.next != nil {
+		m.next.Free()
 	}
 }
 

@@ -337,16 +337,31 @@ func (s *Session) part(what Role, wait *engine.Array) error {
 // Did tells that something was queued for a role, with a result of it.
 func (s *Session) Did(role Role, result *engine.Array) error { return s.part(role, result) }
 
-// Rehearse goes the way of an update that moves the student, from loading networks on, where arrays have no content.
-func (s *Session) Rehearse() error {
+// Latents is a size of latents, in their cells.
+type Latents struct{ Height, Width int }
+
+// Rehearse goes the way of updates that move the student, from loading networks on, where arrays have no content: one for
+// latents of each size, of the phase's own where there is none.
+func (s *Session) Rehearse(sizes ...Latents) error {
 	if err := s.Load(); err != nil {
 		return err
 	}
 	if err := s.Optimize(); err != nil {
 		return err
 	}
-	s.Source = &Made{Session: s}
-	return s.Update()
+	if len(sizes) == 0 {
+		sizes = []Latents{{}}
+	}
+	for _, size := range sizes {
+		made := &Made{Session: s, Latents: size}
+		s.Source = made
+		err := s.Update()
+		made.free()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // StudentMoves says whether the update moves the student: the gate, if the phase has one, is open. A rehearsed update does.
