@@ -106,6 +106,14 @@ func (o *Order) Shape(k int64) int {
 	return 0
 }
 
+// Shapes lists the numbers of the shapes of the samples from first to before end, in the order in which they come.
+func (o *Order) Shapes(first, end int64) []int {
+	if o.buckets != nil {
+		return o.buckets.Shapes(first, end)
+	}
+	return []int{0}
+}
+
 // Instead returns the row to take for sample k where those of Row and of the attempts from 1 on before this one cannot be
 // used: a function of these numbers, as Row is.
 func (o *Order) Instead(k int64, attempt int) int {

@@ -129,6 +129,17 @@ func TestOrder(t *testing.T) {
 			t.Errorf("row %d of shape %d: drawn %d times in 40 epochs", r, s, seen[r])
 		}
 	}
+	for _, span := range [][2]int64{{0, 4}, {0, o.Len()}, {8, 100 * o.Len()}, {12, 24}, {4, 4}} {
+		var want []int
+		for k := span[0]; k < min(span[1], span[0]+3*o.Len()); k++ {
+			if s := o.Shape(k); !slices.Contains(want, s) {
+				want = append(want, s)
+			}
+		}
+		if got := o.Shapes(span[0], span[1]); !slices.Equal(got, want) {
+			t.Errorf("samples %v are of shapes %v, want %v", span, got, want)
+		}
+	}
 	again, err := NewOrder(shape, 3, 4, 7, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package bucket
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 
 	"fewstep/data/shuffle"
@@ -99,6 +100,22 @@ func (o *Order) at(k int64) (shape int, epoch uint64, draw int64) {
 func (o *Order) Shape(k int64) int {
 	shape, _, _ := o.at(k)
 	return shape
+}
+
+// Shapes lists the shapes of the samples from first to before end, in the order in which they come.
+func (o *Order) Shapes(first, end int64) (shapes []int) {
+	full := 0 // shapes that make a batch
+	for i, n := range o.batches {
+		if i == 0 && n > 0 || i > 0 && n > o.batches[i-1] {
+			full++
+		}
+	}
+	for k := first; k < end && len(shapes) < full; k += o.size {
+		if s := o.Shape(k); !slices.Contains(shapes, s) {
+			shapes = append(shapes, s)
+		}
+	}
+	return shapes
 }
 
 // Row is the row of sample k ≥ 0.
