@@ -10,6 +10,7 @@ import (
 	"math"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"fewstep/configs"
 	"fewstep/eval"
@@ -82,7 +83,44 @@ func Read(dirs []string) (*Ablation, error) {
 		}
 	}
 	a.distinguish()
+	a.contradictions()
 	return a, nil
+}
+
+// contradictions notes models whose pictures were the same in a run and in the main recipe's of that seed, by one metric's bits,
+// and whose other metrics differ all the same: one of the two was measured wrongly.
+func (a *Ablation) contradictions() {
+	for _, r := range a.Recipes[1:] {
+		for _, run := range r.Runs {
+			for _, main := range a.Recipes[0].Runs {
+				if main.Config.Seed != run.Config.Seed {
+					continue
+				}
+				for _, m := range a.Models() {
+					if same, other := sameMetrics(run, main, m, a.Metrics); len(same) > 0 && len(other) > 0 {
+						a.Notes = append(a.Notes, fmt.Sprintf("%s at %d calls drew the same pictures in %s and in %s: %s is the same to the last bit. But these differ, so that one of the two was measured wrongly: %s",
+							m.Name, m.Calls, filepath.Base(main.Dir), filepath.Base(run.Dir), same[0], strings.Join(other, ", ")))
+					}
+				}
+			}
+		}
+	}
+}
+
+// sameMetrics are the metrics of a model that two runs have alike to the last bit, and those that differ.
+func sameMetrics(x, y Run, m Model, metrics []report.Metric) (same, other []string) {
+	for _, metric := range metrics {
+		a, inX := x.row(m, metric)
+		b, inY := y.row(m, metric)
+		switch {
+		case !inX || !inY:
+		case a.Value == b.Value:
+			same = append(same, metric.Name)
+		default:
+			other = append(other, metric.Name)
+		}
+	}
+	return same, other
 }
 
 // distinguish adds a folder to names that several recipes share.

@@ -152,3 +152,27 @@ func TestRunsThatDoNotCompare(t *testing.T) {
 		t.Errorf("a run without figures: %v", err)
 	}
 }
+
+// Of the same pictures every metric has the same bits: where only some have, a measurement went wrong, and the page says so.
+func TestPicturesMeasuredInTwoWays(t *testing.T) {
+	a, err := Read([]string{evaluated(t, "first", 1, 3, 8, "p"), evaluated(t, "second", 1, 3, 8, "p")})
+	if err != nil || len(a.Notes) != 0 {
+		t.Fatalf("%q, %v", a.Notes, err)
+	}
+	other := report.Metric{Name: "other", Convention: a.Metrics[0].Convention}
+	a.Metrics = append(a.Metrics, other)
+	for i, r := range a.Recipes {
+		row := r.Runs[0].Table.Rows[0]
+		for _, c := range r.Runs[0].Table.Rows {
+			if c.Kind == report.Full {
+				row = c
+			}
+		}
+		row.Metric, row.Value = other.Name, float64(i)
+		r.Runs[0].Table.Rows = append(r.Runs[0].Table.Rows, row)
+	}
+	a.contradictions()
+	if len(a.Notes) != 1 || !strings.Contains(a.Notes[0], "one of the two was measured wrongly: other") {
+		t.Errorf("%q", a.Notes)
+	}
+}

@@ -26,13 +26,14 @@ type Cell struct {
 	Metric     string      `json:"metric"`
 	Convention string      `json:"convention"`
 	Seeds      []uint64    `json:"seeds"`
-	Values     []float64   `json:"values"`  // by seed
-	Mean       float64     `json:"mean"`    //
-	Spread     *float64    `json:"spread"`  // standard deviation over the seeds; null of one seed
-	Low        *float64    `json:"low"`     // 95 % interval of the value of one seed; null of several
-	High       *float64    `json:"high"`    //
-	Ratio      *float64    `json:"ratio"`   // mean over the seeds of the value divided by the teacher's; null where it has none
-	Verdict    string      `json:"verdict"` // against the first recipe: better or worse where every seed says so, else not told apart; "" of the first and of seeds it lacks
+	Values     []float64   `json:"values"`   // by seed
+	Mean       float64     `json:"mean"`     //
+	Spread     *float64    `json:"spread"`   // standard deviation over the seeds; null of one seed
+	Low        *float64    `json:"low"`      // 95 % interval of the value of one seed; null of several
+	High       *float64    `json:"high"`     //
+	Ratio      *float64    `json:"ratio"`    // mean over the seeds of the value divided by the teacher's; null where it has none
+	Compared   []uint64    `json:"compared"` // the seeds that the first recipe has too
+	Verdict    string      `json:"verdict"`  // against the first recipe: better or worse where every compared seed says so, else not told apart; "" of the first and where none is compared
 }
 
 // Models lists the models of all recipes: by calls, most first, and of equal calls full, LoRA and their rivals.
@@ -92,6 +93,7 @@ func (a *Ablation) cell(m Model, recipe int, metric report.Metric) (c Cell, ok b
 				continue
 			}
 			if other, found := first.row(m, metric); found {
+				c.Compared = append(c.Compared, run.Config.Seed)
 				verdicts[report.Compare(metric, row, other)]++
 			}
 		}
@@ -107,16 +109,8 @@ func (a *Ablation) cell(m Model, recipe int, metric report.Metric) (c Cell, ok b
 	if len(ratios) == len(c.Values) {
 		c.Ratio = number(mean(ratios))
 	}
-	if recipe > 0 {
-		switch compared := sum(verdicts); {
-		case compared < len(c.Values):
-		case verdicts[report.ClearlyBetter] == compared:
-			c.Verdict = Better
-		case verdicts[report.ClearlyWorse] == compared:
-			c.Verdict = Worse
-		default:
-			c.Verdict = NotTold
-		}
+	if len(c.Compared) > 0 {
+		c.Verdict = verdict(verdicts, len(c.Compared))
 	}
 	return c, true
 }
@@ -127,13 +121,6 @@ const (
 	Worse   = "worse"
 	NotTold = "not told apart"
 )
-
-func sum(counts map[report.Verdict]int) (n int) {
-	for _, c := range counts {
-		n += c
-	}
-	return n
-}
 
 func number(v float64) *float64 {
 	if math.IsNaN(v) || math.IsInf(v, 0) {

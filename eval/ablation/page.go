@@ -57,11 +57,16 @@ func (a *Ablation) WritePage(dir string, p Page) error {
 func (a *Ablation) main() Recipe { return a.Recipes[0] }
 
 func (r Recipe) seeds() string {
-	var out []string
+	var out []uint64
 	for _, run := range r.Runs {
-		out = append(out, fmt.Sprint(run.Config.Seed))
+		out = append(out, run.Config.Seed)
 	}
-	return plural(len(out), "seed") + " (" + strings.Join(out, ", ") + ")"
+	return plural(len(out), "seed") + " (" + listed(out) + ")"
+}
+
+// listed are numbers with commas between them.
+func listed(numbers []uint64) string {
+	return strings.Trim(strings.ReplaceAll(fmt.Sprint(numbers), " ", ", "), "[]")
 }
 
 func (a *Ablation) pageHead(b *strings.Builder) {
@@ -188,13 +193,13 @@ func changes(main, row *configs.Recipe) []string {
 type outcome struct {
 	better, worse, same []string
 	shared              []string // models that are the main recipe's own: the row begins behind them
-	missing             int      // figures that the main recipe has not in every seed
+	missing             int      // figures that the main recipe has in no seed of the row's
 	told, figures       int      // how many figures are told apart, of how many
-	seeds               int
+	compared, alone     []uint64 // seeds that both have, and that the row alone has
 }
 
 func (a *Ablation) outcome(recipe string, cells []Cell) (o outcome) {
-	o.seeds = 1
+	o.shared = shared(cells, recipe, a.main().Name)
 	for _, metric := range a.Metrics {
 		if metric.Diagnostic {
 			continue
@@ -204,11 +209,8 @@ func (a *Ablation) outcome(recipe string, cells []Cell) (o outcome) {
 			if c.Recipe != recipe || c.Metric != metric.Name || c.Convention != metric.Convention || c.Kind != report.Full && c.Kind != report.LoRA {
 				continue
 			}
-			ratio, shared := against(cells, c, a.main().Name)
-			if shared {
-				if !slices.Contains(o.shared, c.Model) {
-					o.shared = append(o.shared, c.Model)
-				}
+			ratio := against(cells, c, a.main().Name)
+			if slices.Contains(o.shared, c.Model) {
 				continue
 			}
 			text := c.Model
@@ -217,7 +219,8 @@ func (a *Ablation) outcome(recipe string, cells []Cell) (o outcome) {
 			}
 			if c.Verdict != "" {
 				o.figures++
-				o.seeds = len(c.Seeds)
+				o.compared = c.Compared
+				o.alone = slices.DeleteFunc(slices.Clone(c.Seeds), func(seed uint64) bool { return slices.Contains(c.Compared, seed) })
 			}
 			if c.Verdict == Better || c.Verdict == Worse {
 				o.told++
@@ -245,30 +248,58 @@ func (a *Ablation) outcome(recipe string, cells []Cell) (o outcome) {
 	return o
 }
 
-// against is a cell's mean over that of the main recipe's same cell, over the seeds that both have, 0 without any; shared tells
-// that the values are the same to the last bit.
-func against(cells []Cell, c Cell, main string) (ratio float64, shared bool) {
+// counterpart is the main recipe's cell of the same model and metric.
+func counterpart(cells []Cell, c Cell, main string) (Cell, bool) {
 	for _, m := range cells {
-		if m.Recipe != main || m.Model != c.Model || m.Kind != c.Kind || m.Steps != c.Steps || m.Metric != c.Metric || m.Convention != c.Convention {
-			continue
-		}
-		ours, theirs, n := 0.0, 0.0, 0
-		shared = true
-		for i, seed := range c.Seeds {
-			if k := slices.Index(m.Seeds, seed); k >= 0 {
-				ours, theirs, n = ours+c.Values[i], theirs+m.Values[k], n+1
-				shared = shared && c.Values[i] == m.Values[k]
-			}
-		}
-		if n > 0 && theirs > 0 {
-			return ours / theirs, shared
+		if m.Recipe == main && m.Model == c.Model && m.Kind == c.Kind && m.Steps == c.Steps && m.Metric == c.Metric && m.Convention == c.Convention {
+			return m, true
 		}
 	}
-	return 0, false
+	return Cell{}, false
+}
+
+// against is a cell's mean over that of the main recipe's same cell, over the seeds that both have; 0 without any.
+func against(cells []Cell, c Cell, main string) float64 {
+	m, _ := counterpart(cells, c, main)
+	ours, theirs := 0.0, 0.0
+	for i, seed := range c.Seeds {
+		if k := slices.Index(m.Seeds, seed); k >= 0 {
+			ours, theirs = ours+c.Values[i], theirs+m.Values[k]
+		}
+	}
+	if theirs > 0 {
+		return ours / theirs
+	}
+	return 0
+}
+
+// shared are the models that a row has from the main recipe: some metric is the same to the last bit in every seed that both have.
+func shared(cells []Cell, recipe, main string) (out []string) {
+	for _, c := range cells {
+		if c.Recipe != recipe || c.Kind != report.Full && c.Kind != report.LoRA || slices.Contains(out, c.Model) {
+			continue
+		}
+		m, _ := counterpart(cells, c, main)
+		both, same := 0, 0
+		for i, seed := range c.Seeds {
+			if k := slices.Index(m.Seeds, seed); k >= 0 {
+				both++
+				if c.Values[i] == m.Values[k] {
+					same++
+				}
+			}
+		}
+		if both > 0 && both == same {
+			out = append(out, c.Model)
+		}
+	}
+	return out
 }
 
 // chance is how many figures would be told apart if none differed: of one seed one in twenty.
-func (o outcome) chance() float64 { return float64(o.figures) * 2 * math.Pow(0.025, float64(o.seeds)) }
+func (o outcome) chance() float64 {
+	return float64(o.figures) * 2 * math.Pow(0.025, float64(len(o.compared)))
+}
 
 // class is a row's outcome in a few words.
 func (o outcome) class() string {
@@ -302,6 +333,9 @@ func (o outcome) text(main string) string {
 	}
 	if len(o.shared) > 0 {
 		out = append(out, fmt.Sprintf("- the row begins behind %s, which it has from %s.", strings.Join(o.shared, ", "), main))
+	}
+	if len(o.alone) > 0 {
+		out = append(out, fmt.Sprintf("- compared in seed %s; %s has no run of seed %s.", listed(o.compared), main, listed(o.alone)))
 	}
 	if o.missing > 0 {
 		out = append(out, fmt.Sprintf("- %s had no counterpart of the same seed in %s.", plural(o.missing, "figure"), main))

@@ -66,20 +66,20 @@ func TestOutcomeOfARow(t *testing.T) {
 		o    outcome
 		want string
 	}{
-		{outcome{better: []string{"x"}, told: 1, figures: 1, seeds: 1}, "better"},
-		{outcome{better: []string{"x"}, told: 1, figures: 21, seeds: 1}, "not told apart"},
-		{outcome{better: []string{"x"}, told: 2, figures: 21, seeds: 1}, "better"},
-		{outcome{better: []string{"x"}, told: 1, figures: 21, seeds: 2}, "better"},
-		{outcome{worse: []string{"x"}, told: 3, figures: 21, seeds: 1}, "worse"},
-		{outcome{worse: []string{"x"}, better: []string{"y"}, told: 5, figures: 21, seeds: 1}, "better in some, worse in some"},
-		{outcome{same: []string{"x"}, figures: 21, seeds: 1}, "not told apart"},
+		{outcome{better: []string{"x"}, told: 1, figures: 1, compared: []uint64{1}}, "better"},
+		{outcome{better: []string{"x"}, told: 1, figures: 21, compared: []uint64{1}}, "not told apart"},
+		{outcome{better: []string{"x"}, told: 2, figures: 21, compared: []uint64{1}}, "better"},
+		{outcome{better: []string{"x"}, told: 1, figures: 21, compared: []uint64{1, 2}}, "better"},
+		{outcome{worse: []string{"x"}, told: 3, figures: 21, compared: []uint64{1}}, "worse"},
+		{outcome{worse: []string{"x"}, better: []string{"y"}, told: 5, figures: 21, compared: []uint64{1}}, "better in some, worse in some"},
+		{outcome{same: []string{"x"}, figures: 21, compared: []uint64{1}}, "not told apart"},
 		{outcome{missing: 3}, "not compared"},
 	} {
 		if got := c.o.class(); got != c.want {
 			t.Errorf("%+v: %s, want %s", c.o, got, c.want)
 		}
 	}
-	a := withTargets(t, evaluated(t, "first", 1, 3, 8, "p"), evaluated(t, "better", 1, 2, 8, "p"), evaluated(t, "same-", 1, 3, 8, "p"), evaluated(t, "other-seed", 5, 3, 8, "p"))
+	a := withTargets(t, evaluated(t, "first", 1, 3, 8, "p"), evaluated(t, "better", 1, 2, 8, "p"), evaluated(t, "more", 1, 2, 8, "p"), evaluated(t, "more", 2, 2, 8, "p"), evaluated(t, "same-", 1, 3, 8, "p"), evaluated(t, "other-seed", 5, 3, 8, "p"))
 	dir := t.TempDir()
 	if err := a.WritePage(dir, Page{}); err != nil {
 		t.Fatal(err)
@@ -90,6 +90,7 @@ func TestOutcomeOfARow(t *testing.T) {
 	}
 	for _, text := range []string{
 		"### better: better\n\n- **better** than first: FD: 4step (×0.67).", "### same-: not compared\n\n- the row begins behind 4step, which it has from first.",
+		"### more: better\n\n- **better** than first: FD: 4step (×0.67).", "- compared in seed 1; first has no run of seed 2.",
 		"### other-seed: not compared\n\n- 1 figure had no counterpart of the same seed in first.", "Its acceptance test was not run.", "## Targets",
 		"stages.8.phases.lora-cond.lr: ",
 	} {
