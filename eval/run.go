@@ -241,7 +241,7 @@ func (s *Spec) judge() (Judge, error) {
 		if len(s.ReferenceStats) > 0 {
 			return nil, fmt.Errorf("convention %s measures from images, not from saved statistics: give the images", metric.Convention)
 		}
-		net, err := metric.Open(s.Engine, s.Pipeline, c.Batch)
+		net, err := metric.Open(s.Engine, s.Pipeline, min(c.Batch, looked))
 		if err != nil {
 			return nil, err
 		}
@@ -278,7 +278,7 @@ func (s *Spec) independent() (*metric.Independent, error) {
 	if name == "" {
 		return nil, nil
 	}
-	n, err := metric.OpenIndependent(s.Engine, name, min(s.Config.Eval.Batch, independentBatch))
+	n, err := metric.OpenIndependent(s.Engine, name, min(s.Config.Eval.Batch, looked))
 	if s.Sources.Inception == "" && errors.Is(err, fs.ErrNotExist) {
 		s.warn("no second opinion by an independent network: %v", err)
 		s.facts = append(s.facts, report.Fact{Name: "Independent network", Value: "not measured: " + name + " was not there; python3 scripts/fetch_nsfwjs.py fetches it"})
@@ -287,8 +287,8 @@ func (s *Spec) independent() (*metric.Independent, error) {
 	return n, err
 }
 
-// independentBatch is the most images of 299 pixels a side that the independent network looks at at once.
-const independentBatch = 64
+// looked is the most images that a network of the convention mini-clip looks at at once.
+const looked = 64
 
 // baseModel names the undistilled model in the table.
 const baseModel = "teacher"
