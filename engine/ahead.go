@@ -46,7 +46,7 @@ func (a *ahead) next() *program {
 // which runs nothing and has every program that it would run compiled, on all cores, in that order. The programs are this
 // engine's; or, where every place has its own ([Engine.Sites]), those of one place of each kind, which are then in the
 // folder of compiled programs. Programs that cannot be compiled fail again, with their place, when they are run. It
-// returns when all is compiled or, when ctx ends, when what was being compiled then is.
+// returns when all is compiled or, once ctx has ended, when use has returned; what is being compiled then goes on by itself.
 func (e *Engine) Ahead(ctx context.Context, use func(*Engine) error) error {
 	a := &ahead{ctx: ctx, seen: map[*program]bool{}}
 	a.some.L = &a.mu
@@ -55,11 +55,10 @@ func (e *Engine) Ahead(ctx context.Context, use func(*Engine) error) error {
 	like.group, like.slot, like.rank = e.group, e.slot, e.rank
 	if e.Sites {
 		like.store, like.Sites = newStore(), false
-		defer like.Drop()
 	}
-	var wait sync.WaitGroup
+	var workers sync.WaitGroup
 	for range cap(like.slots) {
-		wait.Go(func() {
+		workers.Go(func() {
 			for p := a.next(); p != nil; p = a.next() {
 				like.slots <- struct{}{}
 				like.compile(p, e.device)
@@ -72,6 +71,17 @@ func (e *Engine) Ahead(ctx context.Context, use func(*Engine) error) error {
 	a.done = true
 	a.mu.Unlock()
 	a.some.Broadcast()
-	wait.Wait()
+	compiled := make(chan struct{})
+	go func() {
+		workers.Wait()
+		if e.Sites {
+			like.Drop()
+		}
+		close(compiled)
+	}()
+	select {
+	case <-compiled:
+	case <-ctx.Done():
+	}
 	return err
 }

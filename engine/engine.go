@@ -8,6 +8,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -44,6 +45,11 @@ type Engine struct {
 
 	Flash bool // of a dry engine: the device computes attention without keeping its scores
 
+	// Context, if not nil, ends what takes long before a program runs: once it has ended, loading weights and waiting for
+	// programs to compile return its error. A compilation that is going on then goes on by itself, since nothing stops it. It
+	// leaves what was called half done: it is for work that nothing is lost of.
+	Context context.Context
+
 	// Watch, if not nil, is told of every program's execution: with the layer of internal/xla, when it was queued and how
 	// long that took; without, when it ran.
 	Watch func(program string, start time.Time, took time.Duration)
@@ -69,7 +75,7 @@ func New(backend compute.Backend, computeType dtypes.DType, granularity nn.Level
 // like is an engine of the same settings on another device, which shares this one's programs.
 func (e *Engine) like(d device) *Engine {
 	return &Engine{Backend: e.Backend, Compute: e.Compute, Granularity: e.Granularity, Split: e.Split, Frozen: e.Frozen, Calls: e.Calls,
-		Offload: e.Offload, Shard: e.Shard, Sites: e.Sites, Flash: e.Flash, device: d, store: e.store, plans: e.plans}
+		Offload: e.Offload, Shard: e.Shard, Sites: e.Sites, Flash: e.Flash, Context: e.Context, device: d, store: e.store, plans: e.plans}
 }
 
 // On are engines of the same settings on the first n devices of the backend, which share their programs. This one, on device
@@ -218,6 +224,7 @@ type program struct {
 	aliases        map[int]int    // inputs that share a buffer with an output when they are donated, by input
 	span           *xla.Span      // devices of several processes run it together; nil = of this one
 	scratch        int64          // bytes that it takes beside its inputs and outputs
+	compiled       chan struct{}  // closed when it is, or cannot be
 	info           any            // what the builder wants to remember
 }
 
@@ -242,8 +249,30 @@ func (e *Engine) ready(p *program) error {
 	if e.ahead != nil {
 		return e.ahead.need(p)
 	}
-	e.compile(p, e.device)
-	return p.err
+	select {
+	case <-p.compiled:
+		return p.err
+	default:
+	}
+	if e.Context == nil {
+		e.compile(p, e.device)
+		return p.err
+	}
+	go e.compile(p, e.device)
+	select {
+	case <-p.compiled:
+		return p.err
+	case <-e.Context.Done():
+		return e.Context.Err()
+	}
+}
+
+// interrupted is why work is not to go on; nil = it is.
+func (e *Engine) interrupted() error {
+	if e.Context == nil {
+		return nil
+	}
+	return e.Context.Err()
 }
 
 // execute runs a compiled program on device buffers; donated arrays are gone afterwards.

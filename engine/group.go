@@ -257,9 +257,8 @@ func allReduce(of []*graph.Node, in dtypes.DType) []*graph.Node {
 // queue runs a program of all devices on the inputs of each, some of which it takes.
 func (g *Group) queue(p *program, all []any, donate []bool) ([]any, error) {
 	lead := g.engines[0]
-	lead.compile(p, lead.device)
-	if p.err != nil {
-		return nil, p.err
+	if err := lead.ready(p); err != nil {
+		return nil, err
 	}
 	var buffers []compute.Buffer
 	for i := range all {

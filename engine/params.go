@@ -107,6 +107,9 @@ func (e *Engine) LoadFunc(specs []nn.Spec, value func(nn.Spec) ([]float32, error
 }
 
 func (e *Engine) upload(s nn.Spec, value func(nn.Spec) ([]float32, error), trained, mine bool) (*Array, error) {
+	if err := e.interrupted(); err != nil {
+		return nil, err
+	}
 	v, err := value(s)
 	if err != nil {
 		return nil, err

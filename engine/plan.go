@@ -86,7 +86,7 @@ func (e *Engine) declareFor(together *Group, key string, fill build) (*program, 
 	e.store.mu.Lock()
 	p, ok := e.programs[key]
 	if !ok {
-		p = &program{key: key, name: programName(key)}
+		p = &program{key: key, name: programName(key), compiled: make(chan struct{})}
 		e.programs[key] = p
 	}
 	e.store.mu.Unlock()
@@ -134,6 +134,9 @@ func (e *Engine) compileAll(jobs []func() (*program, error)) error {
 		wait.Go(func() {
 			e.slots <- struct{}{}
 			defer func() { <-e.slots }()
+			if errs[i] = e.interrupted(); errs[i] != nil {
+				return
+			}
 			p, err := declare()
 			if err == nil {
 				err = e.ready(p)

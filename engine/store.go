@@ -79,6 +79,7 @@ func (s *store) drop() {
 // compile compiles a declared program once.
 func (s *store) compile(p *program, on device) {
 	p.once.Do(func() {
+		defer close(p.compiled)
 		if p.err != nil {
 			return
 		}

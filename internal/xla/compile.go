@@ -12,6 +12,7 @@ import (
 	"runtime/cgo"
 	"sort"
 	"strings"
+	"sync"
 	"unsafe"
 )
 
@@ -22,6 +23,9 @@ type request struct {
 	info    ProgramInfo
 	err     error // why the request was not fulfilled
 }
+
+// compiling is held for reading by every compilation, and for writing by what ends a backend.
+var compiling sync.RWMutex
 
 // ProgramInfo is what the layer over the plugin's table tells of a compiled program; the zero value without the layer.
 type ProgramInfo struct {
@@ -34,9 +38,13 @@ type ProgramInfo struct {
 // and old and new value never exist side by side. Without the layer over the plugin's table, and on the pure-Go
 // backend, the program is compiled as it is, and donated inputs are freed after the execution.
 //
+// A backend that is closed meanwhile stays until its compilations have ended.
+//
 // With a span the program, compiled for all of this process's devices, becomes one of the devices of all processes.
 func Compile(aliases map[int]int, span *Span, compile func() error) (ProgramInfo, error) {
 	r := &request{aliases: aliases, span: span}
+	compiling.RLock()
+	defer compiling.RUnlock()
 	handle := cgo.NewHandle(r)
 	defer handle.Delete()
 	runtime.LockOSThread()

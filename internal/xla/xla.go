@@ -92,14 +92,27 @@ type Runtime struct {
 	client *client // nil for kind Go
 }
 
-// Close frees the backend's device memory. The backend and everything made with it is unusable afterwards.
+// Close frees the backend's device memory. The backend and everything made with it is unusable afterwards. Close waits for
+// no compilation: while one is going on, the backend stays until that has ended.
 func (r *Runtime) Close() {
 	if r == nil || r.Backend == nil || r.Kind == Go {
 		return // the pure-Go backend holds nothing but ordinary Go memory
 	}
-	r.Backend.Finalize()
-	r.client.forget()
+	backend, client := r.Backend, r.client
 	r.client = nil
+	end := func() {
+		defer compiling.Unlock()
+		backend.Finalize()
+		client.forget()
+	}
+	if compiling.TryLock() {
+		end()
+		return
+	}
+	go func() {
+		compiling.Lock()
+		end()
+	}()
 }
 
 // Sites says whether programs of their own for every place of a network pay (see engine.Engine.Sites): where kernels are
