@@ -106,7 +106,7 @@ func TestBuildMini(t *testing.T) {
 	if stats.Rows != 5 || stats.Train+stats.Eval != 5 || stats.Coarse != 3 {
 		t.Errorf("%+v", stats)
 	}
-	set, err := Open(out, Options{})
+	set, err := Open(t.Context(), out, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +175,7 @@ func TestRepositoryImages(t *testing.T) {
 	if info.Size() > 4<<20 {
 		t.Errorf("%d bytes, more than 4 MiB", info.Size())
 	}
-	set, err := Open(path, Options{})
+	set, err := Open(t.Context(), path, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -76,7 +76,7 @@ func TestScale(t *testing.T) {
 		t.Fatal(err)
 	}
 	lap("filtered by columns: %d kept, %d removed", kept, outcome[0].Removed)
-	set, err := New(address, f, Options{Unchecked: true})
+	set, err := New(t.Context(), address, f, Options{Unchecked: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,14 +30,14 @@ const fewScenes = `{"scenes": 1, "sprites": "sprites.zip", "side": 32, "seed": 1
 
 func TestScenesAreASet(t *testing.T) {
 	path := scenesOf(t, fewScenes)
-	s, err := Open(path, Options{})
+	s, err := Open(t.Context(), path, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if s.Len() != 35 {
 		t.Fatalf("%d rows, want 35", s.Len())
 	}
-	held, err := Open(path, Options{Split: "eval", CacheSize: 32})
+	held, err := Open(t.Context(), path, Options{Split: "eval", CacheSize: 32})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func TestScenesAreASet(t *testing.T) {
 // A set's digest stands for what would be drawn.
 func TestScenesDigest(t *testing.T) {
 	digest := func(spec string) string {
-		s, err := Open(scenesOf(t, spec), Options{})
+		s, err := Open(t.Context(), scenesOf(t, spec), Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -92,7 +92,7 @@ func TestScenesDigest(t *testing.T) {
 }
 
 func TestWithoutHalfWantsScenes(t *testing.T) {
-	s, err := Open("../assets/mini/images.parquet", Options{Split: "eval"})
+	s, err := Open(t.Context(), "../assets/mini/images.parquet", Options{Split: "eval"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,7 @@ func TestSeen(t *testing.T) {
 		t.Helper()
 		var checked atomic.Int64
 		opt.MaxBad, opt.Checked = 1, func(done, total int) { checked.Add(1) }
-		s, err := Open(path, opt)
+		s, err := Open(t.Context(), path, opt)
 		if err != nil {
 			t.Fatal(err)
 		}

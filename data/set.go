@@ -79,11 +79,12 @@ const (
 // empty or no text, is left out and named in Bad, or fails Open where there are
 // more than MaxBad. A missing column or a damaged file is an error that names it.
 //
-// A folder that 'data encode' wrote is a source too: its rows, with their encodings.
-func Open(path string, opt Options) (*Set, error) {
+// A folder that 'data encode' wrote is a source too: its rows, with their encodings. The context ends reading and decoding
+// early, and with them Open.
+func Open(ctx context.Context, path string, opt Options) (*Set, error) {
 	if _, err := os.Stat(filepath.Join(path, EncodedManifest)); err == nil {
 		opt.Unchecked = true // they were decoded when they were encoded
-		s, err := Open(filepath.Join(path, EncodedRows), opt)
+		s, err := Open(ctx, filepath.Join(path, EncodedRows), opt)
 		if err != nil {
 			return nil, err
 		}
@@ -95,12 +96,12 @@ func Open(path string, opt Options) (*Set, error) {
 	if isScenes(path) {
 		src, err = openScenes(path)
 	} else {
-		src, err = source.Open(context.Background(), path, source.Options{Uncaptioned: opt.Uncaptioned, Progress: opt.Indexing})
+		src, err = source.Open(ctx, path, source.Options{Uncaptioned: opt.Uncaptioned, Progress: opt.Indexing})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("data: %w", err)
 	}
-	s, err := New(path, src, opt)
+	s, err := New(ctx, path, src, opt)
 	if err != nil {
 		return nil, errors.Join(err, src.Close())
 	}
@@ -108,7 +109,7 @@ func Open(path string, opt Options) (*Set, error) {
 }
 
 // New makes a set of a source; name stands for it in messages.
-func New(name string, src source.Source, opt Options) (*Set, error) {
+func New(ctx context.Context, name string, src source.Source, opt Options) (*Set, error) {
 	s := &Set{path: name, source: src, cacheSize: opt.CacheSize}
 	if files, ok := src.(*source.Files); ok {
 		for _, flaw := range files.Flaws() {
@@ -123,7 +124,7 @@ func New(name string, src source.Source, opt Options) (*Set, error) {
 	} else {
 		s.state = s.sourceState()
 	}
-	if err := s.check(opt); err != nil {
+	if err := s.check(ctx, opt); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -131,7 +132,7 @@ func New(name string, src source.Source, opt Options) (*Set, error) {
 
 // check decodes every image on all cores, unless that was done before, and keeps the rows that decode. A file that
 // cannot be read is an error.
-func (s *Set) check(opt Options) error {
+func (s *Set) check(ctx context.Context, opt Options) error {
 	n := s.Len()
 	var mu sync.Mutex
 	var failed []BadImage
@@ -153,6 +154,9 @@ func (s *Set) check(opt Options) error {
 		}
 	}
 	feed.Each(look, func(i int) {
+		if ctx.Err() != nil {
+			return
+		}
 		if draws {
 			s.cached[i] = square(drawn.draw(s.number(i)), opt.CacheSize).Pix
 			return
@@ -185,6 +189,9 @@ func (s *Set) check(opt Options) error {
 			opt.Checked(int(done.Add(1)), n)
 		}
 	})
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	if unread != nil {
 		return fmt.Errorf("data: %w", unread)
 	}

@@ -62,7 +62,7 @@ func TestOpenParquet(t *testing.T) {
 	records := testRecords(t)
 	path := writeRecords(t, records)
 	for _, cache := range []int{0, 4} {
-		set, err := Open(path, Options{CacheSize: cache})
+		set, err := Open(t.Context(), path, Options{CacheSize: cache})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -89,21 +89,21 @@ func TestOpenParquet(t *testing.T) {
 			t.Error("size 0 accepted")
 		}
 	}
-	all, err := Open(path, Options{})
+	all, err := Open(t.Context(), path, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got, want := all.Captions(), []string{"animal", "apple", "ball", "bear", "fruit", "red apple, noto style"}; !slices.Equal(got, want) {
 		t.Errorf("captions %q, want %q", got, want)
 	}
-	eval, err := Open(path, Options{Split: "eval"})
+	eval, err := Open(t.Context(), path, Options{Split: "eval"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if eval.Len() != 1 || eval.Row(0).Key != "c" {
 		t.Errorf("eval: %d rows, first %s", eval.Len(), eval.Row(0).Key)
 	}
-	if _, err := Open(path, Options{Split: "test"}); err == nil || !strings.Contains(err.Error(), `"test"`) {
+	if _, err := Open(t.Context(), path, Options{Split: "test"}); err == nil || !strings.Contains(err.Error(), `"test"`) {
 		t.Errorf("unknown split: %v", err)
 	}
 }
@@ -113,7 +113,7 @@ func TestOpenParquet(t *testing.T) {
 // The rows of a split are those that Open finds of it, with their images.
 func TestOnly(t *testing.T) {
 	for _, size := range []int{0, 2} {
-		all, err := Open(writeRecords(t, testRecords(t)), Options{CacheSize: size})
+		all, err := Open(t.Context(), writeRecords(t, testRecords(t)), Options{CacheSize: size})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -156,7 +156,7 @@ func TestOpenOtherColumns(t *testing.T) {
 	if err := parquet.WriteFile(path, []row{{"a cat", picture{image, "cat.png"}, 0.25, 7}}); err != nil {
 		t.Fatal(err)
 	}
-	set, err := Open(path, Options{})
+	set, err := Open(t.Context(), path, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +169,7 @@ func TestOpenOtherColumns(t *testing.T) {
 	}{{"x"}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(path, Options{}); err == nil || !strings.Contains(err.Error(), "no image column") {
+	if _, err := Open(t.Context(), path, Options{}); err == nil || !strings.Contains(err.Error(), "no image column") {
 		t.Errorf("no image column: %v", err)
 	}
 	if err := parquet.WriteFile(path, []struct {
@@ -177,7 +177,7 @@ func TestOpenOtherColumns(t *testing.T) {
 	}{{image}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(path, Options{}); err == nil || !strings.Contains(err.Error(), "no caption column") {
+	if _, err := Open(t.Context(), path, Options{}); err == nil || !strings.Contains(err.Error(), "no caption column") {
 		t.Errorf("no caption column: %v", err)
 	}
 	if err := parquet.WriteFile(path, []struct {
@@ -186,7 +186,7 @@ func TestOpenOtherColumns(t *testing.T) {
 	}{{image, 3}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(path, Options{}); err == nil || !strings.Contains(err.Error(), "column caption") {
+	if _, err := Open(t.Context(), path, Options{}); err == nil || !strings.Contains(err.Error(), "column caption") {
 		t.Errorf("numeric caption: %v", err)
 	}
 }
@@ -206,13 +206,13 @@ func TestOpenBadRows(t *testing.T) {
 		records := testRecords(t)
 		c.change(records)
 		path := writeRecords(t, records)
-		if _, err := Open(path, Options{}); err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), path) {
+		if _, err := Open(t.Context(), path, Options{}); err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: error %v, want %q in it", name, err, c.want)
 		}
 	}
 	records := testRecords(t)
 	records[1].Image = []byte("broken")
-	set, err := Open(writeRecords(t, records), Options{MaxBad: 1, CacheSize: 4})
+	set, err := Open(t.Context(), writeRecords(t, records), Options{MaxBad: 1, CacheSize: 4})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,10 +222,10 @@ func TestOpenBadRows(t *testing.T) {
 	if _, err := set.Image(1, 4); err != nil {
 		t.Error(err)
 	}
-	if _, err := Open(writeRecords(t, nil), Options{}); err == nil || !strings.Contains(err.Error(), "no images") {
+	if _, err := Open(t.Context(), writeRecords(t, nil), Options{}); err == nil || !strings.Contains(err.Error(), "no images") {
 		t.Errorf("no rows: %v", err)
 	}
-	if _, err := Open(filepath.Join(t.TempDir(), "none.parquet"), Options{}); err == nil || !strings.Contains(err.Error(), "none.parquet") {
+	if _, err := Open(t.Context(), filepath.Join(t.TempDir(), "none.parquet"), Options{}); err == nil || !strings.Contains(err.Error(), "none.parquet") {
 		t.Errorf("no file: %v", err)
 	}
 }
@@ -244,7 +244,7 @@ func TestOpenDamagedParquet(t *testing.T) {
 		if err := os.WriteFile(path, good[:cut], 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(path, Options{}); err == nil || !strings.Contains(err.Error(), path) {
+		if _, err := Open(t.Context(), path, Options{}); err == nil || !strings.Contains(err.Error(), path) {
 			t.Errorf("cut to %d of %d bytes: %v", cut, len(good), err)
 		}
 	}
@@ -256,7 +256,7 @@ func TestOpenDamagedParquet(t *testing.T) {
 		if err := os.WriteFile(path, bad, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(path, Options{}); err != nil && !strings.Contains(err.Error(), path) {
+		if _, err := Open(t.Context(), path, Options{}); err != nil && !strings.Contains(err.Error(), path) {
 			t.Errorf("error does not name the file: %v", err)
 		}
 	}
@@ -274,7 +274,7 @@ func TestOpenFolder(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := Open(dir, Options{}); err == nil || !strings.Contains(err.Error(), "no images") {
+	if _, err := Open(t.Context(), dir, Options{}); err == nil || !strings.Contains(err.Error(), "no images") {
 		t.Errorf("empty folder: %v", err)
 	}
 	var photo bytes.Buffer
@@ -286,7 +286,7 @@ func TestOpenFolder(t *testing.T) {
 	write("apple.png", testPNG(t, 2, 2, plain(red)))
 	write("apple.txt", []byte(" red apple "))
 	write("notes.md", []byte("ignored"))
-	set, err := Open(dir, Options{})
+	set, err := Open(t.Context(), dir, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -300,7 +300,7 @@ func TestOpenFolder(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if s, err := Open(shards, Options{}); err != nil || s.Len() != 3 || s.Row(0).Key != "train-00000/a" || s.Row(2).Key != "train-00001/c" || s.Row(2).Weight != 2.5 {
+	if s, err := Open(t.Context(), shards, Options{}); err != nil || s.Len() != 3 || s.Row(0).Key != "train-00000/a" || s.Row(2).Key != "train-00001/c" || s.Row(2).Weight != 2.5 {
 		t.Errorf("%v", err)
 	} else if v, err := s.Image(2, 4); err != nil || v[0] != 1 {
 		t.Errorf("%v, %v", v, err)
@@ -308,7 +308,7 @@ func TestOpenFolder(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(shards, "train-00002.parquet"), []byte("PAR1 no"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(shards, Options{}); err == nil || !strings.Contains(err.Error(), "train-00002.parquet") {
+	if _, err := Open(t.Context(), shards, Options{}); err == nil || !strings.Contains(err.Error(), "train-00002.parquet") {
 		t.Errorf("a damaged shard: %v", err)
 	}
 	// Images stay in the folder and are read when they are wanted.
@@ -334,10 +334,10 @@ func TestOpenFolder(t *testing.T) {
 	if err := os.Symlink("nowhere", filepath.Join(dir, "apple.png")); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := Open(dir, Options{MaxBad: 1}); err != nil || s.Len() != 1 || s.Bad()[0].Key != "apple" {
+	if s, err := Open(t.Context(), dir, Options{MaxBad: 1}); err != nil || s.Len() != 1 || s.Bad()[0].Key != "apple" {
 		t.Errorf("a link to nothing: %v", err)
 	}
-	if _, err := Open(dir, Options{}); err == nil || !strings.Contains(err.Error(), "apple.png") {
+	if _, err := Open(t.Context(), dir, Options{}); err == nil || !strings.Contains(err.Error(), "apple.png") {
 		t.Errorf("a link to nothing: %v", err)
 	}
 	if err := os.Remove(filepath.Join(dir, "apple.png")); err != nil {
@@ -348,15 +348,15 @@ func TestOpenFolder(t *testing.T) {
 		t.Errorf("digest %s, then %s, %v", digest, again, err)
 	}
 	write("lone.webp", nil)
-	if _, err := Open(dir, Options{}); err == nil || !strings.Contains(err.Error(), "lone.webp") || !strings.Contains(err.Error(), "no caption") {
+	if _, err := Open(t.Context(), dir, Options{}); err == nil || !strings.Contains(err.Error(), "lone.webp") || !strings.Contains(err.Error(), "no caption") {
 		t.Errorf("no caption: %v", err)
 	}
 	write("lone.txt", []byte("\n"))
-	if _, err := Open(dir, Options{}); err == nil || !strings.Contains(err.Error(), "empty caption") {
+	if _, err := Open(t.Context(), dir, Options{}); err == nil || !strings.Contains(err.Error(), "empty caption") {
 		t.Errorf("empty caption: %v", err)
 	}
 	write("lone.txt", []byte("nothing"))
-	if _, err := Open(dir, Options{}); err == nil || !strings.Contains(err.Error(), "lone: image is empty") {
+	if _, err := Open(t.Context(), dir, Options{}); err == nil || !strings.Contains(err.Error(), "lone: image is empty") {
 		t.Errorf("empty image: %v", err)
 	}
 }
@@ -375,7 +375,7 @@ func TestImageCropAndResize(t *testing.T) {
 		}
 		return color.NRGBA{0, 255, 0, 0} // clear: white below
 	})
-	set, err := Open(writeRecords(t, []Record{{Image: wide, Caption: "stripes", Weight: 1}}), Options{})
+	set, err := Open(t.Context(), writeRecords(t, []Record{{Image: wide, Caption: "stripes", Weight: 1}}), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -140,7 +140,7 @@ func (v *Evaluation) damaged(ctx context.Context, a *acceptance, floor AcceptedR
 		for _, r := range p.held.rows {
 			distinct[r] = true
 		}
-		features, err := measureReal(p.judge, set, p.held.rows, p.resolution, func(done int) {
+		features, err := measureReal(ctx, p.judge, set, p.held.rows, p.resolution, func(done int) {
 			s.report(Progress{Model: d.Name, Row: i + 1, Rows: len(all), Done: done, Total: len(distinct)})
 		})
 		if errors.Is(err, errNoObjects) {

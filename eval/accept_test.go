@@ -101,7 +101,7 @@ func TestAcceptMeasuresDamage(t *testing.T) {
 	s.Save = func(name string, b []byte) error { kept[name] = b; return nil }
 	s.Load = func(name string) ([]byte, bool) { b, ok := kept[name]; return b, ok }
 	s.Config.Data.Captions = configs.Captions{Fine: 1}
-	v, err := Open(s)
+	v, err := Open(t.Context(), s)
 	if err != nil {
 		t.Fatal(err)
 	}

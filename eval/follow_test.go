@@ -106,7 +106,7 @@ func TestFollow(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer d.Close()
-		v, err := Open(s)
+		v, err := Open(t.Context(), s)
 		if err != nil {
 			t.Fatal(err)
 		}

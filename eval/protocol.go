@@ -1,6 +1,7 @@
 package eval
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -64,14 +65,14 @@ func chosen(set *data.Set, c *configs.Recipe, n int) (rows []int, captions []str
 }
 
 // prepare chooses the prompts and measures the real images.
-func (s *Spec) prepare(judge Judge) (*protocol, error) {
+func (s *Spec) prepare(ctx context.Context, judge Judge) (*protocol, error) {
 	p := &protocol{settings: s.Config.Eval, resolution: s.Config.Data.Resolution, judge: judge}
 	var reference []Features
 	var err error
 	if s.Captions == nil {
-		reference, err = s.mini(p)
+		reference, err = s.mini(ctx, p)
 	} else {
-		reference, err = s.listed(p)
+		reference, err = s.listed(ctx, p)
 	}
 	if err != nil {
 		return nil, err
@@ -97,7 +98,7 @@ func (s *Spec) prepare(judge Judge) (*protocol, error) {
 	}
 	settings := p.settings
 	settings.Steps, settings.Rivals = nil, nil // they choose rows and decide none
-	ruler, err := s.ruler(reference)
+	ruler, err := s.ruler(ctx, reference)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +108,7 @@ func (s *Spec) prepare(judge Judge) (*protocol, error) {
 
 // ruler identifies the networks that measure, so that rows of two machines are known to be of one protocol though these
 // compute in other orders: by the weights of the pipeline's CLIP, for other conventions by what they see in real images.
-func (s *Spec) ruler(reference []Features) (any, error) {
+func (s *Spec) ruler(ctx context.Context, reference []Features) (any, error) {
 	if s.Convention != "" && s.Convention != metric.Convention {
 		return ends(reference), nil
 	}
@@ -118,7 +119,7 @@ func (s *Spec) ruler(reference []Features) (any, error) {
 	slices.Sort(files)
 	var sums []string
 	for _, path := range files {
-		sum, err := weights.HashFile(path)
+		sum, err := weights.HashFile(ctx, path)
 		if err != nil {
 			return nil, err
 		}
@@ -139,18 +140,18 @@ func ends(v []Features) []Features {
 // floor is the held-out ones, so that no image is compared with itself. A data set with a split "reference" says better
 // what is wanted: prompts are drawn from the held-out rows, and distances are measured from that split, which has their
 // distribution.
-func (s *Spec) mini(p *protocol) (reference []Features, err error) {
+func (s *Spec) mini(ctx context.Context, p *protocol) (reference []Features, err error) {
 	c := s.Config
 	path := c.SourcePath()
-	all, err := data.Open(path, data.Options{MaxBad: c.Data.MaxBad})
+	all, err := data.Open(ctx, path, data.Options{MaxBad: c.Data.MaxBad})
 	if err != nil {
 		return nil, err
 	}
-	train, err := data.Open(path, data.Options{Split: "train", MaxBad: c.Data.MaxBad})
+	train, err := data.Open(ctx, path, data.Options{Split: "train", MaxBad: c.Data.MaxBad})
 	if err != nil {
 		return nil, err
 	}
-	held, err := data.Open(path, data.Options{Split: "eval", MaxBad: c.Data.MaxBad})
+	held, err := data.Open(ctx, path, data.Options{Split: "eval", MaxBad: c.Data.MaxBad})
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +172,7 @@ func (s *Spec) mini(p *protocol) (reference []Features, err error) {
 	for k := range order {
 		order[k] = epoch.Row(int64(k))
 	}
-	if reference, err = measureReal(p.judge, train, order, p.resolution, func(done int) { s.report(Progress{Model: "real images", Done: done, Total: total}) }); err != nil {
+	if reference, err = measureReal(ctx, p.judge, train, order, p.resolution, func(done int) { s.report(Progress{Model: "real images", Done: done, Total: total}) }); err != nil {
 		return nil, err
 	}
 	if err := p.judge.Refer(reference); err != nil {
@@ -181,7 +182,7 @@ func (s *Spec) mini(p *protocol) (reference []Features, err error) {
 	if err != nil {
 		return nil, err
 	}
-	real, err := measureReal(p.judge, held, rows, p.resolution, func(done int) {
+	real, err := measureReal(ctx, p.judge, held, rows, p.resolution, func(done int) {
 		s.report(Progress{Model: "real images", Done: min(train.Len()+done, total), Total: total})
 	})
 	if err != nil {
@@ -218,7 +219,7 @@ func floorValues(all []Value) []Value {
 }
 
 // listed takes the prompts from a list of captions and the real images from wherever Reference says.
-func (s *Spec) listed(p *protocol) (reference []Features, err error) {
+func (s *Spec) listed(ctx context.Context, p *protocol) (reference []Features, err error) {
 	p.prompts = s.Captions.Texts
 	if len(p.prompts) < 4 {
 		return nil, fmt.Errorf("%s has %d captions; measure at least 4 images", s.Captions.Path, len(p.prompts))
@@ -235,7 +236,7 @@ func (s *Spec) listed(p *protocol) (reference []Features, err error) {
 		p.facts = append(p.facts, report.Fact{Name: "Real images", Value: "none were given, so there are no distances from them"})
 		return nil, nil
 	}
-	reference, sum, err := s.real(p)
+	reference, sum, err := s.real(ctx, p)
 	if err != nil {
 		return nil, err
 	}
@@ -248,7 +249,7 @@ func (s *Spec) listed(p *protocol) (reference []Features, err error) {
 }
 
 // measureReal returns the features of a set's rows in the given order; rows may repeat and are looked at once.
-func measureReal(judge Judge, set imageSource, rows []int, resolution int, looked func(done int)) ([]Features, error) {
+func measureReal(ctx context.Context, judge Judge, set imageSource, rows []int, resolution int, looked func(done int)) ([]Features, error) {
 	at := map[int]int{}
 	var distinct []int
 	for _, r := range rows {
@@ -260,6 +261,9 @@ func measureReal(judge Judge, set imageSource, rows []int, resolution int, looke
 	var features []Features
 	const chunk = 64 // images held at a time
 	for start := 0; start < len(distinct); start += chunk {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		rows := distinct[start:min(start+chunk, len(distinct))]
 		images, failed := make([]*image.NRGBA, len(rows)), make([]error, len(rows))
 		feed.Each(len(rows), func(i int) {

@@ -1,6 +1,7 @@
 package eval
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -25,13 +26,13 @@ type realImages struct {
 }
 
 // openReal lists the images of a source; of a folder those named alone, if any are.
-func openReal(path string, named []string) (*realImages, error) {
+func openReal(ctx context.Context, path string, named []string) (*realImages, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
 	}
 	if !info.IsDir() {
-		set, err := data.Open(path, data.Options{MaxBad: 1 << 30, Uncaptioned: true, Unchecked: true}) // broken ones are counted here
+		set, err := data.Open(ctx, path, data.Options{MaxBad: 1 << 30, Uncaptioned: true, Unchecked: true}) // broken ones are counted here
 		if err != nil {
 			return nil, err
 		}
@@ -90,8 +91,8 @@ func rowsNamed(set *data.Set, named []string) (rows []int, err error) {
 }
 
 // real looks at the real images of Spec.Reference. Every broken file is named and counted before that is an error.
-func (s *Spec) real(p *protocol) (features []Features, sum string, err error) {
-	list, err := openReal(s.Reference, s.Captions.Files)
+func (s *Spec) real(ctx context.Context, p *protocol) (features []Features, sum string, err error) {
+	list, err := openReal(ctx, s.Reference, s.Captions.Files)
 	if err != nil {
 		return nil, "", err
 	}
@@ -99,6 +100,9 @@ func (s *Spec) real(p *protocol) (features []Features, sum string, err error) {
 	var bad []error
 	const chunk = 64 // images held at a time
 	for start := 0; start < list.n; start += chunk {
+		if err := ctx.Err(); err != nil {
+			return nil, "", err
+		}
 		if start == 0 {
 			s.report(Progress{Model: "real images", Total: list.n})
 		}

@@ -1,6 +1,7 @@
 package eval
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -342,7 +343,7 @@ func lineage(d *rundir.Dir) ([]report.Artifact, error) {
 		if filepath.Ext(name) != ".safetensors" || strings.Contains(name, "/") {
 			continue
 		}
-		sum, err := weights.HashFile(d.ArtifactPath(rundir.Exports, name))
+		sum, err := weights.HashFile(context.Background(), d.ArtifactPath(rundir.Exports, name))
 		if err != nil {
 			return nil, err
 		}

@@ -116,7 +116,7 @@ func (t *Table) AddRival(ctx context.Context, s *Spec, dir string, prepare func(
 	}
 	t.drop(func(c Column) bool { return c.Kind == report.Rival && filepath.Dir(c.Model) == r.name })
 	if len(r.entries) > 0 {
-		v, err := Open(*s)
+		v, err := Open(ctx, *s)
 		if err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package eval
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -299,7 +300,7 @@ func describe(p *pipeline.Pipeline, unetFile, loraFile string) (description, err
 // add hashes a file and takes over what it says about sampling, unless it is a shard; and, where it is a UNet's in place of
 // a pipeline's own, about what it predicts.
 func (d *description) add(role, path string, listen bool, in *pipeline.Pipeline) error {
-	sum, err := weights.HashFile(path)
+	sum, err := weights.HashFile(context.Background(), path)
 	if err != nil {
 		return err
 	}

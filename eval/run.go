@@ -103,7 +103,7 @@ type Progress struct {
 // Evaluate measures the real images, the undistilled model and every entry. Rows that Load returns are not measured
 // again if they were made by the same settings.
 func Evaluate(ctx context.Context, s Spec) (*Table, error) {
-	v, err := Open(s)
+	v, err := Open(ctx, s)
 	if err != nil {
 		return nil, err
 	}
@@ -117,8 +117,9 @@ type Evaluation struct {
 	protocol *protocol
 }
 
-// Open makes the protocol ready. Entries may be measured later, as they come.
-func Open(s Spec) (*Evaluation, error) {
+// Open makes the protocol ready, which looks at all real images, unless ctx ends before. Entries may be measured later, as
+// they come.
+func Open(ctx context.Context, s Spec) (*Evaluation, error) {
 	c := s.Config
 	if s.Captions == nil && c.Eval.Samples < 4 || c.Eval.Batch < 1 {
 		return nil, fmt.Errorf("eval.samples is %d and eval.batch %d: measure at least 4 images in batches of at least 1", c.Eval.Samples, c.Eval.Batch)
@@ -127,7 +128,7 @@ func Open(s Spec) (*Evaluation, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := s.prepare(judge)
+	p, err := s.prepare(ctx, judge)
 	if err != nil {
 		judge.Free()
 		return nil, err

@@ -230,7 +230,7 @@ func TestMeasuringBehind(t *testing.T) {
 	s.Entries = append(s.Entries, second)
 	want := marshalled(t, evaluated(t, s))
 	table := func(fails bool) (*Table, error) {
-		v, err := Open(s)
+		v, err := Open(t.Context(), s)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -245,7 +245,7 @@ func TestMeasuringBehind(t *testing.T) {
 	if !bytes.Equal(marshalled(t, got), want) {
 		t.Error("measured behind the drawing the table is another")
 	}
-	v, err := Open(s)
+	v, err := Open(t.Context(), s)
 	if err != nil {
 		t.Fatal(err)
 	}

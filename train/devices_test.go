@@ -42,7 +42,7 @@ func on(t *testing.T, devices int, c *configs.Recipe, dir string, after int) {
 	defer rt.Close()
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	r, err := train.Open(c, train.Options{Dir: dir, Until: "8", Devices: devices, Split: true, Backend: rt.Backend, Log: slog.New(slog.DiscardHandler),
+	r, err := train.Open(t.Context(), c, train.Options{Dir: dir, Until: "8", Devices: devices, Split: true, Backend: rt.Backend, Log: slog.New(slog.DiscardHandler),
 		Progress: &stopAt{after, stop}})
 	if err != nil {
 		t.Fatal(err)
@@ -214,7 +214,7 @@ func TestDevicesRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		dir := filepath.Join(t.TempDir(), "run")
-		if _, err := train.Open(config, train.Options{Dir: dir, Devices: c.devices, Backend: rt.Backend, Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := train.Open(t.Context(), config, train.Options{Dir: dir, Devices: c.devices, Backend: rt.Backend, Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
 		if _, err := os.Stat(dir); err == nil {

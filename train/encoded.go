@@ -2,6 +2,7 @@ package train
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -30,7 +31,7 @@ const chunk = 64
 
 // encoded opens a file of n records, which it makes, or makes the rest of, where that is not done or its bytes are not those
 // that were made: fill gives records first to end−1.
-func (r *Run) encoded(name string, n, size int, fill func(first, end int) ([][]float32, error)) (*fileRecords, error) {
+func (r *Run) encoded(ctx context.Context, name string, n, size int, fill func(first, end int) ([][]float32, error)) (*fileRecords, error) {
 	have := false
 	err := r.visible(func() (err error) {
 		if have, err = r.Dir.HasArtifact(rundir.Encoded, name); err == nil && !have && !r.leads() {
@@ -43,7 +44,7 @@ func (r *Run) encoded(name string, n, size int, fill func(first, end int) ([][]f
 	}
 	path := r.Dir.ArtifactPath(rundir.Encoded, name)
 	if !have {
-		err := r.Dir.SaveArtifact(rundir.Encoded, rundir.File{Name: name, WritePath: func(path string) error { return encode(path, n, size, fill) }})
+		err := r.Dir.SaveArtifact(rundir.Encoded, rundir.File{Name: name, WritePath: func(path string) error { return encode(ctx, path, n, size, fill) }})
 		if err != nil {
 			return nil, err
 		}
@@ -73,8 +74,8 @@ const sumsSuffix = ".sums"
 
 // encode writes a file of records from where an earlier process was stopped: of the chunks that are there the first ones with
 // their digests are kept. Every chunk is compared with its digest once more at the end. Without digests nothing is kept, and
-// the file is made anew: of the old one a forked run may have a link.
-func encode(path string, n, size int, fill func(first, end int) ([][]float32, error)) (err error) {
+// the file is made anew: of the old one a forked run may have a link. Once ctx has ended the next chunk is not begun.
+func encode(ctx context.Context, path string, n, size int, fill func(first, end int) ([][]float32, error)) (err error) {
 	if _, err := os.Stat(path + sumsSuffix); errors.Is(err, fs.ErrNotExist) {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -106,6 +107,9 @@ func encode(path string, n, size int, fill func(first, end int) ([][]float32, er
 			return fmt.Errorf("%s: record %d reads back other than it was written, again and again: the disk or the memory is bad", path, first)
 		}
 		for ; first < n; first += chunk {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			end := min(first+chunk, n)
 			records, err := fill(first, end)
 			if err != nil {

@@ -26,7 +26,7 @@ func TestEncodedGoesOn(t *testing.T) {
 	}
 	dir := t.TempDir()
 	whole := filepath.Join(dir, "whole")
-	if err := encode(whole, n, size, fill); err != nil {
+	if err := encode(t.Context(), whole, n, size, fill); err != nil {
 		t.Fatal(err)
 	}
 	want, err := os.ReadFile(whole)
@@ -52,7 +52,7 @@ func TestEncodedGoesOn(t *testing.T) {
 			t.Fatal(err)
 		}
 		made = nil
-		if err := encode(path, n, size, fill); err != nil {
+		if err := encode(t.Context(), path, n, size, fill); err != nil {
 			t.Fatal(err)
 		}
 		if got, err := os.ReadFile(path); err != nil || !slices.Equal(got, want) {
@@ -65,7 +65,7 @@ func TestEncodedGoesOn(t *testing.T) {
 
 	// A byte that changes on the disk while a later chunk is made is found before the file is done.
 	path, flipped := filepath.Join(dir, "while"), false
-	err = encode(path, n, size, func(first, end int) ([][]float32, error) {
+	err = encode(t.Context(), path, n, size, func(first, end int) ([][]float32, error) {
 		if first == 2*chunk && !flipped {
 			flipped = true
 			f, err := os.OpenFile(path, os.O_WRONLY, 0)
@@ -90,7 +90,7 @@ func TestEncodedGoesOn(t *testing.T) {
 	defer d.Close()
 	r := &Run{Dir: d}
 	full := errors.New("the disk is full")
-	if _, err := r.encoded("x.f32", n, size, func(first, end int) ([][]float32, error) {
+	if _, err := r.encoded(t.Context(), "x.f32", n, size, func(first, end int) ([][]float32, error) {
 		if first >= 2*chunk {
 			return nil, full
 		}
@@ -100,7 +100,7 @@ func TestEncodedGoesOn(t *testing.T) {
 	}
 	made = nil
 	for range 2 { // the second time nothing is made
-		x, err := r.encoded("x.f32", n, size, fill)
+		x, err := r.encoded(t.Context(), "x.f32", n, size, fill)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -138,7 +138,7 @@ func TestEncodedGoesOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Dir, made = d, nil
-	x, err := r.encoded("x.f32", n, size, fill)
+	x, err := r.encoded(t.Context(), "x.f32", n, size, fill)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,10 +150,10 @@ func TestEncodedGoesOn(t *testing.T) {
 		t.Errorf("%v, %v", problems, err)
 	}
 	// Another number of records is not read as if it were this one, and records of a wrong size are refused.
-	if _, err := r.encoded("x.f32", n+1, size, fill); err == nil || !strings.Contains(err.Error(), "delete it") {
+	if _, err := r.encoded(t.Context(), "x.f32", n+1, size, fill); err == nil || !strings.Contains(err.Error(), "delete it") {
 		t.Errorf("%v", err)
 	}
-	if _, err := r.encoded("y.f32", n, size+1, fill); err == nil || !strings.Contains(err.Error(), "record 0 has 3 values") {
+	if _, err := r.encoded(t.Context(), "y.f32", n, size+1, fill); err == nil || !strings.Contains(err.Error(), "record 0 has 3 values") {
 		t.Errorf("%v", err)
 	}
 }

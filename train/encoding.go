@@ -1,6 +1,7 @@
 package train
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -48,15 +49,15 @@ func (r *Run) ahead() int64 { return int64(r.Config.Data.EncodeAhead * (1 << 30)
 func (r *Run) mostAhead() int { return int(r.ahead() / int64(4*r.recordSize(r.Config.Data.Largest()))) }
 
 // encode makes what is made before training, unless an earlier process of the run did, and loads the encoders of the rest.
-func (s *samples) encode() error {
-	if err := s.prepared(); err != nil {
+func (s *samples) encode(ctx context.Context) error {
+	if err := s.prepared(ctx); err != nil {
 		return err
 	}
 	var parts []string
 	if s.latents == nil {
 		if s.decodes {
 			parts = append(parts, encoder.VAEPart)
-		} else if err := s.encodeImages(); err != nil {
+		} else if err := s.encodeImages(ctx); err != nil {
 			return fmt.Errorf("encoding the images: %w", err)
 		}
 	}
@@ -68,25 +69,32 @@ func (s *samples) encode() error {
 		}
 		if captions == nil || len(captions) > most {
 			parts = append(parts, encoder.TextPart)
-		} else if err := s.encodeCaptions(captions); err != nil {
+		} else if err := s.encodeCaptions(ctx, captions); err != nil {
 			return fmt.Errorf("encoding the captions: %w", err)
 		}
 	}
-	if err := s.encodeEmpty(); err != nil {
+	if err := s.encodeEmpty(ctx); err != nil {
 		return fmt.Errorf("encoding the empty prompt: %w", err)
 	}
 	if len(parts) == 0 {
 		return nil
 	}
 	s.run.opt.Log.Info("encoded while the run trains, because it takes more than data.encode_ahead: "+strings.Join(parts, ", "), "images", s.set.Len(), "GiB", s.run.Config.Data.EncodeAhead)
-	_, live, err := s.encoders(s.run.Config.Train.Batch/s.run.devices(), parts...)
+	group, live, err := s.encoders(ctx, s.run.Config.Train.Batch/s.run.devices(), parts...)
+	if err != nil {
+		return err
+	}
+	for _, e := range group.Engines() {
+		e.Context = s.until
+	}
 	s.live = live
-	return err
+	return nil
 }
 
 // encoders loads encoders on every device of the run; programs work on batches of n.
-func (s *samples) encoders(n int, parts ...string) (*engine.Group, []*encoder.Encoders, error) {
+func (s *samples) encoders(ctx context.Context, n int, parts ...string) (*engine.Group, []*encoder.Encoders, error) {
 	e := engine.New(s.run.opt.Backend, dtypes.Float32, nn.Network)
+	e.Context = ctx
 	group, err := engine.NewGroup(e, max(s.run.opt.Devices, 1), dtypes.Float32, nil)
 	if err != nil {
 		return nil, nil, err
@@ -136,7 +144,7 @@ func (b *byShape) close() error {
 }
 
 // encodeImages encodes the rows that can be drawn, shape by shape.
-func (s *samples) encodeImages() error {
+func (s *samples) encodeImages(ctx context.Context) error {
 	b := &byShape{}
 	s.latents = b
 	kind := "latents"
@@ -144,7 +152,7 @@ func (s *samples) encodeImages() error {
 		kind = "posteriors"
 	}
 	if len(s.shapes) == 1 {
-		f, err := s.encodeShape(fmt.Sprintf("%s-decoder%d.f32", kind, images.DecoderVersion), s.shapes[0], s.set.Len(), func(i int) int { return i })
+		f, err := s.encodeShape(ctx, fmt.Sprintf("%s-decoder%d.f32", kind, images.DecoderVersion), s.shapes[0], s.set.Len(), func(i int) int { return i })
 		b.files = []*fileRecords{f}
 		return err
 	}
@@ -162,7 +170,7 @@ func (s *samples) encodeImages() error {
 			continue
 		}
 		shape := s.shapes[n]
-		f, err := s.encodeShape(fmt.Sprintf("%s-%dx%d-decoder%d.f32", kind, shape.Width, shape.Height, images.DecoderVersion), shape, len(of), func(i int) int { return of[i] })
+		f, err := s.encodeShape(ctx, fmt.Sprintf("%s-%dx%d-decoder%d.f32", kind, shape.Width, shape.Height, images.DecoderVersion), shape, len(of), func(i int) int { return of[i] })
 		if err != nil {
 			return err
 		}
@@ -172,12 +180,12 @@ func (s *samples) encodeImages() error {
 }
 
 // encodeShape encodes n rows of a shape into a file. Rows that are left out are encoded as any other.
-func (s *samples) encodeShape(name string, shape bucket.Size, n int, row func(i int) int) (*fileRecords, error) {
+func (s *samples) encodeShape(ctx context.Context, name string, shape bucket.Size, n int, row func(i int) int) (*fileRecords, error) {
 	what := "images"
 	if len(s.shapes) > 1 {
 		what += " of " + shape.String()
 	}
-	return s.run.encoded(name, n, s.run.recordSize(shape), s.encoding(what, encoder.VAEPart, n, func(enc *encoder.Encoders, first, end int) ([][]float32, error) {
+	return s.run.encoded(ctx, name, n, s.run.recordSize(shape), s.encoding(ctx, what, encoder.VAEPart, n, func(enc *encoder.Encoders, first, end int) ([][]float32, error) {
 		pictures, failed := make([][]float32, end-first), make([]error, end-first)
 		feed.On(s.set.Readers(), end-first, func(i int) { pictures[i], _, failed[i] = s.set.Picture(row(first+i), shape) })
 		if err := errors.Join(failed...); err != nil {
@@ -188,12 +196,12 @@ func (s *samples) encodeShape(name string, shape bucket.Size, n int, row func(i 
 }
 
 // encodeCaptions encodes every caption that can be drawn.
-func (s *samples) encodeCaptions(captions []string) (err error) {
+func (s *samples) encodeCaptions(ctx context.Context, captions []string) (err error) {
 	s.caption = map[string]int{}
 	for i, text := range captions {
 		s.caption[text] = i
 	}
-	s.embeddings, err = asRecords(s.run.encoded("captions.f32", len(captions), s.run.captionSize(), s.encoding("captions", encoder.TextPart, len(captions),
+	s.embeddings, err = asRecords(s.run.encoded(ctx, "captions.f32", len(captions), s.run.captionSize(), s.encoding(ctx, "captions", encoder.TextPart, len(captions),
 		func(enc *encoder.Encoders, first, end int) (out [][]float32, err error) {
 			embeddings, err := enc.Text(captions[first:end])
 			for _, v := range embeddings {
@@ -226,7 +234,7 @@ func (r *Run) captionSize() (n int) {
 
 // encoding loads encoders for a chunk of n records, on every device of the run, which then share a chunk, and frees them
 // after the last one; it tells how far it is. A record is the same from whichever device.
-func (s *samples) encoding(what, part string, n int, encode func(enc *encoder.Encoders, first, end int) ([][]float32, error)) func(first, end int) ([][]float32, error) {
+func (s *samples) encoding(ctx context.Context, what, part string, n int, encode func(enc *encoder.Encoders, first, end int) ([][]float32, error)) func(first, end int) ([][]float32, error) {
 	var group *engine.Group
 	var encoders []*encoder.Encoders
 	var told func(done, total int)
@@ -235,7 +243,7 @@ func (s *samples) encoding(what, part string, n int, encode func(enc *encoder.En
 			s.run.opt.Log.Info("encoding the data set", what, n, "done before", first)
 			told = monitor.LogProgress(s.run.opt.Log, "encoding", what, first)
 			var err error
-			if group, encoders, err = s.encoders(min(32, n), part); err != nil {
+			if group, encoders, err = s.encoders(ctx, min(32, n), part); err != nil {
 				return nil, err
 			}
 		}

@@ -1,6 +1,7 @@
 package train
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -21,7 +22,7 @@ import (
 var components = []string{"unet", "vae", "text_encoder", "text_encoder_2"}
 
 // lineage is what the run is made from.
-func (r *Run) lineage() (rundir.Lineage, error) {
+func (r *Run) lineage(ctx context.Context) (rundir.Lineage, error) {
 	l := rundir.Lineage{FewstepVersion: r.opt.Version, Extra: map[string]string{}, Machine: r.opt.Machine}
 	for _, component := range append([]string{"unet", "vae"}, r.Pipeline.Kind.Text...) {
 		files := []string{r.Pipeline.Dir} // a single file holds all
@@ -36,7 +37,7 @@ func (r *Run) lineage() (rundir.Lineage, error) {
 		}
 		sort.Strings(files)
 		for i, f := range files {
-			h, err := weights.HashFile(f)
+			h, err := weights.HashFile(ctx, f)
 			if err != nil {
 				return l, err
 			}
@@ -48,7 +49,7 @@ func (r *Run) lineage() (rundir.Lineage, error) {
 		}
 	}
 	var err error
-	if l.Inputs, err = modelInputs(r.Pipeline.Dir); err != nil {
+	if l.Inputs, err = modelInputs(ctx, r.Pipeline.Dir); err != nil {
 		return l, err
 	}
 	l.DataManifest, err = r.Data.Digest()
@@ -57,13 +58,13 @@ func (r *Run) lineage() (rundir.Lineage, error) {
 
 // modelInputs are the digests of what a model directory holds besides the weights that a run depends on: every
 // configuration, the tokenizers, and the network that the run's report measures with. A single file has none.
-func modelInputs(dir string) (map[string]string, error) {
+func modelInputs(ctx context.Context, dir string) (map[string]string, error) {
 	out := map[string]string{}
 	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
 		return out, err
 	}
 	add := func(name string) error {
-		sum, err := weights.HashFile(filepath.Join(dir, filepath.FromSlash(name)))
+		sum, err := weights.HashFile(ctx, filepath.Join(dir, filepath.FromSlash(name)))
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}

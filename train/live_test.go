@@ -87,7 +87,7 @@ func openTiny(t *testing.T, log slog.Handler, set ...string) *Run {
 	if err != nil {
 		xlatest.Missing(t, err)
 	}
-	r, err := Open(c, Options{Dir: filepath.Join(t.TempDir(), "run"), Split: true, Backend: rt.Backend, Log: slog.New(log)})
+	r, err := Open(t.Context(), c, Options{Dir: filepath.Join(t.TempDir(), "run"), Split: true, Backend: rt.Backend, Log: slog.New(log)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +104,7 @@ func TestMicroConditions(t *testing.T) {
 	}
 	for _, ahead := range []string{"0", "16"} {
 		r := openTiny(t, slog.DiscardHandler, "data.source="+sized(t, sizes), "data.buckets={list: own, own: [16x16, 24x16, 16x32]}", "data.encode_ahead="+ahead, "train.batch=2", "stages.*.phases.*.samples=4")
-		s, err := r.openSamples()
+		s, err := r.openSamples(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -173,7 +173,7 @@ func TestSmallAndBrokenImages(t *testing.T) {
 	if n := r.Data.Len(); n != 40 || len(r.Data.Bad()) != 0 {
 		t.Errorf("%d rows at the start, %d bad: images were decoded", n, len(r.Data.Bad()))
 	}
-	s, err := r.openSamples()
+	s, err := r.openSamples(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +215,7 @@ func TestSmallAndBrokenImages(t *testing.T) {
 	for _, ahead := range []string{"0", "16"} {
 		log := &told{}
 		r := openTiny(t, log, "data.source="+dir, "data.encode_ahead="+ahead, "data.max_bad=5", "data.small=drop")
-		s, err := r.openSamples()
+		s, err := r.openSamples(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -255,7 +255,7 @@ func TestDrawsReadLazily(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := &counting{Source: src, read: map[int]int{}}
-	set, err := data.New("counted", c, data.Options{Unchecked: true})
+	set, err := data.New(t.Context(), "counted", c, data.Options{Unchecked: true})
 	if err != nil {
 		t.Fatal(err)
 	}

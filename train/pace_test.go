@@ -68,7 +68,7 @@ func TestPace(t *testing.T) {
 	defer enc.Free()
 	d := configs.Default().Data
 	d.Resolution = side
-	s, err := train.Preparing(p, d, func(string) (*encoder.Encoders, error) { return enc, nil })
+	s, err := train.Preparing(t.Context(), p, d, func(string) (*encoder.Encoders, error) { return enc, nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func TestPace(t *testing.T) {
 	writePhotos(t, shard, shards*encoded.PerShard, side*5/4)
 	scaletest.Start(t, "TestScaleServes", filepath.Join(dir, "bucket"))
 	for _, from := range []string{shard, "s3://scale/00000.tar"} {
-		set, err := data.Open(from, data.Options{Unchecked: true})
+		set, err := data.Open(t.Context(), from, data.Options{Unchecked: true})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -30,13 +30,13 @@ type phase struct {
 }
 
 // phase trains one phase from its start or from a checkpoint, and saves its result.
-func (r *Run) phase(ctx context.Context, step distill.Step, checkpoint *rundir.Checkpoint) error {
+func (r *Run) phase(ctx context.Context, step distill.Step, checkpoint *rundir.Checkpoint) (err error) {
 	at := r.index(step)
 	if !step.Trains() {
 		return r.merge(step, at)
 	}
 	if r.samples == nil {
-		s, err := r.newSamples()
+		s, err := r.newSamples(ctx)
 		if err != nil {
 			return err
 		}
@@ -50,7 +50,12 @@ func (r *Run) phase(ctx context.Context, step distill.Step, checkpoint *rundir.C
 	if err != nil {
 		return err
 	}
-	defer p.free()
+	defer func() {
+		if err != nil {
+			r.samples.stop() // it waits for no compilation
+		}
+		p.free()
+	}()
 	if err := p.together(func(q *phase) error { return q.prepare(ctx, checkpoint) }); err != nil {
 		return err
 	}

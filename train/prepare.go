@@ -1,6 +1,7 @@
 package train
 
 import (
+	"context"
 	"fmt"
 
 	"fewstep/configs"
@@ -13,7 +14,7 @@ import (
 
 // Preparing is how a recipe's data are encoded with a pipeline: all of the settings but places, batches and ranks. encoders
 // gives those of a part of the pipeline, see encoder.Load; it is asked whenever something is encoded.
-func Preparing(p *pipeline.Pipeline, d configs.Data, encoders func(part string) (*encoder.Encoders, error)) (s encoded.Settings, err error) {
+func Preparing(ctx context.Context, p *pipeline.Pipeline, d configs.Data, encoders func(part string) (*encoder.Encoders, error)) (s encoded.Settings, err error) {
 	if s.Shapes, err = d.Shapes(); err != nil {
 		return s, err
 	}
@@ -24,10 +25,10 @@ func Preparing(p *pipeline.Pipeline, d configs.Data, encoders func(part string) 
 	}
 	s.Deviations, s.Tile, s.MaxBad = d.Posterior == configs.PosteriorSample, d.VAETile, d.MaxBad
 	s.Factor, s.Channels = p.Factor(), p.VAE.LatentChannels
-	if s.VAE, err = WeightsHash(p, VAEComponents...); err != nil {
+	if s.VAE, err = WeightsHash(ctx, p, VAEComponents...); err != nil {
 		return s, err
 	}
-	if s.Text, err = WeightsHash(p, p.Kind.Text...); err != nil {
+	if s.Text, err = WeightsHash(ctx, p, p.Kind.Text...); err != nil {
 		return s, err
 	}
 	for _, c := range p.Conditions() {

@@ -1,6 +1,7 @@
 package train
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -21,7 +22,7 @@ import (
 var VAEComponents = []string{"vae"}
 
 // WeightsHash stands for the weights of a pipeline's components: of a single file, for all of it.
-func WeightsHash(p *pipeline.Pipeline, components ...string) (string, error) {
+func WeightsHash(ctx context.Context, p *pipeline.Pipeline, components ...string) (string, error) {
 	info, err := os.Stat(p.Dir)
 	if err != nil {
 		return "", err
@@ -40,7 +41,7 @@ func WeightsHash(p *pipeline.Pipeline, components ...string) (string, error) {
 	}
 	h := sha256.New()
 	for _, f := range files {
-		sum, err := weights.HashFile(f)
+		sum, err := weights.HashFile(ctx, f)
 		if err != nil {
 			return "", err
 		}
@@ -99,7 +100,7 @@ func (p preparedTexts) read(i int, parts ...[]float32) error {
 func (p preparedTexts) close() error { return nil } // the latents' store is the same
 
 // prepared takes the encodings that belong to the data set, where there are any and they are of this recipe's encoders.
-func (s *samples) prepared() error {
+func (s *samples) prepared(ctx context.Context) error {
 	dir := s.run.Data.EncodedFolder()
 	if dir == "" {
 		return nil
@@ -108,7 +109,7 @@ func (s *samples) prepared() error {
 	if err != nil {
 		return err
 	}
-	vae, err := WeightsHash(s.run.Pipeline, VAEComponents...)
+	vae, err := WeightsHash(ctx, s.run.Pipeline, VAEComponents...)
 	if err != nil {
 		return err
 	}
@@ -128,7 +129,7 @@ func (s *samples) prepared() error {
 	if len(store.Texts) == 0 {
 		return nil
 	}
-	text, err := WeightsHash(s.run.Pipeline, s.run.Pipeline.Kind.Text...)
+	text, err := WeightsHash(ctx, s.run.Pipeline, s.run.Pipeline.Kind.Text...)
 	if err != nil {
 		return err
 	}

@@ -59,12 +59,12 @@ func TestPreparedEncodings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := train.Preparing(p, c.Data, func(string) (*encoder.Encoders, error) { return enc, nil })
+	s, err := train.Preparing(t.Context(), p, c.Data, func(string) (*encoder.Encoders, error) { return enc, nil })
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.Dir, s.Source, s.Batch, s.TextLimit = t.TempDir(), c.SourcePath(), 16, 1<<30
-	set, err := data.Open(s.Source, data.Options{Unchecked: true})
+	set, err := data.Open(t.Context(), s.Source, data.Options{Unchecked: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func TestPreparedEncodings(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := train.Open(c, train.Options{Dir: filepath.Join(t.TempDir(), "run"), Until: "8", Backend: rt.Backend, Log: slog.New(slog.DiscardHandler)})
+		r, err := train.Open(t.Context(), c, train.Options{Dir: filepath.Join(t.TempDir(), "run"), Until: "8", Backend: rt.Backend, Log: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -94,7 +94,7 @@ type Device interface {
 }
 
 // Open opens the model, the data and the run directory. Nothing is computed yet.
-func Open(c *configs.Recipe, opt Options) (*Run, error) {
+func Open(ctx context.Context, c *configs.Recipe, opt Options) (*Run, error) {
 	r := &Run{Config: c, opt: opt, Engine: NewEngine(opt.Backend, c.Train, opt.Split), slow: -1}
 	r.Engine.Sites = opt.Sites
 	err := r.checkDevices()
@@ -129,14 +129,14 @@ func Open(c *configs.Recipe, opt Options) (*Run, error) {
 	if opt.Until != "" && c.Stage(opt.Until) == nil {
 		return nil, fmt.Errorf("there is no stage %q to run until", opt.Until)
 	}
-	seen, err := r.openData()
+	seen, err := r.openData(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if err := r.checkWeights(); err != nil {
 		return nil, err
 	}
-	lineage, err := r.lineage()
+	lineage, err := r.lineage(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -70,7 +70,7 @@ func walk(t *testing.T, kind, recipe, dir, until string, opt xla.Options, interr
 func walkOn(t *testing.T, backend compute.Backend, c *configs.Recipe, dir, until string, after int) (host int64) {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
-	r, err := train.Open(c, train.Options{Dir: dir, Until: until, Split: true, Backend: backend, Log: slog.New(slog.DiscardHandler),
+	r, err := train.Open(t.Context(), c, train.Options{Dir: dir, Until: until, Split: true, Backend: backend, Log: slog.New(slog.DiscardHandler),
 		Progress: &stopAt{after, stop}})
 	if err != nil {
 		t.Fatal(err)
@@ -223,7 +223,7 @@ func TestNotFiniteWhileOthersAreQueued(t *testing.T) {
 		}
 		dir := t.TempDir()
 		ctx, stop := context.WithCancel(t.Context())
-		r, err := train.Open(c, train.Options{Dir: dir, Split: true, Backend: rt.Backend, Log: slog.New(slog.DiscardHandler), Progress: &stopAt{after, stop}})
+		r, err := train.Open(t.Context(), c, train.Options{Dir: dir, Split: true, Backend: rt.Backend, Log: slog.New(slog.DiscardHandler), Progress: &stopAt{after, stop}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -373,7 +373,7 @@ func TestMemoryIsPlanned(t *testing.T) {
 				t.Fatal(err)
 			}
 			seen, dir := &memoryOf{held: map[string]int64{}}, t.TempDir()
-			seen.run, err = train.Open(c, train.Options{Dir: dir, Until: "8", Split: mode.split, Backend: rt.Backend, Log: slog.New(slog.DiscardHandler), Progress: seen})
+			seen.run, err = train.Open(t.Context(), c, train.Options{Dir: dir, Until: "8", Split: mode.split, Backend: rt.Backend, Log: slog.New(slog.DiscardHandler), Progress: seen})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -417,7 +417,7 @@ func TestTiledEncoding(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(t.TempDir(), "run")
-	if _, err := train.Open(c, train.Options{Dir: dir, Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), "data.vae_tile: a tile of 12 pixels: the side must be a multiple of 8") {
+	if _, err := train.Open(t.Context(), c, train.Options{Dir: dir, Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), "data.vae_tile: a tile of 12 pixels: the side must be a multiple of 8") {
 		t.Errorf("%v", err)
 	}
 	if _, err := os.Stat(dir); err == nil {
@@ -449,7 +449,7 @@ func TestRunOfAnEarlierVersion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := train.Open(c, train.Options{Dir: old, Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), "data.vae_tile: 0 → 8") {
+	if _, err := train.Open(t.Context(), c, train.Options{Dir: old, Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), "data.vae_tile: 0 → 8") {
 		t.Errorf("another value: %v", err)
 	}
 	walk(t, xla.Go, recipe, old, "8", xla.Options{}, nil, "train.keep_checkpoints=3")

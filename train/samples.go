@@ -1,6 +1,7 @@
 package train
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -34,6 +35,8 @@ type samples struct {
 	caption    map[string]int
 	empty      family.Conditions   // of the empty prompt; nil = zeros
 	live       []*encoder.Encoders // of each device, of what is made while the run trains
+	until      context.Context     // ends what is made while the run trains ...
+	stop       func()              // ... when that is to end, at an update that has failed
 	enlarged   atomic.Int64        // samples, where sizes are not known before
 	badMutex   sync.Mutex          //
 	bad        map[string]struct{} // keys of images that turned out to be none while the run trained
@@ -41,15 +44,15 @@ type samples struct {
 
 // newSamples opens what a run trains on, and encodes what is encoded before. Of several processes the leading one does so,
 // while the others wait and then read what it made.
-func (r *Run) newSamples() (_ *samples, err error) {
+func (r *Run) newSamples(ctx context.Context) (_ *samples, err error) {
 	if !r.leads() {
 		if err := r.hear("encodings of the data set", nil); err != nil {
 			return nil, err
 		}
 	}
-	s, err := r.openSamples()
+	s, err := r.openSamples(ctx)
 	if err == nil {
-		err = s.encode()
+		err = s.encode(ctx)
 	}
 	if err == nil && r.leads() {
 		err = r.hear("encodings of the data set", nil)
@@ -61,9 +64,10 @@ func (r *Run) newSamples() (_ *samples, err error) {
 }
 
 // openSamples puts the rows that are trained on into their order.
-func (r *Run) openSamples() (_ *samples, err error) {
+func (r *Run) openSamples(ctx context.Context) (_ *samples, err error) {
 	c := r.Config.Data
 	s := &samples{run: r, set: r.Data, bad: map[string]struct{}{}}
+	s.until, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	if s.shapes, err = c.Shapes(); err != nil {
 		return s, err
 	}
@@ -74,7 +78,7 @@ func (r *Run) openSamples() (_ *samples, err error) {
 	}
 	s.decodes = s.run.Data.EncodedFolder() == "" && s.set.Len() > r.mostAhead()
 	if s.set.Files() != nil && (len(s.shapes) > 1 || c.Small == configs.SmallDrop || !s.decodes) {
-		if s.sizes, err = s.readSizes(); err != nil {
+		if s.sizes, err = s.readSizes(ctx); err != nil {
 			return s, fmt.Errorf("reading the images' sizes: %w", err)
 		}
 		if err = s.sort(); err != nil {
@@ -104,6 +108,7 @@ func (s *samples) close() error {
 	if s == nil {
 		return nil
 	}
+	s.stop()
 	for _, enc := range s.live {
 		enc.Free()
 	}
@@ -179,11 +184,13 @@ func (s *samples) leaveOut(bad *data.BadImage) error {
 }
 
 // encodeEmpty encodes the empty prompt, for a model that does not take zeros for it.
-func (s *samples) encodeEmpty() error {
+func (s *samples) encodeEmpty(ctx context.Context) error {
 	if s.run.Pipeline.ZeroEmpty {
 		return nil
 	}
-	enc, err := encoder.Load(s.run.Pipeline, engine.New(s.run.opt.Backend, dtypes.Float32, nn.Network), 1, encoder.TextPart)
+	e := engine.New(s.run.opt.Backend, dtypes.Float32, nn.Network)
+	e.Context = ctx
+	enc, err := encoder.Load(s.run.Pipeline, e, 1, encoder.TextPart)
 	if err != nil {
 		return err
 	}

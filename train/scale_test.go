@@ -68,12 +68,12 @@ func encodeTiny(t *testing.T, recipe, from, out string) (encoded.Report, error) 
 		t.Fatal(err)
 	}
 	defer enc.Free()
-	s, err := train.Preparing(p, c.Data, func(string) (*encoder.Encoders, error) { return enc, nil })
+	s, err := train.Preparing(t.Context(), p, c.Data, func(string) (*encoder.Encoders, error) { return enc, nil })
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.Dir, s.Source, s.Batch, s.TextLimit = out, from, 16, 1<<30
-	set, err := data.Open(from, data.Options{Unchecked: true})
+	set, err := data.Open(t.Context(), from, data.Options{Unchecked: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +195,7 @@ func TestScale(t *testing.T) {
 		walk(t, xla.Go, recipe, run, "8", xla.Options{}, []int{2}, append(c.set, "train.batch=2", "stages.8.phases.lora-cond.samples=10")...)
 		finite(t, run)
 		lap("trained 5 updates on %s, with a stop", c.what)
-		x, err := train.OpenTrace(run, filepath.Join(filepath.Dir(recipe), "tinymodel"), "", slog.New(slog.DiscardHandler))
+		x, err := train.OpenTrace(t.Context(), run, filepath.Join(filepath.Dir(recipe), "tinymodel"), "", slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,6 +1,7 @@
 package train
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -17,7 +18,7 @@ const perSizes = 1024
 
 // readSizes gives the size of each row's image, zero where it is no image: from the data set where that knows it, else from
 // the head of every file, which is read once for all processes of a run.
-func (s *samples) readSizes() ([]bucket.Size, error) {
+func (s *samples) readSizes(ctx context.Context) ([]bucket.Size, error) {
 	n := s.set.Len()
 	out := make([]bucket.Size, n)
 	if s.set.KnowsSizes() {
@@ -30,7 +31,7 @@ func (s *samples) readSizes() ([]bucket.Size, error) {
 		return out, nil
 	}
 	told := monitor.LogProgress(s.run.opt.Log, "reading sizes", "images", 0)
-	x, err := s.run.encoded(fmt.Sprintf("sizes-decoder%d.f32", images.DecoderVersion), (n+perSizes-1)/perSizes, 2*perSizes, func(first, end int) ([][]float32, error) {
+	x, err := s.run.encoded(ctx, fmt.Sprintf("sizes-decoder%d.f32", images.DecoderVersion), (n+perSizes-1)/perSizes, 2*perSizes, func(first, end int) ([][]float32, error) {
 		records := make([][]float32, end-first)
 		for i := range records {
 			records[i] = make([]float32, 2*perSizes)

@@ -1,6 +1,7 @@
 package train
 
 import (
+	"context"
 	"reflect"
 	"strings"
 
@@ -12,14 +13,14 @@ import (
 
 // openData opens the data set. Images that are encoded before training are decoded once, to know that they can be, unless an
 // earlier process of the run did so and nothing has changed since; what that one found out is returned.
-func (r *Run) openData() (*data.Seen, error) {
+func (r *Run) openData(ctx context.Context) (*data.Seen, error) {
 	seen := &data.Seen{}
 	if rundir.ReadSource(r.opt.Dir, seen) != nil {
 		seen = nil // the first start, or of an earlier version: it costs time only
 	}
 	c := r.Config
 	var err error
-	if r.Data, err = data.Open(c.SourcePath(), data.Options{MaxBad: c.Data.MaxBad, Seen: seen, Unchecked: r.mostAhead() == 0, MostChecked: r.mostAhead(),
+	if r.Data, err = data.Open(ctx, c.SourcePath(), data.Options{MaxBad: c.Data.MaxBad, Seen: seen, Unchecked: r.mostAhead() == 0, MostChecked: r.mostAhead(),
 		Indexing: monitor.LogProgress(r.opt.Log, "indexing the data set", "shards", 0), Checked: monitor.LogProgress(r.opt.Log, "checking the data set", "images", 0)}); err != nil {
 		return nil, err
 	}

@@ -55,7 +55,7 @@ func BenchmarkUpdates(b *testing.B) {
 					b.Fatal(err)
 				}
 				seen := &clock{warm: 50}
-				r, err := train.Open(c, train.Options{Dir: b.TempDir(), Backend: rt.Backend, Log: slog.New(slog.DiscardHandler), Progress: seen})
+				r, err := train.Open(b.Context(), c, train.Options{Dir: b.TempDir(), Backend: rt.Backend, Log: slog.New(slog.DiscardHandler), Progress: seen})
 				if err != nil {
 					b.Fatal(err)
 				}

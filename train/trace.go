@@ -1,6 +1,7 @@
 package train
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -51,7 +52,7 @@ type Trace struct {
 
 // OpenTrace opens a run directory, which may be training, its data set, which must be as it was, and its model's
 // configuration. The model and the source are looked for where the recipe says, unless they are given.
-func OpenTrace(dir, model, source string, log *slog.Logger) (_ *Trace, err error) {
+func OpenTrace(ctx context.Context, dir, model, source string, log *slog.Logger) (_ *Trace, err error) {
 	r := &Run{opt: Options{Dir: dir, Log: log}}
 	if r.Dir, err = rundir.View(dir); err != nil {
 		return nil, err
@@ -85,7 +86,7 @@ func OpenTrace(dir, model, source string, log *slog.Logger) (_ *Trace, err error
 	if len(t.updates) == 0 {
 		return nil, fmt.Errorf("%s: nothing was trained yet", dir)
 	}
-	if _, err := r.openData(); err != nil {
+	if _, err := r.openData(ctx); err != nil {
 		return nil, err
 	}
 	digest, err := r.Data.Digest()
@@ -93,7 +94,7 @@ func OpenTrace(dir, model, source string, log *slog.Logger) (_ *Trace, err error
 		err = fmt.Errorf("%s has changed since the run in %s, whose samples it does not tell any more", r.Config.SourcePath(), dir)
 	}
 	if err == nil {
-		t.samples, err = r.openSamples()
+		t.samples, err = r.openSamples(ctx)
 	}
 	if err != nil {
 		return nil, errors.Join(err, r.Data.Close())
@@ -174,11 +175,14 @@ type Listed struct {
 
 // Manifest writes a parquet file of every image that the run was trained on, in the order of the source, and returns how many
 // there are. Equal data give equal bytes, wherever they lie.
-func (t *Trace) Manifest(file string) (rows int, err error) {
+func (t *Trace) Manifest(ctx context.Context, file string) (rows int, err error) {
 	s, batch := t.samples, int64(t.run.Config.Train.GlobalBatch())
 	draws := map[int]int64{}
 	told := monitor.LogProgress(t.run.opt.Log, "tracing", "updates", 0)
 	for i, rec := range t.updates {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
 		for k := rec.Position - batch; k < rec.Position; k++ {
 			row := s.order.Row(k)
 			if s.decodes {
@@ -198,6 +202,9 @@ func (t *Trace) Manifest(file string) (rows int, err error) {
 		pw := parquet.NewGenericWriter[Listed](w, parquet.CreatedBy("fewstep", "1", "0"))
 		done := 0
 		for part := range slices.Chunk(list, 1024) {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			out, failed := make([]Listed, len(part)), make([]error, len(part))
 			feed.On(s.set.Readers(), len(part), func(i int) {
 				var x Traced

@@ -33,7 +33,7 @@ func TestTrace(t *testing.T) {
 	walk(t, xla.Go, recipe, dir, "8", xla.Options{}, nil, set(source)...)
 	open := func(dir string) *train.Trace {
 		t.Helper()
-		x, err := train.OpenTrace(dir, filepath.Join(filepath.Dir(recipe), "tinymodel"), "", slog.New(slog.DiscardHandler))
+		x, err := train.OpenTrace(t.Context(), dir, filepath.Join(filepath.Dir(recipe), "tinymodel"), "", slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,7 +85,7 @@ func TestTrace(t *testing.T) {
 		t.Error(err)
 	}
 	manifest := filepath.Join(t.TempDir(), "a.parquet")
-	if n, err := x.Manifest(manifest); err != nil || n != len(drawn) {
+	if n, err := x.Manifest(t.Context(), manifest); err != nil || n != len(drawn) {
 		t.Fatal(n, err)
 	}
 	rows, err := parquet.ReadFile[train.Listed](manifest)
@@ -112,7 +112,7 @@ func TestTrace(t *testing.T) {
 	y := open(again)
 	defer y.Close()
 	other := filepath.Join(t.TempDir(), "b.parquet")
-	if _, err := y.Manifest(other); err != nil {
+	if _, err := y.Manifest(t.Context(), other); err != nil {
 		t.Fatal(err)
 	}
 	a, err := os.ReadFile(manifest)
@@ -140,7 +140,7 @@ func TestTrace(t *testing.T) {
 	}
 	// The data of a finished run have changed: its samples are not told any more.
 	invert(t, filepath.Join(elsewhere, ofFirst[0]+".png"))
-	if _, err := train.OpenTrace(again, filepath.Join(filepath.Dir(recipe), "tinymodel"), "", slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "has changed") {
+	if _, err := train.OpenTrace(t.Context(), again, filepath.Join(filepath.Dir(recipe), "tinymodel"), "", slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "has changed") {
 		t.Error(err)
 	}
 }

@@ -75,7 +75,7 @@ func (a *app) accept(cmd *cobra.Command, path string, o acceptOptions) error {
 	if o.out != "" {
 		s.KeepIn(o.out)
 	}
-	v, err := eval.Open(s)
+	v, err := eval.Open(cmd.Context(), s)
 	if err != nil {
 		return err
 	}

@@ -100,7 +100,7 @@ func binaryDigest() (string, error) {
 
 // shortDigest is the beginning of a file's SHA-256.
 func shortDigest(path string) (string, error) {
-	sum, err := weights.HashFile(path)
+	sum, err := weights.HashFile(context.Background(), path)
 	if err != nil {
 		return "", err
 	}

@@ -115,7 +115,7 @@ func (a *app) encodeData(cmd *cobra.Command, o encodeOptions) error {
 			return err
 		}
 	}
-	set, err := data.Open(address, data.Options{Unchecked: true, MaxBad: o.data.MaxBad, Indexing: monitor.LogProgress(a.log, "indexing", "shards", 0)})
+	set, err := data.Open(cmd.Context(), address, data.Options{Unchecked: true, MaxBad: o.data.MaxBad, Indexing: monitor.LogProgress(a.log, "indexing", "shards", 0)})
 	if err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ func (a *app) encodeData(cmd *cobra.Command, o encodeOptions) error {
 	}
 	var each []encoded.Settings // of each device
 	for i, e := range group.Engines() {
-		s, err := train.Preparing(p, o.data, oneAtATime(p, e, o.Batch))
+		s, err := train.Preparing(cmd.Context(), p, o.data, oneAtATime(p, e, o.Batch))
 		if err != nil {
 			return err
 		}

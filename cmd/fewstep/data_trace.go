@@ -39,7 +39,7 @@ func newDataTrace(a *app) *cobra.Command {
 					return withHint(usageErrorf("--update is %q", update), "write STAGE/PHASE/NUMBER, as 8/lora-cond/17")
 				}
 			}
-			t, err := train.OpenTrace(args[0], model, source, a.log)
+			t, err := train.OpenTrace(cmd.Context(), args[0], model, source, a.log)
 			if err != nil {
 				return err
 			}
@@ -60,7 +60,7 @@ func newDataTrace(a *app) *cobra.Command {
 			}
 			listed := 0
 			if manifest != "" {
-				if listed, err = t.Manifest(manifest); err != nil {
+				if listed, err = t.Manifest(cmd.Context(), manifest); err != nil {
 					return err
 				}
 			}

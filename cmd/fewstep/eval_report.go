@@ -53,7 +53,7 @@ func commandLine(cmd *cobra.Command) string {
 func (a *app) follow(cmd *cobra.Command, s eval.Spec, d *rundir.Dir, o evalOptions) error {
 	s.Config.Model = s.Pipeline.Dir
 	s.Base, s.BaseWeights = s.Loader(s.Pipeline, "", ""), d.Lineage().BaseWeights
-	v, err := eval.Open(s)
+	v, err := eval.Open(cmd.Context(), s)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 
@@ -25,7 +26,7 @@ func encodingNotes(b compute.Backend, c *configs.Recipe, image, caption int64) [
 	if _, err := os.Stat(c.SourcePath()); err != nil {
 		return notes
 	}
-	set, err := data.Open(c.SourcePath(), data.Options{Unchecked: true, MaxBad: 1 << 30})
+	set, err := data.Open(context.Background(), c.SourcePath(), data.Options{Unchecked: true, MaxBad: 1 << 30})
 	if err != nil || set.EncodedFolder() != "" {
 		return notes
 	}

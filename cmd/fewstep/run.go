@@ -157,7 +157,7 @@ func (a *app) walk(ctx context.Context, config *configs.Recipe, path string, o r
 		}
 		opt.Metrics = m
 	}
-	r, err := train.Open(config, opt)
+	r, err := train.Open(ctx, config, opt)
 	if err != nil {
 		return err
 	}

@@ -231,7 +231,7 @@ func TestRunNotFinite(t *testing.T) {
 	if code != exitNonFinite || !strings.Contains(errs, "stage 16, phase mse-lora") || !strings.Contains(errs, "step 2") || !strings.Contains(errs, "image-") {
 		t.Errorf("code %d, %s", code, errs)
 	}
-	train, err := data.Open(filepath.Join(filepath.Dir(recipe), "images.parquet"), data.Options{Split: "train"})
+	train, err := data.Open(t.Context(), filepath.Join(filepath.Dir(recipe), "images.parquet"), data.Options{Split: "train"})
 	if err != nil {
 		t.Fatal(err)
 	}

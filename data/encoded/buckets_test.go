@@ -71,7 +71,7 @@ func TestBuckets(t *testing.T) {
 	if got := content(t, make(2).Dir); !maps.Equal(got, content(t, s.Dir)) {
 		t.Error("two processes make other bytes than one")
 	}
-	set, err := data.Open(s.Dir, data.Options{})
+	set, err := data.Open(t.Context(), s.Dir, data.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

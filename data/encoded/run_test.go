@@ -70,7 +70,7 @@ func settings(dir, source string) Settings {
 
 func encode(t *testing.T, s Settings) (Report, error) {
 	t.Helper()
-	set, err := data.Open(s.Source, data.Options{Unchecked: true})
+	set, err := data.Open(t.Context(), s.Source, data.Options{Unchecked: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,13 +203,13 @@ func TestWhatIsMadeAgain(t *testing.T) {
 
 func TestStore(t *testing.T) {
 	s := settings(t.TempDir(), folder(t))
-	if _, err := data.Open(s.Dir, data.Options{}); err == nil {
+	if _, err := data.Open(t.Context(), s.Dir, data.Options{}); err == nil {
 		t.Error("an empty folder is a source")
 	}
 	if _, err := encode(t, s); err != nil {
 		t.Fatal(err)
 	}
-	set, err := data.Open(s.Dir, data.Options{}) // nothing is decoded, and the broken image is gone
+	set, err := data.Open(t.Context(), s.Dir, data.Options{}) // nothing is decoded, and the broken image is gone
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,7 @@ func TestTogether(t *testing.T) {
 	if _, err := encode(t, whole); err != nil {
 		t.Fatal(err)
 	}
-	set, err := data.Open(source, data.Options{Unchecked: true})
+	set, err := data.Open(t.Context(), source, data.Options{Unchecked: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"os"
@@ -53,7 +54,7 @@ func main() {
 }
 
 func trainTokenizers(dataset, dir string, size, length int) error {
-	set, err := data.Open(dataset, data.Options{})
+	set, err := data.Open(context.Background(), dataset, data.Options{})
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ type zipped struct {
 }
 
 func openZip(ctx context.Context, st store, o object) (*zipped, error) {
-	r, err := zip.NewReader(storeReader{ctx, st, o.name}, o.size)
+	r, err := zip.NewReader(storeReader{context.WithoutCancel(ctx), st, o.name}, o.size) // which reads as long as the source is open
 	if err != nil {
 		return nil, fmt.Errorf("%s: not a readable zip file: %w; make or fetch it again", st.address(o.name), err)
 	}

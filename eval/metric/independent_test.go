@@ -38,7 +38,7 @@ func TestIndependentNetworkSeesDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Free()
-	set, err := data.Open(miniDir+"/images.parquet", data.Options{})
+	set, err := data.Open(t.Context(), miniDir+"/images.parquet", data.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,7 +45,7 @@ func open(t *testing.T) (*Network, *data.Set) {
 		t.Fatal(err)
 	}
 	t.Cleanup(n.Free)
-	set, err := data.Open(filepath.Join(dir, "images.parquet"), data.Options{})
+	set, err := data.Open(t.Context(), filepath.Join(dir, "images.parquet"), data.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package metric
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -39,7 +40,7 @@ func OpenScorer(e *engine.Engine, dir, tokenizerDir string, batch int) (*Scorer,
 	}
 	var hashes []string
 	for _, f := range files {
-		h, err := weights.HashFile(f)
+		h, err := weights.HashFile(context.Background(), f)
 		if err != nil {
 			return nil, err
 		}

@@ -102,8 +102,8 @@ func TestWritesAsPython(t *testing.T) {
 	if !bytes.Equal(got, want) {
 		t.Errorf("our file differs from Python's:\n%q\n%q", got[:min(len(got), 1200)], want[:1200])
 	}
-	ourHash, err := HashFile(path)
-	if theirs, err2 := HashFile(pythonFile); err != nil || err2 != nil || ourHash != theirs || len(ourHash) != 64 {
+	ourHash, err := HashFile(t.Context(), path)
+	if theirs, err2 := HashFile(t.Context(), pythonFile); err != nil || err2 != nil || ourHash != theirs || len(ourHash) != 64 {
 		t.Errorf("hash %s (%v), want %s (%v)", ourHash, err, theirs, err2)
 	}
 }

@@ -44,11 +44,11 @@ func (t *Trainer) Run(ctx context.Context) error {
 		return err
 	}
 	opt := data.Options{Split: "train"}
-	if t.train, err = data.Open(c.Data, opt); err != nil {
+	if t.train, err = data.Open(ctx, c.Data, opt); err != nil {
 		return err
 	}
 	opt.Split = "eval"
-	if t.eval, err = data.Open(c.Data, opt); err != nil {
+	if t.eval, err = data.Open(ctx, c.Data, opt); err != nil {
 		t.eval = nil
 	}
 	t.order, err = t.train.Order(data.OrderOptions{Seed: c.Seed, Fine: c.Captions.Fine, Kind: c.Captions.Kind, Coarse: c.Captions.Coarse})

@@ -375,7 +375,7 @@ func climbed(t *testing.T, c *configs.Recipe, dir, until string, updates int) (l
 	if until == "" && updates == 0 {
 		opt.Finished = m.Phase
 	}
-	r, err := train.Open(c, opt)
+	r, err := train.Open(t.Context(), c, opt)
 	if err != nil {
 		return "", 0, err
 	}

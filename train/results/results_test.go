@@ -35,7 +35,7 @@ func walked(t *testing.T, recipe, dir string, log *bytes.Buffer, between func(fi
 	}
 	defer rt.Close()
 	m := &Maker{Log: slog.New(slog.NewTextHandler(log, nil))}
-	r, err := train.Open(c, train.Options{Dir: dir, Until: "16", Split: true, Backend: rt.Backend, Log: m.Log,
+	r, err := train.Open(t.Context(), c, train.Options{Dir: dir, Until: "16", Split: true, Backend: rt.Backend, Log: m.Log,
 		Finished: func(ctx context.Context, r *train.Run, s distill.Step) error {
 			before := r.Engine.Runs()
 			defer func() { runs += r.Engine.Runs() - before }()
