@@ -47,7 +47,7 @@ type Engine struct {
 
 	// Context, if not nil, ends what takes long before a program runs: once it has ended, loading weights and waiting for
 	// programs to compile return its error. A compilation that is going on then goes on by itself, since nothing stops it. It
-	// leaves what was called half done: it is for work that nothing is lost of.
+	// leaves what was called half done: it is for work that nothing is lost of. It is this engine's alone, not its group's.
 	Context context.Context
 
 	// Watch, if not nil, is told of every program's execution: with the layer of internal/xla, when it was queued and how
@@ -75,7 +75,7 @@ func New(backend compute.Backend, computeType dtypes.DType, granularity nn.Level
 // like is an engine of the same settings on another device, which shares this one's programs.
 func (e *Engine) like(d device) *Engine {
 	return &Engine{Backend: e.Backend, Compute: e.Compute, Granularity: e.Granularity, Split: e.Split, Frozen: e.Frozen, Calls: e.Calls,
-		Offload: e.Offload, Shard: e.Shard, Sites: e.Sites, Flash: e.Flash, Context: e.Context, device: d, store: e.store, plans: e.plans}
+		Offload: e.Offload, Shard: e.Shard, Sites: e.Sites, Flash: e.Flash, device: d, store: e.store, plans: e.plans}
 }
 
 // On are engines of the same settings on the first n devices of the backend, which share their programs. This one, on device

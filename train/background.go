@@ -2,8 +2,6 @@ package train
 
 import (
 	"sync"
-
-	"fewstep/distill"
 )
 
 // background does one thing after the other beside training. The first error is told by what is begun, or waited for, next.
@@ -37,26 +35,4 @@ func (b *background) err() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.failed
-}
-
-// Finished waits for what Options.Finished does beside training.
-func (r *Run) Finished() error {
-	r.aside.wait.Wait()
-	return r.aside.err()
-}
-
-// Made calls f for each phase that has a result, and whose artifact no later phase of its stage makes again.
-func (r *Run) Made(f func(distill.Step) error) error {
-	for _, step := range r.Ladder.Steps() {
-		if has, _, err := r.Dir.Begun(phaseOf(step)); err != nil || !has {
-			return err
-		}
-		if !step.Final {
-			continue
-		}
-		if err := f(step); err != nil {
-			return err
-		}
-	}
-	return nil
 }

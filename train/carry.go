@@ -13,11 +13,11 @@ import (
 )
 
 // handsOn says whether a later phase goes on with this one's discriminator and the state of its optimizer.
-func (p *phase) handsOn() bool {
-	if !p.hasCritic() || !p.Config.Discriminator.CarryOptimizer {
+func (w *worker) handsOn() bool {
+	if !w.hasCritic() || !w.Config.Discriminator.CarryOptimizer {
 		return false
 	}
-	for _, s := range p.Ladder.Steps()[p.at+1:] {
+	for _, s := range w.Ladder.Steps()[w.at+1:] {
 		if s.Method().Critic {
 			return s.DiscriminatorBackbone == distill.Carried
 		}
@@ -28,9 +28,9 @@ func (p *phase) handsOn() bool {
 // carryOptimizer gives the discriminator's optimizer the state that the phase before left it in. A tensor of a fresh head
 // has no history: its second moment starts at the mean of what the tensor of its name had, which is of its size, since
 // at zero, with the bias correction of a long run, its first steps would be ten times too long.
-func (p *phase) carryOptimizer() error {
-	last, o := p.lastCritic(p.at), p.s.Optimizer(method.Discriminator)
-	before, err := p.Dir.Result(last.StageName, last.PhaseName)
+func (w *worker) carryOptimizer() error {
+	last, o := w.models.lastCritic(w.at), w.s.Optimizer(method.Discriminator)
+	before, err := w.Dir.Result(last.StageName, last.PhaseName)
 	if err != nil {
 		return err
 	}
@@ -45,8 +45,8 @@ func (p *phase) carryOptimizer() error {
 	}
 	defer f.Close()
 	saved, read := savedState(f, path, o), pipeline.Reader(f)
-	fresh := p.s.Step.DiscriminatorHead == distill.Fresh
-	return p.s.Engine.RestoreOptimizer(o, func(s nn.Spec) ([]float32, error) {
+	fresh := w.s.Step.DiscriminatorHead == distill.Fresh
+	return w.s.Engine.RestoreOptimizer(o, func(s nn.Spec) ([]float32, error) {
 		kind, name, _ := strings.Cut(s.Name, ".")
 		_, missing := f.Tensor(s.Name)
 		switch {

@@ -16,15 +16,15 @@ import (
 // trained, for the cost of two forward passes per sample. On mini, from the base, with 512 samples and then batches of 16
 // at 1e-3: loss 0.96 in place of 2.09 at the first update, 0.51 in place of 0.62 over updates 21 to 29 (one seed). Every
 // device does it for itself.
-func (p *phase) closedForm(ctx context.Context) error {
-	batch, log := int64(p.s.Samples()), p.opt.Log
-	if p.s.Rank > 0 {
+func (w *worker) closedForm(ctx context.Context) error {
+	batch, log := int64(w.s.Samples()), w.log
+	if w.s.Rank > 0 {
 		log = slog.New(slog.DiscardHandler)
 	}
-	total := (p.s.Phase.ClosedForm + batch - 1) / batch * batch
+	total := (w.s.Phase.ClosedForm + batch - 1) / batch * batch
 	told := monitor.LogProgress(log, "closed form of conv_out", "samples", 0)
-	ofWeight, ofBias := p.s.UNet.LastLayer()
-	weight, bias := p.s.Params(method.Student).Get(ofWeight), p.s.Params(method.Student).Get(ofBias)
+	ofWeight, ofBias := w.s.UNet.LastLayer()
+	weight, bias := w.s.Params(method.Student).Get(ofWeight), w.s.Params(method.Student).Get(ofBias)
 	dims := weight.Shape().Dimensions
 	r := distill.NewRegression(dims[1]*dims[2]*dims[3], dims[0])
 	var m method.Host
@@ -32,7 +32,7 @@ func (p *phase) closedForm(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ErrInterrupted
 		}
-		if err := p.regression(r, &m, p.s.Step.First+done); err != nil {
+		if err := w.regression(r, &m, w.s.Step.First+done); err != nil {
 			return err
 		}
 		told(int(done+batch), int(total))
@@ -41,12 +41,12 @@ func (p *phase) closedForm(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for name, v := range map[string][]float32{ofWeight: p.s.UNet.Kernel(kernel), ofBias: narrow(constants)} {
-		a, err := p.s.Engine.Upload(v, p.s.Params(method.Student).Get(name).Shape().Dimensions...)
+	for name, v := range map[string][]float32{ofWeight: w.s.UNet.Kernel(kernel), ofBias: narrow(constants)} {
+		a, err := w.s.Engine.Upload(v, w.s.Params(method.Student).Get(name).Shape().Dimensions...)
 		if err != nil {
 			return err
 		}
-		p.s.Params(method.Student).Set(name, a, true)
+		w.s.Params(method.Student).Set(name, a, true)
 	}
 	engine.Free(weight, bias)
 	log.Info("closed form of conv_out", "samples", total, "loss", r.Loss(kernel, constants))
@@ -54,26 +54,26 @@ func (p *phase) closedForm(ctx context.Context) error {
 }
 
 // regression adds a micro-batch to the normal equations.
-func (p *phase) regression(r *distill.Regression, m *method.Host, first int64) error {
-	if err := p.fill(m, first); err != nil {
+func (w *worker) regression(r *distill.Regression, m *method.Host, first int64) error {
+	if err := w.fill(m, first); err != nil {
 		return err
 	}
-	in, err := p.s.Upload(m)
+	in, err := w.s.Upload(m)
 	if err != nil {
 		return err
 	}
 	defer in.Free()
-	target, err := p.s.Teach(in)
+	target, err := w.s.Teach(in)
 	if err != nil {
 		return err
 	}
 	defer target.Free()
-	out, err := p.s.Engine.Call(p.s.Programs.Regression(), engine.Bind{program.NetUNet: p.s.Params(method.Student)}, in.At(in.X, in.T, target)...)
+	out, err := w.s.Engine.Call(w.s.Programs.Regression(), engine.Bind{program.NetUNet: w.s.Params(method.Student)}, in.At(in.X, in.T, target)...)
 	if err != nil {
 		return err
 	}
 	defer engine.Free(out...)
-	v, err := p.s.Engine.Floats(out[0])
+	v, err := w.s.Engine.Floats(out[0])
 	if err != nil {
 		return err
 	}

@@ -31,26 +31,26 @@ const chunk = 64
 
 // encoded opens a file of n records, which it makes, or makes the rest of, where that is not done or its bytes are not those
 // that were made: fill gives records first to end−1.
-func (r *Run) encoded(ctx context.Context, name string, n, size int, fill func(first, end int) ([][]float32, error)) (*fileRecords, error) {
+func (s *Setup) encoded(ctx context.Context, name string, n, size int, fill func(first, end int) ([][]float32, error)) (*fileRecords, error) {
 	have := false
-	err := r.visible(func() (err error) {
-		if have, err = r.Dir.HasArtifact(rundir.Encoded, name); err == nil && !have && !r.leads() {
-			err = fmt.Errorf("%s: %w; rank 0 has made it", r.Dir.ArtifactPath(rundir.Encoded, name), fs.ErrNotExist)
+	err := s.visible(func() (err error) {
+		if have, err = s.Dir.HasArtifact(rundir.Encoded, name); err == nil && !have && !s.leads() {
+			err = fmt.Errorf("%s: %w; rank 0 has made it", s.Dir.ArtifactPath(rundir.Encoded, name), fs.ErrNotExist)
 		}
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	path := r.Dir.ArtifactPath(rundir.Encoded, name)
+	path := s.Dir.ArtifactPath(rundir.Encoded, name)
 	if !have {
-		err := r.Dir.SaveArtifact(rundir.Encoded, rundir.File{Name: name, WritePath: func(path string) error { return encode(ctx, path, n, size, fill) }})
+		err := s.Dir.SaveArtifact(rundir.Encoded, rundir.File{Name: name, WritePath: func(path string) error { return encode(ctx, path, n, size, fill) }})
 		if err != nil {
 			return nil, err
 		}
 	}
-	if r.leads() {
-		if err := os.Remove(path + sumsSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) && r.Dir.ReadOnly() == nil {
+	if s.leads() {
+		if err := os.Remove(path + sumsSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) && s.Dir.ReadOnly() == nil {
 			return nil, err
 		}
 	}

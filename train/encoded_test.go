@@ -88,7 +88,7 @@ func TestEncodedGoesOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	r := &Run{Dir: d}
+	r := &Setup{Dir: d, ranks: &ranks{}}
 	full := errors.New("the disk is full")
 	if _, err := r.encoded(t.Context(), "x.f32", n, size, func(first, end int) ([][]float32, error) {
 		if first >= 2*chunk {

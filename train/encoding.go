@@ -27,29 +27,31 @@ type records interface {
 }
 
 // latentSize is how many values the latents of a shape have; with deviations a record has twice as many.
-func (r *Run) latentSize(shape bucket.Size) int {
-	return r.Pipeline.UNetInputs(1, pipeline.Size(shape))[family.Sample].Size()
+func (s *Setup) latentSize(shape bucket.Size) int {
+	return s.Pipeline.UNetInputs(1, pipeline.Size(shape))[family.Sample].Size()
 }
 
 // deviates says whether latents are drawn from the posterior.
-func (r *Run) deviates() bool { return r.Config.Data.Posterior == configs.PosteriorSample }
+func (s *Setup) deviates() bool { return s.Config.Data.Posterior == configs.PosteriorSample }
 
 // recordSize is how many values the record of an image of a shape has: the means of its latents, then their deviations.
-func (r *Run) recordSize(shape bucket.Size) int {
-	if r.deviates() {
-		return 2 * r.latentSize(shape)
+func (s *Setup) recordSize(shape bucket.Size) int {
+	if s.deviates() {
+		return 2 * s.latentSize(shape)
 	}
-	return r.latentSize(shape)
+	return s.latentSize(shape)
 }
 
 // ahead is how many bytes of encodings of a kind are made before training, at most.
-func (r *Run) ahead() int64 { return int64(r.Config.Data.EncodeAhead * (1 << 30)) }
+func (s *Setup) ahead() int64 { return int64(s.Config.Data.EncodeAhead * (1 << 30)) }
 
 // mostAhead is for how many images encodings are made before training, at most.
-func (r *Run) mostAhead() int { return int(r.ahead() / int64(4*r.recordSize(r.Config.Data.Largest()))) }
+func (s *Setup) mostAhead() int {
+	return int(s.ahead() / int64(4*s.recordSize(s.Config.Data.Largest())))
+}
 
 // encode makes what is made before training, unless an earlier process of the run did, and loads the encoders of the rest.
-func (s *samples) encode(ctx context.Context) error {
+func (s *loader) encode(ctx context.Context) error {
 	if err := s.prepared(ctx); err != nil {
 		return err
 	}
@@ -62,7 +64,7 @@ func (s *samples) encode(ctx context.Context) error {
 		}
 	}
 	if s.embeddings == nil {
-		most := int(s.run.ahead() / int64(4*s.run.captionSize()))
+		most := int(s.ahead() / int64(4*s.captionSize()))
 		var captions []string
 		if s.set.Len() <= 4*most { // captions repeat at times, not that often
 			captions = s.set.Captions()
@@ -79,30 +81,28 @@ func (s *samples) encode(ctx context.Context) error {
 	if len(parts) == 0 {
 		return nil
 	}
-	s.run.opt.Log.Info("encoded while the run trains, because it takes more than data.encode_ahead: "+strings.Join(parts, ", "), "images", s.set.Len(), "GiB", s.run.Config.Data.EncodeAhead)
-	group, live, err := s.encoders(ctx, s.run.Config.Train.Batch/s.run.devices(), parts...)
+	s.log.Info("encoded while the run trains, because it takes more than data.encode_ahead: "+strings.Join(parts, ", "), "images", s.set.Len(), "GiB", s.Config.Data.EncodeAhead)
+	group, live, err := s.encoders(ctx, s.Config.Train.Batch/s.devices(), parts...)
 	if err != nil {
 		return err
 	}
-	for _, e := range group.Engines() {
-		e.Context = s.until
-	}
+	during(s.until, group.Engines())
 	s.live = live
 	return nil
 }
 
 // encoders loads encoders on every device of the run; programs work on batches of n.
-func (s *samples) encoders(ctx context.Context, n int, parts ...string) (*engine.Group, []*encoder.Encoders, error) {
-	e := engine.New(s.run.opt.Backend, dtypes.Float32, nn.Network)
-	e.Context = ctx
-	group, err := engine.NewGroup(e, max(s.run.opt.Devices, 1), dtypes.Float32, nil)
+func (s *loader) encoders(ctx context.Context, n int, parts ...string) (*engine.Group, []*encoder.Encoders, error) {
+	e := engine.New(s.backend, dtypes.Float32, nn.Network)
+	group, err := engine.NewGroup(e, s.each, dtypes.Float32, nil)
 	if err != nil {
 		return nil, nil, err
 	}
+	during(ctx, group.Engines())
 	out := make([]*encoder.Encoders, len(group.Engines()))
 	err = group.Together(func(i int) (err error) {
-		if out[i], err = encoder.Load(s.run.Pipeline, group.Engines()[i], n, parts...); err == nil {
-			out[i].Tile = s.run.Config.Data.VAETile
+		if out[i], err = encoder.Load(s.Pipeline, group.Engines()[i], n, parts...); err == nil {
+			out[i].Tile = s.Config.Data.VAETile
 		}
 		return err
 	})
@@ -110,8 +110,8 @@ func (s *samples) encoders(ctx context.Context, n int, parts ...string) (*engine
 }
 
 // toLatents encodes pictures of one shape as records.
-func (r *Run) toLatents(enc *encoder.Encoders, pictures [][]float32, shape bucket.Size) ([][]float32, error) {
-	if !r.deviates() {
+func (s *Setup) toLatents(enc *encoder.Encoders, pictures [][]float32, shape bucket.Size) ([][]float32, error) {
+	if !s.deviates() {
 		return enc.Latents(pictures, pipeline.Size(shape))
 	}
 	mean, deviation, err := enc.Posterior(pictures, pipeline.Size(shape))
@@ -144,11 +144,11 @@ func (b *byShape) close() error {
 }
 
 // encodeImages encodes the rows that can be drawn, shape by shape.
-func (s *samples) encodeImages(ctx context.Context) error {
+func (s *loader) encodeImages(ctx context.Context) error {
 	b := &byShape{}
 	s.latents = b
 	kind := "latents"
-	if s.run.deviates() {
+	if s.deviates() {
 		kind = "posteriors"
 	}
 	if len(s.shapes) == 1 {
@@ -180,32 +180,32 @@ func (s *samples) encodeImages(ctx context.Context) error {
 }
 
 // encodeShape encodes n rows of a shape into a file. Rows that are left out are encoded as any other.
-func (s *samples) encodeShape(ctx context.Context, name string, shape bucket.Size, n int, row func(i int) int) (*fileRecords, error) {
+func (s *loader) encodeShape(ctx context.Context, name string, shape bucket.Size, n int, row func(i int) int) (*fileRecords, error) {
 	what := "images"
 	if len(s.shapes) > 1 {
 		what += " of " + shape.String()
 	}
-	return s.run.encoded(ctx, name, n, s.run.recordSize(shape), s.encoding(ctx, what, encoder.VAEPart, n, func(enc *encoder.Encoders, first, end int) ([][]float32, error) {
+	return s.encoded(ctx, name, n, s.recordSize(shape), s.encoding(ctx, what, encoder.VAEPart, n, func(enc *encoder.Encoders, first, end int) ([][]float32, error) {
 		pictures, failed := make([][]float32, end-first), make([]error, end-first)
 		feed.On(s.set.Readers(), end-first, func(i int) { pictures[i], _, failed[i] = s.set.Picture(row(first+i), shape) })
 		if err := errors.Join(failed...); err != nil {
 			return nil, err
 		}
-		return s.run.toLatents(enc, pictures, shape)
+		return s.toLatents(enc, pictures, shape)
 	}))
 }
 
 // encodeCaptions encodes every caption that can be drawn.
-func (s *samples) encodeCaptions(ctx context.Context, captions []string) (err error) {
+func (s *loader) encodeCaptions(ctx context.Context, captions []string) (err error) {
 	s.caption = map[string]int{}
 	for i, text := range captions {
 		s.caption[text] = i
 	}
-	s.embeddings, err = asRecords(s.run.encoded(ctx, "captions.f32", len(captions), s.run.captionSize(), s.encoding(ctx, "captions", encoder.TextPart, len(captions),
+	s.embeddings, err = asRecords(s.encoded(ctx, "captions.f32", len(captions), s.captionSize(), s.encoding(ctx, "captions", encoder.TextPart, len(captions),
 		func(enc *encoder.Encoders, first, end int) (out [][]float32, err error) {
 			embeddings, err := enc.Text(captions[first:end])
 			for _, v := range embeddings {
-				out = append(out, s.run.ofCaption(v))
+				out = append(out, s.ofCaption(v))
 			}
 			return out, err
 		})))
@@ -213,8 +213,8 @@ func (s *samples) encodeCaptions(ctx context.Context, captions []string) (err er
 }
 
 // ofCaption are the conditions that follow from a caption, in the denoiser's order.
-func (r *Run) ofCaption(c family.Conditions) (out []float32) {
-	for _, t := range r.Pipeline.Conditions() {
+func (s *Setup) ofCaption(c family.Conditions) (out []float32) {
+	for _, t := range s.Pipeline.Conditions() {
 		if t.Caption {
 			out = append(out, c[t.Name]...)
 		}
@@ -223,8 +223,8 @@ func (r *Run) ofCaption(c family.Conditions) (out []float32) {
 }
 
 // captionSize is how many values they are.
-func (r *Run) captionSize() (n int) {
-	for _, t := range r.Pipeline.Conditions() {
+func (s *Setup) captionSize() (n int) {
+	for _, t := range s.Pipeline.Conditions() {
 		if t.Caption {
 			n += t.Size()
 		}
@@ -234,14 +234,14 @@ func (r *Run) captionSize() (n int) {
 
 // encoding loads encoders for a chunk of n records, on every device of the run, which then share a chunk, and frees them
 // after the last one; it tells how far it is. A record is the same from whichever device.
-func (s *samples) encoding(ctx context.Context, what, part string, n int, encode func(enc *encoder.Encoders, first, end int) ([][]float32, error)) func(first, end int) ([][]float32, error) {
+func (s *loader) encoding(ctx context.Context, what, part string, n int, encode func(enc *encoder.Encoders, first, end int) ([][]float32, error)) func(first, end int) ([][]float32, error) {
 	var group *engine.Group
 	var encoders []*encoder.Encoders
 	var told func(done, total int)
 	return func(first, end int) ([][]float32, error) {
 		if encoders == nil {
-			s.run.opt.Log.Info("encoding the data set", what, n, "done before", first)
-			told = monitor.LogProgress(s.run.opt.Log, "encoding", what, first)
+			s.log.Info("encoding the data set", what, n, "done before", first)
+			told = monitor.LogProgress(s.log, "encoding", what, first)
 			var err error
 			if group, encoders, err = s.encoders(ctx, min(32, n), part); err != nil {
 				return nil, err
@@ -261,7 +261,7 @@ func (s *samples) encoding(ctx context.Context, what, part string, n int, encode
 			return nil
 		})
 		told(end, n)
-		s.run.Working("encoding " + what)
+		s.Working("encoding " + what)
 		if err != nil || end == n {
 			for _, enc := range encoders {
 				enc.Free()

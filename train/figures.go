@@ -19,7 +19,7 @@ var rankFigures = []string{monitor.StepSeconds, monitor.DataSeconds, monitor.Tea
 
 // exchange tells rank 0 what a measured update took here, and adds on rank 0 what all ranks told last.
 func (p *phase) exchange(wall monitor.Values, took time.Duration) {
-	m := p.opt.Cluster
+	m := p.member
 	if _, measured := wall[monitor.DataSeconds]; m == nil || !measured {
 		return
 	}
@@ -42,7 +42,7 @@ func (p *phase) exchange(wall monitor.Values, took time.Duration) {
 		}
 	}
 	if rank, times := slowest(peers); rank >= 0 && rank == p.slow {
-		p.opt.Log.Warn("a rank is slower than the others, which wait for it", "rank", rank, "host", m.Hosts()[rank], "times the median", fmt.Sprintf("%.1f", times),
+		p.log.Warn("a rank is slower than the others, which wait for it", "rank", rank, "host", m.Hosts()[rank], "times the median", fmt.Sprintf("%.1f", times),
 			"data seconds", peers[rank].Figures[monitor.DataSeconds], "teacher seconds", peers[rank].Figures[monitor.TeacherSeconds])
 		p.slow = -1
 	} else {

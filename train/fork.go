@@ -94,6 +94,6 @@ func (r *Run) fork(lineage rundir.Lineage) error {
 	if err := rundir.Fork(r.opt.Dir, r.Config.Resolved(), lineage, source, from, phases); err != nil {
 		return err
 	}
-	r.opt.Log.Info("forked", "run", f.Run, "phases taken over", len(phases), "continues with", from)
+	r.log.Info("forked", "run", f.Run, "phases taken over", len(phases), "continues with", from)
 	return nil
 }

@@ -104,7 +104,7 @@ func TestMicroConditions(t *testing.T) {
 	}
 	for _, ahead := range []string{"0", "16"} {
 		r := openTiny(t, slog.DiscardHandler, "data.source="+sized(t, sizes), "data.buckets={list: own, own: [16x16, 24x16, 16x32]}", "data.encode_ahead="+ahead, "train.batch=2", "stages.*.phases.*.samples=4")
-		s, err := r.openSamples(t.Context())
+		s, err := r.openLoader(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -173,7 +173,7 @@ func TestSmallAndBrokenImages(t *testing.T) {
 	if n := r.Data.Len(); n != 40 || len(r.Data.Bad()) != 0 {
 		t.Errorf("%d rows at the start, %d bad: images were decoded", n, len(r.Data.Bad()))
 	}
-	s, err := r.openSamples(t.Context())
+	s, err := r.openLoader(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +197,7 @@ func TestSmallAndBrokenImages(t *testing.T) {
 	if len(s.bad) != broken || strings.Count(text, "image left out") != broken || !strings.Contains(text, "images are enlarged") {
 		t.Errorf("%d bad, told\n%s", len(s.bad), text)
 	}
-	s.run.Config.Data.MaxBad = 1
+	s.Config.Data.MaxBad = 1
 	s.bad = map[string]struct{}{}
 	failed := 0
 	for k := range int64(60) {
@@ -215,7 +215,7 @@ func TestSmallAndBrokenImages(t *testing.T) {
 	for _, ahead := range []string{"0", "16"} {
 		log := &told{}
 		r := openTiny(t, log, "data.source="+dir, "data.encode_ahead="+ahead, "data.max_bad=5", "data.small=drop")
-		s, err := r.openSamples(t.Context())
+		s, err := r.openLoader(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -263,7 +263,7 @@ func TestDrawsReadLazily(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &samples{run: &Run{Config: configs.Default()}, set: set, order: order, shapes: []bucket.Size{{Width: 16, Height: 16}}, decodes: true}
+	s := &loader{Setup: &Setup{Config: configs.Default()}, set: set, order: order, shapes: []bucket.Size{{Width: 16, Height: 16}}, decodes: true}
 	for k := range int64(10) {
 		if _, err := s.draw(k); err != nil {
 			t.Fatal(err)

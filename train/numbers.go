@@ -89,7 +89,7 @@ func (p *phase) settle(but int) error {
 			m.Tell(p.s, u.values, int(u.count))
 		}
 		if monitor.CheckFinite(u.record, nil, nil) != nil {
-			samples, keys := p.samples.keys(u.first, int(u.count))
+			samples, keys := p.loader.keys(u.first, int(u.count))
 			return monitor.CheckFinite(u.record, samples, keys)
 		}
 		if paired, ok := u.values[monitor.Paired]; ok {
@@ -105,7 +105,7 @@ func (p *phase) settle(but int) error {
 		p.exchange(u.record.Wall, u.record.Took)
 		if p.watch != nil {
 			if f := p.watch.Update(u.record); f != nil {
-				p.opt.Log.Warn("discriminator: " + f.String())
+				p.log.Warn("discriminator: " + f.String())
 			}
 		}
 		if err := p.report.Update(u.record); err != nil {

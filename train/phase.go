@@ -2,69 +2,61 @@ package train
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
-	"fewstep/data/feed"
+	"fewstep/cluster"
 	"fewstep/distill"
 	"fewstep/distill/method"
 	"fewstep/distill/methods"
-	"fewstep/model/pipeline"
+	"fewstep/engine"
 	"fewstep/train/monitor"
 	"fewstep/train/rundir"
 )
 
-// phase is one phase of the ladder while it runs, on one device.
+// phase is one phase of the ladder while it trains. It is its worker on the process's first device, too.
 type phase struct {
-	*Run
-	s     *method.Session
-	peers []*phase // of the leading device: the phase on each of the others
-	at    int      // index in the ladder
+	*worker
+	workers []*worker // by device of the process
+	group   *engine.Group
 
-	feed     *feed.Feed[method.Host, *method.Inputs]
-	decoded  *feed.Ahead[drawn] // samples whose images are encoded while the run trains
-	queue    []*queued          // updates whose numbers are not read, oldest first
-	read     time.Time          // when an update's numbers were read last
-	measured time.Time          // when an update's parts were measured last
-	updates  int64              // of the discriminator, or of the student where there is none
-	moved    int64              // updates of the student
+	report    monitor.Reporter
+	watch     *monitor.Watcher // nil = nothing is watched
+	card      Device           // may be nil
+	perSample float64          // operations
+
+	updates int64        // of the discriminator, or of the student where there is none
+	moved   int64        // updates of the student
+	queue   []*queued    // updates whose numbers are not read, oldest first
+	unsaved *atomic.Bool // an update was made since the last checkpoint or result
+	saved   time.Time    // of the last checkpoint
+	since   int64        // samples since then
+	asked   bool         // all ranks were asked to save
+
+	read     time.Time     // when an update's numbers were read last
+	measured time.Time     // when an update's parts were measured last
+	waited   time.Duration // for other processes, when that was told last
+	slow     int           // rank that was slower than the others in the last measured update; -1 = none
 }
 
-// phase trains one phase from its start or from a checkpoint, and saves its result.
-func (r *Run) phase(ctx context.Context, step distill.Step, checkpoint *rundir.Checkpoint) (err error) {
-	at := r.index(step)
-	if !step.Trains() {
-		return r.merge(step, at)
-	}
-	if r.samples == nil {
-		s, err := r.newSamples(ctx)
-		if err != nil {
-			return err
-		}
-		r.samples = s
-	}
-	if r.Engine.Sites {
-		r.Engine.Drop() // one phase's thousand programs take device memory that the next one's need
-	}
-	r.Working("loading networks")
-	p, err := r.newPhase(step, at, checkpoint)
-	if err != nil {
-		return err
-	}
+// train trains a phase from its start or from a checkpoint, and saves its result.
+func (p *phase) train(ctx context.Context, checkpoint *rundir.Checkpoint) (err error) {
 	defer func() {
 		if err != nil {
-			r.samples.stop() // it waits for no compilation
+			p.loader.stop()
 		}
 		p.free()
 	}()
-	if err := p.together(func(q *phase) error { return q.prepare(ctx, checkpoint) }); err != nil {
+	p.Working("loading networks")
+	if err := p.together(func(w *worker) error { return w.prepare(ctx, checkpoint) }); err != nil {
 		return err
 	}
 	if err := p.begin(checkpoint); err != nil {
 		return err
 	}
-	r.Working("")
-	for p.s.Done < step.Samples {
-		if stop, err := p.agreed(); err != nil {
+	p.Working("")
+	for {
+		if stop, err := p.pause(ctx); err != nil {
 			return err
 		} else if stop {
 			return ErrInterrupted
@@ -72,129 +64,107 @@ func (r *Run) phase(ctx context.Context, step distill.Step, checkpoint *rundir.C
 		if err := p.update(); err != nil {
 			return err
 		}
-		if p.s.Done == step.Samples {
-			break
+		if p.s.Done == p.s.Step.Samples {
+			err := p.finish()
+			p.during(ctx)
+			return err
 		}
-		if p.due() || ctx.Err() != nil {
+		if p.due() {
 			if err := p.checkpoint(); err != nil {
 				return err
 			}
 		}
-		if ctx.Err() != nil {
-			if stop, err := p.agreed(); err != nil {
-				return err
-			} else if stop {
-				return ErrInterrupted
-			}
-			if p.since > 0 { // it was interrupted while the checkpoint was made
-				if err := p.checkpoint(); err != nil {
-					return err
-				}
-			}
-			return ErrInterrupted
-		}
+		p.during(ctx)
 	}
-	if err := p.finish(); err != nil {
-		return err
-	}
-	p.unsaved.Store(false)
-	return nil
 }
 
-// index is a step's in the ladder.
-func (r *Run) index(step distill.Step) int {
-	for i, s := range r.Ladder.Steps() {
-		if s.Stage == step.Stage && s.Phase == step.Phase {
-			return i
-		}
+// during has the engines wait for compilations no longer than ctx, while nothing is lost by an update that is half done.
+func (p *phase) during(ctx context.Context) {
+	if p.unsaved.Load() {
+		ctx = nil
 	}
-	return len(r.Ladder.Steps())
+	during(ctx, p.group.Engines())
 }
 
-// merge makes the stage's full model of the original base and the LoRA.
-func (r *Run) merge(step distill.Step, at int) error {
-	w, err := r.before(at).merged(step.Start)
-	if !r.leads() {
+// during has engines wait for compilations, and load networks, no longer than ctx; nil = to the end.
+func during(ctx context.Context, engines []*engine.Engine) {
+	for _, e := range engines {
+		e.Context = ctx
+	}
+}
+
+// pause saves before an update what is to be saved, and says whether training stops: once ctx has ended or, where several
+// ranks train, when all have agreed to.
+func (p *phase) pause(ctx context.Context) (stop bool, err error) {
+	m := p.member
+	if m == nil {
+		if ctx.Err() == nil {
+			return false, nil
+		}
+		return true, p.save()
+	}
+	if p.leads() && p.overdue() && !p.asked {
+		p.asked = true
+		if err := m.Propose(m.Context(), cluster.Save, "train.checkpoint_minutes"); err != nil {
+			return false, err
+		}
+	}
+	for {
+		action, err := m.Next(m.Context())
+		if err != nil || action == cluster.None {
+			return false, err
+		}
+		if err := p.save(); err != nil {
+			return false, err
+		}
+		p.asked = false
+		if action == cluster.Stop {
+			return true, nil
+		}
+	}
+}
+
+// save makes a checkpoint, unless nothing was trained since the last.
+func (p *phase) save() error {
+	if p.since == 0 {
 		return nil
 	}
-	if err != nil {
-		return err
+	return p.checkpoint()
+}
+
+// together runs f on every device at once.
+func (p *phase) together(f func(*worker) error) error {
+	if len(p.workers) == 1 {
+		return f(p.worker)
 	}
-	defer w.Close()
-	full, _, err := r.networks.Specs()
-	if err != nil {
-		return err
-	}
-	return r.Dir.SaveResult(pointOf(step, 0), nil, tensorFile(studentFile, full, pipeline.Reader(w), finite(studentFile, step, 0)))
+	return p.group.Together(func(device int) error { return f(p.workers[device]) })
 }
 
 // session makes a phase's session over networks, on the device of a rank among those of all processes.
-func (r *Run) session(n *method.Networks, step distill.Step, rank int) (*method.Session, error) {
+func (s *Setup) session(n *method.Networks, step distill.Step, rank int) (*method.Session, error) {
 	m, err := methods.Of(step.Kind)
 	if err != nil {
 		return nil, err
 	}
-	s, err := method.New(n, m, r.Pipeline.Schedule, step, r.oneSample())
+	session, err := method.New(n, m, s.Pipeline.Schedule, step, s.inputs(1))
 	if err == nil {
-		s.On(rank, r.devices())
+		session.On(rank, s.devices())
 	}
-	return s, err
-}
-
-// newPhase makes the phase on every device.
-func (r *Run) newPhase(step distill.Step, at int, checkpoint *rundir.Checkpoint) (lead *phase, err error) {
-	first := r.process() * max(r.opt.Devices, 1)
-	for i := range r.Engines() {
-		n := r.networksOn(i)
-		n.Weights = &files{run: r, at: at, checkpoint: checkpoint}
-		p := &phase{Run: r, at: at}
-		if p.s, err = r.session(n, step, first+i); err != nil {
-			return nil, err
-		}
-		if lead == nil {
-			lead = p
-		} else {
-			lead.peers = append(lead.peers, p)
-		}
-	}
-	return lead, nil
-}
-
-// prepare puts the phase's networks and optimizers on the device, with the state of a checkpoint, if there is one.
-func (p *phase) prepare(ctx context.Context, checkpoint *rundir.Checkpoint) error {
-	s := p.s
-	if err := s.Load(); err != nil {
-		return err
-	}
-	if checkpoint == nil && s.Phase.ClosedForm > 0 {
-		if err := p.closedForm(ctx); err != nil {
-			return err
-		}
-	}
-	if err := s.Optimize(); err != nil {
-		return err
-	}
-	s.Engine.ResetPeak()
-	p.feeds()
-	switch {
-	case checkpoint != nil:
-		return p.restore(checkpoint)
-	case p.Config.Discriminator.CarryOptimizer && s.Step.DiscriminatorBackbone == distill.Carried:
-		return p.carryOptimizer()
-	}
-	return nil
+	return session, err
 }
 
 // begin starts watching the phase, from its record or from those before a checkpoint on.
 func (p *phase) begin(checkpoint *rundir.Checkpoint) error {
-	p.watch = nil
 	if c := p.Config.Discriminator; c.CollapseWindow > 0 && p.leads() {
 		perUpdate := int64(p.Config.Train.GlobalBatch())
 		p.watch = &monitor.Watcher{Window: int(max(c.CollapseWindow/perUpdate, 1)), SaturatedLoss: c.CollapseLoss, SaturatedAcc: c.CollapseAccuracy}
 	}
-	p.saved, p.since = time.Now(), 0
+	p.saved, p.slow, p.waited = time.Now(), -1, p.group.Waited()
 	if checkpoint == nil {
 		return p.report.Update(p.record(monitor.KindPhase, nil, 0))
+	}
+	if err := p.restore(checkpoint); err != nil {
+		return err
 	}
 	if !p.leads() {
 		return nil
@@ -203,17 +173,10 @@ func (p *phase) begin(checkpoint *rundir.Checkpoint) error {
 }
 
 func (p *phase) free() {
-	if p.feed != nil {
-		p.feed.Close()
-	}
-	if p.decoded != nil {
-		p.decoded.Close()
-	}
 	for _, u := range p.queue {
 		u.free()
 	}
-	p.s.Free()
-	for _, q := range p.peers {
-		q.free()
+	for _, w := range p.workers {
+		w.free()
 	}
 }

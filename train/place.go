@@ -91,7 +91,7 @@ func (r *Run) place() (state distill.State, from *rundir.Snapshot, checkpoint *r
 		if s.Unfinished {
 			continue
 		}
-		r.opt.Log.Warn("checkpoint passed over", "folder", s.Folder, "why", s.Why)
+		r.log.Warn("checkpoint passed over", "folder", s.Folder, "why", s.Why)
 		if s.Phase == phaseOf(step) {
 			lost = append(lost, s.String())
 		}
@@ -105,7 +105,7 @@ func (r *Run) place() (state distill.State, from *rundir.Snapshot, checkpoint *r
 		if checkpoint != nil {
 			done = checkpoint.Samples
 		}
-		r.opt.Log.Info("continuing", "stage", step.StageName, "phase", step.PhaseName, "samples", done, "of", step.Samples)
+		r.log.Info("continuing", "stage", step.StageName, "phase", step.PhaseName, "samples", done, "of", step.Samples)
 	}
 	return state, from, checkpoint, nil
 }
@@ -145,7 +145,7 @@ func (r *Run) takeOut(hole int) error {
 	if err != nil {
 		return err
 	}
-	r.opt.Log.Warn(fmt.Sprintf("the result of %s is missing: this phase is trained again, and the phases after it wait in %s", phaseOf(steps[hole]), folder), "phases", len(later))
+	r.log.Warn(fmt.Sprintf("the result of %s is missing: this phase is trained again, and the phases after it wait in %s", phaseOf(steps[hole]), folder), "phases", len(later))
 	return nil
 }
 
@@ -172,9 +172,9 @@ func (r *Run) putBack(ctx context.Context, step distill.Step, state distill.Stat
 
 func (r *Run) tellPutBack(step distill.Step, put int, different string) {
 	if put > 0 {
-		r.opt.Log.Info(fmt.Sprintf("%s came out the same as before: the phases after it are back in their place", phaseOf(step)), "phases", put)
+		r.log.Info(fmt.Sprintf("%s came out the same as before: the phases after it are back in their place", phaseOf(step)), "phases", put)
 	}
 	if different != "" {
-		r.opt.Log.Warn(fmt.Sprintf("%s came out otherwise than before: the phases after it are trained again", phaseOf(step)), "the old ones", different)
+		r.log.Warn(fmt.Sprintf("%s came out otherwise than before: the phases after it are trained again", phaseOf(step)), "the old ones", different)
 	}
 }

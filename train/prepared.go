@@ -100,8 +100,8 @@ func (p preparedTexts) read(i int, parts ...[]float32) error {
 func (p preparedTexts) close() error { return nil } // the latents' store is the same
 
 // prepared takes the encodings that belong to the data set, where there are any and they are of this recipe's encoders.
-func (s *samples) prepared(ctx context.Context) error {
-	dir := s.run.Data.EncodedFolder()
+func (s *loader) prepared(ctx context.Context) error {
+	dir := s.Data.EncodedFolder()
 	if dir == "" {
 		return nil
 	}
@@ -109,7 +109,7 @@ func (s *samples) prepared(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	vae, err := WeightsHash(ctx, s.run.Pipeline, VAEComponents...)
+	vae, err := WeightsHash(ctx, s.Pipeline, VAEComponents...)
 	if err != nil {
 		return err
 	}
@@ -118,10 +118,10 @@ func (s *samples) prepared(ctx context.Context) error {
 		return fmt.Errorf("%s: encoded in the shapes %v, the recipe's data.resolution and data.buckets say %v%s", dir, some(store.Shapes), some(s.shapes), again)
 	}
 	switch {
-	case s.run.deviates() && !store.Deviations:
+	case s.deviates() && !store.Deviations:
 		return fmt.Errorf("%s: encoded without the posterior's deviations, which data.posterior: sample draws from%s", dir, again)
 	case store.VAE != vae:
-		return fmt.Errorf("%s: encoded with another VAE than %s has%s", dir, s.run.Pipeline.Dir, again)
+		return fmt.Errorf("%s: encoded with another VAE than %s has%s", dir, s.Pipeline.Dir, again)
 	case store.Decoder != images.DecoderVersion:
 		return fmt.Errorf("%s: encoded by an earlier version, which decoded some images otherwise%s", dir, again)
 	}
@@ -129,12 +129,12 @@ func (s *samples) prepared(ctx context.Context) error {
 	if len(store.Texts) == 0 {
 		return nil
 	}
-	text, err := WeightsHash(ctx, s.run.Pipeline, s.run.Pipeline.Kind.Text...)
+	text, err := WeightsHash(ctx, s.Pipeline, s.Pipeline.Kind.Text...)
 	if err != nil {
 		return err
 	}
 	if store.Text != text {
-		return fmt.Errorf("%s: encoded with other text encoders than %s has; run 'fewstep data encode' for this recipe", dir, s.run.Pipeline.Dir)
+		return fmt.Errorf("%s: encoded with other text encoders than %s has; run 'fewstep data encode' for this recipe", dir, s.Pipeline.Dir)
 	}
 	captions := s.set.Captions()
 	s.caption = map[string]int{}

@@ -10,34 +10,43 @@ import (
 	"time"
 
 	"fewstep/cluster"
+	"fewstep/configs"
 	"fewstep/engine"
+	"fewstep/internal/xla"
 	"fewstep/train/rundir"
 )
 
-// Several processes train together, each with its devices. Every rank walks the same ladder and takes its part of every
-// batch. Rank 0 alone changes the run directory, but for the parts of checkpoints; what it finds there, and decides by it,
-// it tells the others, which open the directory to read. A run that is alone is rank 0 of 1.
+// ranks are the processes that train together, as one of them knows them, each with its devices. Every rank walks the same
+// ladder and takes its part of every batch. Rank 0 alone changes the run directory, but for the parts of checkpoints; what it
+// finds there, and decides by it, it tells the others, which open the directory to read. A run that is alone is rank 0 of 1.
+type ranks struct {
+	member *cluster.Member // nil = this process is alone
+	each   int             // devices of each process
+}
 
-func (r *Run) nodes() int {
-	if r.opt.Cluster == nil {
+func (r *ranks) nodes() int {
+	if r.member == nil {
 		return 1
 	}
-	return r.opt.Cluster.Nodes()
+	return r.member.Nodes()
 }
 
-func (r *Run) process() int {
-	if r.opt.Cluster == nil {
+func (r *ranks) process() int {
+	if r.member == nil {
 		return 0
 	}
-	return r.opt.Cluster.Rank()
+	return r.member.Rank()
 }
 
+// devices is the number of devices that train together, over all processes.
+func (r *ranks) devices() int { return r.each * r.nodes() }
+
 // leads says whether this process changes the run directory and tells of the run.
-func (r *Run) leads() bool { return r.process() == 0 }
+func (r *ranks) leads() bool { return r.process() == 0 }
 
 // hear gives every rank rank 0's value, which is a pointer; it waits for all. name says what a rank that is late is awaited for.
-func (r *Run) hear(name string, value any) error {
-	m := r.opt.Cluster
+func (r *ranks) hear(name string, value any) error {
+	m := r.member
 	if m == nil {
 		return nil
 	}
@@ -56,8 +65,8 @@ func (r *Run) hear(name string, value any) error {
 }
 
 // Working tells the other ranks what this one does while they wait for it, again and again; "" = nothing that takes long.
-func (r *Run) Working(doing string) {
-	if m := r.opt.Cluster; m != nil {
+func (r *ranks) Working(doing string) {
+	if m := r.member; m != nil {
 		m.Working(doing)
 	}
 }
@@ -67,7 +76,7 @@ func (r *Run) Working(doing string) {
 const visibleWithin = 30 * time.Second
 
 // visible opens what rank 0 has written.
-func (r *Run) visible(open func() error) error {
+func (r *ranks) visible(open func() error) error {
 	for start := time.Now(); ; time.Sleep(100 * time.Millisecond) {
 		err := open()
 		var foreign *rundir.NotRunDir
@@ -78,8 +87,8 @@ func (r *Run) visible(open func() error) error {
 }
 
 // sameInputs ends all ranks where they do not read the same model and data.
-func (r *Run) sameInputs(l rundir.Lineage) error {
-	m := r.opt.Cluster
+func (r *ranks) sameInputs(c *configs.Recipe, l rundir.Lineage) error {
+	m := r.member
 	if m == nil {
 		return nil
 	}
@@ -89,51 +98,19 @@ func (r *Run) sameInputs(l rundir.Lineage) error {
 	}
 	model := sha256.Sum256(all)
 	return m.Same(m.Context(), cluster.Fact{Name: "the model's files", Value: hex.EncodeToString(model[:8])}, cluster.Fact{Name: "the data set", Value: l.DataManifest[:min(16, len(l.DataManifest))]},
-		cluster.Fact{Name: "the recipe with all defaults", Value: r.Config.Hash()[:16]})
+		cluster.Fact{Name: "the recipe with all defaults", Value: c.Hash()[:16]})
 }
 
-// job is how the run's devices reach those of the other ranks.
-func (r *Run) job() *engine.Job {
-	if r.opt.Cluster == nil {
+// job is how the devices reach those of the other ranks; span are those that XLA reaches.
+func (r *ranks) job(span *xla.Span) *engine.Job {
+	if r.member == nil {
 		return nil
 	}
-	return &engine.Job{Span: r.opt.Span, Hosts: r.opt.Cluster}
-}
-
-// agreed is what all ranks do before their next update: it saves where they have agreed to, and says whether they stop.
-func (p *phase) agreed() (stop bool, err error) {
-	m := p.opt.Cluster
-	if m == nil {
-		return false, nil
-	}
-	if p.leads() && p.overdue() && !p.asked {
-		p.asked = true
-		if err := m.Propose(m.Context(), cluster.Save, "train.checkpoint_minutes"); err != nil {
-			return false, err
-		}
-	}
-	for {
-		action, err := m.Next(m.Context())
-		if err != nil || action == cluster.None {
-			return false, err
-		}
-		if p.since > 0 {
-			if err := p.checkpoint(); err != nil {
-				return false, err
-			}
-		}
-		p.asked = false
-		if action == cluster.Stop {
-			return true, nil
-		}
-	}
+	return &engine.Job{Span: span, Hosts: r.member}
 }
 
 // stops makes all ranks stop before the same update once ctx has ended.
-func (r *Run) stops(ctx context.Context) (undo func() bool) {
-	m := r.opt.Cluster
-	if m == nil {
-		return func() bool { return true }
-	}
+func (r *ranks) stops(ctx context.Context) (undo func() bool) {
+	m := r.member
 	return context.AfterFunc(ctx, func() { _ = m.Propose(m.Context(), cluster.Stop, "it was asked to stop") })
 }

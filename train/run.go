@@ -7,9 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"fewstep/cluster"
 	"fewstep/configs"
@@ -19,9 +19,6 @@ import (
 	"fewstep/engine"
 	"fewstep/internal/xla"
 	"fewstep/model/nn"
-	"fewstep/model/pipeline"
-	"fewstep/model/weights"
-	"fewstep/train/cost"
 	"fewstep/train/monitor"
 	"fewstep/train/rundir"
 
@@ -55,36 +52,23 @@ type Options struct {
 	Finished func(ctx context.Context, r *Run, step distill.Step) error
 }
 
-// Run is a ladder being walked.
+// Run is a ladder that is walked over a run directory.
 type Run struct {
-	Config   *configs.Recipe
-	Pipeline *pipeline.Pipeline
-	Dir      *rundir.Dir
-	Engine   *engine.Engine
-	Ladder   *distill.Ladder
-	Data     *data.Set
+	Setup
+	Engine *engine.Engine // of the first device
 
 	opt      Options
-	networks *method.Networks // on the engine's device
-	opening  sync.Mutex       // base is asked for by several devices at once
-	base     weights.Source   // the original UNet's file, once it is open
-	samples  *samples
-	stats    *monitor.Stats
+	models   *models
+	loader   *loader            // from the first phase that trains on
+	group    *engine.Group      // the devices that train together; nil before Walk
+	networks []*method.Networks // on each of them
 	report   monitor.Reporter
-	watch    *monitor.Watcher
-	saved    time.Time // of the last checkpoint
-	since    int64     // samples since then
-	warming  sync.WaitGroup
-	unsaved  atomic.Bool   // an update was made since the last checkpoint or result
-	asked    bool          // all ranks were asked to save
-	waited   time.Duration // for other processes, when that was told last
-	slow     int           // rank that was slower than the others in the last measured update; -1 = none
-	aside    background    // what Finished does beside training
+	unsaved  atomic.Bool // an update was made since the last checkpoint or result
+	aside    background  // what Finished does beside training
 
-	perSample map[string]float64 // operations of each phase
-
-	group *engine.Group      // the devices that train together; nil before Walk
-	peers []*method.Networks // on each of them but the first, as far as they were asked for
+	perSample map[string]float64 // operations of each phase, by "stage/phase"
+	compiling sync.WaitGroup     // ahead of what is trained ...
+	interrupt func()             // ... which this ends
 }
 
 // Device tells of the device that a run trains on; *xla.Runtime does.
@@ -95,10 +79,10 @@ type Device interface {
 
 // Open opens the model, the data and the run directory. Nothing is computed yet.
 func Open(ctx context.Context, c *configs.Recipe, opt Options) (*Run, error) {
-	r := &Run{Config: c, opt: opt, Engine: NewEngine(opt.Backend, c.Train, opt.Split), slow: -1}
+	r := &Run{opt: opt, Engine: NewEngine(opt.Backend, c.Train, opt.Split), interrupt: func() {},
+		Setup: Setup{Config: c, ranks: &ranks{opt.Cluster, max(opt.Devices, 1)}, folder: opt.Dir, backend: opt.Backend, log: opt.Log}}
 	r.Engine.Sites = opt.Sites
-	err := r.checkDevices()
-	if err != nil {
+	if err := r.checkDevices(); err != nil {
 		return nil, err
 	}
 	if !r.leads() { // what rank 0 finds out about the data lies in the directory then
@@ -106,23 +90,13 @@ func Open(ctx context.Context, c *configs.Recipe, opt Options) (*Run, error) {
 			return nil, err
 		}
 	}
-	if err = r.Engine.CheckOffload(); err != nil {
+	if err := r.Engine.CheckOffload(); err != nil {
 		return nil, fmt.Errorf("train.offload: %w; set it to none, or use another --backend", err)
 	}
-	if r.Pipeline, err = pipeline.Open(c.ModelPath()); err != nil {
+	if err := r.openModel(); err != nil {
 		return nil, err
 	}
-	if err := c.CheckTimesteps(r.Pipeline.Schedule.T()); err != nil {
-		return nil, err
-	}
-	if c.Data.VAETile > 0 {
-		if _, err := r.Pipeline.VAE.EncodeTiles(c.Data.VAETile); err != nil {
-			return nil, fmt.Errorf("data.vae_tile: %w", err)
-		}
-	}
-	if err := r.checkShapes(); err != nil {
-		return nil, err
-	}
+	var err error
 	if r.Ladder, err = distill.NewLadder(c, r.Pipeline.Prediction); err != nil {
 		return nil, err
 	}
@@ -143,10 +117,11 @@ func Open(ctx context.Context, c *configs.Recipe, opt Options) (*Run, error) {
 	if err := r.openDir(lineage, seen); err != nil {
 		return nil, err
 	}
-	if err := r.sameInputs(lineage); err != nil {
+	if err := r.sameInputs(c, lineage); err != nil {
 		return nil, errors.Join(err, r.Dir.Close())
 	}
-	r.networks = r.newNetworks(r.Engine)
+	r.models = &models{Setup: &r.Setup}
+	r.networks = []*method.Networks{r.models.networks(r.Engine)}
 	return r, nil
 }
 
@@ -154,7 +129,7 @@ func Open(ctx context.Context, c *configs.Recipe, opt Options) (*Run, error) {
 func (r *Run) openDir(lineage rundir.Lineage, seen *data.Seen) (err error) {
 	if !r.leads() {
 		err := r.visible(func() (err error) {
-			r.Dir, err = rundir.View(r.opt.Dir)
+			r.Dir, err = rundir.View(r.folder)
 			return err
 		})
 		if err != nil {
@@ -165,12 +140,12 @@ func (r *Run) openDir(lineage rundir.Lineage, seen *data.Seen) (err error) {
 	if err := r.fork(lineage); err != nil {
 		return err
 	}
-	if r.Dir, err = rundir.OpenWith(r.opt.Dir, r.Config.Resolved(), lineage, r.rules()); err != nil {
+	if r.Dir, err = rundir.OpenWith(r.folder, r.Config.Resolved(), lineage, r.rules()); err != nil {
 		return err
 	}
-	r.Dir.Told = func(sentence string) { r.opt.Log.Warn(sentence) }
+	r.Dir.Told = func(sentence string) { r.log.Warn(sentence) }
 	for _, note := range r.Dir.Notes() {
-		r.opt.Log.Warn(note)
+		r.log.Warn(note)
 	}
 	r.Dir.Keep = r.Config.Train.KeepCheckpoints
 	if err = r.rememberData(seen); err == nil {
@@ -191,162 +166,39 @@ func NewEngine(backend compute.Backend, c configs.Train, split bool) *engine.Eng
 // end at any time: what it was about is begun again.
 func (r *Run) Unsaved() bool { return r.unsaved.Load() }
 
-// Close releases the run directory.
+// Close releases the run directory and the devices' memory. It does not wait for programs that are being compiled.
 func (r *Run) Close() error {
-	r.warming.Wait()
-	for _, n := range append(r.peers, r.networks) {
+	r.interrupt()
+	r.compiling.Wait()
+	for _, n := range r.networks {
 		n.Free()
 	}
-	errs := []error{r.samples.close(), r.Dir.Close()}
-	if r.base != nil {
-		errs = append(errs, r.base.Close())
-	}
-	return errors.Join(errs...)
+	return errors.Join(r.loader.close(), r.Dir.Close(), r.models.close())
 }
 
-// Walk runs what is left of the ladder. It reports whether anything was left.
-func (r *Run) Walk(ctx context.Context) (worked bool, err error) {
-	if r.opt.Cluster != nil { // a rank that stops by itself would leave the others waiting
-		defer r.stops(ctx)()
-		ctx = r.opt.Cluster.Context()
+// Engines are those of this process's devices; the first leads. There are none before Walk.
+func (r *Run) Engines() []*engine.Engine { return r.group.Engines() }
+
+// During has the engines wait for compilations, and load networks, no longer than ctx; nil = to the end.
+func (r *Run) During(ctx context.Context) { during(ctx, r.Engines()) }
+
+// Model puts the model of a finished step on the device of one of Engines, for sampling.
+func (r *Run) Model(e *engine.Engine, step distill.Step) (*engine.Params, func(), error) {
+	model := distill.Model{Full: step.Produces}
+	if step.Target == configs.TargetLoRA {
+		model = distill.Model{Full: distill.Base, LoRA: step.Produces}
 	}
-	shown := monitor.Fan(r.opt.Progress, r.opt.Metrics)
-	defer func() { err = errors.Join(err, shown.Close()) }()
-	for {
-		did, again, err := r.walk(ctx, shown)
-		worked = worked || did
-		if err != nil || !again {
-			return worked, err
-		}
-	}
+	return r.frozen(e, model, len(r.Ladder.Steps()))
 }
 
-// walk is Walk up to where phases that were set aside are put back, and the run stands elsewhere than it did: again.
-func (r *Run) walk(ctx context.Context, shown monitor.Reporter) (worked, again bool, err error) {
-	if r.group == nil {
-		if r.group, err = engine.NewGroup(r.Engine, max(r.opt.Devices, 1), method.ComputeTypes[r.Config.Train.Reduce], r.job()); err != nil {
-			return false, false, err
-		}
-	}
-	state, checkpoint, err := r.standing()
-	if err != nil {
-		return false, false, err
-	}
-	if r.Ladder.Done(state) { // nothing more will be recorded
-		return false, false, r.finishedBefore(ctx, state)
-	}
-	kept, err := r.records(state)
-	if err != nil {
-		return false, false, err
-	}
-	r.report = monitor.Fan(kept, shown)
-	defer func() { err = errors.Join(err, kept.Close()) }()
-	if _, err := r.original(); err != nil {
-		return false, false, err
-	}
-	if _, _, err := r.networks.Specs(); err != nil {
-		return false, false, err
-	}
-	r.warming.Wait()
-	r.warming.Go(func() { r.compileAhead(ctx, state) })
-	if r.perSample, err = r.operations(); err != nil {
-		return false, false, err
-	}
-	r.opt.Log.Info("TFLOP/s and mfu count " + cost.ModelCount)
-	if err := r.finishedBefore(ctx, state); err != nil {
-		return false, false, err
-	}
-	for !r.Ladder.Done(state) {
-		step, err := r.Ladder.Step(state)
-		if err != nil {
-			return worked, false, err
-		}
-		if r.opt.Until != "" && r.past(step) {
-			return worked, false, nil
-		}
-		worked = true
-		if checkpoint != nil && (checkpoint.Stage != step.StageName || checkpoint.Phase != step.PhaseName) {
-			checkpoint = nil
-		}
-		if err := r.phase(ctx, step, checkpoint); err != nil {
-			return worked, false, fmt.Errorf("stage %s, phase %s: %w", step.StageName, step.PhaseName, err)
-		}
-		checkpoint = nil
-		put, err := r.putBack(ctx, step, state)
-		if err == nil {
-			err = r.hear("the phase's end", &put)
-		}
-		if err != nil {
-			return worked, false, err
-		}
-		if err := r.finished(ctx, step); err != nil {
-			return worked, false, err
-		}
-		if put {
-			return worked, true, nil
-		}
-		state.Samples = step.Samples
-		if state, err = r.Ladder.Next(state, distill.Event{Kind: distill.Finished}); err != nil {
-			return worked, false, err
-		}
-	}
-	return worked, false, nil
+// Base puts the original model on the device of one of Engines.
+func (r *Run) Base(e *engine.Engine) (*engine.Params, func(), error) {
+	return r.frozen(e, distill.Model{Full: distill.Base}, 0)
 }
 
-// records opens the files that every update is recorded in, from a state on; rank 0 alone writes them.
-func (r *Run) records(from distill.State) (monitor.Reporter, error) {
-	if !r.leads() {
-		return monitor.Fan(), nil
-	}
-	var err error
-	if r.stats, err = monitor.OpenStats(r.Dir.StatsPath(), r.Dir.TimingPath()); err != nil {
-		return nil, err
-	}
-	events, err := monitor.OpenEvents(r.Dir.EventsPath(), r.Ladder.Position(from))
-	if err != nil {
-		return nil, errors.Join(err, r.stats.Close())
-	}
-	return monitor.Fan(r.stats, events), nil
-}
-
-// past says whether a step lies behind the stage to run until.
-func (r *Run) past(step distill.Step) bool {
-	for i := range r.Config.Stages {
-		if r.Config.Stages[i].Name == r.opt.Until {
-			return step.Stage > i
-		}
-	}
-	return false
-}
-
-// finishedBefore repeats the after-work of phases that were done by an earlier process.
-func (r *Run) finishedBefore(ctx context.Context, until distill.State) error {
-	for _, step := range r.Ladder.Steps() {
-		if step.Stage > until.Stage || step.Stage == until.Stage && step.Phase >= until.Phase {
-			break
-		}
-		if err := r.finished(ctx, step); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (r *Run) finished(ctx context.Context, step distill.Step) error {
-	if !step.Final || r.opt.Finished == nil || !r.leads() {
-		return nil
-	}
-	if err := ctx.Err(); err != nil {
-		return ErrInterrupted
-	}
-	finish := func() error {
-		if err := r.opt.Finished(ctx, r, step); err != nil {
-			return fmt.Errorf("after stage %s, phase %s: %w", step.StageName, step.PhaseName, err)
-		}
-		return nil
-	}
-	if r.opt.Cluster != nil {
-		return r.aside.do(finish)
-	}
-	return finish()
+// frozen puts a model on a device as it is before the phase at an index of the ladder.
+func (r *Run) frozen(e *engine.Engine, m distill.Model, before int) (*engine.Params, func(), error) {
+	n := r.networks[slices.Index(r.Engines(), e)]
+	n.Weights = r.models.before(before)
+	return n.Frozen(m)
 }

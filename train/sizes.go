@@ -18,7 +18,7 @@ const perSizes = 1024
 
 // readSizes gives the size of each row's image, zero where it is no image: from the data set where that knows it, else from
 // the head of every file, which is read once for all processes of a run.
-func (s *samples) readSizes(ctx context.Context) ([]bucket.Size, error) {
+func (s *loader) readSizes(ctx context.Context) ([]bucket.Size, error) {
 	n := s.set.Len()
 	out := make([]bucket.Size, n)
 	if s.set.KnowsSizes() {
@@ -30,8 +30,8 @@ func (s *samples) readSizes(ctx context.Context) ([]bucket.Size, error) {
 		}
 		return out, nil
 	}
-	told := monitor.LogProgress(s.run.opt.Log, "reading sizes", "images", 0)
-	x, err := s.run.encoded(ctx, fmt.Sprintf("sizes-decoder%d.f32", images.DecoderVersion), (n+perSizes-1)/perSizes, 2*perSizes, func(first, end int) ([][]float32, error) {
+	told := monitor.LogProgress(s.log, "reading sizes", "images", 0)
+	x, err := s.encoded(ctx, fmt.Sprintf("sizes-decoder%d.f32", images.DecoderVersion), (n+perSizes-1)/perSizes, 2*perSizes, func(first, end int) ([][]float32, error) {
 		records := make([][]float32, end-first)
 		for i := range records {
 			records[i] = make([]float32, 2*perSizes)
@@ -48,7 +48,7 @@ func (s *samples) readSizes(ctx context.Context) ([]bucket.Size, error) {
 			record[0], record[1] = float32(size.Width), float32(size.Height)
 		})
 		told(to, n)
-		s.run.Working("reading the sizes of images")
+		s.Working("reading the sizes of images")
 		return records, errors.Join(failed...)
 	})
 	if err != nil {
@@ -69,15 +69,15 @@ func (s *samples) readSizes(ctx context.Context) ([]bucket.Size, error) {
 }
 
 // sort puts every row into its shape, and tells which images are smaller than that.
-func (s *samples) sort() error {
-	c := s.run.Config.Data
+func (s *loader) sort() error {
+	c := s.Config.Data
 	s.shape = make([]int16, s.set.Len())
 	small, bad, example := 0, 0, ""
 	for i, size := range s.sizes {
 		if size.Width == 0 {
 			s.shape[i] = -1
 			bad++
-			s.run.opt.Log.Warn("image left out", "key", s.set.Row(i).Key, "why", "its size cannot be read")
+			s.log.Warn("image left out", "key", s.set.Row(i).Key, "why", "its size cannot be read")
 			continue
 		}
 		n := bucket.Choose(size, s.shapes)
@@ -101,15 +101,15 @@ func (s *samples) sort() error {
 		return fmt.Errorf("every image is smaller than the shape that it is trained in, as %s, and data.small is drop; take a smaller data.resolution", example)
 	}
 	if small > 0 && c.Small == configs.SmallDrop {
-		s.run.opt.Log.Warn("images that are smaller than the shape that they would be trained in are left out", "images", small, "of", s.set.Len(), "as", example)
+		s.log.Warn("images that are smaller than the shape that they would be trained in are left out", "images", small, "of", s.set.Len(), "as", example)
 	} else if small > 0 {
-		s.run.opt.Log.Warn("images are enlarged to the shape that they are trained in; data.small: drop leaves them out", "images", small, "of", s.set.Len(), "as", example)
+		s.log.Warn("images are enlarged to the shape that they are trained in; data.small: drop leaves them out", "images", small, "of", s.set.Len(), "as", example)
 	}
 	return nil
 }
 
 // tellEnlarged counts images that are enlarged where sizes are not known before.
-func (s *samples) tellEnlarged(key string, fit bucket.Fit) {
+func (s *loader) tellEnlarged(key string, fit bucket.Fit) {
 	if !fit.Enlarges() {
 		return
 	}
@@ -118,7 +118,7 @@ func (s *samples) tellEnlarged(key string, fit bucket.Fit) {
 		n = m / 10
 	}
 	if n == 1 { // the first, the tenth, the hundredth …
-		s.run.opt.Log.Warn("images are enlarged to the shape that they are trained in; data.small: drop leaves them out",
+		s.log.Warn("images are enlarged to the shape that they are trained in; data.small: drop leaves them out",
 			"samples so far", s.enlarged.Load(), "as", fmt.Sprintf("%s of %v for %v", key, fit.Original, fit.Target))
 	}
 }

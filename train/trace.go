@@ -45,15 +45,15 @@ type Traced struct {
 
 // Trace leads from a run's samples back to its data.
 type Trace struct {
-	run     *Run
-	samples *samples
+	*Setup
+	loader  *loader
 	updates []monitor.Record
 }
 
 // OpenTrace opens a run directory, which may be training, its data set, which must be as it was, and its model's
 // configuration. The model and the source are looked for where the recipe says, unless they are given.
 func OpenTrace(ctx context.Context, dir, model, source string, log *slog.Logger) (_ *Trace, err error) {
-	r := &Run{opt: Options{Dir: dir, Log: log}}
+	r := &Setup{folder: dir, log: log, ranks: &ranks{each: 1}}
 	if r.Dir, err = rundir.View(dir); err != nil {
 		return nil, err
 	}
@@ -73,7 +73,7 @@ func OpenTrace(ctx context.Context, dir, model, source string, log *slog.Logger)
 	if r.Pipeline, err = pipeline.Open(r.Config.ModelPath()); err != nil {
 		return nil, err
 	}
-	t := &Trace{run: r}
+	t := &Trace{Setup: r}
 	records, err := monitor.ReadStats(r.Dir.StatsPath())
 	if err != nil {
 		return nil, err
@@ -94,7 +94,7 @@ func OpenTrace(ctx context.Context, dir, model, source string, log *slog.Logger)
 		err = fmt.Errorf("%s has changed since the run in %s, whose samples it does not tell any more", r.Config.SourcePath(), dir)
 	}
 	if err == nil {
-		t.samples, err = r.openSamples(ctx)
+		t.loader, err = r.openLoader(ctx)
 	}
 	if err != nil {
 		return nil, errors.Join(err, r.Data.Close())
@@ -103,7 +103,7 @@ func OpenTrace(ctx context.Context, dir, model, source string, log *slog.Logger)
 }
 
 // Close closes the data set.
-func (t *Trace) Close() error { return errors.Join(t.samples.close(), t.run.Data.Close()) }
+func (t *Trace) Close() error { return errors.Join(t.loader.close(), t.Data.Close()) }
 
 // Update is the samples of a phase's update, which are counted from 1 on.
 func (t *Trace) Update(stage, phase string, n int64) (first, end int64, err error) {
@@ -113,7 +113,7 @@ func (t *Trace) Update(stage, phase string, n int64) (first, end int64, err erro
 			continue
 		}
 		if rec.Step == n {
-			return rec.Position - int64(t.run.Config.Train.GlobalBatch()), rec.Position, nil
+			return rec.Position - int64(t.Config.Train.GlobalBatch()), rec.Position, nil
 		}
 		last = max(last, rec.Step)
 	}
@@ -125,22 +125,22 @@ func (t *Trace) Update(stage, phase string, n int64) (first, end int64, err erro
 
 // Sample leads a sample back.
 func (t *Trace) Sample(k int64) (out Traced, err error) {
-	batch := int64(t.run.Config.Train.GlobalBatch())
+	batch := int64(t.Config.Train.GlobalBatch())
 	i := slices.IndexFunc(t.updates, func(rec monitor.Record) bool { return rec.Position-batch <= k && k < rec.Position })
 	if i < 0 {
 		return out, fmt.Errorf("no update took sample %d; the last one ended at %d", k, t.updates[len(t.updates)-1].Position)
 	}
-	s := t.samples
+	s := t.loader
 	d, err := s.draw(k)
 	if err != nil {
 		return out, err
 	}
 	rec := t.updates[i]
 	out = Traced{Sample: k, Stage: rec.Stage, Phase: rec.Phase, Update: rec.Step, Caption: d.caption, Dropped: d.dropped, Shape: d.shape.String(), Sizes: d.sizes}
-	for _, tokenizer := range t.run.Pipeline.Tokenizer {
+	for _, tokenizer := range t.Pipeline.Tokenizer {
 		out.Tokens = max(out.Tokens, tokenizer.Count(d.caption))
 	}
-	if cut, is := clip.CutOf(t.run.Pipeline.Tokenizer, d.caption); is {
+	if cut, is := clip.CutOf(t.Pipeline.Tokenizer, d.caption); is {
 		out.Unseen = cut.Unseen
 	}
 	return out, t.image(d.row, &out)
@@ -148,7 +148,7 @@ func (t *Trace) Sample(k int64) (out Traced, err error) {
 
 // image tells of a row's image.
 func (t *Trace) image(row int, out *Traced) error {
-	set := t.samples.set
+	set := t.loader.set
 	out.Row, out.Key = set.Chosen(row), set.Row(row).Key
 	if files := set.Files(); files != nil {
 		chosen := files.Select(set.Number(row))
@@ -176,9 +176,9 @@ type Listed struct {
 // Manifest writes a parquet file of every image that the run was trained on, in the order of the source, and returns how many
 // there are. Equal data give equal bytes, wherever they lie.
 func (t *Trace) Manifest(ctx context.Context, file string) (rows int, err error) {
-	s, batch := t.samples, int64(t.run.Config.Train.GlobalBatch())
+	s, batch := t.loader, int64(t.Config.Train.GlobalBatch())
 	draws := map[int]int64{}
-	told := monitor.LogProgress(t.run.opt.Log, "tracing", "updates", 0)
+	told := monitor.LogProgress(t.log, "tracing", "updates", 0)
 	for i, rec := range t.updates {
 		if err := ctx.Err(); err != nil {
 			return 0, err
@@ -197,7 +197,7 @@ func (t *Trace) Manifest(ctx context.Context, file string) (rows int, err error)
 		told(i+1, len(t.updates))
 	}
 	list := slices.Sorted(maps.Keys(draws))
-	told = monitor.LogProgress(t.run.opt.Log, "hashing", "images", 0)
+	told = monitor.LogProgress(t.log, "hashing", "images", 0)
 	err = atomicfile.Write(file, func(w io.Writer) error {
 		pw := parquet.NewGenericWriter[Listed](w, parquet.CreatedBy("fewstep", "1", "0"))
 		done := 0

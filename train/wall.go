@@ -16,15 +16,15 @@ type wall struct {
 	last   time.Time
 }
 
-// operations are those of each phase, per sample.
-func (r *Run) operations() (map[string]float64, error) {
-	m := cost.Of(r.Pipeline)
+// operations are those of each phase, per sample, by "stage/phase".
+func (s *Setup) operations() (map[string]float64, error) {
+	m := cost.Of(s.Pipeline)
 	rt, err := xla.Open(xla.Go, xla.Options{}) // builds graphs only
 	if err != nil {
 		return nil, err
 	}
 	defer rt.Close()
-	return cost.ModelFLOPs(rt.Backend, r.Config, m)
+	return cost.ModelFLOPs(rt.Backend, s.Config, m)
 }
 
 func (p *phase) newWall() (*wall, error) {
@@ -73,18 +73,18 @@ func (w *wall) part(e *engine.Engine, name string, wait *engine.Array) error {
 
 // finish adds speed and memory.
 func (p *phase) finishWall(w *wall, samples int64, took time.Duration) monitor.Values {
-	if n := p.perSample[p.s.Step.StageName+"/"+p.s.Step.PhaseName]; n > 0 && took > 0 {
-		speed := n * float64(samples) / took.Seconds() / 1e12
+	if p.perSample > 0 && took > 0 {
+		speed := p.perSample * float64(samples) / took.Seconds() / 1e12
 		w.values[monitor.TFLOPs] = speed
-		if p.opt.Device != nil {
-			if peak := p.opt.Device.PeakTFLOPs(); peak > 0 {
+		if p.card != nil {
+			if peak := p.card.PeakTFLOPs(); peak > 0 {
 				w.values[monitor.MFU] = speed / peak / float64(p.devices())
 			}
 		}
 	}
-	live, peak := p.Engine.Memory().Live, p.Engine.Memory().Peak
-	if p.opt.Device != nil {
-		if m, err := p.opt.Device.DeviceMemory(0); err == nil {
+	live, peak := p.s.Engine.Memory().Live, p.s.Engine.Memory().Peak
+	if p.card != nil {
+		if m, err := p.card.DeviceMemory(0); err == nil {
 			live, peak = m.InUse, m.Peak
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"fewstep/distill"
 	"fewstep/distill/method"
 	"fewstep/engine"
 	"fewstep/internal/xla"
@@ -52,8 +51,7 @@ func TestSpeedAndMemoryOfUpdate(t *testing.T) {
 		"unknown": {card{silent: true}, monitor.Values{monitor.TFLOPs: 6, live: 1024, peak: 1024}},
 		"none":    {nil, monitor.Values{monitor.TFLOPs: 6, live: 1024, peak: 1024}},
 	} {
-		p := &phase{Run: &Run{Engine: e, opt: Options{Device: c.device}, perSample: map[string]float64{"8/full": 3e12}},
-			s: &method.Session{Step: distill.Step{StageName: "8", PhaseName: "full"}}}
+		p := &phase{card: c.device, perSample: 3e12, worker: &worker{Setup: &Setup{ranks: &ranks{each: 1}}, s: &method.Session{Networks: &method.Networks{Engine: e}}}}
 		got := p.finishWall(&wall{values: monitor.Values{}}, 4, 2*time.Second)
 		for key, v := range c.want {
 			if got[key] != v {

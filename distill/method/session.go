@@ -159,7 +159,7 @@ func (s *Session) Free() {
 		delete(s.optimizer, role)
 	}
 	for role, p := range s.params {
-		if role != Teacher {
+		if role != Teacher && p != nil { // nil = loading it has failed
 			p.FreeTrained()
 		}
 		delete(s.params, role)

@@ -230,6 +230,8 @@ func (m *Maker) Report(ctx context.Context, r *train.Run) (worked bool, err erro
 	if have, err := eval.Reported(r.Dir); err != nil || have {
 		return false, err
 	}
+	r.During(ctx)
+	defer r.During(nil)
 	s := eval.Spec{Engine: m.meter(r), Drawers: r.Engines(), Pipeline: r.Pipeline, Config: r.Config, Base: r.Base, Progress: m.progress(),
 		Metric: func(name string) { m.Log.Info("computing " + name) }}
 	s.Keep(r.Dir)

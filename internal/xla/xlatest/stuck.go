@@ -25,7 +25,9 @@ func NewStuck(t testing.TB, b compute.Backend) *Stuck {
 func (s *Stuck) Compiling() string { return <-s.began }
 
 // Builder is that of the backend, but for Compile.
-func (s *Stuck) Builder(name string) compute.Builder { return &stuckBuilder{s.Backend.Builder(name), s} }
+func (s *Stuck) Builder(name string) compute.Builder {
+	return &stuckBuilder{s.Backend.Builder(name), s}
+}
 
 type stuckBuilder struct {
 	compute.Builder

@@ -16,13 +16,13 @@ func (p *phase) update() error {
 	n := int64(p.Config.Train.GlobalBatch())
 	u := &queued{numbers: &numbers{values: monitor.Values{}, of: p.Config.Train.Accumulate}, first: s.Step.First + s.Done, count: n, wall: w, start: w.last}
 	waited := p.feed.Waited
-	if err := p.together(func(q *phase) error {
-		if q == p {
-			return p.compute(u.numbers, w)
+	if err := p.together(func(of *worker) error {
+		if of == p.worker {
+			return of.update(u.numbers, w)
 		}
-		q.s.Done, q.s.Gate = s.Done, s.Gate
-		defer q.s.Forget()
-		return q.compute(&numbers{values: monitor.Values{}}, &wall{})
+		of.s.Done, of.s.Gate = s.Done, s.Gate
+		defer of.s.Forget()
+		return of.update(&numbers{values: monitor.Values{}}, &wall{})
 	}); err != nil {
 		u.free()
 		return err
@@ -48,16 +48,16 @@ func (p *phase) update() error {
 	return nil
 }
 
-// compute is the work of an update on one device, with its part of the samples. The numbers are those of all devices.
-func (p *phase) compute(numbers *numbers, w *wall) error {
-	s := p.s
-	s.Part = func(what method.Role, wait *engine.Array) error { return w.part(s.Engine, partNames[what], wait) }
+// update is an update's work on one device, with its part of the samples. The numbers are those of all devices.
+func (w *worker) update(numbers *numbers, times *wall) error {
+	s := w.s
+	s.Part = func(what method.Role, wait *engine.Array) error { return times.part(s.Engine, partNames[what], wait) }
 	err := s.Update()
 	numbers.take(s)
 	if err != nil {
 		return err
 	}
-	return w.rest(s.Engine, numbers)
+	return times.rest(s.Engine, numbers)
 }
 
 // partNames are those of the parts of an update.
@@ -85,7 +85,7 @@ func (p *phase) count(values monitor.Values) {
 	}
 }
 
-func (p *phase) hasCritic() bool { return p.s.Optimizer(method.Discriminator) != nil }
+func (w *worker) hasCritic() bool { return w.s.Optimizer(method.Discriminator) != nil }
 
 // summary tells what the phase's training amounted to, and the log where that is next to nothing.
 func (p *phase) summary() monitor.Summary {
@@ -94,7 +94,7 @@ func (p *phase) summary() monitor.Summary {
 		s.DiscriminatorUpdates, s.DiscriminatorSteps = p.updates, p.s.Optimizer(method.Discriminator).Steps
 	}
 	if s.StudentUpdates < monitor.FewUpdates {
-		p.opt.Log.Warn("the phase's student hardly moved: its model is nearly the one that it started from",
+		p.log.Warn("the phase's student hardly moved: its model is nearly the one that it started from",
 			"stage", p.s.Step.StageName, "phase", p.s.Step.PhaseName, "student updates", s.StudentUpdates, "updates", s.Updates)
 	}
 	return s

@@ -34,7 +34,7 @@ func (m *progressMeta) steps(role method.Role) *int64 {
 // due says whether it is time for a checkpoint. When it is taken changes nothing in the result.
 func (p *phase) due() bool {
 	c := p.Config.Train
-	return p.opt.Cluster == nil && p.overdue() || c.CheckpointSamples > 0 && p.since >= c.CheckpointSamples
+	return p.member == nil && p.overdue() || c.CheckpointSamples > 0 && p.since >= c.CheckpointSamples
 }
 
 // overdue says so by the clock, by which several ranks do not know it at the same update.
@@ -62,7 +62,7 @@ func (p *phase) checkpoint() error {
 		*meta.steps(role) = p.s.Optimizer(role).Steps
 	}
 	var err error
-	if m := p.opt.Cluster; m != nil {
+	if m := p.member; m != nil {
 		err = p.Dir.SaveShards(m.Context(), m, p.point(), meta, files...)
 	} else {
 		err = p.Dir.SaveCheckpoint(p.point(), meta, files...)
@@ -72,7 +72,7 @@ func (p *phase) checkpoint() error {
 	}
 	p.saved, p.since = time.Now(), 0
 	p.unsaved.Store(false)
-	p.opt.Log.Debug("checkpoint", "samples", p.s.Done, "took", time.Since(start))
+	p.log.Debug("checkpoint", "samples", p.s.Done, "took", time.Since(start))
 	return nil
 }
 
@@ -94,26 +94,35 @@ func (p *phase) finite(file string) func(tensor string, values []float32) error 
 }
 
 // download gives trained parameters' values, one at a time, from whichever device keeps them.
-func (p *phase) download(o *engine.Optimizer) func(nn.Spec) ([]float32, error) {
-	return func(s nn.Spec) ([]float32, error) { return p.s.Engine.Master(o, s.Name) }
+func (w *worker) download(o *engine.Optimizer) func(nn.Spec) ([]float32, error) {
+	return func(s nn.Spec) ([]float32, error) { return w.s.Engine.Master(o, s.Name) }
 }
 
-// restore goes on from a checkpoint of this phase, whose weights are in place.
-func (p *phase) restore(c *rundir.Checkpoint) error {
+// restoreOptimizers puts the state of a checkpoint of this phase back, whose weights are in place.
+func (w *worker) restoreOptimizers(c *rundir.Checkpoint) error {
 	var meta progressMeta
 	if err := c.Meta(&meta); err != nil {
 		return err
 	}
-	for _, role := range p.s.Trained() {
-		o, file := p.s.Optimizer(role), stateFile(role)
+	for _, role := range w.s.Trained() {
+		o, file := w.s.Optimizer(role), stateFile(role)
 		f, err := openSaved(c, file)
 		if err != nil {
 			return err
 		}
-		err = p.s.Engine.RestoreOptimizer(o, savedState(f, c.Path(file), o), *meta.steps(role))
+		err = w.s.Engine.RestoreOptimizer(o, savedState(f, c.Path(file), o), *meta.steps(role))
 		if err = errors.Join(err, f.Close()); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// restore goes on where a checkpoint was made; its tensors are in place.
+func (p *phase) restore(c *rundir.Checkpoint) error {
+	var meta progressMeta
+	if err := c.Meta(&meta); err != nil {
+		return err
 	}
 	p.s.Gate, p.updates, p.moved, p.s.Done = meta.Gate, meta.Updates, meta.Moved, c.Samples
 	return nil
@@ -140,7 +149,7 @@ func (p *phase) finish() (err error) {
 		return err
 	}
 	var from *rundir.Checkpoint
-	if p.Engine.Shard && p.nodes() > 1 {
+	if p.s.Engine.Shard && p.nodes() > 1 {
 		if err := p.checkpoint(); err != nil {
 			return err
 		}
@@ -149,6 +158,7 @@ func (p *phase) finish() (err error) {
 		}
 	}
 	if !p.leads() {
+		p.unsaved.Store(false)
 		return nil
 	}
 	var files []rundir.File
@@ -168,7 +178,11 @@ func (p *phase) finish() (err error) {
 			files = append(files, optimizerFile(name, p.s.Optimizer(role), made.specs, made.state, p.finite(name)))
 		}
 	}
-	return p.Dir.SaveResult(p.point(), p.summary(), files...)
+	if err := p.Dir.SaveResult(p.point(), p.summary(), files...); err != nil {
+		return err
+	}
+	p.unsaved.Store(false)
+	return nil
 }
 
 // learnt is what training made of a network: its parameters, and the tensors of its optimizer's state, one at a time.

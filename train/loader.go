@@ -20,10 +20,10 @@ import (
 	"github.com/gomlx/compute/dtypes"
 )
 
-// samples gives the training samples. What the VAE and the text encoders make of them is read from records that were made
+// loader gives the training samples. What the VAE and the text encoders make of them is read from records that were made
 // before, or, where those would take more than data.encode_ahead, made while the run trains.
-type samples struct {
-	run        *Run
+type loader struct {
+	*Setup
 	set        *data.Set // the rows that are trained on
 	decodes    bool      // images are encoded while the run trains
 	order      *data.Order
@@ -36,75 +36,75 @@ type samples struct {
 	empty      family.Conditions   // of the empty prompt; nil = zeros
 	live       []*encoder.Encoders // of each device, of what is made while the run trains
 	until      context.Context     // ends what is made while the run trains ...
-	stop       func()              // ... when that is to end, at an update that has failed
+	stop       func()              // ... when an update has failed
 	enlarged   atomic.Int64        // samples, where sizes are not known before
 	badMutex   sync.Mutex          //
 	bad        map[string]struct{} // keys of images that turned out to be none while the run trained
 }
 
-// newSamples opens what a run trains on, and encodes what is encoded before. Of several processes the leading one does so,
+// newLoader opens what a run trains on, and encodes what is encoded before. Of several processes the leading one does so,
 // while the others wait and then read what it made.
-func (r *Run) newSamples(ctx context.Context) (_ *samples, err error) {
-	if !r.leads() {
-		if err := r.hear("encodings of the data set", nil); err != nil {
+func (s *Setup) newLoader(ctx context.Context) (_ *loader, err error) {
+	if !s.leads() {
+		if err := s.hear("encodings of the data set", nil); err != nil {
 			return nil, err
 		}
 	}
-	s, err := r.openSamples(ctx)
+	l, err := s.openLoader(ctx)
 	if err == nil {
-		err = s.encode(ctx)
+		err = l.encode(ctx)
 	}
-	if err == nil && r.leads() {
-		err = r.hear("encodings of the data set", nil)
+	if err == nil && s.leads() {
+		err = s.hear("encodings of the data set", nil)
 	}
 	if err != nil {
-		return nil, errors.Join(err, s.close())
+		return nil, errors.Join(err, l.close())
 	}
-	return s, nil
+	return l, nil
 }
 
-// openSamples puts the rows that are trained on into their order.
-func (r *Run) openSamples(ctx context.Context) (_ *samples, err error) {
-	c := r.Config.Data
-	s := &samples{run: r, set: r.Data, bad: map[string]struct{}{}}
-	s.until, s.stop = context.WithCancel(context.WithoutCancel(ctx))
-	if s.shapes, err = c.Shapes(); err != nil {
-		return s, err
+// openLoader puts the rows that are trained on into their order.
+func (s *Setup) openLoader(ctx context.Context) (_ *loader, err error) {
+	c := s.Config.Data
+	l := &loader{Setup: s, set: s.Data, bad: map[string]struct{}{}}
+	l.until, l.stop = context.WithCancel(context.WithoutCancel(ctx))
+	if l.shapes, err = c.Shapes(); err != nil {
+		return l, err
 	}
-	if s.set.HasSplit("train") {
-		if s.set, err = r.Data.Only("train"); err != nil {
-			return s, err
+	if l.set.HasSplit("train") {
+		if l.set, err = s.Data.Only("train"); err != nil {
+			return l, err
 		}
 	}
-	s.decodes = s.run.Data.EncodedFolder() == "" && s.set.Len() > r.mostAhead()
-	if s.set.Files() != nil && (len(s.shapes) > 1 || c.Small == configs.SmallDrop || !s.decodes) {
-		if s.sizes, err = s.readSizes(ctx); err != nil {
-			return s, fmt.Errorf("reading the images' sizes: %w", err)
+	l.decodes = s.Data.EncodedFolder() == "" && l.set.Len() > s.mostAhead()
+	if l.set.Files() != nil && (len(l.shapes) > 1 || c.Small == configs.SmallDrop || !l.decodes) {
+		if l.sizes, err = l.readSizes(ctx); err != nil {
+			return l, fmt.Errorf("reading the images' sizes: %w", err)
 		}
-		if err = s.sort(); err != nil {
-			return s, err
+		if err = l.sort(); err != nil {
+			return l, err
 		}
-	} else if len(s.shapes) > 1 {
-		return s, errors.New("scenes are drawn as squares; set data.buckets.list to none")
+	} else if len(l.shapes) > 1 {
+		return l, errors.New("scenes are drawn as squares; set data.buckets.list to none")
 	}
-	opt := data.OrderOptions{Seed: r.Config.Seed, Fine: c.Captions.Fine, Kind: c.Captions.Kind, Coarse: c.Captions.Coarse}
-	if len(s.shapes) > 1 || slices.Contains(s.shape, -1) {
-		opt.Shape, opt.Shapes, opt.Batch = s.shape, len(s.shapes), 1
-		if len(s.shapes) > 1 {
-			opt.Batch = r.Config.Train.Batch
+	opt := data.OrderOptions{Seed: s.Config.Seed, Fine: c.Captions.Fine, Kind: c.Captions.Kind, Coarse: c.Captions.Coarse}
+	if len(l.shapes) > 1 || slices.Contains(l.shape, -1) {
+		opt.Shape, opt.Shapes, opt.Batch = l.shape, len(l.shapes), 1
+		if len(l.shapes) > 1 {
+			opt.Batch = s.Config.Train.Batch
 		}
 	}
-	if s.order, err = s.set.Order(opt); err != nil {
-		return s, err
+	if l.order, err = l.set.Order(opt); err != nil {
+		return l, err
 	}
-	if n := s.order.Unused(); n > 0 {
-		r.opt.Log.Warn("images are never drawn: their shape has fewer of them than a micro-batch", "images", n, "of", s.set.Len(), "train.batch", opt.Batch)
+	if n := l.order.Unused(); n > 0 {
+		s.log.Warn("images are never drawn: their shape has fewer of them than a micro-batch", "images", n, "of", l.set.Len(), "train.batch", opt.Batch)
 	}
-	return s, nil
+	return l, nil
 }
 
-// close gives back what samples hold; of nil there is none.
-func (s *samples) close() error {
+// close gives back what a loader holds; of nil there is none.
+func (s *loader) close() error {
 	if s == nil {
 		return nil
 	}
@@ -133,8 +133,8 @@ type drawn struct {
 
 // draw gives sample k. Where images were not looked at before, one that cannot be decoded has another in its place, which
 // follows from the sample's number.
-func (s *samples) draw(k int64) (d drawn, err error) {
-	c := s.run.Config
+func (s *loader) draw(k int64) (d drawn, err error) {
+	c := s.Config
 	d.row, d.shape = s.order.Row(k), s.shapes[s.order.Shape(k)]
 	fit := bucket.Fit{Original: d.shape, Target: d.shape}
 	if s.sizes != nil {
@@ -169,28 +169,28 @@ func (s *samples) draw(k int64) (d drawn, err error) {
 }
 
 // leaveOut counts an image that turned out to be none.
-func (s *samples) leaveOut(bad *data.BadImage) error {
+func (s *loader) leaveOut(bad *data.BadImage) error {
 	s.badMutex.Lock()
 	defer s.badMutex.Unlock()
 	if _, known := s.bad[bad.Key]; known {
 		return nil
 	}
 	s.bad[bad.Key] = struct{}{}
-	s.run.opt.Log.Warn("image left out", "key", bad.Key, "why", bad.Err)
-	if n := len(s.bad) + len(s.run.Data.Bad()); n > s.run.Config.Data.MaxBad {
-		return fmt.Errorf("%d images cannot be used, %d allowed; the last is %w; remove them or allow more (data.max_bad)", n, s.run.Config.Data.MaxBad, bad)
+	s.log.Warn("image left out", "key", bad.Key, "why", bad.Err)
+	if n := len(s.bad) + len(s.Data.Bad()); n > s.Config.Data.MaxBad {
+		return fmt.Errorf("%d images cannot be used, %d allowed; the last is %w; remove them or allow more (data.max_bad)", n, s.Config.Data.MaxBad, bad)
 	}
 	return nil
 }
 
 // encodeEmpty encodes the empty prompt, for a model that does not take zeros for it.
-func (s *samples) encodeEmpty(ctx context.Context) error {
-	if s.run.Pipeline.ZeroEmpty {
+func (s *loader) encodeEmpty(ctx context.Context) error {
+	if s.Pipeline.ZeroEmpty {
 		return nil
 	}
-	e := engine.New(s.run.opt.Backend, dtypes.Float32, nn.Network)
+	e := engine.New(s.backend, dtypes.Float32, nn.Network)
 	e.Context = ctx
-	enc, err := encoder.Load(s.run.Pipeline, e, 1, encoder.TextPart)
+	enc, err := encoder.Load(s.Pipeline, e, 1, encoder.TextPart)
 	if err != nil {
 		return err
 	}
@@ -200,7 +200,7 @@ func (s *samples) encodeEmpty(ctx context.Context) error {
 }
 
 // keys names the rows of samples, for messages.
-func (s *samples) keys(first int64, n int) (numbers []int64, keys []string) {
+func (s *loader) keys(first int64, n int) (numbers []int64, keys []string) {
 	for i := range n {
 		numbers = append(numbers, first+int64(i))
 		keys = append(keys, s.set.Row(s.order.Row(first+int64(i))).Key)

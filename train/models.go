@@ -1,9 +1,10 @@
 package train
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"sync"
 
 	"fewstep/configs"
 	"fewstep/distill"
@@ -16,8 +17,6 @@ import (
 	"fewstep/model/pipeline"
 	"fewstep/model/weights"
 	"fewstep/train/rundir"
-
-	"github.com/gomlx/compute/shapes"
 )
 
 // Files of a phase's result and checkpoints: the networks that it trains, by role, and the state of their optimizers.
@@ -26,52 +25,49 @@ func stateFile(r method.Role) string   { return string(r) + ".optimizer.safetens
 
 var studentFile = weightsFile(method.Student)
 
+// models are the networks that a run begins with and makes, in their files.
+type models struct {
+	*Setup
+	opening  sync.Mutex        // several devices ask for the base at once
+	original weights.Source    // the base's UNet, once it is open
+	empty    family.Conditions // what the empty prompt makes of the conditions that follow from captions, where it is encoded
+}
+
+// base opens the original UNet's file, which stays open until the run is closed.
+func (m *models) base() (weights.Source, error) {
+	m.opening.Lock()
+	defer m.opening.Unlock()
+	var err error
+	if m.original == nil {
+		m.original, err = pipeline.OpenWeights(m.Pipeline.Dir, "unet")
+	}
+	return opened{m.original, func() error { return nil }}, err
+}
+
+func (m *models) close() error {
+	if m.original == nil {
+		return nil
+	}
+	return m.original.Close()
+}
+
+// networks are the recipe's networks on a device of the run.
+func (m *models) networks(e *engine.Engine) *method.Networks {
+	return &method.Networks{Engine: e, Recipe: m.Config, UNet: m.Pipeline.UNet, EncodesEmpty: !m.Pipeline.ZeroEmpty, Factor: m.Pipeline.Factor(), Weights: m.before(len(m.Ladder.Steps())),
+		Trace: method.Tracer(e, m.inputs(1))}
+}
+
 // files are the weights with which the phase at an index of the ladder begins: the base's, and what the phases before it made;
 // or those of a checkpoint of it. Weights go from their files to the device and back tensor by tensor; the host never holds
 // a network.
 type files struct {
-	run        *Run
+	*models
 	at         int
 	checkpoint *rundir.Checkpoint // nil = the phase begins
 }
 
 // before are the files of the phase at an index; of no phase, what the whole ladder made.
-func (r *Run) before(at int) *files { return &files{run: r, at: at} }
-
-// original is the base's file, which stays open until the run is closed.
-func (r *Run) original() (weights.Source, error) {
-	r.opening.Lock()
-	defer r.opening.Unlock()
-	var err error
-	if r.base == nil {
-		r.base, err = pipeline.OpenWeights(r.Pipeline.Dir, "unet")
-	}
-	return opened{r.base, func() error { return nil }}, err
-}
-
-// newNetworks are the recipe's networks on a device of the run.
-func (r *Run) newNetworks(e *engine.Engine) *method.Networks {
-	return &method.Networks{Engine: e, Recipe: r.Config, UNet: r.Pipeline.UNet, EncodesEmpty: !r.Pipeline.ZeroEmpty, Factor: r.Pipeline.Factor(), Weights: r.before(len(r.Ladder.Steps())),
-		Trace: method.Tracer(e, r.oneSample())}
-}
-
-// networksOn are the recipe's networks on the device of this process with a number.
-func (r *Run) networksOn(device int) *method.Networks {
-	if device == 0 {
-		return r.networks
-	}
-	r.opening.Lock()
-	defer r.opening.Unlock()
-	for len(r.peers) < device {
-		r.peers = append(r.peers, r.newNetworks(r.Engines()[len(r.peers)+1]))
-	}
-	return r.peers[device-1]
-}
-
-// oneSample are the shapes of the UNet's inputs for one sample of the largest shape.
-func (r *Run) oneSample() []shapes.Shape {
-	return r.inputs(1)
-}
+func (m *models) before(at int) *files { return &files{models: m, at: at} }
 
 // opened is tensors under diffusers' names, to be closed.
 type opened struct {
@@ -89,11 +85,11 @@ func values(src weights.Source, err error) (*method.Values, error) {
 	return &method.Values{Value: pipeline.Reader(src), Close: src.Close}, nil
 }
 
-// result opens a file of a phase's result, verified against its manifest.
-func (r *Run) resultFile(step distill.Step, file string) (weights.Source, error) {
+// resultFile opens a file of a phase's result, verified against its manifest.
+func (m *models) resultFile(step distill.Step, file string) (weights.Source, error) {
 	var s *rundir.Snapshot
-	err := r.visible(func() (err error) {
-		s, err = r.Dir.Result(step.StageName, step.PhaseName)
+	err := m.visible(func() (err error) {
+		s, err = m.Dir.Result(step.StageName, step.PhaseName)
 		return err
 	})
 	if err != nil {
@@ -105,12 +101,12 @@ func (r *Run) resultFile(step distill.Step, file string) (weights.Source, error)
 // latest opens the newest result of an artifact among the steps before the phase.
 func (f *files) latest(a distill.Artifact) (weights.Source, error) {
 	if a == distill.Base {
-		return f.run.original()
+		return f.base()
 	}
-	steps := f.run.Ladder.Steps()
+	steps := f.Ladder.Steps()
 	for i := f.at - 1; i >= 0; i-- {
 		if steps[i].Produces == a {
-			return f.run.resultFile(steps[i], studentFile)
+			return f.resultFile(steps[i], studentFile)
 		}
 	}
 	return nil, fmt.Errorf("no phase of the ladder before this one makes %s", a)
@@ -127,7 +123,7 @@ func (f *files) merged(model distill.Model) (weights.Source, error) {
 		return nil, errors.Join(err, full.Close())
 	}
 	both := func() error { return errors.Join(full.Close(), adapters.Close()) }
-	trained, err := lora.OpenTrained(adapters, f.run.Config.LoRA.Alpha)
+	trained, err := lora.OpenTrained(adapters, f.Config.LoRA.Alpha)
 	if err != nil {
 		return nil, errors.Join(err, both())
 	}
@@ -143,7 +139,7 @@ func (f *files) Frozen(m distill.Model) (*method.Values, error) { return values(
 
 func (f *files) Adapters(a distill.Artifact) (*method.Values, error) { return values(f.latest(a)) }
 
-func (f *files) Empty() family.Conditions { return f.run.samples.empty }
+func (f *files) Empty() family.Conditions { return f.empty }
 
 func (f *files) Student(step distill.Step) (*method.Values, error) {
 	switch {
@@ -152,28 +148,28 @@ func (f *files) Student(step distill.Step) (*method.Values, error) {
 	case step.Target != configs.TargetLoRA:
 		return values(f.merged(step.Start))
 	case step.FreshLoRA:
-		return &method.Values{Value: f.run.fresh(step.StageName), Close: func() error { return nil }}, nil
+		return &method.Values{Value: f.fresh(step.StageName), Close: func() error { return nil }}, nil
 	}
 	return values(f.latest(step.Start.LoRA))
 }
 
 // Discriminator is the original encoder, or fresh adapters over it, and a new head, or what the phase before trained.
 func (f *files) Discriminator(step distill.Step) (*method.Values, error) {
-	r, file := f.run, weightsFile(method.Discriminator)
+	file := weightsFile(method.Discriminator)
 	if f.checkpoint != nil {
 		return values(openSaved(f.checkpoint, file))
 	}
-	head := r.fresh(step.StageName + "/" + step.PhaseName)
+	head := f.fresh(step.StageName + "/" + step.PhaseName)
 	backbone, close := head, func() error { return nil }
-	if r.Config.Discriminator.Target != configs.TargetLoRA {
-		base, err := r.original()
+	if f.Config.Discriminator.Target != configs.TargetLoRA {
+		base, err := f.base()
 		if err != nil {
 			return nil, err
 		}
 		backbone = pipeline.Reader(base)
 	}
 	if step.DiscriminatorBackbone == distill.Carried || step.DiscriminatorHead == distill.Carried {
-		before, err := r.resultFile(r.lastCritic(f.at), file)
+		before, err := f.resultFile(f.lastCritic(f.at), file)
 		if err != nil {
 			return nil, err
 		}
@@ -194,8 +190,8 @@ func (f *files) Discriminator(step distill.Step) (*method.Values, error) {
 }
 
 // lastCritic is the newest step before at that trained a discriminator.
-func (r *Run) lastCritic(at int) distill.Step {
-	steps := r.Ladder.Steps()
+func (m *models) lastCritic(at int) distill.Step {
+	steps := m.Ladder.Steps()
 	for i := at - 1; i > 0; i-- {
 		if steps[i].Method().Critic {
 			return steps[i]
@@ -204,36 +200,36 @@ func (r *Run) lastCritic(at int) distill.Step {
 	return steps[0]
 }
 
-// Model puts the model of a finished step on the device of one of Engines, for sampling.
-func (r *Run) Model(e *engine.Engine, step distill.Step) (*engine.Params, func(), error) {
-	model := distill.Model{Full: step.Produces}
-	if step.Target == configs.TargetLoRA {
-		model = distill.Model{Full: distill.Base, LoRA: step.Produces}
-	}
-	return r.frozen(e, model, len(r.Ladder.Steps()))
-}
-
-// Base puts the original model on the device of one of Engines.
-func (r *Run) Base(e *engine.Engine) (*engine.Params, func(), error) {
-	return r.frozen(e, distill.Model{Full: distill.Base}, 0)
-}
-
-func (r *Run) frozen(e *engine.Engine, model distill.Model, before int) (*engine.Params, func(), error) {
-	n := r.networksOn(slices.Index(r.Engines(), e))
-	n.Weights = r.before(before)
-	return n.Frozen(model)
-}
-
 // fresh gives initial values that depend on the seed, the name and where they are used.
-func (r *Run) fresh(where string) func(nn.Spec) ([]float32, error) {
+func (m *models) fresh(where string) func(nn.Spec) ([]float32, error) {
 	number := func(name string) int64 { return distill.NumberOf(where + "/" + name) }
 	uniform := func(name string, v []float32) {
 		for i := range v {
-			v[i] = float32(distill.Uniform(r.Config.Seed, distill.Init, number(name), uint32(i)))
+			v[i] = float32(distill.Uniform(m.Config.Seed, distill.Init, number(name), uint32(i)))
 		}
 	}
-	normal := func(name string, v []float32) { distill.Normal(v, r.Config.Seed, distill.Init, number(name)) }
+	normal := func(name string, v []float32) { distill.Normal(v, m.Config.Seed, distill.Init, number(name)) }
 	return func(s nn.Spec) ([]float32, error) {
 		return engine.Fresh([]nn.Spec{s}, uniform, normal)[s.Name], nil
+	}
+}
+
+// merge saves a stage's full model, made of the original base and the LoRA, as the result of the phase at an index of the ladder.
+func (m *models) merge(ctx context.Context, step distill.Step, at int, full []nn.Spec) error {
+	w, err := m.before(at).merged(step.Start)
+	if err != nil || !m.leads() {
+		return err
+	}
+	defer w.Close()
+	return m.Dir.SaveResult(pointOf(step, 0), nil, tensorFile(studentFile, full, until(ctx, pipeline.Reader(w)), finite(studentFile, step, 0)))
+}
+
+// until gives tensors until a context ends.
+func until(ctx context.Context, value func(nn.Spec) ([]float32, error)) func(nn.Spec) ([]float32, error) {
+	return func(s nn.Spec) ([]float32, error) {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		return value(s)
 	}
 }
