@@ -19,16 +19,7 @@ func (e *Engine) applyApart(o *Optimizer, step Step, outputs []*Array) (*Result,
 	if err != nil {
 		return nil, err
 	}
-	defer func() { hyper.Free() }()
-	if o.ClipNorm > 0 {
-		clipped, err := e.clipped(o, hyper, norm2)
-		if err != nil {
-			return nil, err
-		}
-		hyper.Free()
-		hyper = clipped
-	}
-	single := o.unclipped()
+	defer hyper.Free()
 	state := &ferry{e: e, o: o, lists: append([][]*Array{o.acc}, o.ordered()...)}
 	defer func() { _ = state.finish() }()
 	for k := range o.names {
@@ -46,11 +37,9 @@ func (e *Engine) applyApart(o *Optimizer, step Step, outputs []*Array) (*Result,
 			return nil, err
 		}
 		b := block{indices: []int{k}, params: []*Array{o.master(k)}, grads: taken[:1], state: taken[1:]}
-		part, err := e.update(single, &b, hyper, norm2)
-		if err != nil {
+		if _, err := e.update(o, &b, hyper, argWhole, norm2); err != nil {
 			return nil, err
 		}
-		part.Free()
 		if err := state.put([]int{k}, append([]*Array{nil}, b.state...)); err != nil {
 			return nil, err
 		}
@@ -83,7 +72,7 @@ func (e *Engine) norm2OfSums(o *Optimizer) (*Array, error) {
 		if err != nil {
 			return nil, err
 		}
-		if total, err = e.addNorm2(total, a[0]); err != nil {
+		if total, err = e.addNorm2(total, a[0], nil); err != nil {
 			return nil, err
 		}
 		if err := sums.put([]int{k}, nil); err != nil {
@@ -96,16 +85,8 @@ func (e *Engine) norm2OfSums(o *Optimizer) (*Array, error) {
 	return total, nil
 }
 
-// unclipped is an optimizer of the same settings for updates whose gradients were clipped before.
-func (o *Optimizer) unclipped() *Optimizer {
-	c := *o
-	c.ClipNorm = 0
-	return &c
-}
-
 // apart lists the programs of applyApart.
 func (e *Engine) apart(o *Optimizer) (jobs []func() (*program, error)) {
-	single := o.unclipped()
 	seen := map[string]bool{}
 	for _, name := range o.names {
 		shape := o.params.Get(name).shape
@@ -115,7 +96,7 @@ func (e *Engine) apart(o *Optimizer) (jobs []func() (*program, error)) {
 			continue
 		}
 		seen[shape.String()] = true
-		jobs = append(jobs, func() (*program, error) { return e.updateProgram(single, single.layoutOf([]shapes.Shape{shape}), nil) })
+		jobs = append(jobs, func() (*program, error) { return e.updateProgram(o, formOf([]shapes.Shape{shape}, argWhole)) })
 		if e.shards() && e.group.programs() && !e.alone() {
 			jobs = append(jobs, func() (*program, error) { return e.publication([]shapes.Shape{kept}) })
 		}

@@ -225,7 +225,8 @@ type program struct {
 	span           *xla.Span      // devices of several processes run it together; nil = of this one
 	scratch        int64          // bytes that it takes beside its inputs and outputs
 	compiled       chan struct{}  // closed when it is, or cannot be
-	info           any            // what the builder wants to remember
+	takes, gives   layout         // the groups of its arguments and results, where they have names: see arguments.go
+	given          []*graph.Node  // results of the groups, until they are pending
 }
 
 // build fills a graph and returns its outputs.
@@ -363,6 +364,14 @@ func shapesOf(in []*Array) []shapes.Shape {
 	out := make([]shapes.Shape, len(in))
 	for i, a := range in {
 		out[i] = a.shape
+	}
+	return out
+}
+
+func shapesOfNodes(nodes []*graph.Node) []shapes.Shape {
+	out := make([]shapes.Shape, len(nodes))
+	for i, n := range nodes {
+		out[i] = n.Shape()
 	}
 	return out
 }

@@ -29,13 +29,13 @@ func TestInterruptedWhileCompiling(t *testing.T) {
 				}
 				return err
 			},
-			"ahead": func(e *engine.Engine) error {
-				return e.Ahead(e.Context, func(e *engine.Engine) error {
+			"ahead": func(of *engine.Engine) error {
+				return of.Ahead(of.Context, func(e *engine.Engine) error {
 					predict := engine.Function{Key: "ahead", Body: func(r nn.Runner, in []nn.Value) []nn.Value { return r.Run(linear("net.one", 3), in[0]) }}
 					_, err := e.Call(predict, engine.Bind{"net": perceptronParams(t, e)}, batch(t, e, 0.5)[0])
 					if err == nil {
-						<-e.Context.Done()
-						err = e.Context.Err()
+						<-of.Context.Done()
+						err = of.Context.Err()
 					}
 					return err
 				})

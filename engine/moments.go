@@ -59,7 +59,7 @@ func (a Adam) draw(step int64) (float32, float32) {
 	return float32(x & (1<<24 - 1)), float32(x >> 40)
 }
 
-// numbers is the last argument of an update that rounds: an array int32 [n] with a number for each of the n parameters of these
+// numbers is what an update takes that rounds: an array int32 [n] with a number for each of the n parameters of these
 // indices, by which the update draws the parameter's random bits. The number is a hash of the parameter's name. Other updates
 // have no such argument.
 func (e *Engine) numbers(o *Optimizer, indices []int) ([]*Array, error) {
@@ -93,14 +93,6 @@ func (o *Optimizer) all() []int {
 		out[i] = i
 	}
 	return out
-}
-
-// numbersNode is the graph parameter of numbers for n parameters, nil where updates do not round.
-func (a Adam) numbersNode(g *graph.Graph, n int) *graph.Node {
-	if !a.rounds() {
-		return nil
-	}
-	return graph.Parameter(g, "numbers", shapes.Make(dtypes.Int32, n))
 }
 
 // randomBits are 32 random bits for each element of a shape: a hash of the element's index under two keys, made of the

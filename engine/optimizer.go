@@ -8,7 +8,6 @@ import (
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
-	"github.com/gomlx/gomlx/core/graph"
 )
 
 // Adam holds the settings of an Adam or AdamW optimizer, PyTorch's update rule.
@@ -155,96 +154,21 @@ func (o *Optimizer) setState(all []*Array) {
 	}
 }
 
-// settings identify the static part of the update in program keys.
-func (o *Optimizer) settings() string {
-	return fmt.Sprintf("adam(%g,%g,%g,%g,%g,%g,%s)", o.Beta1, o.Beta2, o.Eps, o.WeightDecay, o.ClipNorm, o.EMA, o.momentType())
+// String tells the settings apart that a program depends on.
+func (a Adam) String() string {
+	return fmt.Sprintf("adam(%g,%g,%g,%g,%g,%g,%s)", a.Beta1, a.Beta2, a.Eps, a.WeightDecay, a.ClipNorm, a.EMA, a.momentType())
 }
 
-// signature identifies the update of all parameters.
-func (o *Optimizer) signature() string { return fmt.Sprintf("%s%d", o.settings(), len(o.names)) }
-
-// hypers is the number of hyper-parameters of a step.
-const hypers = 6
-
-// hyper uploads what changes from step to step: [lr/(1-β1ᵗ), 1/sqrt(1-β2ᵗ), 1-lr·decay, gradient scale, two numbers for
-// the rounding of moments].
+// hyper uploads what changes from step to step.
 func (e *Engine) hyper(o *Optimizer, lr, gradScale float64) (*Array, error) {
 	t := float64(o.Steps + 1)
-	first, second := o.draw(o.Steps + 1)
-	return e.Upload([]float32{
-		float32(lr / (1 - math.Pow(o.Beta1, t))),
-		float32(1 / math.Sqrt(1-math.Pow(o.Beta2, t))),
-		float32(1 - lr*o.WeightDecay),
-		float32(gradScale),
-		first, second,
-	}, hypers)
-}
-
-// updateNodes adds one optimizer step to a graph. params, grads and state are in the order of o.names; the results are
-// the squared gradient norm, the new parameters and the new state. Where the norm is not finite nothing changes.
-// before, if not nil, is the squared norm of other parameters' gradients, to which these are added. numbers are those of
-// the parameters where moments are rounded, else nil.
-func (o *Optimizer) updateNodes(params, grads, state []*graph.Node, hyper, before, numbers *graph.Node) (norm2 *graph.Node, newParams, newState []*graph.Node) {
-	g := hyper.Graph()
-	h := func(i int) *graph.Node { return graph.Reshape(graph.SliceAxis(hyper, 0, graph.AxisRange(i, i+1))) }
-	if norm2 = before; norm2 == nil {
-		norm2 = graph.Zeros(g, shapes.Make(dtypes.Float32))
-	}
-	for i := range grads {
-		grads[i] = mulScalar(graph.ConvertDType(grads[i], dtypes.Float32), h(3))
-		norm2 = graph.Add(norm2, graph.ReduceAllSum(graph.Square(grads[i])))
-	}
-	ok := graph.IsFinite(norm2)
-	if o.ClipNorm != 0 {
-		scale := graph.MinScalar(graph.Div(graph.Scalar(g, dtypes.Float32, o.ClipNorm), graph.AddScalar(graph.Sqrt(norm2), 1e-12)), 1)
-		for i := range grads {
-			grads[i] = mulScalar(grads[i], scale)
-		}
-	}
-	n := len(params)
-	keep := func(new, old *graph.Node) *graph.Node {
-		return graph.Where(graph.BroadcastToDims(ok, old.Shape().Dimensions...), new, old)
-	}
-	var ms, vs, es []*graph.Node
-	var oldM, oldV, oldE []*graph.Node
-	if o.Beta1 != 0 {
-		oldM, state = state[:n], state[n:]
-	}
-	oldV, oldE = state[:n], state[n:]
-	wide := func(x *graph.Node) *graph.Node { return graph.ConvertDType(x, dtypes.Float32) }
-	for i, p := range params {
-		grad := grads[i]
-		kept := func(x, _ *graph.Node) *graph.Node { return x }
-		var forM, forV *graph.Node
-		if o.rounds() {
-			kept = rounded
-			number := graph.Reshape(graph.SliceAxis(numbers, 0, graph.AxisRange(i, i+1)))
-			forM, forV = halves(randomBits(p.Shape(), [2]*graph.Node{h(4), h(5)}, number))
-		}
-		m := grad
-		if o.Beta1 != 0 {
-			m = graph.Add(graph.MulScalar(wide(oldM[i]), o.Beta1), graph.MulScalar(grad, 1-o.Beta1))
-			ms = append(ms, keep(kept(m, forM), oldM[i]))
-		}
-		v := graph.Add(graph.MulScalar(wide(oldV[i]), o.Beta2), graph.MulScalar(graph.Square(grad), 1-o.Beta2))
-		vs = append(vs, keep(kept(v, forV), oldV[i]))
-		step := graph.Div(mulScalar(m, h(0)), graph.AddScalar(mulScalar(graph.Sqrt(v), h(1)), o.Eps))
-		updated := p
-		if o.WeightDecay != 0 {
-			updated = mulScalar(p, h(2))
-		}
-		updated = keep(graph.Sub(updated, step), p)
-		newParams = append(newParams, updated)
-		if o.EMA != 0 {
-			average := graph.Add(graph.MulScalar(oldE[i], o.EMA), graph.MulScalar(updated, 1-o.EMA))
-			es = append(es, keep(average, oldE[i]))
-		}
-	}
-	return norm2, newParams, append(append(ms, vs...), es...)
-}
-
-func mulScalar(x, scalar *graph.Node) *graph.Node {
-	return graph.Mul(x, graph.BroadcastToDims(scalar, x.Shape().Dimensions...))
+	v := make([]float32, hyperCount)
+	v[hyperRate] = float32(lr / (1 - math.Pow(o.Beta1, t)))
+	v[hyperSecond] = float32(1 / math.Sqrt(1-math.Pow(o.Beta2, t)))
+	v[hyperKeep] = float32(1 - lr*o.WeightDecay)
+	v[hyperScale] = float32(gradScale)
+	v[hyperFirstDraw], v[hyperSecondDraw] = o.draw(o.Steps + 1)
+	return e.Upload(v, hyperCount)
 }
 
 // Average returns the averaged weights of an optimizer with EMA.

@@ -244,53 +244,51 @@ func (e *Engine) publish(arrays []*Array, flags []float32) ([]*Array, error) {
 	if err != nil {
 		return nil, err
 	}
-	in := append(append([]*Array{}, arrays...), owned)
-	return e.join(p, in, slices.Repeat([]bool{true}, len(in)))
+	in, taken, err := p.arrange(groups{argParam: arrays, argFlag: {owned}}, argParam, argFlag)
+	if err != nil {
+		return nil, err
+	}
+	return e.join(p, in, taken)
 }
 
 // publication is the program of publish: all devices add up what the owners have and the others have not.
 func (e *Engine) publication(of []shapes.Shape) (*program, error) {
-	n := len(of)
 	return e.declareFor(e.group, fmt.Sprintf("publish|%d|%v", e.replicas(), of), func(g *graph.Graph, p *program) []*graph.Node {
-		p.aliases = map[int]int{}
-		all := nodes(inputNodes(g, append(slices.Clone(of), shapes.Make(dtypes.Float32, n))))
-		for i, x := range all[:n] {
-			p.aliases[i] = i
-			flag := graph.Reshape(graph.SliceAxis(all[n], 0, graph.AxisRange(i, i+1)))
-			ours := graph.GreaterThan(flag, graph.ScalarZero(g, dtypes.Float32))
+		all := p.take(g, argParam, of...)
+		owned := p.take(g, argFlag, shapes.Make(dtypes.Float32, len(of)))[0]
+		for i, x := range all {
+			ours := graph.GreaterThan(number(owned, i), graph.ScalarZero(g, dtypes.Float32))
 			all[i] = graph.Where(graph.BroadcastToDims(ours, x.Shape().Dimensions...), x, graph.ZerosLike(x))
 		}
-		return g.Distributed().AllReduce(all[:n], compute.ReduceOpSum)
+		p.give(argParam, g.Distributed().AllReduce(all, compute.ReduceOpSum)...)
+		p.replace(argParam)
+		return p.given
 	})
 }
 
 // norms adds the squared norm of gradients, scaled as an update scales them, to a squared norm, which it takes.
 func (e *Engine) norms(grads []*Array, hyper, before *Array) (*Array, error) {
-	in := append(append([]*Array{}, grads...), hyper, before)
 	p, err := e.normOf(shapesOf(grads))
 	if err != nil {
 		return nil, err
 	}
-	donate := make([]bool, len(in))
-	donate[len(in)-1] = true
-	out, err := e.execute(p, in, donate)
+	out, err := e.apply(p, groups{argGradient: grads, argHyper: {hyper}, argNorm: {before}})
 	if err != nil {
 		return nil, err
 	}
-	return out[0], nil
+	return out[argNorm][0], nil
 }
 
 // normOf is the program of norms.
 func (e *Engine) normOf(grads []shapes.Shape) (*program, error) {
-	n := len(grads)
 	return e.declare(fmt.Sprintf("norms|%v", grads), func(g *graph.Graph, p *program) []*graph.Node {
-		p.aliases = map[int]int{n + 1: 0}
-		all := nodes(inputNodes(g, append(slices.Clone(grads), shapes.Make(dtypes.Float32, hypers), shapes.Make(dtypes.Float32))))
-		sum := all[n+1]
-		scale := graph.Reshape(graph.SliceAxis(all[n], 0, graph.AxisRange(3, 4)))
-		for _, x := range all[:n] {
+		by, hyper, sum := p.take(g, argGradient, grads...), p.take(g, argHyper, hyperShape())[0], p.take(g, argNorm, shapes.Make(dtypes.Float32))[0]
+		scale := number(hyper, hyperScale)
+		for _, x := range by {
 			sum = graph.Add(sum, graph.ReduceAllSum(graph.Square(mulScalar(x, scale))))
 		}
-		return []*graph.Node{sum}
+		p.give(argNorm, sum)
+		p.replace(argNorm)
+		return p.given
 	})
 }

@@ -81,36 +81,32 @@ func (p *Params) Targets() (names []string) {
 	return names
 }
 
-// splitProgram is the gradient program of a function: its outputs, a scalar that is finite where every gradient is, and
-// the gradient of each target.
-func (e *Engine) splitProgram(f Function, bind Bind, network string, targets []string, in []*Array) (*program, error) {
-	key := e.key(fmt.Sprintf("split|%d|%s|%s", len(targets), network, bind.narrow()), f.Key, in)
-	return e.declare(key, func(g *graph.Graph, p *program) []*graph.Node {
-		outputs, _, grads := e.gradientNodes(g, p, f, bind, network, targets, shapesOf(in))
-		sound := graph.Zeros(g, shapes.Make(dtypes.Float32))
-		for _, grad := range grads {
-			sound = graph.Add(sound, graph.ReduceAllSum(graph.ConvertDType(grad, dtypes.Float32)))
-		}
-		return append(append(outputs, graph.MulScalar(sound, 0)), grads...)
-	})
-}
-
+// trainSplit is the gradient as a program and then updates of each tensor. Its gradient program gives a number, too, that is
+// finite where every gradient is.
 func (e *Engine) trainSplit(f Function, bind Bind, network string, o *Optimizer, step Step, in []*Array) (*Result, error) {
 	targets := o.params.Targets()
-	p, err := e.splitProgram(f, bind, network, targets, in)
+	key := e.key(fmt.Sprintf("split|%d|%s|%s", len(targets), network, bind.narrow()), f.Key, in)
+	p, err := e.declare(key, func(g *graph.Graph, p *program) []*graph.Node {
+		_, grads := e.gradientNodes(g, p, f, bind, network, targets, shapesOf(in))
+		sum := graph.Zeros(g, shapes.Make(dtypes.Float32))
+		for _, grad := range grads {
+			sum = graph.Add(sum, graph.ReduceAllSum(graph.ConvertDType(grad, dtypes.Float32)))
+		}
+		p.give(argGradient, append([]*graph.Node{graph.MulScalar(sum, 0)}, grads...)...)
+		return p.given
+	})
 	if err != nil {
 		return nil, err
 	}
-	args, err := e.gather(p, bind, o.params, targets, in)
+	args, err := gradientArguments(p, bind, o.params, targets, in)
 	if err != nil {
 		return nil, err
 	}
-	out, err := e.execute(p, args, nil)
+	out, err := e.apply(p, args)
 	if err != nil {
 		return nil, err
 	}
-	n := p.info.(trained).outputs
-	outputs, grads := out[:n:n], out[n:]
+	outputs, grads := out[argOutput], out[argGradient]
 	if step.Of > 1 {
 		if step.Micro == 0 {
 			Free(o.acc...)
@@ -146,20 +142,14 @@ func (e *Engine) applySplit(o *Optimizer, targets []string, sound *Array, grads 
 	if err != nil {
 		return nil, 0, err
 	}
-	defer func() { hyper.Free() }()
-	var all *Array // squared norm of what is trained, where it is clipped
+	defer hyper.Free()
+	kind, norm := argBefore, sound
 	if o.ClipNorm > 0 {
-		if all, err = e.norm2(o.params, targets, grads); err != nil {
+		if norm, err = e.norm2(o.params, targets, grads, sound); err != nil {
 			return nil, 0, err
 		}
-		clipped, err := e.clipped(o, hyper, all)
-		if err != nil {
-			return nil, 0, err
-		}
-		hyper.Free()
-		hyper = clipped
+		kind = argWhole
 	}
-	single := o.unclipped() // hyper has it
 	for k, name := range targets {
 		b := block{grads: grads[k : k+1]}
 		units := []string{name}
@@ -169,22 +159,20 @@ func (e *Engine) applySplit(o *Optimizer, targets []string, sound *Array, grads 
 			grads[k].Free() // under adapters: a tensor that has none and is not trained itself
 			continue
 		}
-		norm2, err := e.updateTarget(single, &b, name, units, hyper, sound)
+		norm2, err := e.updateTarget(o, &b, name, units, hyper, kind, norm)
 		if err != nil {
 			return nil, 0, fmt.Errorf("updating %s: %w", name, err)
 		}
 		norms = append(norms, norm2)
 	}
-	if all != nil {
-		Free(norms...)
-		return []*Array{all}, scale, nil
+	if kind == argWhole {
+		return []*Array{norm}, scale, nil
 	}
 	return norms, 1, nil // updates scale the gradient before they take its norm
 }
 
-// updateTarget takes one optimizer step for a tensor, or for the two factors of an adapted weight, which units name, and
-// returns the squared norm of its gradient.
-func (e *Engine) updateTarget(o *Optimizer, b *block, name string, units []string, hyper, sound *Array) (norm2 *Array, err error) {
+// updateTarget is update for a tensor, or for the two factors of an adapted weight, which units name.
+func (e *Engine) updateTarget(o *Optimizer, b *block, name string, units []string, hyper *Array, kind string, norm *Array) (norm2 *Array, err error) {
 	for _, u := range units {
 		b.indices, b.params = append(b.indices, o.index[u]), append(b.params, o.params.arrays[u])
 	}
@@ -193,7 +181,7 @@ func (e *Engine) updateTarget(o *Optimizer, b *block, name string, units []strin
 			b.state = append(b.state, list[k])
 		}
 	}
-	if norm2, err = e.update(o, b, hyper, sound); err != nil {
+	if norm2, err = e.update(o, b, hyper, kind, norm); err != nil {
 		return nil, err
 	}
 	for i, u := range units {
@@ -213,7 +201,59 @@ func (e *Engine) updateTarget(o *Optimizer, b *block, name string, units []strin
 	return norm2, nil
 }
 
-// ordered lists the state in the order that updateNodes takes and returns it.
+// norm2 is the squared norm of the targets' gradients by what is trained, of an adapted weight by its factors, on the
+// device: nothing waits for it. It is not finite where sound is not.
+func (e *Engine) norm2(p *Params, targets []string, grads []*Array, sound *Array) (total *Array, err error) {
+	if total, err = e.copy(sound); err != nil {
+		return nil, err
+	}
+	for i, name := range targets {
+		if a, ok := p.adapters[name]; ok {
+			total, err = e.addNorm2(total, grads[i], &a.lora, p.arrays[name+".lora_down"], p.arrays[name+".lora_up"])
+		} else if p.trained[name] {
+			total, err = e.addNorm2(total, grads[i], nil)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return total, nil
+}
+
+// addNorm2 adds a gradient's squared norm to a sum, which it takes: where it is that by an adapted weight, the squared norms of
+// the gradients by its factors, down and up.
+func (e *Engine) addNorm2(total, grad *Array, lora *nn.LoRA, factors ...*Array) (*Array, error) {
+	key := "norm2"
+	if lora != nil {
+		key = fmt.Sprintf("norm2 lora(%d,%g)", lora.Rank, lora.Scale)
+	}
+	p, err := e.get(e.key(key, "", append([]*Array{total, grad}, factors...)), func(g *graph.Graph, p *program) []*graph.Node {
+		sum := p.take(g, argNorm, total.shape)[0]
+		grads := []*graph.Node{graph.ConvertDType(p.take(g, argGradient, grad.shape)[0], dtypes.Float32)}
+		by := p.take(g, argParam, shapesOf(factors)...)
+		if lora != nil {
+			down, up := nn.AdapterGradients(grads[0], by[0], by[1], *lora)
+			grads = []*graph.Node{down, up}
+		}
+		part := graph.ReduceAllSum(graph.Square(grads[0]))
+		for _, x := range grads[1:] {
+			part = graph.Add(part, graph.ReduceAllSum(graph.Square(x)))
+		}
+		p.give(argNorm, graph.Add(sum, part))
+		p.replace(argNorm)
+		return p.given
+	})
+	if err != nil {
+		return nil, err
+	}
+	out, err := e.apply(p, groups{argNorm: {total}, argGradient: {grad}, argParam: factors})
+	if err != nil {
+		return nil, err
+	}
+	return out[argNorm][0], nil
+}
+
+// ordered lists the state in the order of Adam.stateShapes.
 func (o *Optimizer) ordered() (lists [][]*Array) {
 	if o.Beta1 != 0 {
 		lists = append(lists, o.m)
@@ -223,82 +263,4 @@ func (o *Optimizer) ordered() (lists [][]*Array) {
 		lists = append(lists, o.ema)
 	}
 	return lists
-}
-
-// norm2 is the squared norm of the targets' gradients by what is trained, of an adapted weight by its factors, on the
-// device: nothing waits for it.
-func (e *Engine) norm2(p *Params, targets []string, grads []*Array) (total *Array, err error) {
-	if total, err = e.Upload([]float32{0}); err != nil {
-		return nil, err
-	}
-	for i, name := range targets {
-		if a, ok := p.adapters[name]; ok {
-			total, err = e.addAdapterNorm2(total, grads[i], p.arrays[name+".lora_down"], p.arrays[name+".lora_up"], a.lora)
-		} else if p.trained[name] {
-			total, err = e.addNorm2(total, grads[i])
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	return total, nil
-}
-
-// addAdapterNorm2 adds the squared norms of the gradients by an adapter's factors, given that by its weight, to a sum,
-// which it takes.
-func (e *Engine) addAdapterNorm2(total, grad, down, up *Array, lora nn.LoRA) (*Array, error) {
-	in := []*Array{total, grad, down, up}
-	p, err := e.get(e.key(fmt.Sprintf("norm2 lora(%d,%g)", lora.Rank, lora.Scale), "", in), func(g *graph.Graph, p *program) []*graph.Node {
-		p.aliases = map[int]int{0: 0}
-		n := nodes(inputNodes(g, shapesOf(in)))
-		byDown, byUp := nn.AdapterGradients(graph.ConvertDType(n[1], dtypes.Float32), n[2], n[3], lora)
-		return []*graph.Node{graph.Add(n[0], graph.Add(graph.ReduceAllSum(graph.Square(byDown)), graph.ReduceAllSum(graph.Square(byUp))))}
-	})
-	if err != nil {
-		return nil, err
-	}
-	out, err := e.execute(p, in, []bool{true, false, false, false})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
-}
-
-// addNorm2 adds an array's squared norm to a sum, which it takes.
-func (e *Engine) addNorm2(total, a *Array) (*Array, error) {
-	in := []*Array{total, a}
-	p, err := e.get(e.key("norm2", "", in), func(g *graph.Graph, p *program) []*graph.Node {
-		p.aliases = map[int]int{0: 0}
-		n := nodes(inputNodes(g, shapesOf(in)))
-		return []*graph.Node{graph.Add(n[0], graph.ReduceAllSum(graph.Square(graph.ConvertDType(n[1], dtypes.Float32))))}
-	})
-	if err != nil {
-		return nil, err
-	}
-	out, err := e.execute(p, in, []bool{true, false})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
-}
-
-// clipped is hyper with a gradient scale at which gradients of a squared norm are no longer than ClipNorm.
-func (e *Engine) clipped(o *Optimizer, hyper, norm2 *Array) (*Array, error) {
-	in := []*Array{hyper, norm2}
-	p, err := e.get(e.key(fmt.Sprintf("clip(%g)", o.ClipNorm), "", in), func(g *graph.Graph, _ *program) []*graph.Node {
-		n := nodes(inputNodes(g, shapesOf(in)))
-		scale := graph.SliceAxis(n[0], 0, graph.AxisRange(3, 4))
-		norm := graph.AddScalar(graph.Mul(graph.Reshape(graph.Sqrt(n[1]), 1), scale), 1e-12)
-		scale = graph.Mul(scale, graph.MinScalar(graph.Div(graph.MulScalar(graph.OnesLike(norm), o.ClipNorm), norm), 1))
-		return []*graph.Node{graph.Concatenate([]*graph.Node{graph.SliceAxis(n[0], 0, graph.AxisRange(0, 3)), scale,
-			graph.SliceAxis(n[0], 0, graph.AxisRange(4, hypers))}, 0)}
-	})
-	if err != nil {
-		return nil, err
-	}
-	out, err := e.execute(p, in, nil)
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
 }

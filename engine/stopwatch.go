@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"maps"
 	"slices"
 	"time"
 )
@@ -23,18 +24,18 @@ func (e *Engine) UpdateTime() time.Duration {
 	return took
 }
 
-// executeUpdate is execute for a program that updates parameters from gradients, which are among its inputs.
-func (e *Engine) executeUpdate(p *program, in []*Array, donate []bool, gradients ...*Array) ([]*Array, error) {
+// applyUpdate is apply for a program that updates parameters from gradients, which it takes.
+func (e *Engine) applyUpdate(p *program, in groups) (groups, error) {
 	if !e.updates.on {
-		return e.execute(p, in, donate)
+		return e.apply(p, in, argGradient)
 	}
-	if err := e.settle(gradients); err != nil {
+	if err := e.settle(in[argGradient]); err != nil {
 		return nil, err
 	}
 	start := time.Now()
-	out, err := e.execute(p, in, donate)
+	out, err := e.apply(p, in, argGradient)
 	if err == nil {
-		err = e.settle(out)
+		err = e.settle(slices.Concat(slices.Collect(maps.Values(out))...))
 	}
 	e.updates.took += time.Since(start)
 	return out, err

@@ -56,72 +56,58 @@ func (e *Engine) train(f Function, bind Bind, network string, o *Optimizer, step
 // fuses says whether gradient and update are one program: not where gradients are added up between the two.
 func (e *Engine) fuses(micro int) bool { return micro <= 1 && e.group == nil }
 
-// trained is what a gradient program remembers about its order of parameters.
-type trained struct {
-	outputs int      // outputs of the function
-	frozen  []string // scope names of parameters that are not trained, in graph order
-}
-
 // gradientNodes builds f and the gradients of its loss by the named parameters of a network (zeros for one that the
-// function does not use).
-func (e *Engine) gradientNodes(g *graph.Graph, p *program, f Function, bind Bind, network string, names []string, in []shapes.Shape) (outputs, params, grads []*graph.Node) {
-	values := inputNodes(g, in)
+// function does not use). It takes the function's inputs, these parameters and the function's others, and gives its outputs.
+func (e *Engine) gradientNodes(g *graph.Graph, p *program, f Function, bind Bind, network string, names []string, in []shapes.Shape) (params, grads []*graph.Node) {
+	values := make([]nn.Value, len(in))
+	for i, x := range p.take(g, argInput, in...) {
+		values[i] = x
+	}
 	lookup := bind.lookup(g, p)
 	for _, name := range names { // first, so that their order is the caller's
 		a := bind[network].Get(name)
 		params = append(params, lookup(nn.Spec{Name: network + "." + name, Dims: a.shape.Dimensions}))
 	}
-	n := len(p.params)
+	p.takes.add(argParam, len(params))
 	r := nn.NewInline(e.Compute, "", nil, lookup)
-	outputs = nodes(f.Body(r, values))
-	if outputs[0].Rank() != 0 {
-		panic(fmt.Errorf("function %q: the first output must be a scalar loss, it has shape %s", f.Key, outputs[0].Shape()))
+	results := nodes(f.Body(r, values))
+	if results[0].Rank() != 0 {
+		panic(fmt.Errorf("function %q: the first output must be a scalar loss, it has shape %s", f.Key, results[0].Shape()))
 	}
-	grads = graph.Gradient(outputs[0], params...)
-	p.info = trained{outputs: len(outputs), frozen: p.params[n:]}
-	return outputs, params, grads
+	p.takes.add(argFrozen, len(p.params)-len(params))
+	p.give(argOutput, results...)
+	return params, graph.Gradient(results[0], params...)
 }
 
-func (e *Engine) gather(p *program, bind Bind, params *Params, names []string, in []*Array) ([]*Array, error) {
-	args := append([]*Array{}, in...)
+// gradientArguments are what gradientNodes takes.
+func gradientArguments(p *program, bind Bind, params *Params, names []string, in []*Array) (groups, error) {
+	out := groups{argInput: in}
 	for _, name := range names {
-		args = append(args, params.Get(name))
+		out[argParam] = append(out[argParam], params.Get(name))
 	}
-	for _, name := range p.info.(trained).frozen {
+	for _, name := range p.params[len(names):] {
 		a, err := bind.find(name)
 		if err != nil {
 			return nil, err
 		}
-		args = append(args, a)
+		out[argFrozen] = append(out[argFrozen], a)
 	}
-	return args, nil
+	return out, nil
 }
 
-// fusedProgram is forward, gradient and update in one.
-func (e *Engine) fusedProgram(f Function, bind Bind, network string, o *Optimizer, in []*Array) (*program, error) {
-	key := e.key("train|"+o.signature()+"|"+network+"|"+bind.narrow(), f.Key, in)
-	return e.declare(key, func(g *graph.Graph, p *program) []*graph.Node {
-		outputs, params, grads := e.gradientNodes(g, p, f, bind, network, o.names, shapesOf(in))
-		state, hyper := o.stateNodes(g)
-		norm2, newParams, newState := o.updateNodes(params, grads, state, hyper, nil, o.numbersNode(g, len(params)))
-		n, at := len(outputs), len(in)+len(params)+len(p.info.(trained).frozen)
-		p.aliases = map[int]int{}
-		for i := range params {
-			p.aliases[len(in)+i] = n + 1 + i
-		}
-		for i := range state {
-			p.aliases[at+i] = n + 1 + len(params) + i
-		}
-		return append(append(append(outputs, norm2), newParams...), newState...)
-	})
-}
-
+// trainFused is forward, gradient and update in one program.
 func (e *Engine) trainFused(f Function, bind Bind, network string, o *Optimizer, step Step, in []*Array) (*Result, error) {
-	p, err := e.fusedProgram(f, bind, network, o, in)
+	settings := o.Adam
+	key := e.key(fmt.Sprintf("train|%s%d|%s|%s", settings, len(o.names), network, bind.narrow()), f.Key, in)
+	p, err := e.declare(key, func(g *graph.Graph, p *program) []*graph.Node {
+		params, grads := e.gradientNodes(g, p, f, bind, network, o.names, shapesOf(in))
+		settings.step(g, p, params, grads, "")
+		return p.given
+	})
 	if err != nil {
 		return nil, err
 	}
-	args, err := e.gather(p, bind, o.params, o.names, in)
+	args, err := gradientArguments(p, bind, o.params, o.names, in)
 	if err != nil {
 		return nil, err
 	}
@@ -130,25 +116,15 @@ func (e *Engine) trainFused(f Function, bind Bind, network string, o *Optimizer,
 		return nil, err
 	}
 	defer hyper.Free()
-	numbers, err := e.numbers(o, o.all())
+	args[argState], args[argHyper] = o.state(), []*Array{hyper}
+	if args[argNumber], err = e.numbers(o, o.all()); err != nil {
+		return nil, err
+	}
+	out, err := e.apply(p, args)
 	if err != nil {
 		return nil, err
 	}
-	n, k := len(in), len(in)+len(o.names)
-	var all arguments
-	all.add("input", false, args[:n]...)
-	all.add("param", true, args[n:k]...)
-	all.add("frozen", false, args[k:]...)
-	all.add("state", true, o.state()...)
-	all.add("hyper", false, hyper)
-	all.add("number", false, numbers...)
-	out, err := e.execute(p, all.arrays, all.taken)
-	if err != nil {
-		return nil, err
-	}
-	n = p.info.(trained).outputs
-	k = n + 1 + len(o.names)
-	return e.replaceAll(o, out[:n:n], out[n], out[n+1:k:k], out[k:]), nil
+	return e.replaceAll(o, out[argOutput], out[argNorm][0], out[argParam], out[argState]), nil
 }
 
 // replaceAll makes an update of all parameters at once what the network computes with.
@@ -160,33 +136,18 @@ func (e *Engine) replaceAll(o *Optimizer, outputs []*Array, norm2 *Array, params
 	return e.updated(o, outputs, []*Array{norm2}, 1)
 }
 
-// stateNodes makes the graph parameters of the moments and the hyper-parameters.
-func (o *Optimizer) stateNodes(g *graph.Graph) (state []*graph.Node, hyper *graph.Node) {
-	for i, a := range o.state() {
-		state = append(state, graph.Parameter(g, fmt.Sprintf("state%d", i), a.shape))
-	}
-	return state, graph.Parameter(g, "hyper", shapes.Make(dtypes.Float32, hypers))
-}
-
-// gradientProgram adds a micro-batch's gradients to what was added up before.
-func (e *Engine) gradientProgram(f Function, bind Bind, network string, o *Optimizer, in []*Array) (*program, error) {
-	key := e.key(fmt.Sprintf("gradient|%d|%s|%s", len(o.names), network, bind.narrow()), f.Key, in)
-	return e.declare(key, func(g *graph.Graph, p *program) []*graph.Node {
-		outputs, params, grads := e.gradientNodes(g, p, f, bind, network, o.names, shapesOf(in))
-		at := len(in) + len(params) + len(p.info.(trained).frozen)
-		p.aliases = map[int]int{}
-		for i, param := range params {
-			p.aliases[at+i] = len(outputs)
-			acc := graph.Parameter(g, fmt.Sprintf("acc%d", i), param.Shape())
-			outputs = append(outputs, graph.Add(acc, grads[i]))
-		}
-		return outputs
-	})
-}
-
-// trainAccumulated adds gradients up over micro-batches and updates with the last one.
+// trainAccumulated adds a micro-batch's gradients to what was added up before, and updates with the last one.
 func (e *Engine) trainAccumulated(f Function, bind Bind, network string, o *Optimizer, step Step, in []*Array) (*Result, error) {
-	p, err := e.gradientProgram(f, bind, network, o, in)
+	key := e.key(fmt.Sprintf("gradient|%d|%s|%s", len(o.names), network, bind.narrow()), f.Key, in)
+	p, err := e.declare(key, func(g *graph.Graph, p *program) []*graph.Node {
+		params, grads := e.gradientNodes(g, p, f, bind, network, o.names, shapesOf(in))
+		for i, sum := range p.take(g, argSum, shapesOfNodes(params)...) {
+			grads[i] = graph.Add(sum, grads[i])
+		}
+		p.give(argSum, grads...)
+		p.replace(argSum)
+		return p.given
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -195,27 +156,23 @@ func (e *Engine) trainAccumulated(f Function, bind Bind, network string, o *Opti
 			return nil, err
 		}
 	}
-	args, err := e.gather(p, bind, o.params, o.names, in)
+	args, err := gradientArguments(p, bind, o.params, o.names, in)
 	if err != nil {
 		return nil, err
 	}
-	donate := make([]bool, len(args)+len(o.acc))
-	for i := range o.acc {
-		donate[len(args)+i] = true
-	}
-	out, err := e.execute(p, append(args, o.acc...), donate)
+	args[argSum] = o.acc
+	out, err := e.apply(p, args)
 	if err != nil {
 		return nil, err
 	}
-	n := p.info.(trained).outputs
-	o.acc = out[n:]
-	if !step.last() { // outputs are the caller's to append to
-		return &Result{Outputs: out[:n:n]}, nil
+	o.acc = out[argSum]
+	if !step.last() {
+		return &Result{Outputs: out[argOutput]}, nil
 	}
 	if o.acc, err = e.sum(o.acc); err != nil {
 		return nil, err
 	}
-	return e.applyAccumulated(o, step, out[:n:n])
+	return e.applyAccumulated(o, step, out[argOutput])
 }
 
 func (e *Engine) zeroAccumulators(o *Optimizer) error {
@@ -240,7 +197,7 @@ func (e *Engine) applyAccumulated(o *Optimizer, step Step, outputs []*Array) (*R
 	for _, name := range o.names {
 		b.params = append(b.params, o.params.Get(name))
 	}
-	norm2, err := e.update(o, &b, hyper, nil)
+	norm2, err := e.update(o, &b, hyper, "", nil)
 	if err != nil {
 		return nil, err
 	}

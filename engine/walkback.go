@@ -331,7 +331,7 @@ func (w *walker) updated(indices []int, grads []*Array) ([]*Array, error) {
 	if b.state, err = w.ferry.take(indices); err != nil {
 		return nil, err
 	}
-	norm2, err := e.update(o, &b, w.hyper, w.norm2)
+	norm2, err := e.update(o, &b, w.hyper, argBefore, w.norm2)
 	if err != nil {
 		return nil, err
 	}
@@ -424,7 +424,7 @@ func (t *tape) programsBack(entries []planEntry, immediate bool) ([]func() (*pro
 			}
 		}
 		if len(mine) > 0 && immediate {
-			jobs = append(jobs, func() (*program, error) { return t.e.updateProgram(t.o, t.o.layoutOf(mine), nil) })
+			jobs = append(jobs, func() (*program, error) { return t.e.updateProgram(t.o, formOf(mine, argBefore)) })
 		}
 	}
 	if owed != nil {

@@ -8,10 +8,10 @@ import (
 	"testing"
 
 	"fewstep/configs"
+	"fewstep/distill"
 	"fewstep/internal/xla"
 	"fewstep/internal/xla/xlatest"
 	"fewstep/train"
-	"fewstep/train/monitor"
 )
 
 // A run that is asked to stop while a program compiles ends, and so does closing it, though the compilation goes on: of the
@@ -49,16 +49,6 @@ func TestRunInterruptedWhileCompiling(t *testing.T) {
 	}
 }
 
-// failing is a reporter whose disk is full.
-type failing struct{ compiling func() string }
-
-func (f failing) Update(r monitor.Record) error {
-	f.compiling()
-	return errors.New("the disk is full")
-}
-
-func (failing) Close() error { return nil }
-
 // An error does not wait for what is compiled ahead.
 func TestErrorWaitsForNoCompilation(t *testing.T) {
 	rt, err := xla.Open(xla.Go, xla.Options{})
@@ -71,21 +61,15 @@ func TestErrorWaitsForNoCompilation(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(t.TempDir(), "run")
-	r, err := train.Open(t.Context(), c, train.Options{Dir: dir, Until: "16", Split: true, Backend: rt.Backend, Log: slog.New(slog.DiscardHandler), Progress: &stopAt{}})
+	walkOn(t, rt.Backend, c, dir, "16", 0)
+	stuck := xlatest.NewStuck(t, rt.Backend)
+	full := errors.New("the disk is full")
+	r, err := train.Open(t.Context(), c, train.Options{Dir: dir, Split: true, Backend: stuck, Log: slog.New(slog.DiscardHandler),
+		Finished: func(context.Context, *train.Run, distill.Step) error { stuck.Compiling(); return full }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Walk(t.Context()); err != nil { // the data set is encoded now
-		t.Fatal(err)
-	}
-	if err := r.Close(); err != nil {
-		t.Fatal(err)
-	}
-	stuck := xlatest.NewStuck(t, rt.Backend)
-	if r, err = train.Open(t.Context(), c, train.Options{Dir: dir, Split: true, Backend: stuck, Log: slog.New(slog.DiscardHandler), Progress: failing{stuck.Compiling}}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := r.Walk(t.Context()); err == nil || errors.Is(err, train.ErrInterrupted) {
+	if _, err := r.Walk(t.Context()); !errors.Is(err, full) {
 		t.Errorf("%v", err)
 	}
 	if err := r.Close(); err != nil {

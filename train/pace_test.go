@@ -74,7 +74,7 @@ func TestPace(t *testing.T) {
 	}
 	s.Batch = 16
 	alone := func(from string, long time.Duration) float64 {
-		set, err := data.Open(from, data.Options{Unchecked: true})
+		set, err := data.Open(t.Context(), from, data.Options{Unchecked: true})
 		if err != nil {
 			t.Fatal(err)
 		}
