@@ -57,7 +57,7 @@ func newDataInspect(a *app) *cobra.Command {
 		Example: "  fewstep data inspect laion/ --images 5000 --sheet sheet.png\n  fewstep data inspect 's3://bucket/{00000..00127}.tar' --json",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			set, err := data.Open(args[0], data.Options{Uncaptioned: uncaptioned, Unchecked: true, MaxBad: math.MaxInt,
+			set, err := data.Open(cmd.Context(), args[0], data.Options{Uncaptioned: uncaptioned, Unchecked: true, MaxBad: math.MaxInt,
 				Indexing: monitor.LogProgress(a.log, "indexing", "shards", 0)})
 			if err != nil {
 				return err
