@@ -72,7 +72,7 @@ func TestEncodedShards(t *testing.T) {
 	lines, err := read.Output()
 	must(t, err)
 
-	set, err := data.Open(out, data.Options{})
+	set, err := data.Open(t.Context(), out, data.Options{})
 	must(t, err)
 	defer set.Close()
 	store, err := encoded.Open(out)

@@ -38,7 +38,7 @@ func TestPaceOfSlowStorage(t *testing.T) {
 	for name, value := range map[string]string{"AWS_ENDPOINT_URL_S3": server.URL, "AWS_REGION": "us-east-1", "AWS_NO_SIGN_REQUEST": "true"} {
 		t.Setenv(name, value)
 	}
-	set, err := data.Open("s3://scale/00000.tar", data.Options{Unchecked: true})
+	set, err := data.Open(t.Context(), "s3://scale/00000.tar", data.Options{Unchecked: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -146,7 +146,7 @@ func TestSheetsOnTwoDevices(t *testing.T) {
 	}
 	defer rt.Close()
 	m := &Maker{Log: slog.New(slog.NewTextHandler(&log, nil))}
-	r, err := train.Open(c, train.Options{Dir: dir, Until: "16", Split: true, Devices: 2, Backend: rt.Backend, Log: m.Log, Finished: m.Phase})
+	r, err := train.Open(t.Context(), c, train.Options{Dir: dir, Until: "16", Split: true, Devices: 2, Backend: rt.Backend, Log: m.Log, Finished: m.Phase})
 	if err != nil {
 		t.Fatal(err)
 	}
