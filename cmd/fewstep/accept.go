@@ -68,7 +68,8 @@ func (a *app) accept(cmd *cobra.Command, path string, o acceptOptions) error {
 	}
 	defer rt.Close()
 	s.Engine = engine.New(rt.Backend, dtypes.Float32, nn.Network)
-	if s.Drawers, err = drawersOf(rt, 1, c.Train.Compute, &s); err != nil {
+	s.Engine.Context = cmd.Context()
+	if s.Drawers, err = drawersOf(cmd.Context(), rt, 1, c.Train.Compute, &s); err != nil {
 		return err
 	}
 	s.Base = s.Loader(s.Pipeline, "", "")

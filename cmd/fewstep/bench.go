@@ -85,18 +85,12 @@ func newBench(a *app) *cobra.Command {
 			o.Summary = a.stderr
 			var r *bench.Result
 			err := interruptible(cmd.Context(), nil, func() error {
-				virtual, err := virtualDevices(devices)
-				if err != nil {
-					return err
-				}
-				rt, err := a.openBackend(xla.Options{Plain: plain, Devices: virtual})
+				rt, n, err := a.openDevices(devices, xla.Options{Plain: plain})
 				if err != nil {
 					return err
 				}
 				defer rt.Close()
-				if o.Devices, err = countDevices(devices, rt); err != nil {
-					return err
-				}
+				o.Devices = n
 				if o.Batch%o.Devices != 0 {
 					return withHint(usageErrorf("--batch is %d, and %d devices take equal parts of it", o.Batch, o.Devices), "choose a multiple of %d", o.Devices)
 				}

@@ -127,25 +127,18 @@ func (a *app) encodeData(cmd *cobra.Command, o encodeOptions) error {
 	if err != nil {
 		return err
 	}
-	virtual, err := virtualDevices(o.devices)
-	if err != nil {
-		return err
-	}
-	rt, err := a.openBackend(xla.Options{Devices: virtual})
+	rt, devices, err := a.openDevices(o.devices, xla.Options{})
 	if err != nil {
 		return err
 	}
 	defer rt.Close()
-	devices, err := countDevices(o.devices, rt)
-	if err != nil {
-		return err
-	}
 	group, err := engine.NewGroup(engine.New(rt.Backend, dtypes.Float32, nn.Network), devices, dtypes.Float32, nil)
 	if err != nil {
 		return err
 	}
 	var each []encoded.Settings // of each device
 	for i, e := range group.Engines() {
+		e.Context = cmd.Context()
 		s, err := train.Preparing(cmd.Context(), p, o.data, oneAtATime(p, e, o.Batch))
 		if err != nil {
 			return err

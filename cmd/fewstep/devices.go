@@ -21,22 +21,30 @@ func virtualDevices(devices string) (int, error) {
 }
 
 // atMost is what --devices may come to, before a backend is open.
-func atMost(devices string, virtual int) int {
+func atMost(devices string) (int, error) {
 	if devices == "all" {
-		return max(xla.GPUs(), 1)
+		return max(xla.GPUs(), 1), nil
 	}
-	return virtual
+	return virtualDevices(devices)
 }
 
-// countDevices is the number of devices that --devices asks for of an open backend, which must have them.
-func countDevices(devices string, rt *xla.Runtime) (int, error) {
+// openDevices opens a backend with the devices that --devices asks for, which it must have, and counts them. The caller closes
+// the runtime.
+func (a *app) openDevices(devices string, opt xla.Options) (rt *xla.Runtime, n int, err error) {
+	if opt.Devices, err = virtualDevices(devices); err != nil {
+		return nil, 0, err
+	}
+	if rt, err = a.openBackend(opt); err != nil {
+		return nil, 0, err
+	}
 	have := rt.NumDevices()
-	if devices == "all" {
-		return have, nil
+	switch {
+	case devices == "all":
+		return rt, have, nil
+	case opt.Devices > have:
+		err := withHint(usageErrorf("--devices %d: this process drives %d (%s)", opt.Devices, have, rt.DeviceName()), "choose at most %d, or all", have)
+		rt.Close()
+		return nil, 0, err
 	}
-	n, err := virtualDevices(devices)
-	if err == nil && n > have {
-		err = withHint(usageErrorf("--devices %d: this process drives %d (%s)", n, have, rt.DeviceName()), "choose at most %d, or all", have)
-	}
-	return n, err
+	return rt, opt.Devices, nil
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+
 	"github.com/gomlx/compute/dtypes"
 
 	"fewstep/distill/method"
@@ -54,7 +56,7 @@ func drawer(rt *xla.Runtime, compute string, unets ...[]nn.Spec) *engine.Engine 
 
 // drawersOf are drawers, on so many devices, for all models of an evaluation, which is long enough for programs of their own
 // everywhere.
-func drawersOf(rt *xla.Runtime, devices int, compute string, s *eval.Spec) ([]*engine.Engine, error) {
+func drawersOf(ctx context.Context, rt *xla.Runtime, devices int, compute string, s *eval.Spec) ([]*engine.Engine, error) {
 	pipelines := map[*pipeline.Pipeline]bool{s.Pipeline: true}
 	for _, e := range s.Entries {
 		if e.Pipeline != nil {
@@ -71,5 +73,9 @@ func drawersOf(rt *xla.Runtime, devices int, compute string, s *eval.Spec) ([]*e
 	}
 	e := drawer(rt, compute, unets...)
 	e.Sites = e.Granularity == nn.Layer && rt.Sites()
-	return e.On(devices)
+	engines, err := e.On(devices)
+	for _, e := range engines {
+		e.Context = ctx
+	}
+	return engines, err
 }

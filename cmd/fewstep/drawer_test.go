@@ -44,7 +44,7 @@ func TestDrawerByModel(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer rt.Close()
-	all, err := drawersOf(rt, 1, "auto", &eval.Spec{Pipeline: p, Entries: []eval.Entry{{}, {Pipeline: p}}})
+	all, err := drawersOf(t.Context(), rt, 1, "auto", &eval.Spec{Pipeline: p, Entries: []eval.Entry{{}, {Pipeline: p}}})
 	if err != nil || len(all) != 1 || all[0].Granularity != nn.Network || all[0].Compute != dtypes.Float32 {
 		t.Errorf("the mini is drawn by %v, %v", all, err)
 	}

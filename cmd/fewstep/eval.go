@@ -203,13 +203,13 @@ func (a *app) eval(cmd *cobra.Command, o evalOptions) error {
 	if err := o.check(cmd); err != nil {
 		return err
 	}
-	virtual, err := virtualDevices(o.devices)
-	if err != nil {
+	if _, err := virtualDevices(o.devices); err != nil {
 		return err
 	}
 	if err := a.localAll(cmd.Context(), &o.model, &o.unet, &o.lora); err != nil {
 		return err
 	}
+	var err error
 	s := eval.Spec{Progress: a.evalProgress(), Warn: func(text string) { a.log.Warn(text) }, Images: o.images,
 		Convention: o.convention, Sources: o.sources, SaveStats: o.saveStats}
 	if !a.quiet {
@@ -261,16 +261,13 @@ func (a *app) eval(cmd *cobra.Command, o evalOptions) error {
 			}
 		}
 	}
-	rt, err := a.openBackend(xla.Options{Devices: virtual})
+	rt, devices, err := a.openDevices(o.devices, xla.Options{})
 	if err != nil {
 		return err
 	}
 	defer rt.Close()
-	devices, err := countDevices(o.devices, rt)
-	if err != nil {
-		return err
-	}
 	s.Engine = engine.New(rt.Backend, dtypes.Float32, nn.Network)
+	s.Engine.Context = cmd.Context()
 	if o.out != "" {
 		s.KeepIn(o.out)
 	}
@@ -282,7 +279,7 @@ func (a *app) eval(cmd *cobra.Command, o evalOptions) error {
 		s.Entries, err = o.entries(cmd, &s)
 	}
 	if err == nil {
-		s.Drawers, err = drawersOf(rt, devices, o.compute, &s)
+		s.Drawers, err = drawersOf(cmd.Context(), rt, devices, o.compute, &s)
 	}
 	if err != nil {
 		return err

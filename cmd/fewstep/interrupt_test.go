@@ -64,24 +64,18 @@ func compiling(t *testing.T, args ...string) (*exec.Cmd, *bytes.Buffer) {
 	return cmd, out
 }
 
-// interrupt sends a signal to a command, which must end soon and as documented.
+// interrupt sends a signal to a command, which must end as documented.
 func interrupt(t *testing.T, cmd *exec.Cmd, out *bytes.Buffer, signal os.Signal, message string) {
 	t.Helper()
-	start := time.Now()
 	_ = cmd.Process.Signal(signal)
 	ended(t, cmd, out, exitInterrupted)
-	took := time.Since(start)
-	t.Logf("ended after %v", took)
-	if took > 3*time.Second {
-		t.Errorf("ended after %v", took)
-	}
 	if !strings.Contains(out.String(), message) {
 		t.Errorf("the message does not say %q:\n%s", message, out)
 	}
 }
 
-// A signal ends a run at once while programs compile, which takes longer than anyone waits for a process to end: those of
-// its first update, and in the background those of later phases. What was done is kept and the same command continues.
+// A signal ends a run while programs compile, which takes longer than anyone waits for a process to end: those of
+// its first update, and in the background those of later phases. (That the run does not wait for them is tested by train's TestRunInterruptedWhileCompiling.) What was done is kept and the same command continues.
 func TestRunInterruptedWhileCompiling(t *testing.T) {
 	for _, c := range []struct {
 		name   string

@@ -97,8 +97,9 @@ func (a *app) addRivals(cmd *cobra.Command, d *rundir.Dir, t *eval.Table, rivals
 				return err
 			}
 			s.Engine = engine.New(rt.Backend, dtypes.Float32, nn.Network)
+			s.Engine.Context = cmd.Context()
 			s.Base = s.Loader(s.Pipeline, "", "")
-			s.Drawers, err = drawersOf(rt, 1, c.Train.Compute, &s)
+			s.Drawers, err = drawersOf(cmd.Context(), rt, 1, c.Train.Compute, &s)
 			return err
 		}); err != nil {
 			return err

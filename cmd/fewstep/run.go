@@ -102,29 +102,25 @@ func (a *app) recipeOf(ctx context.Context, path string, o runOptions) (*configs
 // walk opens a backend and a run, and trains until the recipe is done. The recipe's model must be on this machine; m are the
 // ranks that train together, nil where this process is alone. opened receives the run once it is open.
 func (a *app) walk(ctx context.Context, config *configs.Recipe, path string, o runOptions, m *cluster.Member, opened *atomic.Pointer[train.Run]) error {
-	virtual, err := virtualDevices(o.devices)
+	most, err := atMost(o.devices)
 	if err != nil {
 		return err
 	}
-	host, err := offloaded(config, atMost(o.devices, virtual))
+	host, err := offloaded(config, most)
 	if err != nil {
 		return err
 	}
-	options := xla.Options{HostMemory: host, Devices: virtual}
+	options := xla.Options{HostMemory: host}
 	nodes := 1
 	if m != nil {
 		nodes = m.Nodes()
 		options.Processes = &xla.Processes{Index: m.Rank(), Count: nodes, Store: m.Store("pjrt")}
 	}
-	rt, err := a.openBackend(options)
+	rt, devices, err := a.openDevices(o.devices, options)
 	if err != nil {
 		return err
 	}
 	defer rt.Close()
-	devices, err := countDevices(o.devices, rt)
-	if err != nil {
-		return err
-	}
 	if config.Train.Batch%(devices*nodes) != 0 {
 		return withCode(exitUsage, train.Indivisible(config.Train.Batch, devices*nodes))
 	}
