@@ -1,10 +1,3 @@
-// Package engine runs networks written against nn.Runner on a GoMLX backend: it uploads parameters, compiles
-// programs once, evaluates functions, and takes optimizer steps.
-//
-// The granularity decides what a program is. At nn.Network a whole function (forward, loss, gradient and update)
-// is one program and nothing is recomputed: best for small models and CPUs. At nn.Stage and nn.Layer the function
-// is walked block by block on a tape that keeps block inputs only; the backward walk recomputes each block and
-// updates its parameters on the spot, so that no full-size gradient exists: what SDXL needs (see tape.go).
 package engine
 
 import (

@@ -141,15 +141,6 @@ func (e *Engine) inForm(a, form *Array) *Array {
 	return a
 }
 
-// Share makes a set of frozen parameters that refers to the same arrays as p.
-func (p *Params) Share() *Params {
-	q := NewParams(p.Specs)
-	for name, a := range p.arrays {
-		q.Set(name, a, false)
-	}
-	return q
-}
-
 // Download copies parameters to the host; names nil means all.
 func (e *Engine) Download(p *Params, names []string) (Tensors, error) {
 	if names == nil {

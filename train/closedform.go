@@ -23,7 +23,7 @@ func (w *worker) closedForm(ctx context.Context) error {
 	}
 	total := (w.s.Phase.ClosedForm + batch - 1) / batch * batch
 	told := monitor.LogProgress(log, "closed form of conv_out", "samples", 0)
-	ofWeight, ofBias := w.s.UNet.LastLayer()
+	ofWeight, ofBias := w.s.Denoiser.LastLayer()
 	weight, bias := w.s.Params(method.Student).Get(ofWeight), w.s.Params(method.Student).Get(ofBias)
 	dims := weight.Shape().Dimensions
 	r := distill.NewRegression(dims[1]*dims[2]*dims[3], dims[0])
@@ -41,7 +41,7 @@ func (w *worker) closedForm(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for name, v := range map[string][]float32{ofWeight: w.s.UNet.Kernel(kernel), ofBias: narrow(constants)} {
+	for name, v := range map[string][]float32{ofWeight: w.s.Denoiser.Kernel(kernel), ofBias: narrow(constants)} {
 		a, err := w.s.Engine.Upload(v, w.s.Params(method.Student).Get(name).Shape().Dimensions...)
 		if err != nil {
 			return err
@@ -68,7 +68,7 @@ func (w *worker) regression(r *distill.Regression, m *method.Host, first int64) 
 		return err
 	}
 	defer target.Free()
-	out, err := w.s.Engine.Call(w.s.Programs.Regression(), engine.Bind{program.NetUNet: w.s.Params(method.Student)}, in.At(in.X, in.T, target)...)
+	out, err := w.s.Engine.Call(w.s.Programs.Regression(), engine.Bind{program.NetDenoiser: w.s.Params(method.Student)}, in.At(in.X, in.T, target)...)
 	if err != nil {
 		return err
 	}

@@ -53,7 +53,7 @@ func (m *models) close() error {
 
 // networks are the recipe's networks on a device of the run.
 func (m *models) networks(e *engine.Engine) *method.Networks {
-	return &method.Networks{Engine: e, Recipe: m.Config, UNet: m.Pipeline.UNet, EncodesEmpty: !m.Pipeline.ZeroEmpty, Factor: m.Pipeline.Factor(), Weights: m.before(len(m.Ladder.Steps())),
+	return &method.Networks{Engine: e, Recipe: m.Config, Denoiser: m.Pipeline.UNet, EncodesEmpty: !m.Pipeline.ZeroEmpty, Factor: m.Pipeline.Factor(), Weights: m.before(len(m.Ladder.Steps())),
 		Trace: method.Tracer(e, m.inputs(1))}
 }
 

@@ -1,5 +1,3 @@
-// Package train walks a recipe's ladder over a run directory: it starts, continues or reports that nothing is left,
-// and keeps the run watched, resumable and checked.
 package train
 
 import (

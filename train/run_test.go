@@ -383,7 +383,7 @@ func TestMemoryIsPlanned(t *testing.T) {
 			}
 			wallClockApart(t, dir)
 			p := seen.run.Pipeline
-			phases, err := cost.Plan(rt.Backend, c, cost.Model{UNet: p.UNet, Schedule: p.Schedule, Factor: p.VAE.Factor(),
+			phases, err := cost.Plan(rt.Backend, c, cost.Model{Denoiser: p.UNet, Schedule: p.Schedule, Factor: p.VAE.Factor(),
 				Tokens: p.UNetInputs(1, pipeline.Square(c.Data.Resolution))[2].Dim(1)}, cost.Device{Split: mode.split})
 			if err != nil {
 				t.Fatal(err)

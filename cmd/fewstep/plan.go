@@ -322,7 +322,7 @@ func planModel(c *configs.Recipe) (cost.Model, []string, error) {
 			if !slices.ContainsFunc(k.parts, func(part string) bool { return strings.Contains(name, part) }) {
 				continue
 			}
-			m.UNet, m.EncodesEmpty = bench.Presets[k.preset].UNet, k.empty
+			m.Denoiser, m.EncodesEmpty = bench.Presets[k.preset].UNet, k.empty
 			return m, []string{"model: " + c.Model + " is not there; planned with the architecture of " + k.title + ", which its name says"}, nil
 		}
 		return m, nil, withHint(fmt.Errorf("the model %s is not there, and its architecture cannot be told from its name", c.Model),
@@ -348,7 +348,7 @@ func planModel(c *configs.Recipe) (cost.Model, []string, error) {
 	if err != nil {
 		return m, nil, err
 	}
-	if m.UNet, err = unet.ParseConfig(raw, path); err != nil {
+	if m.Denoiser, err = unet.ParseConfig(raw, path); err != nil {
 		return m, nil, err
 	}
 	if raw, path, err = read("vae/config.json"); err != nil {

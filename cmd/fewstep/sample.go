@@ -137,6 +137,7 @@ func (a *app) sample(cmd *cobra.Command, o sampleOptions) error {
 		return err
 	}
 	e := drawer(rt, o.compute, specs)
+	e.Context = cmd.Context()
 	w, err := p.LoadUNet(specs, o.unet, o.lora)
 	if err != nil {
 		return err

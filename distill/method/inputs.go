@@ -172,7 +172,7 @@ func (s *Session) emptyPrompt() ([]*engine.Array, error) {
 	if !s.EncodesEmpty || s.empty != nil {
 		return s.empty, nil
 	}
-	for i, c := range s.UNet.Conditions(1) {
+	for i, c := range s.Denoiser.Conditions(1) {
 		if !c.Caption {
 			continue
 		}

@@ -28,10 +28,10 @@ type Values struct {
 
 // Networks are a recipe's networks on a device. The original base is kept there once it was asked for, and shared.
 type Networks struct {
-	Engine  *engine.Engine
-	Recipe  *configs.Recipe
-	UNet    family.Denoiser
-	Weights Weights // may be nil where arrays have no content
+	Engine   *engine.Engine
+	Recipe   *configs.Recipe
+	Denoiser family.Denoiser
+	Weights  Weights // may be nil where arrays have no content
 
 	EncodesEmpty bool // the empty prompt is encoded, not zeros
 	Factor       int  // side of an image / side of its latents; 0 = unknown, where all images are of one shape
@@ -44,7 +44,7 @@ type Networks struct {
 
 // On are the same networks on another device.
 func (n *Networks) On(e *engine.Engine) *Networks {
-	return &Networks{Engine: e, Recipe: n.Recipe, UNet: n.UNet, Weights: n.Weights, EncodesEmpty: n.EncodesEmpty, Factor: n.Factor, Trace: n.Trace, full: n.full, lora: n.lora}
+	return &Networks{Engine: e, Recipe: n.Recipe, Denoiser: n.Denoiser, Weights: n.Weights, EncodesEmpty: n.EncodesEmpty, Factor: n.Factor, Trace: n.Trace, full: n.full, lora: n.lora}
 }
 
 // Tracer lists networks' parameters by building them for one sample's inputs.
@@ -63,8 +63,8 @@ func (n *Networks) Adapters() *nn.LoRA {
 // Specs are the UNet's parameters, without adapters and with them.
 func (n *Networks) Specs() (full, lora []nn.Spec, err error) {
 	if n.full == nil {
-		if n.full, err = n.Trace(n.UNet.Network("", nil), nil); err == nil {
-			n.lora, err = n.Trace(n.UNet.Network("", n.Adapters()), n.Adapters())
+		if n.full, err = n.Trace(n.Denoiser.Network("", nil), nil); err == nil {
+			n.lora, err = n.Trace(n.Denoiser.Network("", n.Adapters()), n.Adapters())
 		}
 	}
 	return n.full, n.lora, err
@@ -205,7 +205,7 @@ func (n *Networks) DiscriminatorSpecs(step distill.Step) ([]nn.Spec, error) {
 // Discriminator is the recipe's.
 func (n *Networks) Discriminator() *discriminator.Config {
 	c := n.Recipe.Discriminator
-	d := &discriminator.Config{UNet: n.UNet, Channels: c.HeadChannels, Groups: c.HeadGroups, Levels: c.Features == configs.FeaturesLevels}
+	d := &discriminator.Config{Denoiser: n.Denoiser, Channels: c.HeadChannels, Groups: c.HeadGroups, Levels: c.Features == configs.FeaturesLevels}
 	if n.Recipe.Data.Buckets.List != configs.BucketsNone && n.Factor > 0 {
 		d.Side = n.Recipe.Data.Resolution / n.Factor
 	}

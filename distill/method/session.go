@@ -90,8 +90,8 @@ func (s *Session) Load() (err error) {
 	if s.Engine.Split {
 		d.LoRA = nil // it is materialised
 	}
-	s.Programs = &program.Functions{UNet: s.UNet, Disc: d}
-	s.ofTeacher = &program.Functions{UNet: s.UNet}
+	s.Programs = &program.Functions{Denoiser: s.Denoiser, Disc: d}
+	s.ofTeacher = &program.Functions{Denoiser: s.Denoiser}
 	if s.Step.Target == configs.TargetLoRA && !s.Engine.Split {
 		s.Programs.LoRA = s.Adapters()
 	}
@@ -284,7 +284,7 @@ func (s *Session) Target() (params *engine.Params, free func(), err error) {
 
 // Bind names the parameters of the networks that are trained for programs.
 func (s *Session) Bind() engine.Bind {
-	bind := engine.Bind{program.NetUNet: s.params[Student]}
+	bind := engine.Bind{program.NetDenoiser: s.params[Student]}
 	if p := s.params[Discriminator]; p != nil {
 		bind[program.NetDisc] = p
 	}
@@ -296,7 +296,7 @@ func network(role Role) string {
 	if role == Discriminator {
 		return program.NetDisc
 	}
-	return program.NetUNet
+	return program.NetDenoiser
 }
 
 // Train differentiates a loss by a role's network over micro-batch i and, with the last one, updates the network. Its

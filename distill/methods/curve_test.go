@@ -60,12 +60,12 @@ func TestLossCurveInBF16(t *testing.T) {
 	}
 	plain := start(dtypes.Float32, nn.Network)
 	want := plain.curve(steps)
-	for _, v := range plain.values[program.NetUNet] {
+	for _, v := range plain.values[program.NetDenoiser] {
 		for i := range v {
 			v[i] = bfloat16.FromFloat32(v[i]).Float32()
 		}
 	}
-	plain.load(program.NetUNet)
+	plain.load(program.NetDenoiser)
 	noise := apart(want, plain.curve(steps))
 	tape := apart(want, start(dtypes.Float32, nn.Layer).curve(steps))
 	fast := apart(want, start(dtypes.BFloat16, nn.Layer).curve(steps))
@@ -91,7 +91,7 @@ func (w *world) duel(steps int, form discriminator.Form, moments dtypes.DType) (
 		}
 	}
 	adam := engine.Adam{Beta2: 0.99, Eps: 1e-8, Moments: moments}
-	optS, err := w.e.NewOptimizer(adam, w.bind[program.NetUNet])
+	optS, err := w.e.NewOptimizer(adam, w.bind[program.NetDenoiser])
 	must(err)
 	optD, err := w.e.NewOptimizer(adam, w.bind[program.NetDisc])
 	must(err)
@@ -145,7 +145,7 @@ func TestAdversarialCurveWithAllOptions(t *testing.T) {
 			var noise []float64
 			for seed := range uint64(4) {
 				w, rng := start(e), rand.New(rand.NewPCG(seed, 9))
-				for _, network := range []string{program.NetUNet, program.NetDisc} {
+				for _, network := range []string{program.NetDenoiser, program.NetDisc} {
 					for _, name := range slices.Sorted(maps.Keys(w.values[network])) {
 						for i, v := range w.values[network][name] {
 							w.values[network][name][i] = v * (1 + (2*rng.Float32()-1)/512)

@@ -49,7 +49,7 @@ func (w *world) adversarial(form discriminator.Form, adam engine.Adam, share boo
 			w.t.Fatal(err)
 		}
 	}
-	optS, err := w.e.NewOptimizer(adam, w.bind[program.NetUNet])
+	optS, err := w.e.NewOptimizer(adam, w.bind[program.NetDenoiser])
 	must(err)
 	optD, err := w.e.NewOptimizer(adam, w.bind[program.NetDisc])
 	must(err)
@@ -101,7 +101,7 @@ func (w *world) adversarial(form discriminator.Form, adam engine.Adam, share boo
 			w.t.Errorf("%d bytes more are held after a pass was dropped", live-held)
 		}
 	}
-	for _, n := range []string{program.NetUNet, program.NetDisc} {
+	for _, n := range []string{program.NetDenoiser, program.NetDisc} {
 		after, err := w.e.Download(w.bind[n], w.bind[n].Trained())
 		must(err)
 		for name, v := range after {

@@ -146,7 +146,7 @@ func TestConsistencyModelsSampler(t *testing.T) {
 func TestConsistencyGradient(t *testing.T) {
 	for _, c := range []float64{0.5, 0} {
 		w := newWorld(t, engine.New(runtime.Backend, dtypes.Float32, nn.Network), "mse", nil, discriminator.Conditional, false)
-		if slope, norm := w.rises(2e-3, program.NetUNet, lcm.Loss(w.f, c), w.inputs("mse")...); !(norm > 0) || math.Abs(slope-norm) > 0.01*norm {
+		if slope, norm := w.rises(2e-3, program.NetDenoiser, lcm.Loss(w.f, c), w.inputs("mse")...); !(norm > 0) || math.Abs(slope-norm) > 0.01*norm {
 			t.Errorf("c = %g: the loss rises by %g along its gradient, whose norm is %g", c, slope, norm)
 		}
 	}

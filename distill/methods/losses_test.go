@@ -72,7 +72,7 @@ func (s stub) Run(b nn.Block, in ...nn.Value) []nn.Value {
 	switch {
 	case strings.HasPrefix(b.Kind, "discriminator_head"):
 		return []nn.Value{s.logits}
-	case b.Name == program.NetUNet:
+	case b.Name == program.NetDenoiser:
 		return []nn.Value{s.prediction}
 	case b.Name == program.NetDisc:
 		return in[:1]
@@ -96,7 +96,7 @@ func near(got float32, want float64) bool {
 func methodWorld(t *testing.T) *world {
 	c := tiny()
 	return &world{t: t, e: engine.New(runtime.Backend, dtypes.Float32, nn.Network),
-		f: &program.Functions{UNet: c, Disc: &discriminator.Config{UNet: c}}}
+		f: &program.Functions{Denoiser: c, Disc: &discriminator.Config{Denoiser: c}}}
 }
 
 func (w *world) call(f engine.Function, in ...*engine.Array) []float32 {

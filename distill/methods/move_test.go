@@ -30,7 +30,7 @@ func TestGuidedTogetherIsApart(t *testing.T) {
 						g.Empty = append(g.Empty, w.array(int64(30+k), in[i].Shape().Dimensions...))
 					}
 				}
-				x, err := w.f.Move(e, w.bind[program.NetUNet], w.conditions(), w.vector(0.9, 0.8), w.vector(-0.3, 0.2), g)
+				x, err := w.f.Move(e, w.bind[program.NetDenoiser], w.conditions(), w.vector(0.9, 0.8), w.vector(-0.3, 0.2), g)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -58,7 +58,7 @@ func TestGuidedTogetherIsApart(t *testing.T) {
 
 // captions are the places of the inputs that follow from captions.
 func captions(w *world) (places []int) {
-	for i, c := range w.f.UNet.Conditions(1) {
+	for i, c := range w.f.Denoiser.Conditions(1) {
 		if c.Caption {
 			places = append(places, family.Given+i)
 		}

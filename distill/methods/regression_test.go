@@ -18,7 +18,7 @@ import (
 func TestRegressionFindsConvOut(t *testing.T) {
 	w := newWorld(t, engine.New(runtime.Backend, dtypes.Float32, nn.Network), "mse", nil, discriminator.Conditional, false)
 	in := w.conditions()
-	weight, bias := w.f.UNet.LastLayer()
+	weight, bias := w.f.Denoiser.LastLayer()
 	own, err := w.e.Call(w.f.Predict(), w.bind, in...)
 	if err != nil {
 		t.Fatal(err)
@@ -48,11 +48,11 @@ func TestRegressionFindsConvOut(t *testing.T) {
 		t.Errorf("its own output is missed by %g", loss)
 	}
 	worst := 0.0
-	for i, got := range w.f.UNet.Kernel(weights) {
-		worst = max(worst, math.Abs(float64(got-w.values[program.NetUNet][weight][i])))
+	for i, got := range w.f.Denoiser.Kernel(weights) {
+		worst = max(worst, math.Abs(float64(got-w.values[program.NetDenoiser][weight][i])))
 	}
 	for i, got := range constants {
-		worst = max(worst, math.Abs(got-float64(w.values[program.NetUNet][bias][i])))
+		worst = max(worst, math.Abs(got-float64(w.values[program.NetDenoiser][bias][i])))
 	}
 	if worst > 1e-3 {
 		t.Errorf("its weights are missed by %g", worst)

@@ -75,7 +75,7 @@ func newWorld(t *testing.T, e *engine.Engine, kind string, lora *nn.LoRA, form d
 
 func newWorldOf(t *testing.T, c *unet.Config, e *engine.Engine, kind string, lora *nn.LoRA, form discriminator.Form, materialise bool) *world {
 	t.Helper()
-	w := &world{t: t, e: e, f: &program.Functions{UNet: c, Disc: &discriminator.Config{UNet: c}, LoRA: lora}, lora: lora,
+	w := &world{t: t, e: e, f: &program.Functions{Denoiser: c, Disc: &discriminator.Config{Denoiser: c}, LoRA: lora}, lora: lora,
 		values: map[string]engine.Tensors{}, specs: map[string][]nn.Spec{}, bind: engine.Bind{}}
 	if kind == "disc" {
 		w.f.LoRA, w.f.Disc.LoRA = nil, lora
@@ -83,7 +83,7 @@ func newWorldOf(t *testing.T, c *unet.Config, e *engine.Engine, kind string, lor
 	ins := family.Inputs(c, tinyBatch, tinySide, tinySide, tinyTokens)
 	blocks := map[string]nn.Block{}
 	if kind != "disc" {
-		blocks[program.NetUNet] = c.Network("", lora)
+		blocks[program.NetDenoiser] = c.Network("", lora)
 	}
 	if kind != "mse" {
 		blocks[program.NetDisc] = w.f.Disc.Network("", form)
@@ -109,7 +109,7 @@ func newWorldOf(t *testing.T, c *unet.Config, e *engine.Engine, kind string, lor
 		w.load(name)
 	}
 	if materialise && lora != nil {
-		network := program.NetUNet
+		network := program.NetDenoiser
 		if kind == "disc" {
 			network = program.NetDisc
 		}
@@ -211,7 +211,7 @@ func (w *world) vector(v ...float32) *engine.Array { return w.upload(v, len(v)) 
 
 func (w *world) conditions() []*engine.Array {
 	d := tinyInputs()
-	if len(w.f.UNet.Conditions(tinyTokens)) == 1 {
+	if len(w.f.Denoiser.Conditions(tinyTokens)) == 1 {
 		return []*engine.Array{w.array(1, d[0]...), w.vector(999, 499), w.array(2, d[2]...)}
 	}
 	return []*engine.Array{w.array(1, d[0]...), w.vector(999, 499), w.array(2, d[2]...), w.array(3, d[3]...), w.upload([]float32{64, 64, 0, 0, 64, 64, 64, 64, 0, 0, 64, 64}, d[4]...)}
@@ -232,11 +232,11 @@ func (w *world) inputs(kind string) []*engine.Array {
 func (w *world) function(kind string, form discriminator.Form) (engine.Function, string) {
 	switch kind {
 	case "mse":
-		return mse.Loss(w.f), program.NetUNet
+		return mse.Loss(w.f), program.NetDenoiser
 	case "disc":
 		return adversarial.Discriminator(w.f, adversarial.R1{}, form), program.NetDisc
 	}
-	return adversarial.Generator(w.f, form), program.NetUNet
+	return adversarial.Generator(w.f, form), program.NetDenoiser
 }
 
 // trainOnce takes one optimizer step over micro-batches and returns the loss and the trained tensors afterwards.

@@ -26,7 +26,7 @@ func (g *Guidance) Free() {
 
 // captions are the places, among a denoiser's inputs, of the conditions that follow from captions.
 func (f *Functions) captions() (places []int) {
-	for i, c := range f.UNet.Conditions(1) {
+	for i, c := range f.Denoiser.Conditions(1) {
 		if c.Caption {
 			places = append(places, family.Given+i)
 		}
@@ -36,7 +36,7 @@ func (f *Functions) captions() (places []int) {
 
 // Move is one deterministic step (5) of a model: in are its inputs, a and b [B] the step's coefficients. g may be nil.
 func (f *Functions) Move(e *engine.Engine, model *engine.Params, in []*engine.Array, a, b *engine.Array, g *Guidance) (*engine.Array, error) {
-	bind := engine.Bind{NetUNet: model}
+	bind := engine.Bind{NetDenoiser: model}
 	if g != nil && guidesTogether(e) {
 		return one(e.Call(f.Guided(g.Empty != nil), bind, slices.Concat(in, []*engine.Array{a, b, g.Scale}, g.Empty)...))
 	}
@@ -78,7 +78,7 @@ var zeros = engine.Function{Key: "empty prompt", Body: func(r nn.Runner, in []nn
 
 // MoveAway is a guided Move that leads away from what the model makes of other inputs, by two calls.
 func (f *Functions) MoveAway(e *engine.Engine, model *engine.Params, in, from []*engine.Array, a, b, scale *engine.Array) (*engine.Array, error) {
-	bind := engine.Bind{NetUNet: model}
+	bind := engine.Bind{NetDenoiser: model}
 	u, err := one(e.Call(f.Predict(), bind, in...))
 	if err != nil {
 		return nil, err
@@ -125,7 +125,7 @@ func (f *Functions) Guided(encoded bool) engine.Function {
 				twice[i] = nn.One(r, beside, v)
 			}
 		}
-		u := nn.One(r, f.UNet.Network(NetUNet, f.LoRA), twice...)
+		u := nn.One(r, f.Denoiser.Network(NetDenoiser, f.LoRA), twice...)
 		guided := nn.One(r, guide, nn.One(r, Part(0, 2), u), nn.One(r, Part(1, 2), u), more[2])
 		return r.Run(Mix, net[family.Sample], more[0], guided, more[1])
 	}}

@@ -16,21 +16,21 @@ import (
 
 // Networks that the functions below refer to.
 const (
-	NetUNet = "unet" // the student where something is trained, else whatever model is called
-	NetDisc = "disc"
+	NetDenoiser = "unet" // the student where something is trained, else whatever model is called
+	NetDisc     = "disc"
 )
 
 // Functions builds the engine functions of one architecture. Every stage and phase uses the same few: timesteps and
 // schedule enter as per-sample coefficients, so no program depends on a stage.
 type Functions struct {
-	UNet family.Denoiser
-	Disc *discriminator.Config
-	LoRA *nn.LoRA // adapters on the trained student; nil = full
+	Denoiser family.Denoiser
+	Disc     *discriminator.Config
+	LoRA     *nn.LoRA // adapters on the trained student; nil = full
 }
 
 // Split parts a function's inputs into those of the denoiser, which come first, and what follows.
 func (f *Functions) Split(in []nn.Value) (net, more []nn.Value) {
-	n := family.Given + len(f.UNet.Conditions(1))
+	n := family.Given + len(f.Denoiser.Conditions(1))
 	return in[:n], in[n:]
 }
 
@@ -72,7 +72,7 @@ func Part(i, n int) nn.Block {
 // Predict is one network call, adapters included: the denoiser's inputs → u.
 func (f *Functions) Predict() engine.Function {
 	return engine.Function{Key: "predict/" + f.Signature(f.LoRA), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
-		return r.Run(f.UNet.Network(NetUNet, f.LoRA), in...)
+		return r.Run(f.Denoiser.Network(NetDenoiser, f.LoRA), in...)
 	}}
 }
 
@@ -97,12 +97,12 @@ func (f *Functions) Step() engine.Function {
 // Stepped is Step's output.
 func (f *Functions) Stepped(r nn.Runner, in []nn.Value) nn.Value {
 	net, more := f.Split(in)
-	return nn.One(r, Mix, net[family.Sample], more[0], nn.One(r, f.UNet.Network(NetUNet, f.LoRA), net...), more[1])
+	return nn.One(r, Mix, net[family.Sample], more[0], nn.One(r, f.Denoiser.Network(NetDenoiser, f.LoRA), net...), more[1])
 }
 
 // Signature tells the networks apart in functions' keys.
 func (f *Functions) Signature(lora *nn.LoRA) string {
-	s := f.UNet.Network("", nil).Kind
+	s := f.Denoiser.Network("", nil).Kind
 	if f.Disc != nil {
 		s += f.Disc.Head("").Kind + adapters(f.Disc.LoRA)
 		if f.Disc.Levels {

@@ -16,7 +16,7 @@ func (f *Functions) Regression() engine.Function {
 	normal := Op("normal_equations", func(in []*graph.Node) *graph.Node {
 		g := in[0].Graph()
 		wide := func(x *graph.Node) *graph.Node { return graph.ConvertDType(x, dtypes.Float64) }
-		patches := wide(f.UNet.Patches(in[0]))
+		patches := wide(f.Denoiser.Patches(in[0]))
 		rows := patches.Shape().Dim(0)
 		z := graph.Concatenate([]*graph.Node{patches, graph.Ones(g, shapes.Make(dtypes.Float64, rows, 1)), wide(graph.Reshape(in[1], rows, -1))}, 1)
 		gram := graph.DotGeneral(z, []int{0}, nil, z, []int{0}, nil)
@@ -26,7 +26,7 @@ func (f *Functions) Regression() engine.Function {
 	})
 	return engine.Function{Key: "regression/" + f.Signature(f.LoRA), Body: func(r nn.Runner, in []nn.Value) []nn.Value {
 		net, more := f.Split(in)
-		features := nn.One(r, f.UNet.Features(NetUNet, f.LoRA), net...)
+		features := nn.One(r, f.Denoiser.Features(NetDenoiser, f.LoRA), net...)
 		return r.Run(normal, features, more[0])
 	}}
 }

@@ -83,7 +83,7 @@ func Latents(ctx context.Context, e *engine.Engine, p *pipeline.Pipeline, model 
 	out := make([][]float32, 0, len(prompts))
 	for start := 0; start < len(prompts); start += o.Batch {
 		end := min(start+o.Batch, len(prompts))
-		d := &drawing{e: e, p: p, model: model, f: &program.Functions{UNet: p.UNet}, o: o, done: start / o.Batch * o.Steps,
+		d := &drawing{e: e, p: p, model: model, f: &program.Functions{Denoiser: p.UNet}, o: o, done: start / o.Batch * o.Steps,
 			total: (len(prompts) + o.Batch - 1) / o.Batch * o.Steps}
 		x, err := d.draw(ctx, prompts[start:end], start)
 		d.free()
@@ -109,7 +109,7 @@ func Queue(ctx context.Context, e *engine.Engine, p *pipeline.Pipeline, model *e
 	if len(prompts) > o.Batch {
 		return nil, fmt.Errorf("%d prompts are more than a batch of %d", len(prompts), o.Batch)
 	}
-	d := &drawing{e: e, p: p, model: model, f: &program.Functions{UNet: p.UNet}, o: o, total: o.Steps}
+	d := &drawing{e: e, p: p, model: model, f: &program.Functions{Denoiser: p.UNet}, o: o, total: o.Steps}
 	defer d.free()
 	x, err := d.draw(ctx, prompts, 0)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 
 // Config is a discriminator over a UNet's encoder.
 type Config struct {
-	UNet     family.Critic
+	Denoiser family.Critic
 	Channels int // of the head; 0 = those of the features that it takes
 	Groups   int // of the head's group norms; 0 = the UNet's
 
@@ -44,9 +44,9 @@ const HeadName = "head"
 // Backbone maps the UNet's inputs to what each of Heads takes, below name: the mid block's features, with Levels
 // those of the down blocks after them.
 func (c *Config) Backbone(name string) nn.Block {
-	b := c.UNet.Encoder(name)
+	b := c.Denoiser.Encoder(name)
 	if c.Levels {
-		b = c.UNet.EncoderLevels(name)
+		b = c.Denoiser.EncoderLevels(name)
 	}
 	b.LoRA = c.LoRA
 	return b
@@ -56,7 +56,7 @@ func (c *Config) Backbone(name string) nn.Block {
 func (c *Config) Heads(name string) []nn.Block {
 	heads := []nn.Block{c.Head(name)}
 	if c.Levels {
-		widths := c.UNet.Widths()
+		widths := c.Denoiser.Widths()
 		for i, width := range widths {
 			heads = append(heads, c.head(nn.Join(name, fmt.Sprintf("%s.levels.%d", HeadName, i)), width, c.Side>>min(i+1, len(widths)-1)))
 		}
@@ -69,7 +69,7 @@ func (c *Config) Heads(name string) []nn.Block {
 // SiLU, then a linear layer. With Side the number of layers is that of its square, and what is narrower than a kernel is
 // widened by zeros.
 func (c *Config) Head(name string) nn.Block {
-	widths := c.UNet.Widths()
+	widths := c.Denoiser.Widths()
 	return c.head(nn.Join(name, HeadName), widths[len(widths)-1], c.Side>>(len(widths)-1))
 }
 
@@ -80,7 +80,7 @@ func (c *Config) head(name string, width, side int) nn.Block {
 		channels = width
 	}
 	if groups == 0 {
-		groups = c.UNet.Groups()
+		groups = c.Denoiser.Groups()
 	}
 	kind := fmt.Sprintf("discriminator_head(%d,%d)", channels, groups)
 	if side > 0 {

@@ -39,8 +39,8 @@ func TestHeadTakesEveryShape(t *testing.T) {
 	}
 	for _, side := range []int{128, 96, 64, 16} {
 		for _, levels := range []bool{false, true} {
-			want := specs(&Config{UNet: backbone, Channels: 8, Levels: levels}, side, side)
-			c := &Config{UNet: backbone, Channels: 8, Levels: levels, Side: side}
+			want := specs(&Config{Denoiser: backbone, Channels: 8, Levels: levels}, side, side)
+			c := &Config{Denoiser: backbone, Channels: 8, Levels: levels, Side: side}
 			for _, shape := range [][2]int{{side, side}, {side / 2, 2 * side}, {2 * side, side / 2}, {side * 3 / 4 / 4 * 4, side * 5 / 4 / 4 * 4}} {
 				if got := specs(c, shape[0], shape[1]); got != want {
 					t.Errorf("side %d, latents %d×%d:\n%s\nwant\n%s", side, shape[0], shape[1], got, want)

@@ -50,7 +50,7 @@ func comparisons(t *testing.T) (all []comparison) {
 	}
 	backbone, err := unet.LoadConfig(configOf("critic"))
 	must(err)
-	all = append(all, comparison{folder: "critic", block: criticBlock("net", &discriminator.Config{UNet: backbone, Channels: 12, Groups: 4}),
+	all = append(all, comparison{folder: "critic", block: criticBlock("net", &discriminator.Config{Denoiser: backbone, Channels: 12, Groups: 4}),
 		inputs: []string{"next", "x", "time_next", "time", "text", "pooled", "ids"}, outputs: []string{"logits"}})
 	for _, folder := range []string{"vae", "vae_odd"} {
 		config, err := vae.LoadConfig(configOf(folder))

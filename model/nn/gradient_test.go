@@ -49,7 +49,7 @@ func TestGradientsAgainstFiniteDifferences(t *testing.T) {
 		return func(_ *nn.Scope, in []*graph.Node) *graph.Node { return f(in[0]) }
 	}
 	// One group: after the last convolution a pair of channels would normalise to ±1, without a gradient.
-	head := (&discriminator.Config{UNet: &unet.Config{BlockOutChannels: []int{4}}, Channels: 4, Groups: 1}).Head("")
+	head := (&discriminator.Config{Denoiser: &unet.Config{BlockOutChannels: []int{4}}, Channels: 4, Groups: 1}).Head("")
 	critic := func(s *nn.Scope, in []*graph.Node) *graph.Node { return head.Build(s, in)[0] }
 	lora := &nn.LoRA{Rank: 2, Scale: 0.5}
 	layers := []layer{

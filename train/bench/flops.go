@@ -36,7 +36,7 @@ func flops(p Preset, o Options) (float64, error) {
 	if !slices.Contains(Steps, o.Step) {
 		return 0, fmt.Errorf("unknown step %q", o.Step)
 	}
-	model := cost.Model{UNet: p.UNet, Schedule: distill.SDXLSchedule(), Factor: p.VAE.Factor(), Tokens: p.Tokens}
+	model := cost.Model{Denoiser: p.UNet, Schedule: distill.SDXLSchedule(), Factor: p.VAE.Factor(), Tokens: p.Tokens}
 	all, err := cost.ModelFLOPs(rt.Backend, recipe(p, o), model)
 	sum := all[o.Step+"/"+o.Step] * float64(o.Batch*max(o.Accumulate, 1))
 	if err != nil || !adversarial(o.Step) {

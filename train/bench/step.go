@@ -108,7 +108,7 @@ func newSetup(e *engine.Engine, p Preset, o Options, rank int) (*setup, error) {
 		return s, s.autoencoder(p, o)
 	}
 	c := recipe(p, o)
-	n := &method.Networks{Engine: e, Recipe: c, UNet: p.UNet, Weights: random{}, Trace: method.Tracer(e, inputs(p, 1))}
+	n := &method.Networks{Engine: e, Recipe: c, Denoiser: p.UNet, Weights: random{}, Trace: method.Tracer(e, inputs(p, 1))}
 	if o.Step == "forward" {
 		return s, s.forward(n, inputs(p, o.Batch/max(o.Devices, 1)))
 	}
@@ -169,7 +169,7 @@ func (s *setup) forward(n *method.Networks, in []shapes.Shape) error {
 		return err
 	}
 	s.parameters, _ = model.Count()
-	return s.calls((&program.Functions{UNet: n.UNet}).Predict(), engine.Bind{program.NetUNet: model}, in)
+	return s.calls((&program.Functions{Denoiser: n.Denoiser}).Predict(), engine.Bind{program.NetDenoiser: model}, in)
 }
 
 // calls prepares a function's call on random inputs.

@@ -84,7 +84,7 @@ func TestPlan(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := bench.Presets["sdxl"]
-	phases, err := cost.Plan(backend(t).Backend, c, cost.Model{UNet: p.UNet, Schedule: distill.SDXLSchedule(), Factor: 8, Tokens: 77}, cost.Device{Flash: true})
+	phases, err := cost.Plan(backend(t).Backend, c, cost.Model{Denoiser: p.UNet, Schedule: distill.SDXLSchedule(), Factor: 8, Tokens: 77}, cost.Device{Flash: true})
 	if err != nil {
 		t.Fatal(err)
 	}

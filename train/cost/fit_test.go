@@ -13,7 +13,7 @@ import (
 )
 
 func sdxlModel() cost.Model {
-	return cost.Model{UNet: bench.Presets["sdxl"].UNet, Schedule: distill.SDXLSchedule(), Factor: 8, Tokens: 77}
+	return cost.Model{Denoiser: bench.Presets["sdxl"].UNet, Schedule: distill.SDXLSchedule(), Factor: 8, Tokens: 77}
 }
 
 var gpu = cost.Device{Flash: true}

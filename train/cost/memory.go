@@ -52,7 +52,7 @@ func dry(b compute.Backend, c *configs.Recipe, m Model, d Device) *method.Networ
 	e.Flash = d.Flash
 	e.Rehearse(d.Devices)
 	one := m.inputs(c, 1)
-	return &method.Networks{Engine: e, Recipe: c, UNet: m.UNet, EncodesEmpty: m.EncodesEmpty, Factor: m.Factor, Trace: func(block nn.Block, lora *nn.LoRA, kinds ...string) ([]nn.Spec, error) {
+	return &method.Networks{Engine: e, Recipe: c, Denoiser: m.Denoiser, EncodesEmpty: m.EncodesEmpty, Factor: m.Factor, Trace: func(block nn.Block, lora *nn.LoRA, kinds ...string) ([]nn.Spec, error) {
 		return trace(b, block, lora, one, kinds...)
 	}}
 }
@@ -115,13 +115,13 @@ func Drawing(b compute.Backend, c *configs.Recipe, m Model, d Device) (int64, er
 	if c.Eval.Guidance > 1 {
 		guidance = &program.Guidance{Scale: column()}
 		if m.EncodesEmpty {
-			for i, t := range m.UNet.Conditions(m.Tokens) {
+			for i, t := range m.Denoiser.Conditions(m.Tokens) {
 				if t.Caption {
 					guidance.Empty = append(guidance.Empty, e.Blank(in[family.Given+i].Shape()))
 				}
 			}
 		}
 	}
-	_, err = (&program.Functions{UNet: m.UNet}).Move(e, model, in, column(), column(), guidance)
+	_, err = (&program.Functions{Denoiser: m.Denoiser}).Move(e, model, in, column(), column(), guidance)
 	return e.Memory().Peak, err
 }

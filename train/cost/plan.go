@@ -16,7 +16,7 @@ import (
 
 // Model is what a plan needs to know of the base model.
 type Model struct {
-	UNet     family.Denoiser
+	Denoiser family.Denoiser
 	Schedule *distill.Schedule
 	Factor   int // image side / latent side
 	Tokens   int // of a prompt
@@ -26,7 +26,7 @@ type Model struct {
 
 // Of is the model of a pipeline.
 func Of(p *pipeline.Pipeline) Model {
-	return Model{UNet: p.UNet, Schedule: p.Schedule, Factor: p.Factor(), Tokens: p.Tokens(), EncodesEmpty: !p.ZeroEmpty}
+	return Model{Denoiser: p.UNet, Schedule: p.Schedule, Factor: p.Factor(), Tokens: p.Tokens(), EncodesEmpty: !p.ZeroEmpty}
 }
 
 // Phase is the estimate for one phase of a ladder.
@@ -101,12 +101,12 @@ func Plan(b compute.Backend, c *configs.Recipe, m Model, d Device) ([]Phase, err
 // inputs are the denoiser's.
 func (m Model) inputs(c *configs.Recipe, batch int) []shapes.Shape {
 	largest := c.Data.Largest()
-	return family.Inputs(m.UNet, batch, largest.Height/m.Factor, largest.Width/m.Factor, m.Tokens)
+	return family.Inputs(m.Denoiser, batch, largest.Height/m.Factor, largest.Width/m.Factor, m.Tokens)
 }
 
 // Encoded is what an encoded image and an encoded caption of the data set take of the run directory, in bytes.
 func (m Model) Encoded(c *configs.Recipe) (image, caption int64) {
-	for _, t := range m.UNet.Conditions(m.Tokens) {
+	for _, t := range m.Denoiser.Conditions(m.Tokens) {
 		if t.Caption {
 			caption += 4 * int64(t.Size())
 		}
@@ -116,22 +116,22 @@ func (m Model) Encoded(c *configs.Recipe) (image, caption int64) {
 
 func measure(b compute.Backend, c *configs.Recipe, m Model) (n networks, err error) {
 	side := c.Data.Resolution / m.Factor
-	if side < 1<<(m.UNet.Levels()-1) {
+	if side < 1<<(m.Denoiser.Levels()-1) {
 		return n, fmt.Errorf("data.resolution %d is too small: the UNet would see %d×%d latents", c.Data.Resolution, side, side)
 	}
 	in := m.inputs(c, 1)
-	d := (&method.Networks{Recipe: c, UNet: m.UNet, Factor: m.Factor}).Discriminator()
+	d := (&method.Networks{Recipe: c, Denoiser: m.Denoiser, Factor: m.Factor}).Discriminator()
 	n.penalised = c.Discriminator.R1 > 0
 	compute := method.ComputeTypes[c.Train.Compute]
-	last := m.UNet.Levels() - 1
+	last := m.Denoiser.Levels() - 1
 	for _, one := range []struct {
 		into  *Network
 		block nn.Block
 		in    []shapes.Shape
 	}{
-		{&n.plain, m.UNet.Network("", nil), in},
-		{&n.adapted, m.UNet.Network("", &nn.LoRA{Rank: c.LoRA.Rank, Scale: c.LoRA.Scale()}), in},
-		{&n.backbone, m.UNet.Encoder(""), in},
+		{&n.plain, m.Denoiser.Network("", nil), in},
+		{&n.adapted, m.Denoiser.Network("", &nn.LoRA{Rank: c.LoRA.Rank, Scale: c.LoRA.Scale()}), in},
+		{&n.backbone, m.Denoiser.Encoder(""), in},
 		{&n.critic, d.Backbone(""), in},
 	} {
 		if *one.into, err = Measure(b, one.block, compute, one.in...); err != nil {
@@ -145,7 +145,7 @@ func measure(b compute.Backend, c *configs.Recipe, m Model) (n networks, err err
 		}
 		for into, views := range map[*Network]int{&n.headSingle: 1, &n.headConditional: 2} {
 			by := min(level+1, last)
-			measured, err := Measure(b, head, compute, shapes.Make(compute, 1, in[family.Sample].Dim(1)>>by, in[family.Sample].Dim(2)>>by, views*m.UNet.Widths()[level]))
+			measured, err := Measure(b, head, compute, shapes.Make(compute, 1, in[family.Sample].Dim(1)>>by, in[family.Sample].Dim(2)>>by, views*m.Denoiser.Widths()[level]))
 			if err != nil {
 				return n, err
 			}

@@ -25,10 +25,10 @@ func SharesForward(e *engine.Engine, micro int) bool { return e.Granularity < nn
 // number of micro-batches of an update. Whoever makes a Fake frees it, after GeneratorStep or without.
 func NewFake(f *program.Functions, e *engine.Engine, bind engine.Bind, student *engine.Optimizer, micro int, in []*engine.Array, a, b *engine.Array) (*Fake, error) {
 	if !SharesForward(e, micro) {
-		x, err := f.Move(e, bind[program.NetUNet], in, a, b, nil)
+		x, err := f.Move(e, bind[program.NetDenoiser], in, a, b, nil)
 		return &Fake{Sample: x}, err
 	}
-	pass, err := e.Record(f.Step(), bind, program.NetUNet, student, slices.Concat(in, []*engine.Array{a, b})...)
+	pass, err := e.Record(f.Step(), bind, program.NetDenoiser, student, slices.Concat(in, []*engine.Array{a, b})...)
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +39,7 @@ func NewFake(f *program.Functions, e *engine.Engine, bind engine.Bind, student *
 // discriminator is shown it with: t', noise, keep, add.
 func GeneratorStep(f *program.Functions, e *engine.Engine, bind engine.Bind, student *engine.Optimizer, step engine.Step, form discriminator.Form, fake *Fake, in []*engine.Array, a, b *engine.Array, view []*engine.Array) (*engine.Result, error) {
 	if fake.pass == nil {
-		return e.Train(Generator(f, form), bind, program.NetUNet, student, step, slices.Concat(in, []*engine.Array{a, b}, view)...)
+		return e.Train(Generator(f, form), bind, program.NetDenoiser, student, step, slices.Concat(in, []*engine.Array{a, b}, view)...)
 	}
 	return e.Continue(fake.pass, Critique(f, form), step.LR, slices.Concat(in, view)...)
 }
