@@ -169,8 +169,8 @@ func (m *Member) Stopped() (rank int, host, why string) {
 	return m.stopped.Rank, m.stopped.Host, m.stopped.Why
 }
 
-// Propose asks all ranks to save or to stop. It returns once rank 0 knows; the answer comes from Next. What is agreed on
-// already is not agreed on again.
+// Propose asks all ranks to save or to stop. It returns once rank 0 knows; Next gives the answer. A second proposal of an action
+// that is agreed on already changes nothing.
 func (m *Member) Propose(ctx context.Context, a Action, why string) error {
 	return m.call(ctx, "POST", "/propose", proposal{a, why}, nil)
 }

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// Gather gives every rank the values of all, by rank, once all have called it: it is a barrier too. Ranks call it equally
-// often and in the same order for each name; a message about who is awaited says the name.
+// Gather returns the values of all ranks, by rank, once all have called it; so it is a barrier too. For each name all ranks must call
+// it equally often. A message about a rank that others wait for gives the name.
 func (m *Member) Gather(ctx context.Context, name string, value []byte) ([][]byte, error) {
 	m.mu.Lock()
 	m.sequence[name]++

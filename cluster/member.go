@@ -322,7 +322,7 @@ func (m *Member) Session() string { return m.session }
 // Context ends when the cluster fails; its cause is the *Failure.
 func (m *Member) Context() context.Context { return m.ctx }
 
-// Tell sets what the next heartbeats tell of this rank; the number of updates is Next's, and Working's count stays.
+// Tell sets what the next heartbeats say of this rank. It leaves the number of updates, which Next counts, and Working's count.
 func (m *Member) Tell(p Progress) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -330,8 +330,8 @@ func (m *Member) Tell(p Progress) {
 	m.progress = p
 }
 
-// Working tells what this rank does, and that it goes on: called again and again, it keeps a rank that others wait for from
-// being taken for one that stands still. "" = nothing that takes long.
+// Working tells the other ranks what this one is doing. Long work calls it again and again; otherwise the others, who wait, take
+// this rank for one that hangs. "" ends it.
 func (m *Member) Working(doing string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

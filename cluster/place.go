@@ -39,7 +39,7 @@ type Place struct {
 	Job      string   // the launcher's name of the job, "" where it has none
 }
 
-// Given is what the user says on the command line; it goes before what a launcher says.
+// Given is what the user says on the command line. It overrides what a launcher says.
 type Given struct {
 	Launcher string // one of Launchers; "" = auto
 	Nodes    int    // 0 = not given

@@ -16,8 +16,8 @@ var (
 	ErrExists   = errors.New("the key exists already")
 )
 
-// Store keeps values by key for all ranks, in rank 0's memory, as XLA's clients need it to find each other. Values are
-// binary, keys are set once, nothing is deleted. A store is of one start of the cluster: a later one sees nothing of it.
+// Store keeps values by key in rank 0's memory, for all ranks. XLA's clients find each other through it. Values are binary, keys
+// are set once, and nothing is deleted. A store lives as long as one start of the cluster.
 type Store struct {
 	m      *Member
 	prefix string

@@ -249,8 +249,8 @@ func (p *Phase) check(v *checker, key string, s *Stage) {
 	v.require(key+".discriminator_weight_decay", p.DiscriminatorWeightDecay == 0, "must be 0, because a phase of kind %s has no discriminator", p.Kind)
 }
 
-// CheckTimesteps checks the recipe against the last timestep of its base model's schedule: timesteps and noise levels inside it,
-// step counts that it can be cut into.
+// CheckTimesteps checks the recipe against the last timestep of its base model's schedule: timesteps, noise levels and step counts
+// must not exceed it, and the teacher's steps of a consistency model must divide it.
 func (c *Recipe) CheckTimesteps(last int) error {
 	v := &checker{}
 	for _, st := range c.Stages {

@@ -11,8 +11,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// ReadStrict reads a YAML file of one document over v, whose fields have yaml tags: keys without a field are errors with their
-// line. It is for files other than recipes; an empty file leaves v as it is.
+// ReadStrict reads a YAML file of one document into v, whose fields have yaml tags. A key without a field is an error that names
+// its line. An empty file leaves v as it is. Recipes are read by Load.
 func ReadStrict(path string, v any) error {
 	content, err := text.ReadFile(path)
 	if err != nil {

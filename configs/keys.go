@@ -5,9 +5,8 @@ import (
 	"slices"
 )
 
-// Differs says of a key how it may differ between a run and the recipe that the run is to go on with. It is the tag "differs" of
-// the key's field, or of the group that the field is in. A key without it may differ only in stages and phases for which nothing
-// was done yet.
+// Differs says whether a key may change when a run continues with another recipe. It is the tag "differs" of the key's field, or of
+// the group around the field. A key without the tag may change only in stages and phases for which nothing was done yet.
 type Differs string
 
 const (

@@ -2,8 +2,8 @@ package configs
 
 import "slices"
 
-// Method is what recipes, ladders and plans must know of a method: a way to train a student, which phases name by their
-// kind. What it computes is in a folder of its own below distill/method.
+// Method is what recipes, ladders and plans must know of a way to train a student. Phases name it by their kind. Its computation
+// is in a folder of its own below distill/method.
 type Method struct {
 	Kind string // its name in recipes
 
@@ -42,8 +42,8 @@ func checkLCM(c *Recipe, p *Phase, require func(key string, ok bool, format stri
 	require("guidance_to", p.GuidanceTo >= 0, "must not be negative, and is %g; 0 takes the stage's guidance for every sample", p.GuidanceTo)
 }
 
-// MethodOf returns the method of a kind of phase; for a merge, which trains nothing, and for what no recipe can name, it
-// has no kind.
+// MethodOf returns the method of a kind of phase. The method of a merge, which trains nothing, and of an unknown kind is the zero
+// Method.
 func MethodOf(kind string) Method {
 	if i := slices.IndexFunc(Methods, func(m Method) bool { return m.Kind == kind }); i >= 0 {
 		return Methods[i]

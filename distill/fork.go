@@ -35,8 +35,8 @@ func DiffBefore(a, b *configs.Recipe, n int) ([]string, error) {
 	return nil, nil
 }
 
-// Shared counts the first phases of b's ladder that give the results that a's do, so that a run of b may begin with them; all
-// but the last at most.
+// Shared counts the first phases of b's ladder whose results are those of a's ladder, so that a run of b may begin with them. It
+// counts at most all phases but the last.
 func Shared(a, b *configs.Recipe) (int, error) {
 	left, err := Plan(a, Epsilon)
 	if err != nil {

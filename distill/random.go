@@ -109,8 +109,8 @@ func Pick(n int, seed uint64, purpose Purpose, sample int64, element uint32) int
 	return int(Uniform(seed, purpose, sample, element) * float64(n))
 }
 
-// NumberOf is the sample number of what has a name in place of a number, such as a parameter's first values: its FNV-1a hash, without
-// the sign.
+// NumberOf makes a sample number of a name, for random numbers that belong to no sample, such as a parameter's initial values: the
+// name's FNV-1a hash without the sign.
 func NumberOf(name string) int64 {
 	h := fnv.New64a()
 	h.Write([]byte(name))

@@ -42,10 +42,10 @@ func (a *ahead) next() *program {
 	return p
 }
 
-// Ahead compiles what use runs, before it is run: use goes its way on an engine like this one whose arrays have no content,
-// which runs nothing and has every program that it would run compiled, on all cores, in that order. The programs are this
-// engine's; or, where every place has its own ([Engine.Sites]), those of one place of each kind, which are then in the
-// folder of compiled programs. Programs that cannot be compiled fail again, with their place, when they are run. It
+// Ahead compiles the programs that use will run. It calls use with an engine like this one whose arrays have no content: that
+// engine runs nothing, and compiles every program that it is asked to run, on all cores, in the order in which it is asked. The
+// programs are this engine's. Where every place has programs of its own ([Engine.Sites]) they are those of one place of each
+// kind, which then lie in the folder of compiled programs. A program that cannot be compiled fails again when it is run. Ahead
 // returns when all is compiled or, once ctx has ended, when use has returned; what is being compiled then goes on by itself.
 func (e *Engine) Ahead(ctx context.Context, use func(*Engine) error) error {
 	a := &ahead{ctx: ctx, seen: map[*program]bool{}}

@@ -13,9 +13,9 @@ import (
 	"github.com/gomlx/gomlx/core/graph"
 )
 
-// Dry makes an engine that runs nothing: every call and every training step goes the way that it would go, on arrays
-// without content, so that Memory tells what it would take on a device. Outputs read as zeros. Programs are built, on any
-// backend, and not compiled; what scratch space a compiled one would take is estimated by scratch.
+// Dry makes an engine that runs nothing. Calls and training steps allocate and free arrays without content as they would
+// allocate and free real ones, so Memory tells what they would take on a device. Outputs read as zeros. Programs are built, on
+// any backend, and not compiled; scratch estimates the scratch space of a compiled one.
 func Dry(backend compute.Backend, computeType dtypes.DType, granularity nn.Level) *Engine {
 	e := New(planning{backend}, computeType, granularity)
 	e.device = &onPaper{e}
@@ -35,7 +35,7 @@ type planning struct{ compute.Backend }
 
 func (planning) String() string { return "planning" }
 
-// Rehearse has a dry engine go the way of one of n devices that train together.
+// Rehearse makes a dry engine do what one of n devices would do that train together.
 func (e *Engine) Rehearse(n int) {
 	if e.group = nil; n > 1 {
 		e.group = &Group{of: n, Overlap: true}
@@ -45,7 +45,7 @@ func (e *Engine) Rehearse(n int) {
 // alone says whether an engine goes a group's way without the group, which has no program for it to name.
 func (e *Engine) alone() bool { return e.device.hollow() && (e.ahead == nil || !e.group.programs()) }
 
-// Hollow says whether the engine's arrays have no content: what goes into them need not be made.
+// Hollow says whether the engine's arrays have no content. A caller then need not compute what it uploads.
 func (e *Engine) Hollow() bool { return e.device.hollow() }
 
 // onPaper is the device of a dry engine.

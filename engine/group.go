@@ -20,11 +20,11 @@ import (
 // own, through the same calls on its part of the batch; Train and Continue then update every device's parameters from the
 // mean gradient, and return the means of the outputs and that gradient's norm.
 //
-// A gradient is reduced once per update, after micro-batches were added up: where blocks are walked, block by block as the
-// walk back is done with each. One program adds up all gradients of a block, so that small ones share a transfer; with Overlap
-// it is the program that walks back through the next block (see overlap.go). It is queued for all devices at once when the
-// last of them asks for it; the host threads run ahead of their devices, and do not wait for these. Since every device asks in
-// the same order, every queue has the same order.
+// An update adds up its gradients over the devices once, after its micro-batches: where blocks are walked, each block's as soon
+// as the walk back has passed it. One program adds up all gradients of a block, so that small ones share a transfer; with Overlap
+// it is the program that walks back through the next block (see overlap.go). The group queues the program for all devices when
+// the last of them has asked for it. The host's threads run ahead of their devices and do not wait for them. Every device asks in
+// the same order, so every queue has the same order.
 type Group struct {
 	Reduce  dtypes.DType // in which gradients are added up over the devices: Float32 or BFloat16
 	Overlap bool         // gradients are added up while the devices compute; NewGroup sets it where no other process takes part

@@ -10,9 +10,9 @@ import (
 	"github.com/gomlx/compute/dtypes"
 )
 
-// Hosts are the processes of a job, where they add up through their hosts' memory; *cluster.Member is one of them. It is the
-// way of CPUs, whose plugin has no collectives over processes, and of tests: all numbers are copied to the host and back.
-// GPUs add up by XLA's collectives, over a Span.
+// Hosts are the processes of a job that add numbers up through their hosts' memory; *cluster.Member implements it. CPUs need it,
+// because their plugin has no collectives over processes; every number is copied to the host and back. GPUs add up by XLA's
+// collectives, over a Span.
 type Hosts interface {
 	Rank() int
 	Nodes() int

@@ -185,8 +185,9 @@ func (e *Engine) Average(o *Optimizer) (Tensors, error) {
 	return out, nil
 }
 
-// AverageParams are an optimizer's network with the averages in place of what is trained, for calls before its next update.
-// Adapters are materialised where the network's are; FreeTrained gives that back, and nothing else.
+// AverageParams returns the network that an optimizer trains, with the averages in place of the trained parameters. It may be
+// called until the optimizer's next update. Where the network's adapters are materialised, so are its own: FreeTrained frees
+// those and nothing else.
 func (e *Engine) AverageParams(o *Optimizer) (*Params, error) {
 	p := o.params
 	out := NewParams(p.Specs)

@@ -7,9 +7,9 @@ import (
 	"fewstep/model/nn"
 )
 
-// Pass is a forward pass that keeps what its gradient needs, block by block, so that its output can be used before the
-// loss is there: the student's sample, which the discriminator is trained on before the student is. The networks that the
-// pass ran must not change before it is continued. Whoever records a pass frees it.
+// Pass is a forward pass that keeps what its gradient needs, block by block, so that its output can be used before there is a
+// loss. (The discriminator is trained on the student's sample before the student is.) The networks of a pass must not change
+// until Continue. The caller of Record frees the pass.
 type Pass struct {
 	tape   *tape
 	output *tapeValue

@@ -20,9 +20,9 @@ func (e *Engine) updated(o *Optimizer, outputs, norms []*Array, scale float64) *
 	return &Result{Outputs: outputs, Updated: true, e: e, o: o, norms: norms, scale: scale}
 }
 
-// Norm2 waits for the squared norm of the gradient before clipping; it is -1 before a step's last micro-batch. Where it is
-// not finite, nothing was changed and the step is no longer counted, but steps that were queued behind it meanwhile were
-// computed as if it were.
+// Norm2 waits for the squared norm of the gradient before clipping; it is -1 before a step's last micro-batch. A step whose norm
+// is not finite changed nothing and is not counted. Steps that were queued behind it before the norm was read took it for a
+// counted one in their bias correction.
 func (r *Result) Norm2() (float64, error) {
 	if !r.Updated {
 		return -1, nil

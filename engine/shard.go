@@ -52,8 +52,8 @@ func deal(sizes []int, n int) []int {
 	return out
 }
 
-// Process is which of n processes saves a trained parameter and its state where they save side by side: that of the owner,
-// where state is dealt out over their devices.
+// Process returns the process, 0 to n−1, that saves a trained parameter and its state in a checkpoint of n processes. Where
+// state is dealt out over the devices it is the owner's process.
 func (o *Optimizer) Process(name string, n int) int { return deal(o.sizes, n)[o.index[name]] }
 
 // working says whether a trained tensor is computed with in bf16, over a master that its owner keeps.

@@ -70,8 +70,8 @@ func (p *Params) adapted() (names []string) {
 	return names
 }
 
-// Targets are the tensors that a split gradient program differentiates by: what is trained, or, under materialised
-// adapters, every tensor of the network, so that adapters and full training share their programs.
+// Targets lists the tensors by which a split gradient program differentiates: the trained ones or, where adapters are
+// materialised, every tensor of the network, so that training of adapters and of all weights share programs.
 func (p *Params) Targets() (names []string) {
 	for _, s := range p.Specs {
 		if p.adapters != nil && !IsLoRA(s.Name) || p.adapters == nil && p.trained[s.Name] {

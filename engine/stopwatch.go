@@ -12,9 +12,9 @@ type stopwatch struct {
 	took time.Duration
 }
 
-// TimeUpdates begins to take the time of every update that is a program of its own, or ends it: the engine then waits for
-// the gradients before each, and for its result. An update within its gradient's program (granularity network without
-// Split or micro-batches) is not seen. No number changes.
+// TimeUpdates starts or stops timing of the updates that are programs of their own. While it is on, the engine waits for the
+// gradients before each update and for its result after it. It does not see an update that is part of its gradient's program
+// (granularity network without Split or micro-batches). Results have the same bits.
 func (e *Engine) TimeUpdates(on bool) { e.updates = stopwatch{on: on} }
 
 // UpdateTime returns what updates took since it was last asked, or since TimeUpdates.

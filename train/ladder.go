@@ -260,7 +260,7 @@ func (r *Run) Finished() error {
 	return r.aside.err()
 }
 
-// Made calls f for each phase that has a result, and whose artifact no later phase of its stage makes again.
+// Made calls f for each phase that has a result, except where a later phase of its stage makes the same artifact again.
 func (r *Run) Made(f func(distill.Step) error) error {
 	for _, step := range r.Ladder.Steps() {
 		if has, _, err := r.Dir.Begun(phaseOf(step)); err != nil || !has {

@@ -18,11 +18,11 @@ import (
 	"fewstep/model/weights"
 )
 
-// VAEComponents are those whose weights encodings of images depend on; encodings of text depend on the pipeline's Kind.Text.
-var VAEComponents = []string{"vae"}
+// vaeComponents are those whose weights encodings of images depend on; encodings of text depend on the pipeline's Kind.Text.
+var vaeComponents = []string{"vae"}
 
-// WeightsHash stands for the weights of a pipeline's components: of a single file, for all of it.
-func WeightsHash(ctx context.Context, p *pipeline.Pipeline, components ...string) (string, error) {
+// weightsHash stands for the weights of a pipeline's components: of a single file, for all of it.
+func weightsHash(ctx context.Context, p *pipeline.Pipeline, components ...string) (string, error) {
 	info, err := os.Stat(p.Dir)
 	if err != nil {
 		return "", err
@@ -109,7 +109,7 @@ func (s *loader) prepared(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	vae, err := WeightsHash(ctx, s.Pipeline, VAEComponents...)
+	vae, err := weightsHash(ctx, s.Pipeline, vaeComponents...)
 	if err != nil {
 		return err
 	}
@@ -129,7 +129,7 @@ func (s *loader) prepared(ctx context.Context) error {
 	if len(store.Texts) == 0 {
 		return nil
 	}
-	text, err := WeightsHash(ctx, s.Pipeline, s.Pipeline.Kind.Text...)
+	text, err := weightsHash(ctx, s.Pipeline, s.Pipeline.Kind.Text...)
 	if err != nil {
 		return err
 	}

@@ -12,8 +12,8 @@ import (
 	"fewstep/model/pipeline"
 )
 
-// Preparing is how a recipe's data are encoded with a pipeline: all of the settings but places, batches and ranks. encoders
-// gives those of a part of the pipeline, see encoder.Load; it is asked whenever something is encoded.
+// Preparing returns the settings for encoding a recipe's data with a pipeline, except for folders, batches and ranks, which the
+// caller sets. encoders is called before each batch, and returns the encoders of a part of the pipeline (see encoder.Load).
 func Preparing(ctx context.Context, p *pipeline.Pipeline, d configs.Data, encoders func(part string) (*encoder.Encoders, error)) (s encoded.Settings, err error) {
 	if s.Shapes, err = d.Shapes(); err != nil {
 		return s, err
@@ -25,10 +25,10 @@ func Preparing(ctx context.Context, p *pipeline.Pipeline, d configs.Data, encode
 	}
 	s.Deviations, s.Tile, s.MaxBad = d.Posterior == configs.PosteriorSample, d.VAETile, d.MaxBad
 	s.Factor, s.Channels = p.Factor(), p.VAE.LatentChannels
-	if s.VAE, err = WeightsHash(ctx, p, VAEComponents...); err != nil {
+	if s.VAE, err = weightsHash(ctx, p, vaeComponents...); err != nil {
 		return s, err
 	}
-	if s.Text, err = WeightsHash(ctx, p, p.Kind.Text...); err != nil {
+	if s.Text, err = weightsHash(ctx, p, p.Kind.Text...); err != nil {
 		return s, err
 	}
 	for _, c := range p.Conditions() {

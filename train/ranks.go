@@ -64,7 +64,7 @@ func (r *ranks) hear(name string, value any) error {
 	return json.Unmarshal(all[0], value)
 }
 
-// Working tells the other ranks what this one does while they wait for it, again and again; "" = nothing that takes long.
+// Working tells the other ranks what this one is doing while they wait for it. Long work calls it again and again; "" ends it.
 func (r *ranks) Working(doing string) {
 	if m := r.member; m != nil {
 		m.Working(doing)

@@ -160,8 +160,8 @@ func NewEngine(backend compute.Backend, c configs.Train, split bool) *engine.Eng
 	return method.Set(engine.New(backend, dtypes.Float32, nn.Network), c, split)
 }
 
-// Unsaved says whether an update was made that neither a checkpoint nor a result holds. While none was, the process may
-// end at any time: what it was about is begun again.
+// Unsaved says whether an update was made that neither a checkpoint nor a result holds. While there is none, the process may end
+// at any time and lose no training.
 func (r *Run) Unsaved() bool { return r.unsaved.Load() }
 
 // Close releases the run directory and the devices' memory. It does not wait for programs that are being compiled.

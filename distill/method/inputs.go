@@ -12,7 +12,7 @@ import (
 	"github.com/gomlx/compute/shapes"
 )
 
-// Host is a micro-batch in the host's memory: what of an update does not depend on networks. It is filled again and again.
+// Host is a micro-batch in the host's memory: the part of an update that depends on no network. One Host is filled many times.
 type Host struct {
 	*distill.Batch
 	X          []float32   // x_t
@@ -63,7 +63,7 @@ func (s *Session) Draw(h *Host, first int64) (err error) {
 	return nil
 }
 
-// Inputs are a micro-batch on the device: all that its part of an update takes beside networks.
+// Inputs are a micro-batch on the device: what an update takes besides networks.
 type Inputs struct {
 	X, T       *engine.Array // x_t, and the network's index of t
 	Conditions []*engine.Array
@@ -78,7 +78,7 @@ type Inputs struct {
 // Call is a call of the teacher: its index of the timestep, and the coefficients of the step (5).
 type Call struct{ T, A, B *engine.Array }
 
-// Lent are the same arrays, which stay when they are freed.
+// Lent returns the same arrays; Free of the copy does nothing.
 func (in *Inputs) Lent() *Inputs {
 	lent := *in
 	lent.owned = nil
@@ -88,7 +88,7 @@ func (in *Inputs) Lent() *Inputs {
 // Free gives the device's memory back.
 func (in *Inputs) Free() { engine.Free(in.owned...) }
 
-// At are a network's inputs, for other latents and another index of the timestep, and more behind them.
+// At lists a network's inputs with other latents and another timestep, followed by more.
 func (in *Inputs) At(x, t *engine.Array, more ...*engine.Array) []*engine.Array {
 	return append(append([]*engine.Array{x, t}, in.Conditions...), more...)
 }

@@ -21,8 +21,8 @@ type Method interface {
 	Update(s *Session) error
 }
 
-// Teller is a method whose numbers are not what its update's outputs are. It changes them once they have been read; they are
-// means over so many samples.
+// Teller is a method that derives the numbers it reports from its update's outputs. Tell changes them in place after they were
+// read from the device; they are means over the given number of samples.
 type Teller interface {
 	Tell(s *Session, values map[string]float64, samples int)
 }

@@ -38,7 +38,7 @@ type Networks struct {
 
 	Trace func(block nn.Block, lora *nn.LoRA, kinds ...string) ([]nn.Spec, error)
 
-	full, lora []nn.Spec // parameters of the UNet, without adapters and with them
+	full, lora []nn.Spec // parameters of the denoiser, without adapters and with them
 	base       *engine.Params
 }
 
@@ -60,7 +60,7 @@ func (n *Networks) Adapters() *nn.LoRA {
 	return &nn.LoRA{Rank: c.Rank, Scale: c.Scale()}
 }
 
-// Specs are the UNet's parameters, without adapters and with them.
+// Specs are the denoiser's parameters, without adapters and with them.
 func (n *Networks) Specs() (full, lora []nn.Spec, err error) {
 	if n.full == nil {
 		if n.full, err = n.Trace(n.Denoiser.Network("", nil), nil); err == nil {

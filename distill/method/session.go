@@ -46,14 +46,14 @@ type Session struct {
 // Data stands for waiting for samples, as a part of an update.
 const Data Role = "data"
 
-// Result is a training call of an update, and what its outputs, numbers or lists of them, are called.
+// Result is a training call of an update, with the names of its outputs' numbers.
 type Result struct {
 	*engine.Result
 	Role  Role
 	Names []string
 }
 
-// New makes the session of a phase. one are the shapes of the UNet's inputs for one sample.
+// New makes the session of a phase. one are the shapes of the denoiser's inputs for one sample.
 func New(n *Networks, m Method, schedule *distill.Schedule, step distill.Step, one []shapes.Shape) (*Session, error) {
 	s := &Session{Networks: n, Method: m, Step: step, Phase: &n.Recipe.Stages[step.Stage].Phases[step.Phase], Devices: 1,
 		params: map[Role]*engine.Params{}, optimizer: map[Role]*engine.Optimizer{}, shapes: one}
@@ -235,8 +235,8 @@ func Release(batches []Batch) {
 	}
 }
 
-// Micros are the numbers of an update's micro-batches. Where arrays have no content the first and the last stand for all:
-// all are there, and those between are like the first.
+// Micros yields the numbers of an update's micro-batches to train on. Where arrays have no content it yields the first and the
+// last alone: those between would take what the first takes.
 func (s *Session) Micros() iter.Seq[int] {
 	of := s.Recipe.Train.Accumulate
 	return func(yield func(int) bool) {
@@ -340,8 +340,8 @@ func (s *Session) Did(role Role, result *engine.Array) error { return s.part(rol
 // Latents is a size of latents, in their cells.
 type Latents struct{ Height, Width int }
 
-// Rehearse goes the way of updates that move the student, from loading networks on, where arrays have no content: one for
-// latents of each size, of the phase's own where there is none.
+// Rehearse loads the networks and makes updates that move the student, on a device whose arrays have no content: one for latents
+// of each size or, where none is given, one for the phase's own.
 func (s *Session) Rehearse(sizes ...Latents) error {
 	if err := s.Load(); err != nil {
 		return err

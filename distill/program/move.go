@@ -76,7 +76,7 @@ var zeros = engine.Function{Key: "empty prompt", Body: func(r nn.Runner, in []nn
 	}}, in...)
 }}
 
-// MoveAway is a guided Move that leads away from what the model makes of other inputs, by two calls.
+// MoveAway is a guided Move whose guidance leads away from the model's prediction for other inputs. It makes two calls.
 func (f *Functions) MoveAway(e *engine.Engine, model *engine.Params, in, from []*engine.Array, a, b, scale *engine.Array) (*engine.Array, error) {
 	bind := engine.Bind{NetDenoiser: model}
 	u, err := one(e.Call(f.Predict(), bind, in...))

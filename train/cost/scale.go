@@ -54,9 +54,9 @@ func (p Phase) Traffic(c *configs.Recipe, n int) int64 {
 	return gradients*int64(micro) + trained*int64(method.ComputeTypes[c.Train.Compute].Size()) // and the new weights
 }
 
-// Scales estimates a phase on 1, 2, 4 … devices, at most so many and no more than an update has samples (train.batch and
-// train.accumulate may be traded against each other), at a device's speed in operations per second as ModelCount counts them. Enough is the number from which on doubling makes a phase less than a
-// fifth faster; 0 where none of them does.
+// Scales estimates a phase on 1, 2, 4 … devices, up to a number of devices and to the samples of an update (train.batch and
+// train.accumulate may be traded against each other). The speed of a device is in operations per second as ModelCount counts
+// them. enough is the number of devices from which on doubling makes the phase less than a fifth faster; 0 where none of them is.
 func (p Phase) Scales(c *configs.Recipe, f Fabric, speed float64, most int) (all []Scale, enough int) {
 	batch := float64(c.Train.GlobalBatch())
 	for n := 1; n <= most && n <= c.Train.GlobalBatch(); n *= 2 {

@@ -9,8 +9,8 @@ import (
 // logEvery is the time between two lines of LogProgress.
 const logEvery = 5 * time.Second
 
-// LogProgress logs how far a work beside training is that had come to first when it began, with the time that is left: a line
-// every logEvery, none at the end. What it returns may be called by several goroutines.
+// LogProgress returns a function that logs the progress of work other than training, and the time left: one line every logEvery,
+// none at the end. first is how much was done before the work began. Several goroutines may call the function.
 func LogProgress(log *slog.Logger, message, what string, first int) func(done, total int) {
 	var lock sync.Mutex
 	began, last := time.Now(), time.Now()

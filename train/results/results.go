@@ -61,8 +61,8 @@ func (m *Maker) Export(_ context.Context, r *train.Run, step distill.Step) error
 	return nil
 }
 
-// meter is the engine that measures, in f32: the run's own where that is such a one, else one beside it. Networks that draw
-// run on the run's own, in the arithmetic and in the blocks that its recipe has found to fit the device.
+// meter returns the engine that measures, in f32: the run's own if it computes whole networks in f32, otherwise a new one.
+// Pictures are drawn on the run's own engine, with the arithmetic and the granularity of its recipe.
 func (m *Maker) meter(r *train.Run) *engine.Engine {
 	if r.Engine.Granularity == nn.Network && r.Engine.Compute == dtypes.Float32 {
 		return r.Engine
