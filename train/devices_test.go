@@ -15,6 +15,7 @@ import (
 	"fewstep/internal/xla"
 	"fewstep/internal/xla/xlatest"
 	"fewstep/model/weights"
+	"fewstep/model/weights/weightstest"
 	"fewstep/train"
 	"fewstep/train/monitor"
 )
@@ -121,13 +122,7 @@ func tensorsOf(t *testing.T, path string) map[string][]float32 {
 	defer f.Close()
 	out := map[string][]float32{}
 	for _, name := range f.Names() {
-		tensor, err := f.Tensor(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if out[name], err = tensor.Float32(); err != nil {
-			t.Fatal(err)
-		}
+		out[name] = weightstest.Floats(t, f, name)
 	}
 	return out
 }

@@ -12,6 +12,7 @@ import (
 	"fewstep/internal/xla"
 	"fewstep/internal/xla/xlatest"
 	"fewstep/model/weights"
+	"fewstep/model/weights/weightstest"
 	"fewstep/train/monitor"
 )
 
@@ -59,7 +60,7 @@ func TestOnlyAdapters(t *testing.T) {
 				if !strings.HasSuffix(name, ".lora_up") {
 					continue
 				}
-				a, b := numbers(t, first, name), numbers(t, second, name)
+				a, b := weightstest.Floats(t, first, name), weightstest.Floats(t, second, name)
 				for i := range a {
 					if a[i] != 0 {
 						moved++ // they begin at zero
@@ -149,7 +150,7 @@ func TestBFloat16MomentsOnLadder(t *testing.T) {
 	defer base.Close()
 	var apart, way float64
 	for _, name := range results["f32"].Names() {
-		from, a, b := numbers(t, base, name), numbers(t, results["f32"], name), numbers(t, results["bf16"], name)
+		from, a, b := weightstest.Floats(t, base, name), weightstest.Floats(t, results["f32"], name), weightstest.Floats(t, results["bf16"], name)
 		for i := range a {
 			apart += math.Pow(float64(a[i]-b[i]), 2)
 			way += math.Pow(float64(a[i]-from[i]), 2)
@@ -168,17 +169,4 @@ func TestBFloat16MomentsOnLadder(t *testing.T) {
 			t.Errorf("loss %d is %g, with f32 moments %g", i, got, want)
 		}
 	}
-}
-
-func numbers(t *testing.T, f weights.Source, name string) []float32 {
-	t.Helper()
-	tensor, err := f.Tensor(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	v, err := tensor.Float32()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
 }

@@ -12,6 +12,7 @@ import (
 	"fewstep/model/lora"
 	"fewstep/model/pipeline"
 	"fewstep/model/weights"
+	"fewstep/model/weights/weightstest"
 	"fewstep/train/tinypipeline"
 )
 
@@ -45,15 +46,7 @@ func floatsOf(t *testing.T, model, component, name string) []float32 {
 		t.Fatal(err)
 	}
 	defer src.Close()
-	x, err := src.Tensor(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	v, err := x.Float32()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
+	return weightstest.Floats(t, src, name)
 }
 
 // A LoRA's parts for text encoders change them, merged and in pictures; what is bundled with it is told; converted, they

@@ -17,6 +17,7 @@ import (
 
 	"fewstep/internal/xla"
 	"fewstep/model/weights"
+	"fewstep/model/weights/weightstest"
 	"fewstep/train/monitor"
 	"fewstep/train/tinypipeline"
 )
@@ -171,7 +172,7 @@ func nearly(t *testing.T, want, got string, tolerance float64) {
 			t.Fatalf("%s: %d tensors and %d", rel, len(a.Names()), len(b.Names()))
 		}
 		for _, name := range a.Names() {
-			v, w := tensorOf(t, a, name), tensorOf(t, b, name)
+			v, w := weightstest.Floats(t, a, name), weightstest.Floats(t, b, name)
 			most, apart := 0.0, 0.0
 			for i := range v {
 				most, apart = max(most, math.Abs(float64(v[i]))), max(apart, math.Abs(float64(v[i]-w[i])))
@@ -185,19 +186,6 @@ func nearly(t *testing.T, want, got string, tolerance float64) {
 	if !(worst <= tolerance) {
 		t.Errorf("the runs differ by %.2g, in %s", worst, where)
 	}
-}
-
-func tensorOf(t *testing.T, f *weights.File, name string) []float32 {
-	t.Helper()
-	tensor, err := f.Tensor(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	v, err := tensor.Float32()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
 }
 
 // acrossDevices is how far apart runs on different numbers of devices may be after these 25 updates, in units of the largest

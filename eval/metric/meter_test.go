@@ -19,6 +19,7 @@ import (
 	"fewstep/model/inception"
 	"fewstep/model/nn"
 	"fewstep/model/weights"
+	"fewstep/model/weights/weightstest"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -119,19 +120,6 @@ func drawnImage(width, height int) images.RGB {
 
 var goldenSizes = map[string][2]int{"small": {150, 211}, "large": {517, 333}}
 
-func goldenTensor(t *testing.T, f *weights.File, name string) []float32 {
-	t.Helper()
-	tensor, err := f.Tensor(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	v, err := tensor.Float32()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
-}
-
 // near compares every stride-th value, relative to the largest.
 func near(t *testing.T, name string, got, want []float32, stride int, tolerance float64) {
 	t.Helper()
@@ -176,7 +164,7 @@ func TestStandardsAgreeWithPython(t *testing.T) {
 				if !slices.Contains(f.Names(), name) {
 					continue // the same as another's
 				}
-				near(t, name, got, goldenTensor(t, f, name), 8, 1e-4)
+				near(t, name, got, weightstest.Floats(t, f, name), 8, 1e-4)
 				checked++
 			}
 			if checked == 0 {
@@ -216,7 +204,7 @@ func TestPreprocess(t *testing.T) {
 				t.Fatal(err)
 			}
 			name := fmt.Sprintf("%s.%s.clip", size, c.golden)
-			near(t, name, got, goldenTensor(t, f, name), 97, 1e-6)
+			near(t, name, got, weightstest.Floats(t, f, name), 97, 1e-6)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"fewstep/model/weights"
+	"fewstep/model/weights/weightstest"
 )
 
 // goldenModules are the layers of the UNet that testdata/make_golden.py adapts.
@@ -185,7 +186,7 @@ func TestMergedAsFuseLora(t *testing.T) {
 			t.Fatalf("%d modules, %d layers", len(modules), len(base))
 		}
 		for name := range base {
-			got, want := values(t, merged, name), values(t, golden, "fused."+name)
+			got, want := weightstest.Floats(t, merged, name), weightstest.Floats(t, golden, "fused."+name)
 			for i := range got {
 				if d := math.Abs(float64(got[i]) - float64(want[i])); d > 1e-6*(1+math.Abs(float64(want[i]))) {
 					t.Fatalf("%s: %s[%d] is %g, want %g", file, name, i, got[i], want[i])
@@ -210,16 +211,3 @@ func (m memory) Names() (names []string) {
 
 func (m memory) Tensor(name string) (weights.Tensor, error) { return m[name], nil }
 func (m memory) Close() error                               { return nil }
-
-func values(t *testing.T, src weights.Source, name string) []float32 {
-	t.Helper()
-	x, err := src.Tensor(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	v, err := x.Float32()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
-}

@@ -10,6 +10,7 @@ import (
 
 	"fewstep/model/ldm"
 	"fewstep/model/weights"
+	"fewstep/model/weights/weightstest"
 )
 
 // Adapters of every kind, as PEFT saves them beside their configs, make of a base what PEFT makes of it: scales by rank and
@@ -55,7 +56,7 @@ func TestKindsAsPEFT(t *testing.T) {
 			}
 			changed := 0
 			for _, name := range want.Names() {
-				w, g, b, h := values(t, want, name), values(t, got, name), values(t, base, name), values(t, half, name)
+				w, g, b, h := weightstest.Floats(t, want, name), weightstest.Floats(t, got, name), weightstest.Floats(t, base, name), weightstest.Floats(t, half, name)
 				if maxDifference(w, b) > 1e-3 {
 					changed++
 				}
@@ -157,7 +158,7 @@ func TestKindsOfLyCORIS(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 			continue
 		}
-		got := values(t, merged, "conv.weight")
+		got := weightstest.Floats(t, merged, "conv.weight")
 		for o := range out {
 			for i := range in {
 				for x := range k * k {
@@ -167,12 +168,12 @@ func TestKindsOfLyCORIS(t *testing.T) {
 				}
 			}
 		}
-		for i, v := range values(t, merged, "conv.bias") {
+		for i, v := range weightstest.Floats(t, merged, "conv.bias") {
 			if want := float64(bias.Data[i]) * (1 + c.bias); math.Abs(float64(v)-want) > 1e-6 {
 				t.Errorf("%s: bias %d is %g, want %g", what, i, v, want)
 			}
 		}
-		for i, v := range values(t, merged, "norm.weight") {
+		for i, v := range weightstest.Floats(t, merged, "norm.weight") {
 			if want := float64(norm.Data[i]) * (1 + c.norm); math.Abs(float64(v)-want) > 1e-6 {
 				t.Errorf("%s: norm %d is %g, want %g", what, i, v, want)
 			}
@@ -306,7 +307,7 @@ func TestLeavesOutAndText(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := values(t, merged, "c.weight"); got[0] != 3 {
+	if got := weightstest.Floats(t, merged, "c.weight"); got[0] != 3 {
 		t.Errorf("%v", got)
 	}
 	if _, err := Open(path, Layers{ldm.UNet: {"a.b"}, ldm.Text: {"d"}}); err == nil || !strings.Contains(err.Error(), "lora_te1_c") {

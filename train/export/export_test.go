@@ -17,6 +17,7 @@ import (
 	"fewstep/model/bundle"
 	"fewstep/model/lora"
 	"fewstep/model/weights"
+	"fewstep/model/weights/weightstest"
 	"fewstep/train/rundir"
 )
 
@@ -124,8 +125,8 @@ func TestLoRAEqualsMerge(t *testing.T) {
 		t.Fatalf("tensors %v", full.Names())
 	}
 	for layer, shape := range shapes {
-		want := floats(t, full, layer+".weight")
-		got := floats(t, base, layer+".weight")
+		want := weightstest.Floats(t, full, layer+".weight")
+		got := weightstest.Floats(t, base, layer+".weight")
 		for _, m := range modules {
 			if m.Path == layer {
 				must(t, lora.Merge(got, shape, m))
@@ -275,7 +276,7 @@ func TestDirectory(t *testing.T) {
 	must(t, err)
 	defer want.Close()
 	for _, name := range want.Names() {
-		a, b := floats(t, want, name), floats(t, got, name)
+		a, b := weightstest.Floats(t, want, name), weightstest.Floats(t, got, name)
 		for i := range a {
 			if math.Abs(float64(a[i]-b[i])) > 1e-5 {
 				t.Fatalf("%s[%d]: %g, want %g", name, i, b[i], a[i])
@@ -333,7 +334,7 @@ func TestRelease(t *testing.T) {
 	unet, err := weights.Open(filepath.Join(out, "mini_8step_unet.safetensors"))
 	must(t, err)
 	defer unet.Close()
-	if a, b := floats(t, single, "model.diffusion_model.middle_block.1.proj_in.weight"), floats(t, unet, linear+".weight"); !slices.Equal(a, b) {
+	if a, b := weightstest.Floats(t, single, "model.diffusion_model.middle_block.1.proj_in.weight"), weightstest.Floats(t, unet, linear+".weight"); !slices.Equal(a, b) {
 		t.Errorf("%v and %v", a[:3], b[:3])
 	}
 	var nodes map[string]node
@@ -366,15 +367,6 @@ func TestBadResults(t *testing.T) {
 			t.Errorf("%s: half-written %s", phase, Name(s))
 		}
 	}
-}
-
-func floats(t *testing.T, f weights.Source, name string) []float32 {
-	t.Helper()
-	tensor, err := f.Tensor(name)
-	must(t, err)
-	v, err := tensor.Float32()
-	must(t, err)
-	return v
 }
 
 func must(t *testing.T, err error) {
