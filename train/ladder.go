@@ -143,29 +143,69 @@ func (r *Run) ready(ctx context.Context, from distill.State) (err error) {
 	r.interrupt()
 	r.compiling.Wait()
 	ctx, r.interrupt = context.WithCancel(ctx)
-	r.compiling.Go(func() { r.compileAhead(ctx, from) })
+	ordered := make(chan *loader, 1)
+	r.ordered = ordered
+	if r.loader != nil {
+		ordered <- r.loader
+	}
+	r.compiling.Go(func() { r.compileAhead(ctx, from, ordered) })
 	return nil
 }
 
-// compileAhead compiles in the background, on all cores, the programs that the rest of the ladder will need, by an update of
+// compileAhead compiles in the background, on all cores, the programs that the rest of the ladder will need, by updates of
 // each phase on a device that runs nothing: by the time a phase starts its programs are there, or in the folder of compiled
-// programs. Whatever fails here fails again, with its place, when it is used.
-func (r *Run) compileAhead(ctx context.Context, from distill.State) {
+// programs. Those for the largest images come first; when the rows are in their order, those for the other shapes that a
+// phase's samples have, as they come. Whatever fails here fails again, with its place, when it is used.
+func (r *Run) compileAhead(ctx context.Context, from distill.State, ordered <-chan *loader) {
 	_ = r.Engine.Ahead(ctx, func(e *engine.Engine) error {
-		for _, step := range r.Ladder.Steps() {
-			if !step.Trains() || r.opt.Until != "" && r.past(step) || step.Stage < from.Stage || step.Stage == from.Stage && step.Phase < from.Phase {
-				continue
-			}
+		rehearse := func(step distill.Step, sizes ...method.Latents) error {
 			s, err := r.session(r.networks[0].On(e), step, 0)
 			if err != nil {
 				return err
 			}
-			if err := s.Rehearse(); err != nil {
+			defer s.Free()
+			return s.Rehearse(sizes...)
+		}
+		var l *loader
+		var waiting []distill.Step // for the order
+		others := func() error {
+			for ; len(waiting) > 0; waiting = waiting[1:] {
+				if sizes := l.others(waiting[0]); len(sizes) > 0 {
+					if err := rehearse(waiting[0], sizes...); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		}
+		for _, step := range r.Ladder.Steps() {
+			if !step.Trains() || r.opt.Until != "" && r.past(step) || step.Stage < from.Stage || step.Stage == from.Stage && step.Phase < from.Phase {
+				continue
+			}
+			if err := rehearse(step); err != nil {
 				return err
 			}
-			s.Free()
+			waiting = append(waiting, step)
+			select {
+			case l = <-ordered:
+			default:
+			}
+			if l == nil {
+				continue
+			}
+			if err := others(); err != nil {
+				return err
+			}
 		}
-		return nil
+		if shapes, err := r.Config.Data.Shapes(); err != nil || len(shapes) == 1 || len(waiting) == 0 {
+			return err
+		}
+		select {
+		case l = <-ordered:
+			return others()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	})
 }
 
@@ -180,7 +220,7 @@ func (r *Run) phase(ctx context.Context, step distill.Step, checkpoint *rundir.C
 		return r.models.merge(ctx, step, at, full)
 	}
 	if r.loader == nil {
-		l, err := r.newLoader(ctx)
+		l, err := r.newLoader(ctx, r.ordered)
 		if err != nil {
 			return err
 		}

@@ -15,11 +15,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"fewstep/configs"
 	"fewstep/data"
 	"fewstep/data/bucket"
 	"fewstep/data/source"
+	"fewstep/distill"
 	"fewstep/internal/xla"
 	"fewstep/internal/xla/xlatest"
 	"fewstep/train/tinypipeline"
@@ -271,5 +273,59 @@ func TestDrawsReadLazily(t *testing.T) {
 	}
 	if len(c.read) != 10 {
 		t.Errorf("%d images were read for 10 samples", len(c.read))
+	}
+}
+
+// A run in buckets trains with no program that was not compiled ahead, whichever shapes its samples have; of the largest shape
+// alone there are fewer.
+func TestBucketsAreCompiledAhead(t *testing.T) {
+	sizes := []bucket.Size{{Width: 16, Height: 16}, {Width: 24, Height: 16}, {Width: 16, Height: 24}, {Width: 32, Height: 16}}
+	programs := func(known bool) (ahead, all int) {
+		var of []bucket.Size
+		for i := range 32 {
+			of = append(of, sizes[i%3]) // none is of the fourth
+		}
+		r := openTiny(t, slog.DiscardHandler, "data.source="+sized(t, of), "data.buckets={list: own, own: [16x16, 24x16, 16x24, 32x16]}", "train.batch=2",
+			"stages.8.phases.lora-cond.samples=20")
+		r.opt.Until = "8"
+		err := r.takeDevices()
+		if err == nil {
+			_, err = r.models.base()
+		}
+		if err == nil {
+			_, _, err = r.networks[0].Specs()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := r.openLoader(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.close()
+		first := r.Ladder.Steps()[0]
+		if shapes := l.order.Shapes(first.First, first.First+first.Samples); len(shapes) < 2 || len(l.others(first)) != len(shapes) || slices.Contains(shapes, 3) {
+			t.Fatalf("the first phase has the shapes %v, others than the largest are %v", shapes, l.others(first))
+		}
+		ordered, ctx := make(chan *loader, 1), t.Context()
+		if known {
+			ordered <- l
+		} else {
+			var stop context.CancelFunc
+			ctx, stop = context.WithTimeout(ctx, 3*time.Second) // it waits for the order
+			defer stop()
+		}
+		r.compileAhead(ctx, distill.State{}, ordered)
+		ahead = r.Engine.Compiled().Programs
+		if _, err := r.Walk(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return ahead, r.Engine.Compiled().Programs
+	}
+	ahead, all := programs(true)
+	largest, same := programs(false)
+	t.Logf("%d of %d programs are compiled ahead, %d of %d of the largest shape alone", ahead, all, largest, same)
+	if ahead != all || same != all || largest >= ahead {
+		t.Error("other shapes are not compiled ahead")
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"fewstep/data"
 	"fewstep/data/bucket"
 	"fewstep/distill"
+	"fewstep/distill/method"
 	"fewstep/engine"
 	"fewstep/engine/encoder"
 	"fewstep/model/family"
@@ -43,8 +44,8 @@ type loader struct {
 }
 
 // newLoader opens what a run trains on, and encodes what is encoded before. Of several processes the leading one does so,
-// while the others wait and then read what it made.
-func (s *Setup) newLoader(ctx context.Context) (_ *loader, err error) {
+// while the others wait and then read what it made. ordered hears of the loader when its rows are in their order.
+func (s *Setup) newLoader(ctx context.Context, ordered chan<- *loader) (_ *loader, err error) {
 	if !s.leads() {
 		if err := s.hear("encodings of the data set", nil); err != nil {
 			return nil, err
@@ -52,6 +53,7 @@ func (s *Setup) newLoader(ctx context.Context) (_ *loader, err error) {
 	}
 	l, err := s.openLoader(ctx)
 	if err == nil {
+		ordered <- l
 		err = l.encode(ctx)
 	}
 	if err == nil && s.leads() {
@@ -101,6 +103,17 @@ func (s *Setup) openLoader(ctx context.Context) (_ *loader, err error) {
 		s.log.Warn("images are never drawn: their shape has fewer of them than a micro-batch", "images", n, "of", l.set.Len(), "train.batch", opt.Batch)
 	}
 	return l, nil
+}
+
+// others are the sizes of latents, other than the largest, that a phase's samples have, as they come.
+func (l *loader) others(step distill.Step) (sizes []method.Latents) {
+	largest, factor := l.Config.Data.Largest(), l.Pipeline.Factor()
+	for _, n := range l.order.Shapes(step.First, step.First+step.Samples) {
+		if shape := l.shapes[n]; shape != largest {
+			sizes = append(sizes, method.Latents{Height: shape.Height / factor, Width: shape.Width / factor})
+		}
+	}
+	return sizes
 }
 
 // close gives back what a loader holds; of nil there is none.

@@ -67,6 +67,7 @@ type Run struct {
 	perSample map[string]float64 // operations of each phase, by "stage/phase"
 	compiling sync.WaitGroup     // ahead of what is trained ...
 	interrupt func()             // ... which this ends
+	ordered   chan<- *loader     // ... and which waits for this, to know other shapes than the largest
 }
 
 // Device tells of the device that a run trains on; *xla.Runtime does.
