@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"image"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,46 +14,45 @@ import (
 	"fewstep/data"
 	"fewstep/data/feed"
 	"fewstep/data/images"
+	files "fewstep/data/source"
 )
 
-// realImages is a list of real images: a folder of pictures in the order of their names, or another source of images, as a zip
-// file or a parquet file.
+// realImages is a list of real images: a folder of pictures in the order of their names, or another source of images.
 type realImages struct {
-	n    int
-	name func(i int) string
-	read func(i int) ([]byte, error)
+	n     int
+	name  func(i int) string
+	read  func(i int) ([]byte, error)
+	close func() error
 }
 
-// openReal lists the images of a source; of a folder those named alone, if any are.
+// openReal lists the images of a source; those named alone, if any are.
 func openReal(ctx context.Context, path string, named []string) (*realImages, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if !info.IsDir() {
-		set, err := data.Open(ctx, path, data.Options{MaxBad: 1 << 30, Uncaptioned: true, Unchecked: true}) // broken ones are counted here
-		if err != nil {
-			return nil, err
-		}
-		rows, err := rowsNamed(set, named)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
-		}
-		return &realImages{len(rows), func(i int) string { return set.Row(rows[i]).Key }, func(i int) ([]byte, error) { return set.Encoded(rows[i]) }}, nil
-	}
 	var paths []string
-	for _, name := range named {
-		paths = append(paths, filepath.Join(path, filepath.Base(name)))
-	}
-	if paths == nil {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		if paths, err = pictures(path); err != nil {
 			return nil, err
 		}
 	}
-	if len(paths) == 0 {
-		return nil, fmt.Errorf("%s holds no pictures: %w", path, fs.ErrNotExist)
+	if len(paths) > 0 {
+		if named != nil {
+			paths = nil
+		}
+		for _, name := range named {
+			paths = append(paths, filepath.Join(path, filepath.Base(name)))
+		}
+		return &realImages{len(paths), func(i int) string { return paths[i] }, func(i int) ([]byte, error) { return os.ReadFile(paths[i]) }, func() error { return nil }}, nil
 	}
-	return &realImages{len(paths), func(i int) string { return paths[i] }, func(i int) ([]byte, error) { return os.ReadFile(paths[i]) }}, nil
+	set, err := data.Open(ctx, path, data.Options{MaxBad: 1 << 30, Uncaptioned: true, Unchecked: true}) // broken ones are counted here
+	if errors.Is(err, files.ErrNoImages) {
+		return nil, fmt.Errorf("%s holds no pictures: %w", path, err)
+	} else if err != nil {
+		return nil, err
+	}
+	rows, err := rowsNamed(set, named)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), set.Close())
+	}
+	return &realImages{len(rows), func(i int) string { return set.Row(rows[i]).Key }, func(i int) ([]byte, error) { return set.Encoded(rows[i]) }, set.Close}, nil
 }
 
 // rowsNamed are the rows of the named files, as in the zip file that COCO distributes, or all rows where no file is named
@@ -96,6 +94,7 @@ func (s *Spec) real(ctx context.Context, p *protocol) (features []Features, sum 
 	if err != nil {
 		return nil, "", err
 	}
+	defer func() { err = errors.Join(err, list.close()) }()
 	h := sha256.New()
 	var bad []error
 	const chunk = 64 // images held at a time

@@ -35,7 +35,7 @@ type Spec struct {
 	Entries     []Entry // the models to measure beside it
 
 	// Captions replace the mini protocol's prompts, which are drawn from the data set: one image each, in their order.
-	// Reference are then the real images that distances are measured from, a captioned parquet file or a folder; ""
+	// Reference are then the real images that distances are measured from, a folder or another source of images; ""
 	// leaves the distances out.
 	Captions  *CaptionList
 	Reference string

@@ -85,7 +85,7 @@ func newEval(a *app) *cobra.Command {
 	f.DurationVar(&o.every, "every", 30*time.Second, "how often to look for new models with --follow")
 	f.StringVar(&o.protocol, "protocol", "mini", "mini, coco10k or captions")
 	f.StringVar(&o.captionFile, "captions-file", "", "COCO's captions_val2014.json, or a parquet file with a caption column")
-	f.StringVar(&o.reference, "reference", "", "real images for --protocol coco10k and captions: a folder, COCO's zip file, or a captioned parquet file; none = no distances")
+	f.StringVar(&o.reference, "reference", "", "real images for --protocol coco10k and captions: a folder, COCO's zip file, or whatever else 'data inspect' reads; none = no distances")
 	f.StringSliceVar(&o.referenceStats, "reference-stats", nil, "statistics in place of the real images: an .npz of pytorch-fid or clean-fid, and another of patches")
 	f.StringVar(&o.saveStats, "save-stats", "", "save statistics of the real images in this folder, whole.npz and patch.npz, for --reference-stats, pytorch-fid and clean-fid")
 	f.StringVar(&o.convention, "convention", metric.Convention, "how images are measured: "+conventionNames())
