@@ -32,8 +32,8 @@ type ablateOptions struct {
 // Of the time given, runs are asked to save and to end so long before its end, and killed so long before it: then the page is
 // written.
 const (
-	ablateStop = 45 * time.Second
-	ablateKill = 20 * time.Second
+	ablateStop = 24 * time.Second
+	ablateKill = 10 * time.Second
 )
 
 func newAblate(a *app) *cobra.Command {

@@ -86,7 +86,8 @@ type walk struct {
 	outcomes map[string]*Outcome
 	free     []int // slots
 	running  map[string]*exec.Cmd
-	mu       sync.Mutex // of what follows: processes are signalled while they may end
+	places   map[string]string // of the jobs that run, the name of their slot
+	mu       sync.Mutex        // of what follows: processes are signalled while they may end
 	results  chan ended
 	wait     sync.WaitGroup
 	failed   []string        // in this call
@@ -98,7 +99,7 @@ func (s *Series) Walk(ctx context.Context, o Options) ([]Outcome, error) {
 	if o.Every == 0 {
 		o.Every = time.Second
 	}
-	w := &walk{Options: o, series: s, outcomes: map[string]*Outcome{}, running: map[string]*exec.Cmd{}, results: make(chan ended), found: map[string]bool{}}
+	w := &walk{Options: o, series: s, outcomes: map[string]*Outcome{}, running: map[string]*exec.Cmd{}, places: map[string]string{}, results: make(chan ended), found: map[string]bool{}}
 	if err := atomicfile.MakeDir(filepath.Join(o.Dir, "logs")); err != nil {
 		return nil, err
 	}
@@ -208,36 +209,45 @@ func (w *walk) pending() bool {
 	return false
 }
 
-// begin fills free slots with the first jobs that are ready. Where something runs in the same place already, no job overtakes
-// a more important one that is not ready yet: it would slow down what that one waits for.
+// begin fills free slots with the first jobs that are ready. Where the run is on its way that a more important job waits for, no
+// job overtakes that one: it would slow down what is waited for.
 func (w *walk) begin() error {
-	for len(w.free) > 0 {
+	for begun := true; begun; {
 		if err := w.strikeDone(); err != nil {
 			return err
 		}
-		slot := w.slot()
-		at := -1
-		for i, j := range w.waiting {
-			ok, why := w.ready(j)
-			w.outcomes[j.Name].Why = why
-			if ok {
-				at = i
+		begun = false
+		for _, slot := range w.emptiestFirst() {
+			at := w.next(w.Slots[slot].Name)
+			if at < 0 {
+				continue
 			}
-			if ok || w.busy(slot) {
-				break
+			j := w.waiting[at]
+			w.waiting = slices.Delete(w.waiting, at, at+1)
+			w.free = slices.DeleteFunc(w.free, func(i int) bool { return i == slot })
+			if err := w.start(j, slot); err != nil {
+				return err
 			}
-		}
-		if at < 0 {
-			return nil
-		}
-		j := w.waiting[at]
-		w.waiting = slices.Delete(w.waiting, at, at+1)
-		w.free = slices.DeleteFunc(w.free, func(i int) bool { return i == slot })
-		if err := w.start(j, slot); err != nil {
-			return err
+			begun = true
+			break
 		}
 	}
 	return nil
+}
+
+// next is the place in the list of the job that may begin on a place, -1 if none may.
+func (w *walk) next(place string) int {
+	for i, j := range w.waiting {
+		ok, why := w.ready(j)
+		w.outcomes[j.Name].Why = why
+		if ok {
+			return i
+		}
+		if w.places[j.run.Parent.Name] == place {
+			return -1
+		}
+	}
+	return -1
 }
 
 // strikeDone takes the jobs off the list that have their results.
@@ -258,24 +268,19 @@ func (w *walk) strikeDone() error {
 	return nil
 }
 
-// slot is the first free one where nothing else runs, or the first.
-func (w *walk) slot() int {
-	for _, i := range w.free {
-		if !w.busy(i) {
-			return i
+// emptiestFirst are the free slots, those first where nothing else runs.
+func (w *walk) emptiestFirst() []int {
+	var empty, busy []int
+	for _, slot := range w.free {
+		in := &empty
+		for _, place := range w.places {
+			if place == w.Slots[slot].Name {
+				in = &busy
+			}
 		}
+		*in = append(*in, slot)
 	}
-	return w.free[0]
-}
-
-// busy tells whether something runs in a slot's place.
-func (w *walk) busy(slot int) bool {
-	for i, s := range w.Slots {
-		if s.Name == w.Slots[slot].Name && !slices.Contains(w.free, i) {
-			return true
-		}
-	}
-	return false
+	return append(empty, busy...)
 }
 
 // isDone tells whether a job has its result already.
@@ -349,6 +354,7 @@ func (w *walk) start(j Job, slot int) error {
 	w.mu.Lock()
 	w.running[j.Name] = cmd
 	w.mu.Unlock()
+	w.places[j.Name] = w.Slots[slot].Name
 	text := j.Name + " begins on " + w.Slots[slot].Name
 	if j.run != nil && j.run.Parent != nil {
 		text += fmt.Sprintf(", with %s up to %s", j.run.Parent.Name, j.run.From)
@@ -366,6 +372,7 @@ func (w *walk) ended(e ended) {
 	w.mu.Lock()
 	delete(w.running, e.job.Name)
 	w.mu.Unlock()
+	delete(w.places, e.job.Name)
 	w.free = append(w.free, e.slot)
 	slices.Sort(w.free)
 	o := w.outcomes[e.job.Name]

@@ -14,7 +14,8 @@ import (
 )
 
 // On two places with two slots each the most important jobs begin first, in places where nothing runs; what waits for a run
-// that is on its way is not overtaken beside it; a job that does not end when it is asked to is killed.
+// that is on its way is overtaken in the other place and not beside that run; a job that does not end when it is asked to is
+// killed.
 func TestOrderOfJobs(t *testing.T) {
 	home := t.TempDir()
 	write := func(name, text string) string {
@@ -77,7 +78,7 @@ func TestOrderOfJobs(t *testing.T) {
 		t.Errorf("%v, want %s", got, want)
 	}
 	begins := slices.DeleteFunc(slices.Clone(said), func(text string) bool { return !strings.Contains(text, " begins ") })
-	want := []string{"acceptance begins on GPU 0", "main-1 begins on GPU 1", "main-2 begins on GPU 0", "row-1 begins on GPU", "main-3 begins on GPU"}
+	want := []string{"acceptance begins on GPU 0", "main-1 begins on GPU 1", "main-2 begins on GPU 0", "main-3 begins on GPU 0", "row-1 begins on GPU 1"}
 	for i := range want {
 		if i >= len(begins) || !strings.HasPrefix(begins[i], want[i]) {
 			t.Fatalf("%q, want %q", begins, want)
