@@ -107,7 +107,7 @@ func TestAblateRefuses(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"--minutes", "0.5"}, "--minutes 0.5: give 0, or more than 1.5"},
+		{[]string{"--minutes", "0.5"}, "--minutes 0.5: give 0, or more than 0.8"},
 		{[]string{"--side-by-side", "0"}, "--side-by-side 0: give 1 or more"},
 		{nil, "none.yaml"},
 	} {
