@@ -38,8 +38,18 @@ type Trainer struct {
 
 // Run trains the parts that have samples, in the order vae, clip, unet, and writes each when it is done.
 func (t *Trainer) Run(ctx context.Context) error {
+	if err := t.open(ctx); err != nil {
+		if ctx.Err() != nil {
+			return ErrInterrupted
+		}
+		return err
+	}
+	return t.trainParts(ctx)
+}
+
+// open opens the model and its data.
+func (t *Trainer) open(ctx context.Context) (err error) {
 	c := t.Config
-	var err error
 	if t.p, err = pipeline.Open(c.Model); err != nil {
 		return err
 	}
@@ -49,6 +59,9 @@ func (t *Trainer) Run(ctx context.Context) error {
 	}
 	opt.Split = "eval"
 	if t.eval, err = data.Open(ctx, c.Data, opt); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
 		t.eval = nil
 	}
 	t.order, err = t.train.Order(data.OrderOptions{Seed: c.Seed, Fine: c.Captions.Fine, Kind: c.Captions.Kind, Coarse: c.Captions.Coarse})
@@ -60,6 +73,12 @@ func (t *Trainer) Run(ctx context.Context) error {
 		dtype = dtypes.BFloat16
 	}
 	t.e = engine.New(t.Backend, dtype, nn.Network)
+	return nil
+}
+
+// trainParts trains the parts that have samples and are not trained already.
+func (t *Trainer) trainParts(ctx context.Context) error {
+	c := t.Config
 	for _, part := range []struct {
 		name     string
 		samples  int64

@@ -52,7 +52,11 @@ func run(t *testing.T, ctx context.Context, c *Config) error {
 		t.Fatal(err)
 	}
 	defer rt.Close()
-	return (&Trainer{Config: c, Backend: rt.Backend, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}).Run(ctx)
+	trainer := &Trainer{Config: c, Backend: rt.Backend, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	if err := trainer.open(t.Context()); err != nil { // apart: it asks the context, too
+		t.Fatal(err)
+	}
+	return trainer.trainParts(ctx)
 }
 
 func weightsOf(t *testing.T, c *Config) []byte {
@@ -62,6 +66,15 @@ func weightsOf(t *testing.T, c *Config) []byte {
 		t.Fatal(err)
 	}
 	return raw
+}
+
+// A training that is stopped while its data are checked says so as any that is stopped.
+func TestStoppedWhileOpening(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if err := (&Trainer{Config: recipe(t), Log: slog.New(slog.DiscardHandler)}).Run(ctx); !errors.Is(err, ErrInterrupted) {
+		t.Errorf("%v", err)
+	}
 }
 
 // A training that was stopped twice ends in the same bytes as one that was not.
