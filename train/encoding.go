@@ -88,6 +88,26 @@ func (s *loader) encode(ctx context.Context) error {
 	}
 	during(s.until, group.Engines())
 	s.live = live
+	s.compiling.Go(func() { _ = live[0].Ahead(s.until, s.rehearse) }) // what fails here fails again when it is used
+	return nil
+}
+
+// rehearse goes the way of what is encoded while the run trains: a caption, and a picture of every shape that is trained on.
+func (s *loader) rehearse(enc *encoder.Encoders) error {
+	if s.embeddings == nil {
+		if _, err := enc.Text([]string{""}); err != nil {
+			return err
+		}
+	}
+	if !s.decodes {
+		return nil
+	}
+	for _, n := range s.order.Shapes(0, s.order.Len()) {
+		shape := s.shapes[n]
+		if _, err := s.toLatents(enc, [][]float32{make([]float32, shape.Width*shape.Height*3)}, shape); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -36,6 +36,7 @@ type loader struct {
 	caption    map[string]int
 	empty      family.Conditions   // of the empty prompt; nil = zeros
 	live       []*encoder.Encoders // of each device, of what is made while the run trains
+	compiling  sync.WaitGroup      // what the encoders will need, ahead of its use
 	until      context.Context     // ends what is made while the run trains ...
 	stop       func()              // ... when an update has failed
 	enlarged   atomic.Int64        // samples, where sizes are not known before
@@ -122,6 +123,7 @@ func (s *loader) close() error {
 		return nil
 	}
 	s.stop()
+	s.compiling.Wait()
 	for _, enc := range s.live {
 		enc.Free()
 	}

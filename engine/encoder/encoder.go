@@ -3,6 +3,7 @@ package encoder
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 
@@ -25,7 +26,8 @@ type Encoders struct {
 	p    *pipeline.Pipeline
 	e    *engine.Engine
 	bind engine.Bind
-	n    int // prompts or pictures per program call; fewer pictures where they are large
+	of   map[string][]nn.Spec // what is bound
+	n    int                  // prompts or pictures per program call; fewer pictures where they are large
 }
 
 // Names under which the encoders' parameters are bound.
@@ -59,7 +61,7 @@ func LoadText(p *pipeline.Pipeline, w *pipeline.Weights, e *engine.Engine, n int
 
 // load takes the weights of some components from elsewhere.
 func load(p *pipeline.Pipeline, e *engine.Engine, n int, instead map[string]weights.Source, parts ...string) (*Encoders, error) {
-	c := &Encoders{p: p, e: e, bind: engine.Bind{}, n: n}
+	c := &Encoders{p: p, e: e, bind: engine.Bind{}, of: map[string][]nn.Spec{}, n: n}
 	put := func(net, component string, specs []nn.Spec) error {
 		src, ok := instead[component]
 		if !ok {
@@ -69,6 +71,7 @@ func load(p *pipeline.Pipeline, e *engine.Engine, n int, instead map[string]weig
 			}
 			defer src.Close()
 		}
+		c.of[net] = specs
 		var err error
 		if c.bind[net], err = e.LoadFunc(specs, pipeline.Reader(src), nil); err != nil {
 			return fmt.Errorf("%s/%s: %w", p.Dir, component, err)
@@ -105,6 +108,18 @@ func (c *Encoders) Free() {
 	for _, p := range c.bind {
 		p.FreeAll()
 	}
+}
+
+// Ahead gives use encoders like these that compute nothing, and compiles the programs that it would run: see
+// [engine.Engine.Ahead].
+func (c *Encoders) Ahead(ctx context.Context, use func(*Encoders) error) error {
+	return c.e.Ahead(ctx, func(e *engine.Engine) error {
+		like := &Encoders{Tile: c.Tile, p: c.p, e: e, bind: engine.Bind{}, of: c.of, n: c.n}
+		for net, specs := range c.of {
+			like.bind[net] = e.BlankParams(specs, nil)
+		}
+		return use(like)
+	})
 }
 
 // Text encodes prompts to the conditions that follow from captions.

@@ -55,3 +55,46 @@ func TestLargePicturesTakeTurns(t *testing.T) {
 		t.Errorf("one takes %.2f GB, eight of a sixteenth %.2f", one, small)
 	}
 }
+
+// What is used ahead is compiled, and computes nothing; the same use then compiles nothing.
+func TestAhead(t *testing.T) {
+	rt, err := xla.Open(xla.Go, xla.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rt.Close()
+	p, err := pipeline.Open("../../assets/mini")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := engine.New(rt.Backend, dtypes.Float32, nn.Network)
+	c, err := Load(p, e, 2, TextPart, VAEPart)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Free()
+	use := func(c *Encoders) error {
+		if _, err := c.Text([]string{"a cat"}); err != nil {
+			return err
+		}
+		for _, size := range []pipeline.Size{{Width: 16, Height: 16}, {Width: 24, Height: 16}} {
+			if _, _, err := c.Posterior([][]float32{make([]float32, size.Width*size.Height*3)}, size); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := c.Ahead(t.Context(), use); err != nil {
+		t.Fatal(err)
+	}
+	ahead := e.Compiled().Programs
+	if ahead != 3 || e.Runs() != 0 {
+		t.Errorf("%d programs compiled ahead, %d run; want one of text, two of pictures, none run", ahead, e.Runs())
+	}
+	if err := use(c); err != nil {
+		t.Fatal(err)
+	}
+	if n := e.Compiled().Programs; n != ahead || e.Runs() == 0 {
+		t.Errorf("%d programs compiled ahead, %d when they were run", ahead, n)
+	}
+}
