@@ -102,7 +102,7 @@ func ReadTable(d *rundir.Dir) (*Table, error) {
 
 // WriteReport writes index.html, metrics.csv, metrics.json and the table itself into a run's report folder. Without
 // times they depend on the run's results alone, no clock and no place: a run that was killed and continued has the
-// same report to the byte. So times per image, which differ from one run of the same recipe to the next, are not in
+// same report to the byte. So times per image and goodput, which differ from one run of the same recipe to the next, are not in
 // the report that a run ends with; 'fewstep report' adds them.
 func WriteReport(d *rundir.Dir, t *Table, times []report.Timing) error {
 	r, err := NewReport(d, t)
@@ -111,6 +111,10 @@ func WriteReport(d *rundir.Dir, t *Table, times []report.Timing) error {
 	}
 	if r.Timings = times; len(times) == 0 {
 		r.Facts = append(slices.Clone(r.Facts), report.Fact{Name: "Time per image", Value: "not on this page, so that a run made again gives the same page; 'fewstep report' writes it with the times that were measured"})
+	} else if g, err := monitor.ReadGoodput(d.TimingPath()); err != nil {
+		return err
+	} else if g.Updates > 0 {
+		r.Facts = append(slices.Clone(r.Facts), report.Fact{Name: "Training", Value: g.String()})
 	}
 	dir, err := os.MkdirTemp("", "fewstep-report-")
 	if err != nil {

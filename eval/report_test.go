@@ -2,6 +2,7 @@ package eval
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"image"
 	"image/color"
@@ -152,6 +153,14 @@ func TestTimesStandBeside(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	f, err := os.OpenFile(d.TimingPath(), os.O_APPEND|os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteString(`{"position":32,"time":"2025-03-01T12:00:02Z","step_seconds":2}` + "\n" + `{"position":64,"time":"2025-03-01T12:00:08Z","step_seconds":2}` + "\n")
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	page := func(times []report.Timing) string {
 		t.Helper()
 		if err := WriteReport(d, inventedTable(), times); err != nil {
@@ -167,14 +176,14 @@ func TestTimesStandBeside(t *testing.T) {
 		}
 		return string(all)
 	}
-	if got := page(nil); strings.Contains(got, "12.5 ms") || strings.Contains(got, "seconds_per_image") || !strings.Contains(got, "fewstep report&#39; writes it") {
+	if got := page(nil); strings.Contains(got, "12.5 ms") || strings.Contains(got, "seconds_per_image") || strings.Contains(got, "goodput") || !strings.Contains(got, "fewstep report&#39; writes it") {
 		t.Error("the report that a run ends with has times, or does not say where they are")
 	}
 	times, err := ReadTimings(d.TimingPath())
 	if err != nil || len(times) != 1 {
 		t.Fatalf("%+v, %v", times, err)
 	}
-	if got := page(times); !strings.Contains(got, "12.5 ms") || !strings.Contains(got, `"seconds_per_image": 0.0125`) {
+	if got := page(times); !strings.Contains(got, "goodput 50.0 %") || !strings.Contains(got, "12.5 ms") || !strings.Contains(got, `"seconds_per_image": 0.0125`) {
 		t.Error("the report with times does not show them")
 	}
 	if problems, err := rundir.Check(d.Path()); err != nil || len(problems) > 0 {

@@ -129,7 +129,10 @@ func (r *Run) records(from distill.State) (monitor.Reporter, error) {
 	if err != nil {
 		return nil, errors.Join(err, stats.Close())
 	}
-	return monitor.Fan(stats, events), nil
+	if r.account, err = monitor.ReadAccount(r.Dir.TimingPath()); err != nil {
+		return nil, errors.Join(err, events.Close(), stats.Close())
+	}
+	return monitor.Fan(stats, events, r.account), nil
 }
 
 // ready opens the base and begins to compile what the ladder needs from a state on.
@@ -229,7 +232,7 @@ func (r *Run) phase(ctx context.Context, step distill.Step, checkpoint *rundir.C
 	if r.Engine.Sites {
 		r.Engine.Drop() // one phase's thousand programs take device memory that the next one's need
 	}
-	p := &phase{group: r.group, report: r.report, card: r.opt.Device, perSample: r.perSample[step.StageName+"/"+step.PhaseName], unsaved: &r.unsaved}
+	p := &phase{group: r.group, report: r.report, account: r.account, card: r.opt.Device, perSample: r.perSample[step.StageName+"/"+step.PhaseName], unsaved: &r.unsaved}
 	for i, n := range r.networks {
 		n.Weights = &files{models: r.models, at: at, checkpoint: checkpoint}
 		s, err := r.session(n, step, r.process()*r.each+i)

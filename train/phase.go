@@ -21,6 +21,7 @@ type phase struct {
 	group   *engine.Group
 
 	report    monitor.Reporter
+	account   *monitor.Account // of the run's goodput; nil = it is not told
 	watch     *monitor.Watcher // nil = nothing is watched
 	card      Device           // may be nil
 	perSample float64          // operations

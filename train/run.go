@@ -61,8 +61,9 @@ type Run struct {
 	group    *engine.Group      // the devices that train together; nil before Walk
 	networks []*method.Networks // on each of them
 	report   monitor.Reporter
-	unsaved  atomic.Bool // an update was made since the last checkpoint or result
-	aside    background  // what Finished does beside training
+	unsaved  atomic.Bool      // an update was made since the last checkpoint or result
+	aside    background       // what Finished does beside training
+	account  *monitor.Account // of goodput, on rank 0
 
 	perSample map[string]float64 // operations of each phase, by "stage/phase"
 	compiling sync.WaitGroup     // ahead of what is trained ...

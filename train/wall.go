@@ -82,6 +82,11 @@ func (p *phase) finishWall(w *wall, samples int64, took time.Duration) monitor.V
 			}
 		}
 	}
+	if p.account != nil {
+		if g := p.account.Goodput(); g.Updates > 0 {
+			w.values[monitor.GoodputNow], w.values[monitor.Returns] = g.Share(), float64(g.Returns)
+		}
+	}
 	live, peak := p.s.Engine.Memory().Live, p.s.Engine.Memory().Peak
 	if p.card != nil {
 		if m, err := p.card.DeviceMemory(0); err == nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -151,6 +152,23 @@ func TestTogetherOnBadDisks(t *testing.T) {
 	for rank := range 2 {
 		if told := r.errs[rank].String(); codes[rank] != exitFailure || !strings.Contains(told, "rank 1 (") || !strings.Contains(told, "checkpoint ") || !strings.Contains(told, "file too large") {
 			t.Errorf("rank %d: code %d\n%s", rank, codes[rank], told)
+		}
+	}
+	if out, errs, code := runCommand(t, "check", dir); code != exitOK {
+		t.Errorf("check: %s%s", out, errs)
+	}
+
+	stats := filepath.Join(dir, "stats.jsonl")
+	before, _ := os.ReadFile(stats)
+	r = startRanks(t, 2, nil, s.args(dir)...)
+	waitForLines(t, r.cmds[0], r.errs[0], stats, bytes.Count(before, []byte("\n"))+1)
+	if err := unix.Prlimit(r.cmds[0].Process.Pid, unix.RLIMIT_FSIZE, &small, nil); err != nil {
+		t.Fatal(err)
+	}
+	codes = r.wait()
+	for rank := range 2 {
+		if told := r.errs[rank].String(); codes[rank] != exitFailure || !strings.Contains(told, "rank 0 (") || !strings.Contains(told, "file too large") {
+			t.Errorf("rank 0's disk is full: rank %d: code %d\n%s", rank, codes[rank], told)
 		}
 	}
 	if out, errs, code := runCommand(t, "check", dir); code != exitOK {

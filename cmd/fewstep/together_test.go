@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"fewstep/internal/xla"
+	"fewstep/internal/xla/xlatest"
 	"fewstep/model/weights"
 	"fewstep/model/weights/weightstest"
 	"fewstep/train/monitor"
@@ -229,6 +231,9 @@ func TestRunTogether(t *testing.T) {
 		t.Errorf("check: %s%s", out, errs)
 	}
 	timing, err := os.ReadFile(filepath.Join(two, "timing.jsonl"))
+	if !bytes.Contains(timing, []byte(`"goodput":`)) || !bytes.Contains(timing, []byte(`"returns":`)) || !strings.Contains(r.errs[0].String(), " goodput ") {
+		t.Errorf("no goodput: %s", timing)
+	}
 	for _, figure := range []string{monitor.StepSeconds, monitor.DataSeconds, monitor.TeacherSeconds, monitor.WaitSeconds, monitor.MemoryPeak} {
 		for rank := range 2 {
 			if name := fmt.Sprintf("%q:", fmt.Sprintf("%s_rank_%d", figure, rank)); err != nil || !bytes.Contains(timing, []byte(name)) {
@@ -348,6 +353,34 @@ func TestTogetherEncodesLive(t *testing.T) {
 	r.ended(t, exitInterrupted)
 	startRanks(t, 2, nil, s.args(halted, more...)...).ended(t, exitOK)
 	nearly(t, two, halted, 0)
+}
+
+// A rank that finds its programs on disk and one that compiles them wait for each other, and come to the same.
+func TestTogetherProgramCachesDiffer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("walks a phase twice")
+	}
+	backend := togetherBackend()
+	if backend == "go" {
+		backend = xla.CPU // the pure-Go backend compiles nothing
+	}
+	rt, err := xla.Open(backend, xla.Options{})
+	if err != nil {
+		xlatest.Missing(t, err)
+	}
+	rt.Close()
+	s := &shared{tinyRecipe(t, "stages:\n  - {name: \"8\", teacher_steps: 16, phases: [{name: lora-cond, samples: 8, lr: 3e-4}]}\n")}
+	warm, cold := "0:FEWSTEP_PROGRAM_CACHE="+t.TempDir(), "1:FEWSTEP_PROGRAM_CACHE="+t.TempDir()
+	first, second := filepath.Join(t.TempDir(), "run"), filepath.Join(t.TempDir(), "run")
+	more := []string{"--backend", backend, "--set", "eval.sheet_samples=0", "--peer-timeout", "1m"}
+	startRanks(t, 2, []string{warm, "1:FEWSTEP_PROGRAM_CACHE=" + t.TempDir()}, s.args(first, more...)...).ended(t, exitOK)
+	r := startRanks(t, 2, []string{warm, cold}, s.args(second, more...)...)
+	r.ended(t, exitOK)
+	if told := r.errs[0].String(); !regexp.MustCompile(`compiled[= ]0 .*from the cache[="]* ?[1-9]`).MatchString(told) {
+		t.Errorf("rank 0 compiled again:\n%s", told)
+	}
+	skip := func(path string) bool { return wallClock(path) || strings.HasPrefix(path, "aside/") }
+	sameFiles(t, files(t, first, skip), files(t, second, skip))
 }
 
 // With state dealt out over two processes each saves what it keeps, and the result is whole; one process goes on with it, and two

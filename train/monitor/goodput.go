@@ -36,35 +36,70 @@ func (g Goodput) String() string {
 }
 
 // ReadGoodput reads a timing.jsonl, its lines of updates; a missing file has no updates.
-func ReadGoodput(path string) (g Goodput, err error) {
-	var kept []timingRow
-	var begun, ended time.Time
-	err = eachLine(path, func(row timingRow) {
-		if row.Seconds == 0 { // a model's sampling time
-			return
-		}
-		if begun.IsZero() {
-			begun = row.Time.Add(-seconds(row.Seconds))
-		}
-		ended = row.Time
-		before := len(kept)
-		for len(kept) > 0 && kept[len(kept)-1].Position >= row.Position {
-			kept = kept[:len(kept)-1]
-		}
-		if again := before - len(kept); again > 0 {
-			g.Again, g.Returns = g.Again+again, g.Returns+1
-		}
-		kept = append(kept, row)
-	})
+func ReadGoodput(path string) (Goodput, error) {
+	a, err := ReadAccount(path)
 	if err != nil {
-		return g, err
+		return Goodput{}, err
 	}
-	g.Wall, g.Updates = ended.Sub(begun), len(kept)
-	for _, row := range kept {
-		g.Kept += seconds(row.Seconds)
-		g.Waited += seconds(row.Wall[DataWait])
+	return a.Goodput(), nil
+}
+
+// Account keeps a run's goodput, from one update to the next.
+type Account struct {
+	kept           []keptUpdate
+	begun, ended   time.Time
+	took, waited   time.Duration // in those that are kept
+	again, returns int
+	now            func() time.Time
+}
+
+// keptUpdate is an update that was not made again.
+type keptUpdate struct {
+	position     int64
+	took, waited time.Duration
+}
+
+// ReadAccount reads a timing.jsonl as ReadGoodput does, to be gone on with.
+func ReadAccount(path string) (*Account, error) {
+	a := &Account{now: time.Now}
+	return a, eachLine(path, func(row timingRow) {
+		if row.Seconds > 0 { // others are models' sampling times
+			a.add(row)
+		}
+	})
+}
+
+// Update adds a step's record, as it is written to timing.jsonl.
+func (a *Account) Update(r Record) error {
+	if r.Took > 0 {
+		a.add(timingRow{Position: r.Position, Time: a.now(), Seconds: r.Took.Seconds(), Wall: r.Wall})
 	}
-	return g, nil
+	return nil
+}
+
+// Close does nothing: an Account is a Reporter.
+func (a *Account) Close() error { return nil }
+
+func (a *Account) add(row timingRow) {
+	if a.begun.IsZero() {
+		a.begun = row.Time.Add(-seconds(row.Seconds))
+	}
+	a.ended = row.Time
+	before := len(a.kept)
+	for n := len(a.kept); n > 0 && a.kept[n-1].position >= row.Position; n-- {
+		lost := a.kept[n-1]
+		a.kept, a.took, a.waited = a.kept[:n-1], a.took-lost.took, a.waited-lost.waited
+	}
+	if again := before - len(a.kept); again > 0 {
+		a.again, a.returns = a.again+again, a.returns+1
+	}
+	u := keptUpdate{row.Position, seconds(row.Seconds), seconds(row.Wall[DataWait])}
+	a.kept, a.took, a.waited = append(a.kept, u), a.took+u.took, a.waited+u.waited
+}
+
+// Goodput is that of the updates so far.
+func (a *Account) Goodput() Goodput {
+	return Goodput{Wall: a.ended.Sub(a.begun), Kept: a.took, Waited: a.waited, Updates: len(a.kept), Again: a.again, Returns: a.returns}
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

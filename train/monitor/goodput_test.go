@@ -31,6 +31,10 @@ func TestGoodput(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
+	live, err := ReadAccount(path)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := AppendSampling(path, SamplingTime{Model: "teacher", SecondsPerImage: 1}); err != nil { // the report's, which is no update
 		t.Fatal(err)
 	}
@@ -38,6 +42,16 @@ func TestGoodput(t *testing.T) {
 	want := Goodput{Wall: 40 * time.Second, Kept: 10 * time.Second, Waited: 5 * time.Second / 2, Updates: 5, Again: 3, Returns: 2}
 	if err != nil || g != want || g.Share() != 0.25 {
 		t.Errorf("%+v, %v", g, err)
+	}
+	live.now = func() time.Time { return start.Add(50 * time.Second) }
+	if err := live.Update(Record{Kind: KindStep, Position: 50, Took: 4 * time.Second}); err != nil {
+		t.Fatal(err)
+	}
+	if err := live.Update(Record{Kind: KindPhase, Position: 50}); err != nil { // which is no update
+		t.Fatal(err)
+	}
+	if now, want := live.Goodput(), (Goodput{Wall: 50 * time.Second, Kept: 12 * time.Second, Waited: 2 * time.Second, Updates: 5, Again: 4, Returns: 3}); now != want {
+		t.Errorf("while it goes: %+v, want %+v", now, want)
 	}
 	if text := g.String(); !strings.Contains(text, "25.0 %") || !strings.Contains(text, "3 were made again after 2 returns") || !strings.Contains(text, "waited for data for 25.0 %") {
 		t.Error(text)

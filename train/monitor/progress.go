@@ -262,6 +262,9 @@ func line(r Record, rate float64) string {
 	if v, ok := r.Wall[MemoryPeak]; ok {
 		fmt.Fprintf(&b, " mem %.2g GB", v/1e9)
 	}
+	if v, ok := r.Wall[GoodputNow]; ok {
+		fmt.Fprintf(&b, " goodput %.0f%%", 100*v)
+	}
 	return b.String()
 }
 

@@ -65,7 +65,7 @@ func TestProgressShowsSpeed(t *testing.T) {
 	measured := Values{TFLOPs: 210, MFU: 0.212, MemoryPeak: 38e9, DataSeconds: 0.01, TeacherSeconds: 0.1, DiscriminatorSeconds: 0.15, StudentSeconds: 0.19, UpdateSeconds: 0.05}
 	for i, r := range []Record{
 		{Phase: "b", Samples: 1, Wall: measured},
-		{Phase: "b", Samples: 2, Wall: Values{TFLOPs: 220, MemoryPeak: 39e9}},
+		{Phase: "b", Samples: 2, Wall: Values{TFLOPs: 220, MemoryPeak: 39e9, GoodputNow: 0.931, Returns: 2}},
 		{Phase: "c", Samples: 1},
 	} {
 		r.Kind, r.Stage, r.Total, r.Position, r.RunTotal = KindStep, "a", 10, int64(i), 9
@@ -74,7 +74,7 @@ func TestProgressShowsSpeed(t *testing.T) {
 		}
 	}
 	const split = " data 2% teacher 20% disc 30% student 38% update 10%\n"
-	want := []string{"a b 1/10 10% 210 TFLOP/s mfu 21% mem 38 GB" + split, " 220 TFLOP/s mem 39 GB" + split, "a c 1/10 10%\n"}
+	want := []string{"a b 1/10 10% 210 TFLOP/s mfu 21% mem 38 GB" + split, " 220 TFLOP/s mem 39 GB goodput 93%" + split, "a c 1/10 10%\n"}
 	lines := strings.SplitAfter(out.String(), "\n")
 	if len(lines) != 4 || lines[0] != want[0] || !strings.HasSuffix(lines[1], want[1]) || lines[2] != want[2] {
 		t.Errorf("got\n%swant the ends\n%s", &out, strings.Join(want, ""))

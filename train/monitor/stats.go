@@ -61,6 +61,8 @@ const (
 	MFU        = "mfu"               // of the device's peak in that, 0 to 1
 	MemoryLive = "memory_bytes"      // on the device now
 	MemoryPeak = "memory_peak_bytes" // most since the phase began, or since the process began where only the device knows
+	GoodputNow = "goodput"           // share of the run's time so far that went into updates which it kept; see Goodput
+	Returns    = "returns"           // how often the run went back to an earlier state so far
 	DataWait   = "data_wait_seconds" // in which the next batch was not ready on the device; of every step
 	// The parts of a step, in seconds. Measured on a few steps of a phase, its first among them: knowing when the teacher is
 	// done takes waiting for it, and so does each update, where other steps are queued before the one ahead of them is done.
