@@ -35,6 +35,8 @@ type hub struct {
 	news    news
 	gathers map[string]*gathering
 	sums    map[int]*summing
+	brings  map[int]*bringing
+	given   int // the last call of Bring whose values rank 0 was given
 	keys    map[string][]byte
 	agreement
 	stop context.CancelFunc
@@ -108,7 +110,7 @@ func newHub(l net.Listener, place Place, opt Options) (*hub, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	h := &hub{place: place, opt: opt, session: rand.Text(), changed: make(chan struct{}), ranks: make([]peer, place.Nodes),
-		gathers: map[string]*gathering{}, sums: map[int]*summing{}, keys: map[string][]byte{}, stop: stop, done: make(chan struct{}), port: l.Addr().(*net.TCPAddr).Port}
+		gathers: map[string]*gathering{}, sums: map[int]*summing{}, brings: map[int]*bringing{}, keys: map[string][]byte{}, stop: stop, done: make(chan struct{}), port: l.Addr().(*net.TCPAddr).Port}
 	for i, host := range place.Hosts {
 		h.ranks[i].Host = host
 	}
@@ -118,6 +120,7 @@ func newHub(l net.Listener, place Place, opt Options) (*hub, error) {
 	mux.HandleFunc("POST /beat", h.ofRank(h.beat))
 	mux.HandleFunc("POST /gather", h.ofRank(h.gather))
 	mux.HandleFunc("POST /sum", h.ofRank(h.summed))
+	mux.HandleFunc("POST /bring", h.ofRank(h.bring))
 	mux.HandleFunc("PUT /key", h.ofRank(h.put))
 	mux.HandleFunc("GET /key", h.ofRank(h.get))
 	mux.HandleFunc("POST /propose", h.ofRank(h.propose))

@@ -82,6 +82,7 @@ type Member struct {
 	progress Progress
 	sequence map[string]int // of gathers, by name
 	sums     int            // messages of sums so far
+	brings   int            // calls of Bring
 }
 
 // Join brings the ranks together: it blocks until all are there and names those that are late. Rank 0 serves.

@@ -166,8 +166,12 @@ func TestDevicesChangeNoRun(t *testing.T) {
 		nearly(t, one, moved, tolerance)
 	})
 	t.Run("eight, four, two", func(t *testing.T) { // gradients are added up beside the walk back
-		c, one, _ := both(t, append([]string{"train.batch=8"}, layered...)...)
-		dir := t.TempDir()
+		c, err := configs.Load(recipe, append([]string{"train.batch=8", "train.adam_epsilon=1e-4"}, layered...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		one, dir := t.TempDir(), t.TempDir()
+		on(t, 1, c, one, 0)
 		on(t, 8, c, dir, 1)
 		on(t, 4, c, dir, 1)
 		on(t, 2, c, dir, 0)

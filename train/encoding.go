@@ -205,14 +205,16 @@ func (s *loader) encodeShape(ctx context.Context, name string, shape bucket.Size
 	if len(s.shapes) > 1 {
 		what += " of " + shape.String()
 	}
-	return s.encoded(ctx, name, n, s.recordSize(shape), s.encoding(ctx, what, encoder.VAEPart, n, func(enc *encoder.Encoders, first, end int) ([][]float32, error) {
+	fill, free := s.encoding(ctx, what, encoder.VAEPart, n, func(enc *encoder.Encoders, first, end int) ([][]float32, error) {
 		pictures, failed := make([][]float32, end-first), make([]error, end-first)
 		feed.On(s.set.Readers(), end-first, func(i int) { pictures[i], _, failed[i] = s.set.Picture(row(first+i), shape) })
 		if err := errors.Join(failed...); err != nil {
 			return nil, err
 		}
 		return s.toLatents(enc, pictures, shape)
-	}))
+	})
+	defer free()
+	return s.encodedByAll(ctx, name, n, s.recordSize(shape), fill)
 }
 
 // encodeCaptions encodes every caption that can be drawn.
@@ -221,14 +223,15 @@ func (s *loader) encodeCaptions(ctx context.Context, captions []string) (err err
 	for i, text := range captions {
 		s.caption[text] = i
 	}
-	s.embeddings, err = asRecords(s.encoded(ctx, "captions.f32", len(captions), s.captionSize(), s.encoding(ctx, "captions", encoder.TextPart, len(captions),
-		func(enc *encoder.Encoders, first, end int) (out [][]float32, err error) {
-			embeddings, err := enc.Text(captions[first:end])
-			for _, v := range embeddings {
-				out = append(out, s.ofCaption(v))
-			}
-			return out, err
-		})))
+	fill, free := s.encoding(ctx, "captions", encoder.TextPart, len(captions), func(enc *encoder.Encoders, first, end int) (out [][]float32, err error) {
+		embeddings, err := enc.Text(captions[first:end])
+		for _, v := range embeddings {
+			out = append(out, s.ofCaption(v))
+		}
+		return out, err
+	})
+	defer free()
+	s.embeddings, err = asRecords(s.encodedByAll(ctx, "captions.f32", len(captions), s.captionSize(), fill))
 	return err
 }
 
@@ -252,12 +255,17 @@ func (s *Setup) captionSize() (n int) {
 	return n
 }
 
-// encoding loads encoders for a chunk of n records, on every device of the run, which then share a chunk, and frees them
-// after the last one; it tells how far it is. A record is the same from whichever device.
-func (s *loader) encoding(ctx context.Context, what, part string, n int, encode func(enc *encoder.Encoders, first, end int) ([][]float32, error)) func(first, end int) ([][]float32, error) {
+// encoding makes chunks of n records: it loads encoders for the first on every device of the process, which then share a chunk,
+// and tells how far it is; free gives their memory back. A record is the same from whichever device.
+func (s *loader) encoding(ctx context.Context, what, part string, n int, encode func(enc *encoder.Encoders, first, end int) ([][]float32, error)) (chunk func(first, end int) ([][]float32, error), free func()) {
 	var group *engine.Group
 	var encoders []*encoder.Encoders
 	var told func(done, total int)
+	free = func() {
+		for _, enc := range encoders {
+			enc.Free()
+		}
+	}
 	return func(first, end int) ([][]float32, error) {
 		if encoders == nil {
 			s.log.Info("encoding the data set", what, n, "done before", first)
@@ -282,11 +290,6 @@ func (s *loader) encoding(ctx context.Context, what, part string, n int, encode 
 		})
 		told(end, n)
 		s.Working("encoding " + what)
-		if err != nil || end == n {
-			for _, enc := range encoders {
-				enc.Free()
-			}
-		}
 		return out, err
-	}
+	}, free
 }

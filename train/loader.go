@@ -44,20 +44,23 @@ type loader struct {
 	bad        map[string]struct{} // keys of images that turned out to be none while the run trained
 }
 
-// newLoader opens what a run trains on, and encodes what is encoded before. Of several processes the leading one does so,
-// while the others wait and then read what it made. ordered hears of the loader when its rows are in their order.
+// newLoader opens what a run trains on, and encodes what is encoded before. What the leading one of several processes finds out
+// about the images, the others read. ordered hears of the loader when its rows are in their order.
 func (s *Setup) newLoader(ctx context.Context, ordered chan<- *loader) (_ *loader, err error) {
 	if !s.leads() {
-		if err := s.hear("encodings of the data set", nil); err != nil {
+		if err := s.hear("sizes of the images", nil); err != nil {
 			return nil, err
 		}
 	}
 	l, err := s.openLoader(ctx)
+	if err == nil && s.leads() {
+		err = s.hear("sizes of the images", nil)
+	}
 	if err == nil {
 		ordered <- l
 		err = l.encode(ctx)
 	}
-	if err == nil && s.leads() {
+	if err == nil {
 		err = s.hear("encodings of the data set", nil)
 	}
 	if err != nil {

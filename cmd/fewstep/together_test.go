@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"fewstep/data/images"
 	"fewstep/internal/xla"
 	"fewstep/internal/xla/xlatest"
 	"fewstep/model/weights"
@@ -206,6 +207,13 @@ func TestRunTogether(t *testing.T) {
 		t.Errorf("%s", r.text())
 	}
 	nearly(t, one, two, acrossDevices)
+	for _, name := range []string{"captions.f32", fmt.Sprintf("latents-decoder%d.f32", images.DecoderVersion)} { // which both ranks have made
+		a, errA := os.ReadFile(filepath.Join(one, "encoded", name))
+		b, errB := os.ReadFile(filepath.Join(two, "encoded", name))
+		if errA != nil || errB != nil || !bytes.Equal(a, b) {
+			t.Errorf("%s differs: %d and %d bytes, %v, %v", name, len(a), len(b), errA, errB)
+		}
+	}
 	for _, name := range []string{"exports/8step_lora.safetensors", "exports/8step_unet.safetensors", "sheets/lora-8step.png", "sheets/full-8step.png"} {
 		if _, err := os.Stat(filepath.Join(two, filepath.FromSlash(name))); err != nil {
 			t.Error(err)
