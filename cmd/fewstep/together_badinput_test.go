@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"fewstep/data"
 	"fewstep/train/tinypipeline"
 )
 
@@ -84,26 +85,41 @@ func TestRanksRefused(t *testing.T) {
 		}
 	})
 
-	t.Run("another model", func(t *testing.T) {
-		places := []string{t.TempDir(), t.TempDir()}
-		for _, to := range places {
-			if err := os.CopyFS(to, os.DirFS(filepath.Dir(recipe))); err != nil {
+	for what, change := range map[string]func(t *testing.T, place string){
+		"the model's files": func(t *testing.T, place string) {
+			found, _ := filepath.Glob(filepath.Join(place, "tinymodel", "unet", "*.safetensors"))
+			if len(found) != 1 {
+				t.Fatal(found)
+			}
+			flip(t, found[0])
+		},
+		"the data set": func(t *testing.T, place string) {
+			records, err := tinypipeline.Records()
+			if err == nil {
+				err = data.WriteParquet(filepath.Join(place, "images.parquet"), records[1:])
+			}
+			if err != nil {
 				t.Fatal(err)
 			}
-		}
-		found, _ := filepath.Glob(filepath.Join(places[1], "tinymodel", "unet", "*.safetensors"))
-		if len(found) != 1 {
-			t.Fatal(found)
-		}
-		flip(t, found[0])
-		dir := filepath.Join(t.TempDir(), "run")
-		r := startRanks(t, 2, []string{"0:+=" + places[0], "1:+=" + places[1]}, "run", "recipe.yaml", "--backend", "go", "--dir", dir)
-		for rank, code := range r.wait() {
-			if code != exitRefused || !strings.Contains(r.errs[rank].String(), "the model's files differs: rank 0 (") {
-				t.Errorf("rank %d: code %d\n%s", rank, code, r.errs[rank])
+		},
+	} {
+		t.Run("another one of "+what, func(t *testing.T) {
+			places := []string{t.TempDir(), t.TempDir()}
+			for _, to := range places {
+				if err := os.CopyFS(to, os.DirFS(filepath.Dir(recipe))); err != nil {
+					t.Fatal(err)
+				}
 			}
-		}
-	})
+			change(t, places[1])
+			dir := filepath.Join(t.TempDir(), "run")
+			r := startRanks(t, 2, []string{"0:+=" + places[0], "1:+=" + places[1]}, "run", "recipe.yaml", "--backend", "go", "--dir", dir)
+			for rank, code := range r.wait() {
+				if code != exitRefused || !strings.Contains(r.errs[rank].String(), what+" differs: rank 0 (") {
+					t.Errorf("rank %d: code %d\n%s", rank, code, r.errs[rank])
+				}
+			}
+		})
+	}
 
 	t.Run("nobody there", func(t *testing.T) {
 		t.Setenv("FEWSTEP_SECRET", "of these tests, and long")
