@@ -12,7 +12,7 @@
 //   - ranks (ranks.go) are the processes that train together. Rank 0 decides, and tells the others.
 //   - models (models.go) give each phase the weights that it begins with, and make full models of LoRAs.
 //   - loader (loader.go) gives samples: rows in their order, with what VAE and text encoders make of them, which was encoded
-//     before (encoding.go, encoded.go, prepared.go) or is while the run trains (live.go).
+//     before (encoding.go, encoded.go, dealt.go, prepared.go) or is while the run trains (live.go).
 //   - phase (phase.go) is a phase while it trains: when it saves, what it tells, when it stops (update.go, numbers.go,
 //     checkpoint.go).
 //   - worker (worker.go) is its part on one device: a session of package method and the device's part of every micro-batch.
