@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"fewstep/internal/xla"
@@ -19,30 +20,33 @@ import (
 	"fewstep/train/tinypipeline"
 )
 
-// Interrupted work is left where it is, but while something would be lost by that; work that ends is believed.
+// Interrupted work is left where it is, but while something would be lost by that; work that ends is believed. The clock is
+// synctest's, so the times are exact.
 func TestInterruptible(t *testing.T) {
-	failed := errors.New("failed")
-	forever := make(chan struct{})
-	defer close(forever)
-	hang := func() error { <-forever; return nil }
-	interrupted, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := interruptible(t.Context(), nil, func() error { return failed }); err != failed {
-		t.Errorf("work that failed gave %v", err)
-	}
-	if err := interruptible(interrupted, nil, func() error { return failed }); err != failed {
-		t.Errorf("interrupted work that ended by itself gave %v", err)
-	}
-	start := time.Now()
-	if err := interruptible(interrupted, nil, hang); err != context.Canceled || time.Since(start) < grace {
-		t.Errorf("work that goes on gave %v after %v", err, time.Since(start))
-	}
-	var saved atomic.Bool
-	time.AfterFunc(2*grace, func() { saved.Store(true) })
-	start = time.Now()
-	if err := interruptible(interrupted, func() bool { return !saved.Load() }, hang); err != context.Canceled || time.Since(start) < 2*grace {
-		t.Errorf("work with something to lose gave %v after %v", err, time.Since(start))
-	}
+	synctest.Test(t, func(t *testing.T) {
+		failed := errors.New("failed")
+		forever := make(chan struct{})
+		defer close(forever)
+		hang := func() error { <-forever; return nil }
+		interrupted, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := interruptible(t.Context(), nil, func() error { return failed }); err != failed {
+			t.Errorf("work that failed gave %v", err)
+		}
+		if err := interruptible(interrupted, nil, func() error { return failed }); err != failed {
+			t.Errorf("interrupted work that ended by itself gave %v", err)
+		}
+		start := time.Now()
+		if err := interruptible(interrupted, nil, hang); err != context.Canceled || time.Since(start) != grace {
+			t.Errorf("work that goes on gave %v after %v", err, time.Since(start))
+		}
+		var saved atomic.Bool
+		time.AfterFunc(10*grace, func() { saved.Store(true) })
+		start = time.Now()
+		if err := interruptible(interrupted, func() bool { return !saved.Load() }, hang); err != context.Canceled || time.Since(start) < 10*grace || time.Since(start) > 11*grace {
+			t.Errorf("work with something to lose gave %v after %v", err, time.Since(start))
+		}
+	})
 }
 
 // compiling is a command line whose programs are not in any cache, and take as long to compile as a user's.
