@@ -41,6 +41,34 @@ func (e *Engine) callProgram(f Function, bind Bind, in []*Array) (*program, erro
 	})
 }
 
+// op runs arithmetic on arrays as a program of its own, named what. It takes the first arrays, as many as taken says, and makes the
+// first result in the place of the first of them.
+func (e *Engine) op(what string, taken int, in []*Array, do func(in []*graph.Node) []*graph.Node) ([]*Array, error) {
+	p, err := e.get(e.key(what, "", in), func(g *graph.Graph, p *program) []*graph.Node {
+		if taken > 0 {
+			p.aliases = map[int]int{0: 0}
+		}
+		return do(nodes(inputNodes(g, shapesOf(in))))
+	})
+	if err != nil {
+		return nil, err
+	}
+	donate := make([]bool, len(in))
+	for i := range taken {
+		donate[i] = true
+	}
+	return e.execute(p, in, donate)
+}
+
+// one is op for a single result.
+func (e *Engine) one(what string, taken int, in []*Array, do func(in []*graph.Node) *graph.Node) (*Array, error) {
+	out, err := e.op(what, taken, in, func(in []*graph.Node) []*graph.Node { return []*graph.Node{do(in)} })
+	if err != nil {
+		return nil, err
+	}
+	return out[0], nil
+}
+
 func (e *Engine) key(what, key string, in []*Array) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s|%s|%s", what, key, e.Compute)

@@ -65,18 +65,7 @@ func upright(v []float32, dims []int) []float32 {
 
 // convert is an array in another dtype, or a copy in its own.
 func (e *Engine) convert(a *Array, dtype dtypes.DType) (*Array, error) {
-	p, err := e.get(e.key("convert|"+dtype.String(), "", []*Array{a}), func(g *graph.Graph, _ *program) []*graph.Node {
-		x := nodes(inputNodes(g, []shapes.Shape{a.shape}))[0]
-		return []*graph.Node{graph.ConvertDType(x, dtype)}
-	})
-	if err != nil {
-		return nil, err
-	}
-	out, err := e.execute(p, []*Array{a}, nil)
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	return e.one("convert|"+dtype.String(), 0, []*Array{a}, func(in []*graph.Node) *graph.Node { return graph.ConvertDType(in[0], dtype) })
 }
 
 func (e *Engine) copy(a *Array) (*Array, error) { return e.convert(a, a.shape.DType) }

@@ -3,7 +3,6 @@ package engine
 import (
 	"fmt"
 	"hash/fnv"
-	"slices"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -33,16 +32,10 @@ func (a Adam) rounds() bool { return a.momentType() == dtypes.BFloat16 }
 
 // stateShapes are the shapes of the state of parameters, in the order of Optimizer.ordered.
 func (a Adam) stateShapes(params []shapes.Shape) (all []shapes.Shape) {
-	moments := slices.Clone(params)
-	for i := range moments {
-		moments[i].DType = a.momentType()
-	}
-	if a.Beta1 != 0 {
-		all = append(all, moments...)
-	}
-	all = append(all, moments...)
-	if a.EMA != 0 {
-		all = append(all, params...)
+	for _, l := range a.lists() {
+		for _, p := range params {
+			all = append(all, shapes.Make(l.dtype, p.Dimensions...))
+		}
 	}
 	return all
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fewstep/model/nn"
+	"slices"
 
 	"fmt"
 	"math"
@@ -29,13 +30,12 @@ type Optimizer struct {
 	Steps  int64 // updates done
 	params *Params
 	names  []string // trained parameters, in order
-	m, v   []*Array // moments; m is empty when Beta1 = 0
-	ema    []*Array
+	lists  []stateList
 	acc    []*Array // gradients added up over micro-batches, nil outside an accumulation
 
 	index map[string]int // of names
 	sizes []int          // their elements
-	owner []int          // the device of the group that keeps a parameter's state; of others' the lists above hold nil
+	owner []int          // the device of the group that keeps a parameter's state; of others' the lists hold nil
 	rank  int            // this device
 	team  []*Optimizer   // of the same parameters on the devices among which state is dealt out, this one among them
 
@@ -55,25 +55,10 @@ func (e *Engine) NewOptimizer(settings Adam, params *Params) (*Optimizer, error)
 		return nil, err
 	}
 	for k := range o.names {
-		if !o.owns(k) {
-			o.skip()
-			continue
-		}
-		a := o.master(k)
-		if o.Beta1 != 0 {
-			if err := e.zeroState(&o.m, a, o.momentType()); err != nil {
+		for i := range o.lists {
+			if err := e.initial(&o.lists[i], o, k); err != nil {
 				return nil, err
 			}
-		}
-		if err := e.zeroState(&o.v, a, o.momentType()); err != nil {
-			return nil, err
-		}
-		if o.EMA != 0 {
-			c, err := e.copyState(a)
-			if err != nil {
-				return nil, err
-			}
-			o.ema = append(o.ema, c)
 		}
 	}
 	// The arrays that updates take beside the state are made now, so that the first update takes no more memory than the next.
@@ -100,7 +85,44 @@ func (e *Engine) emptyOptimizer(settings Adam, params *Params) *Optimizer {
 		o.sizes = append(o.sizes, params.Get(name).shape.Size())
 	}
 	o.owner = e.owners(o.sizes)
+	o.lists = settings.lists()
 	return o
+}
+
+// stateList is one list of an optimizer's state: an array for each trained parameter, nil where another device keeps it.
+type stateList struct {
+	name   string // by which it is saved
+	dtype  dtypes.DType
+	arrays []*Array
+}
+
+// average is the name of the list of averaged weights.
+const average = "ema"
+
+// lists are those of the settings, empty: moments, without the first where Beta1 = 0, and the average, if there is one.
+func (a Adam) lists() (out []stateList) {
+	if a.Beta1 != 0 {
+		out = append(out, stateList{name: "m", dtype: a.momentType()})
+	}
+	out = append(out, stateList{name: "v", dtype: a.momentType()})
+	if a.EMA != 0 {
+		out = append(out, stateList{name: average, dtype: dtypes.Float32})
+	}
+	return out
+}
+
+// initial appends what parameter k's state is before the first update: zeros, or the average of one weight.
+func (e *Engine) initial(l *stateList, o *Optimizer, k int) error {
+	switch {
+	case !o.owns(k):
+		l.arrays = append(l.arrays, nil)
+		return nil
+	case l.name != average:
+		return e.zeroState(&l.arrays, o.master(k), l.dtype)
+	}
+	c, err := e.copyState(o.master(k))
+	l.arrays = append(l.arrays, c)
+	return err
 }
 
 func (e *Engine) zeros(list *[]*Array, like *Array, dtype dtypes.DType) error {
@@ -126,9 +148,7 @@ func (o *Optimizer) Params() *Params { return o.params }
 
 // Free frees the moments and the average, not the parameters.
 func (o *Optimizer) Free() {
-	Free(o.m...)
-	Free(o.v...)
-	Free(o.ema...)
+	Free(o.state()...)
 	Free(o.acc...)
 	for _, a := range o.numbered {
 		a.Free()
@@ -137,20 +157,20 @@ func (o *Optimizer) Free() {
 }
 
 // state lists the moment arrays in program order.
-func (o *Optimizer) state() []*Array {
-	all := append([]*Array{}, o.m...)
-	all = append(all, o.v...)
-	return append(all, o.ema...)
+func (o *Optimizer) state() []*Array { return slices.Concat(o.ordered()...) }
+
+// ordered are the arrays of each list.
+func (o *Optimizer) ordered() (out [][]*Array) {
+	for _, l := range o.lists {
+		out = append(out, l.arrays)
+	}
+	return out
 }
 
 func (o *Optimizer) setState(all []*Array) {
 	n := len(o.names)
-	if o.Beta1 != 0 {
-		o.m, all = all[:n:n], all[n:]
-	}
-	o.v, all = all[:n:n], all[n:]
-	if o.EMA != 0 {
-		o.ema = all[:n:n]
+	for i := range o.lists {
+		o.lists[i].arrays, all = all[:n:n], all[n:]
 	}
 }
 
@@ -177,8 +197,11 @@ func (e *Engine) Average(o *Optimizer) (Tensors, error) {
 	if err != nil {
 		return nil, err
 	}
-	for i := range o.ema {
-		if out[o.names[i]], err = e.Floats(o.Averaged(o.names[i])); err != nil {
+	for _, name := range o.names {
+		if o.EMA == 0 {
+			break
+		}
+		if out[name], err = e.Floats(o.Averaged(name)); err != nil {
 			return nil, err
 		}
 	}
@@ -197,11 +220,11 @@ func (e *Engine) AverageParams(o *Optimizer) (*Params, error) {
 		if adapted, ok := p.adapters[s.Name]; ok {
 			a, lora = adapted.base, &adapted.lora
 		}
-		if average := o.Averaged(s.Name); average != nil {
-			if average.host {
+		if of := o.Averaged(s.Name); of != nil {
+			if of.host {
 				return nil, fmt.Errorf("the average of %q lies in the host's memory, and no program can take it", s.Name)
 			}
-			a = average
+			a = of
 		}
 		out.Set(s.Name, a, false)
 	}
@@ -213,36 +236,30 @@ func (e *Engine) AverageParams(o *Optimizer) (*Params, error) {
 
 // Averaged is the average of a trained parameter; nil without EMA, or where a device of another process keeps it.
 func (o *Optimizer) Averaged(name string) *Array {
-	if i, ok := o.index[name]; ok && o.EMA != 0 && o.keeper(i) != nil {
-		return o.keeper(i).ema[i]
+	i, ok := o.index[name]
+	if !ok || o.keeper(i) == nil {
+		return nil
+	}
+	for _, l := range o.keeper(i).lists {
+		if l.name == average {
+			return l.arrays[i]
+		}
 	}
 	return nil
 }
 
-// lists names the state's arrays as they are saved: m, v and ema before each parameter's name.
-func (o *Optimizer) lists() map[string][]*Array {
-	l := map[string][]*Array{"v": o.v}
-	if o.Beta1 != 0 {
-		l["m"] = o.m
-	}
-	if o.EMA != 0 {
-		l["ema"] = o.ema
-	}
-	return l
-}
-
-// SaveOptimizer lists what this process's devices keep, to be saved under "m.NAME", "v.NAME" and "ema.NAME", and copies one of them to the host
-// each time it is asked for.
+// SaveOptimizer lists what this process's devices keep, to be saved under "m.NAME", "v.NAME" and "ema.NAME". value copies one of
+// them to the host.
 func (e *Engine) SaveOptimizer(o *Optimizer) (specs []nn.Spec, value func(nn.Spec) ([]float32, error)) {
 	arrays := map[string]*Array{}
-	for _, kind := range []string{"m", "v", "ema"} {
-		for i := range o.lists()[kind] {
+	for at, l := range o.lists {
+		for i := range l.arrays {
 			keeper := o.keeper(i)
 			if keeper == nil {
 				continue
 			}
-			a := keeper.lists()[kind][i]
-			name := kind + "." + o.names[i]
+			a := keeper.lists[at].arrays[i]
+			name := l.name + "." + o.names[i]
 			specs = append(specs, nn.Spec{Name: name, Dims: a.shape.Dimensions})
 			arrays[name] = a
 		}
@@ -258,7 +275,7 @@ func (e *Engine) SaveOptimizer(o *Optimizer) (specs []nn.Spec, value func(nn.Spe
 
 // Saved is the dtype of a saved tensor of the state, by its name.
 func (o *Optimizer) Saved(name string) dtypes.DType {
-	if kind, _ := split(name); kind == "ema" {
+	if kind, _ := split(name); kind == average {
 		return dtypes.Float32
 	}
 	return o.momentType()
@@ -266,12 +283,12 @@ func (o *Optimizer) Saved(name string) dtypes.DType {
 
 // RestoreOptimizer puts saved state back, which is asked for one by one.
 func (e *Engine) RestoreOptimizer(o *Optimizer, value func(nn.Spec) ([]float32, error), steps int64) error {
-	for kind, list := range o.lists() {
-		for i, old := range list {
+	for _, l := range o.lists {
+		for i, old := range l.arrays {
 			if !o.owns(i) {
 				continue
 			}
-			name := kind + "." + o.names[i]
+			name := l.name + "." + o.names[i]
 			v, err := value(nn.Spec{Name: name, Dims: old.shape.Dimensions})
 			if err != nil {
 				return fmt.Errorf("optimizer state: %w", err)
@@ -284,7 +301,7 @@ func (e *Engine) RestoreOptimizer(o *Optimizer, value func(nn.Spec) ([]float32, 
 				return err
 			}
 			old.Free()
-			list[i] = a
+			l.arrays[i] = a
 		}
 	}
 	o.Steps = steps

@@ -140,17 +140,6 @@ func (e *Engine) Master(o *Optimizer, name string) ([]float32, error) {
 	return e.Floats(keeper.master(k))
 }
 
-// skip keeps the place of a parameter whose state another device keeps.
-func (o *Optimizer) skip() {
-	if o.Beta1 != 0 {
-		o.m = append(o.m, nil)
-	}
-	o.v = append(o.v, nil)
-	if o.EMA != 0 {
-		o.ema = append(o.ema, nil)
-	}
-}
-
 // joinTeam makes the optimizers of the same parameters on all devices known to each other.
 func (e *Engine) joinTeam(o *Optimizer) error {
 	if !e.shards() {

@@ -41,21 +41,16 @@ func (e *Engine) refresh(p *Params) error {
 	for _, name := range p.adapted() {
 		a := p.adapters[name]
 		in := []*Array{a.base, p.arrays[name+".lora_down"], p.arrays[name+".lora_up"]}
-		prog, err := e.get(e.key(fmt.Sprintf("adapt(%g)", a.lora.Scale), "", in), func(g *graph.Graph, _ *program) []*graph.Node {
-			n := nodes(inputNodes(g, shapesOf(in)))
-			return []*graph.Node{nn.Adapted(n[0], n[1], n[2], a.lora)}
+		whole, err := e.one(fmt.Sprintf("adapt(%g)", a.lora.Scale), 0, in, func(in []*graph.Node) *graph.Node {
+			return nn.Adapted(in[0], in[1], in[2], a.lora)
 		})
-		if err != nil {
-			return err
-		}
-		out, err := e.execute(prog, in, nil)
 		if err != nil {
 			return err
 		}
 		if old := p.arrays[name]; old != a.base {
 			old.Free()
 		}
-		p.arrays[name] = out[0]
+		p.arrays[name] = whole
 	}
 	return nil
 }
@@ -227,40 +222,16 @@ func (e *Engine) addNorm2(total, grad *Array, lora *nn.LoRA, factors ...*Array) 
 	if lora != nil {
 		key = fmt.Sprintf("norm2 lora(%d,%g)", lora.Rank, lora.Scale)
 	}
-	p, err := e.get(e.key(key, "", append([]*Array{total, grad}, factors...)), func(g *graph.Graph, p *program) []*graph.Node {
-		sum := p.take(g, argNorm, total.shape)[0]
-		grads := []*graph.Node{graph.ConvertDType(p.take(g, argGradient, grad.shape)[0], dtypes.Float32)}
-		by := p.take(g, argParam, shapesOf(factors)...)
+	return e.one(key, 1, append([]*Array{total, grad}, factors...), func(in []*graph.Node) *graph.Node {
+		sum, grads := in[0], []*graph.Node{graph.ConvertDType(in[1], dtypes.Float32)}
 		if lora != nil {
-			down, up := nn.AdapterGradients(grads[0], by[0], by[1], *lora)
+			down, up := nn.AdapterGradients(grads[0], in[2], in[3], *lora)
 			grads = []*graph.Node{down, up}
 		}
 		part := graph.ReduceAllSum(graph.Square(grads[0]))
 		for _, x := range grads[1:] {
 			part = graph.Add(part, graph.ReduceAllSum(graph.Square(x)))
 		}
-		p.give(argNorm, graph.Add(sum, part))
-		p.replace(argNorm)
-		return p.given
+		return graph.Add(sum, part)
 	})
-	if err != nil {
-		return nil, err
-	}
-	out, err := e.apply(p, groups{argNorm: {total}, argGradient: {grad}, argParam: factors})
-	if err != nil {
-		return nil, err
-	}
-	return out[argNorm][0], nil
-}
-
-// ordered lists the state in the order of Adam.stateShapes.
-func (o *Optimizer) ordered() (lists [][]*Array) {
-	if o.Beta1 != 0 {
-		lists = append(lists, o.m)
-	}
-	lists = append(lists, o.v)
-	if o.EMA != 0 {
-		lists = append(lists, o.ema)
-	}
-	return lists
 }

@@ -84,14 +84,10 @@ func (e *Engine) finishTape(t *tape, f Function, visits map[string]int, outputs 
 // start makes, on the device, what a walk back begins with: the loss's own cotangent, and the squared gradient norm so
 // far. Both are not a number where the loss is not finite, so that no update changes anything.
 func (e *Engine) start(loss *Array) (cotangent, norm2 *Array, err error) {
-	p, err := e.get(e.key("start", "", []*Array{loss}), func(g *graph.Graph, _ *program) []*graph.Node {
-		nothing := graph.MulScalar(nodes(inputNodes(g, shapesOf([]*Array{loss})))[0], 0)
+	out, err := e.op("start", 0, []*Array{loss}, func(in []*graph.Node) []*graph.Node {
+		nothing := graph.MulScalar(in[0], 0)
 		return []*graph.Node{graph.AddScalar(nothing, 1), nothing}
 	})
-	if err != nil {
-		return nil, nil, err
-	}
-	out, err := e.execute(p, []*Array{loss}, nil)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -346,19 +342,7 @@ func (w *walker) updated(indices []int, grads []*Array) ([]*Array, error) {
 
 // add returns a + b and takes both.
 func (e *Engine) add(a, b *Array) (*Array, error) {
-	p, err := e.get(e.key("add", "", []*Array{a, b}), func(g *graph.Graph, p *program) []*graph.Node {
-		p.aliases = map[int]int{0: 0}
-		in := nodes(inputNodes(g, shapesOf([]*Array{a, b})))
-		return []*graph.Node{graph.Add(in[0], in[1])}
-	})
-	if err != nil {
-		return nil, err
-	}
-	out, err := e.execute(p, []*Array{a, b}, []bool{true, true})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	return e.one("add", 2, []*Array{a, b}, func(in []*graph.Node) *graph.Node { return graph.Add(in[0], in[1]) })
 }
 
 // programsBack lists the backward and update programs that the entries of a plan will need. Which outputs receive a
