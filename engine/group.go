@@ -3,7 +3,9 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"path"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,7 +29,7 @@ import (
 // the same order, so every queue has the same order.
 type Group struct {
 	Reduce  dtypes.DType // in which gradients are added up over the devices: Float32 or BFloat16
-	Overlap bool         // gradients are added up while the devices compute; NewGroup sets it where no other process takes part
+	Overlap bool         // gradients are added up while the devices compute; NewGroup sets it on GPUs, where no other process takes part
 
 	engines []*Engine
 	span    *xla.Span // the devices of all processes; nil = there is no other process, or it is reached through hosts
@@ -63,7 +65,8 @@ func NewGroup(lead *Engine, n int, reduce dtypes.DType, job *Job) (*Group, error
 	if err != nil {
 		return nil, err
 	}
-	g.Overlap = g.span == nil
+	name, _, _ := strings.Cut(lead.Backend.Description(), " ")
+	g.Overlap = g.span == nil && path.Base(name) == "cuda" // a CPU's threads would wait for each other within programs
 	if g.of > 1 {
 		for i, e := range g.engines {
 			e.group, e.slot, e.rank = g, i, first+i
