@@ -90,28 +90,39 @@ func Read(dirs []string) (*Ablation, error) {
 // contradictions notes models whose pictures were the same in a run and in the main recipe's of that seed, by one metric's bits,
 // and whose other metrics differ all the same: one of the two was measured wrongly.
 func (a *Ablation) contradictions() {
+	models := a.Models()
 	for _, r := range a.Recipes[1:] {
-		for _, run := range r.Runs {
-			for _, main := range a.Recipes[0].Runs {
-				if main.Config.Seed != run.Config.Seed {
-					continue
-				}
-				for _, m := range a.Models() {
-					if same, other := sameMetrics(run, main, m, a.Metrics); len(same) > 0 && len(other) > 0 {
-						a.Notes = append(a.Notes, fmt.Sprintf("%s at %d calls drew the same pictures in %s and in %s: %s is the same to the last bit. But these differ, so that one of the two was measured wrongly: %s",
-							m.Name, m.Calls, filepath.Base(main.Dir), filepath.Base(run.Dir), same[0], strings.Join(other, ", ")))
-					}
+		for _, p := range a.pairs(r) {
+			for _, m := range models {
+				if same, other := p.metrics(m, a.Metrics); len(same) > 0 && len(other) > 0 {
+					a.Notes = append(a.Notes, fmt.Sprintf("%s at %d calls drew the same pictures in %s and in %s: %s is the same to the last bit. But these differ, so that one of the two was measured wrongly: %s",
+						m.Name, m.Calls, filepath.Base(p.main.Dir), filepath.Base(p.run.Dir), same[0], strings.Join(other, ", ")))
 				}
 			}
 		}
 	}
 }
 
-// sameMetrics are the metrics of a model that two runs have alike to the last bit, and those that differ.
-func sameMetrics(x, y Run, m Model, metrics []report.Metric) (same, other []string) {
-	for _, metric := range metrics {
-		a, inX := x.row(m, metric)
-		b, inY := y.row(m, metric)
+// pair is a run of a row and the main recipe's run of its seed.
+type pair struct{ run, main Run }
+
+// pairs are those of a recipe, for every seed that both have.
+func (a *Ablation) pairs(r Recipe) (out []pair) {
+	for _, run := range r.Runs {
+		for _, main := range a.main().Runs {
+			if main.Config.Seed == run.Config.Seed {
+				out = append(out, pair{run, main})
+			}
+		}
+	}
+	return out
+}
+
+// metrics are those of a model that both runs have alike to the last bit, and those that differ.
+func (p pair) metrics(m Model, all []report.Metric) (same, other []string) {
+	for _, metric := range all {
+		a, inX := p.run.row(m, metric)
+		b, inY := p.main.row(m, metric)
 		switch {
 		case !inX || !inY:
 		case a.Value == b.Value:

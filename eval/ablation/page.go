@@ -170,7 +170,7 @@ func (a *Ablation) pageRows(b *strings.Builder) error {
 			continue
 		}
 		differences := changes(a.main().Runs[0].Config, r.Runs[0].Config)
-		o := a.outcome(r.Name, cells)
+		o := a.outcome(r, cells)
 		fmt.Fprintf(b, "\n### %s: %s\n\n%s\n", r.Name, o.class(), o.text(a.main().Name))
 		fmt.Fprintf(b, "\n<details><summary>%s, %s of the recipe differ</summary>\n\n", r.seeds(), plural(len(differences), "key"))
 		for _, d := range differences {
@@ -198,29 +198,35 @@ type outcome struct {
 	compared, alone     []uint64 // seeds that both have, and that the row alone has
 }
 
-func (a *Ablation) outcome(recipe string, cells []Cell) (o outcome) {
-	o.shared = shared(cells, recipe, a.main().Name)
+func (a *Ablation) outcome(r Recipe, cells []Cell) (o outcome) {
+	pairs := a.pairs(r)
+	o.shared = a.shared(pairs)
+	for _, run := range r.Runs {
+		seed := run.Config.Seed
+		if slices.ContainsFunc(pairs, func(p pair) bool { return p.run.Config.Seed == seed }) {
+			o.compared = append(o.compared, seed)
+		} else {
+			o.alone = append(o.alone, seed)
+		}
+	}
 	for _, metric := range a.Metrics {
 		if metric.Diagnostic {
 			continue
 		}
 		var better, worse, same []string
 		for _, c := range cells {
-			if c.Recipe != recipe || c.Metric != metric.Name || c.Convention != metric.Convention || c.Kind != report.Full && c.Kind != report.LoRA {
+			if c.Recipe != r.Name || c.Metric != metric.Name || c.Convention != metric.Convention || c.Kind != report.Full && c.Kind != report.LoRA {
 				continue
 			}
-			ratio := against(cells, c, a.main().Name)
 			if slices.Contains(o.shared, c.Model) {
 				continue
 			}
 			text := c.Model
-			if ratio > 0 {
+			if ratio := against(cells, c, a.main().Name); ratio > 0 {
 				text += fmt.Sprintf(" (×%.2f)", ratio)
 			}
 			if c.Verdict != "" {
 				o.figures++
-				o.compared = c.Compared
-				o.alone = slices.DeleteFunc(slices.Clone(c.Seeds), func(seed uint64) bool { return slices.Contains(c.Compared, seed) })
 			}
 			if c.Verdict == Better || c.Verdict == Worse {
 				o.told++
@@ -248,23 +254,17 @@ func (a *Ablation) outcome(recipe string, cells []Cell) (o outcome) {
 	return o
 }
 
-// counterpart is the main recipe's cell of the same model and metric.
-func counterpart(cells []Cell, c Cell, main string) (Cell, bool) {
-	for _, m := range cells {
-		if m.Recipe == main && m.Model == c.Model && m.Kind == c.Kind && m.Steps == c.Steps && m.Metric == c.Metric && m.Convention == c.Convention {
-			return m, true
-		}
-	}
-	return Cell{}, false
-}
-
 // against is a cell's mean over that of the main recipe's same cell, over the seeds that both have; 0 without any.
 func against(cells []Cell, c Cell, main string) float64 {
-	m, _ := counterpart(cells, c, main)
 	ours, theirs := 0.0, 0.0
-	for i, seed := range c.Seeds {
-		if k := slices.Index(m.Seeds, seed); k >= 0 {
-			ours, theirs = ours+c.Values[i], theirs+m.Values[k]
+	for _, m := range cells {
+		if m.Recipe != main || m.Model != c.Model || m.Kind != c.Kind || m.Steps != c.Steps || m.Metric != c.Metric || m.Convention != c.Convention {
+			continue
+		}
+		for i, seed := range c.Seeds {
+			if k := slices.Index(m.Seeds, seed); k >= 0 {
+				ours, theirs = ours+c.Values[i], theirs+m.Values[k]
+			}
 		}
 	}
 	if theirs > 0 {
@@ -273,24 +273,15 @@ func against(cells []Cell, c Cell, main string) float64 {
 	return 0
 }
 
-// shared are the models that a row has from the main recipe: some metric is the same to the last bit in every seed that both have.
-func shared(cells []Cell, recipe, main string) (out []string) {
-	for _, c := range cells {
-		if c.Recipe != recipe || c.Kind != report.Full && c.Kind != report.LoRA || slices.Contains(out, c.Model) {
+// shared are the distilled models that a row has from the main recipe: in every seed that both have some metric is the same to the
+// last bit.
+func (a *Ablation) shared(pairs []pair) (out []string) {
+	for _, m := range a.Models() {
+		if len(pairs) == 0 || m.Kind != report.Full && m.Kind != report.LoRA {
 			continue
 		}
-		m, _ := counterpart(cells, c, main)
-		both, same := 0, 0
-		for i, seed := range c.Seeds {
-			if k := slices.Index(m.Seeds, seed); k >= 0 {
-				both++
-				if c.Values[i] == m.Values[k] {
-					same++
-				}
-			}
-		}
-		if both > 0 && both == same {
-			out = append(out, c.Model)
+		if !slices.ContainsFunc(pairs, func(p pair) bool { same, _ := p.metrics(m, a.Metrics); return len(same) == 0 }) {
+			out = append(out, m.Name)
 		}
 	}
 	return out
@@ -334,7 +325,7 @@ func (o outcome) text(main string) string {
 	if len(o.shared) > 0 {
 		out = append(out, fmt.Sprintf("- the row begins behind %s, which it has from %s.", strings.Join(o.shared, ", "), main))
 	}
-	if len(o.alone) > 0 {
+	if len(o.compared) > 0 && len(o.alone) > 0 {
 		out = append(out, fmt.Sprintf("- compared in seed %s; %s has no run of seed %s.", listed(o.compared), main, listed(o.alone)))
 	}
 	if o.missing > 0 {

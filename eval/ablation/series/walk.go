@@ -217,8 +217,9 @@ func (w *walk) begin() error {
 			return err
 		}
 		begun = false
+		ready := w.readiness()
 		for _, slot := range w.emptiestFirst() {
-			at := w.next(w.Slots[slot].Name)
+			at := w.next(ready, w.Slots[slot].Name)
 			if at < 0 {
 				continue
 			}
@@ -235,12 +236,19 @@ func (w *walk) begin() error {
 	return nil
 }
 
-// next is the place in the list of the job that may begin on a place, -1 if none may.
-func (w *walk) next(place string) int {
+// readiness says of each job that waits whether it may begin.
+func (w *walk) readiness() []bool {
+	ready := make([]bool, len(w.waiting))
 	for i, j := range w.waiting {
-		ok, why := w.ready(j)
-		w.outcomes[j.Name].Why = why
-		if ok {
+		ready[i], w.outcomes[j.Name].Why = w.ready(j)
+	}
+	return ready
+}
+
+// next is the place in the list of the job that may begin on a place, -1 if none may.
+func (w *walk) next(ready []bool, place string) int {
+	for i, j := range w.waiting {
+		if ready[i] {
 			return i
 		}
 		if w.places[j.run.Parent.Name] == place {
