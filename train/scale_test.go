@@ -2,7 +2,6 @@ package train_test
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -178,7 +177,7 @@ func TestScale(t *testing.T) {
 	if _, err := encodeTiny(t, recipe, kept, whole); err != nil {
 		t.Fatal(err)
 	}
-	if a, b := digests(t, out), digests(t, whole); !maps.Equal(a, b) {
+	if a, b := scaletest.Digests(t, out), scaletest.Digests(t, whole); !maps.Equal(a, b) {
 		t.Errorf("%d files of the killed encoding, %d of one that was not; they differ", len(a), len(b))
 	}
 	lap("encoded again elsewhere without a kill: the same bytes")
@@ -209,25 +208,4 @@ func TestScale(t *testing.T) {
 	if now, _ := scaletest.Resident(t); now > 600 && scaletest.Rows(0) > 0 { // of a process that did this alone
 		t.Errorf("%d MiB are held", now)
 	}
-}
-
-// digests are those of a folder of encodings.
-func digests(t *testing.T, dir string) map[string]string {
-	t.Helper()
-	out := map[string]string{}
-	for _, pattern := range []string{"encoded.json", "rows.parquet", "latents/*.safetensors", "text/*.safetensors"} {
-		files, err := filepath.Glob(filepath.Join(dir, pattern))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range files {
-			raw, err := os.ReadFile(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			name, _ := filepath.Rel(dir, f)
-			out[name] = fmt.Sprintf("%x", sha256.Sum256(raw))
-		}
-	}
-	return out
 }

@@ -1,11 +1,7 @@
 package encoded
 
 import (
-	"bytes"
-	"fmt"
-	"image/png"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,6 +10,7 @@ import (
 	"fewstep/data"
 	"fewstep/data/bucket"
 	"fewstep/data/images"
+	"fewstep/data/scaletest"
 	"fewstep/model/weights"
 )
 
@@ -25,19 +22,7 @@ func TestBuckets(t *testing.T) {
 	const n = PerShard + 50
 	size := func(i int) bucket.Size { return bucket.Size{Width: 10 + i*7%23, Height: 10 + i*5%19} }
 	for i := range n {
-		m := images.New(size(i).Width, size(i).Height)
-		for k := range m.Pix {
-			m.Pix[k] = uint8(i)
-		}
-		var b bytes.Buffer
-		if err := png.Encode(&b, m.Image()); err != nil {
-			t.Fatal(err)
-		}
-		for name, content := range map[string][]byte{".png": b.Bytes(), ".txt": []byte("a picture")} {
-			if err := os.WriteFile(filepath.Join(source, fmt.Sprintf("%04d%s", i, name)), content, 0o666); err != nil {
-				t.Fatal(err)
-			}
-		}
+		captioned(t, source, i, images.New(size(i).Width, size(i).Height), "a picture")
 	}
 	make := func(ranks int) Settings {
 		s := settings(t.TempDir(), source)
@@ -68,7 +53,7 @@ func TestBuckets(t *testing.T) {
 		return s
 	}
 	s := make(1)
-	if got := content(t, make(2).Dir); !maps.Equal(got, content(t, s.Dir)) {
+	if got := scaletest.Digests(t, make(2).Dir); !maps.Equal(got, scaletest.Digests(t, s.Dir)) {
 		t.Error("two processes make other bytes than one")
 	}
 	set, err := data.Open(t.Context(), s.Dir, data.Options{})

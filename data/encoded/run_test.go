@@ -17,6 +17,7 @@ import (
 	"fewstep/data"
 	"fewstep/data/bucket"
 	"fewstep/data/images"
+	"fewstep/data/scaletest"
 	"fewstep/model/weights"
 )
 
@@ -27,25 +28,34 @@ func folder(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	for i := range rows {
-		m := images.New(8, 8)
-		for k := range m.Pix {
-			m.Pix[k] = uint8(i)
-		}
-		var b bytes.Buffer
-		if err := png.Encode(&b, m.Image()); err != nil {
-			t.Fatal(err)
-		}
-		content := b.Bytes()
-		if i == 300 {
-			content = content[:30]
-		}
-		for name, content := range map[string][]byte{fmt.Sprintf("%04d.png", i): content, fmt.Sprintf("%04d.txt", i): []byte(caption(i))} {
-			if err := os.WriteFile(filepath.Join(dir, name), content, 0o666); err != nil {
-				t.Fatal(err)
-			}
-		}
+		captioned(t, dir, i, images.New(8, 8), caption(i))
+	}
+	broken := filepath.Join(dir, "0300.png")
+	raw, err := os.ReadFile(broken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(broken, raw[:30], 0o666); err != nil {
+		t.Fatal(err)
 	}
 	return dir
+}
+
+// captioned writes image i of a folder, all of whose values are i, with its caption beside it.
+func captioned(t *testing.T, dir string, i int, m images.RGB, caption string) {
+	t.Helper()
+	for k := range m.Pix {
+		m.Pix[k] = uint8(i)
+	}
+	var b bytes.Buffer
+	if err := png.Encode(&b, m.Image()); err != nil {
+		t.Fatal(err)
+	}
+	for suffix, content := range map[string][]byte{".png": b.Bytes(), ".txt": []byte(caption)} {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%04d%s", i, suffix)), content, 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func caption(i int) string { return fmt.Sprintf("picture %d", i/2) } // two of a kind
@@ -78,27 +88,6 @@ func encode(t *testing.T, s Settings) (Report, error) {
 	return Run(context.Background(), set, s)
 }
 
-// content reads all files of a folder of encodings.
-func content(t *testing.T, dir string) map[string]string {
-	t.Helper()
-	out := map[string]string{}
-	for _, pattern := range []string{"*.json", "*/*.safetensors", "rows.parquet"} {
-		files, err := filepath.Glob(filepath.Join(dir, pattern))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range files {
-			raw, err := os.ReadFile(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			name, _ := filepath.Rel(dir, f)
-			out[name] = string(raw)
-		}
-	}
-	return out
-}
-
 // The bytes are the same whatever stopped the work, and for 1, 2 and 8 processes.
 func TestSameBytes(t *testing.T) {
 	source := folder(t)
@@ -107,7 +96,7 @@ func TestSameBytes(t *testing.T) {
 	if err != nil || r.Made < 5 || r.Present != 0 || r.Bad != 1 || !r.Text || r.Unfinished {
 		t.Fatalf("%+v, %v", r, err)
 	}
-	want := content(t, whole.Dir)
+	want := scaletest.Digests(t, whole.Dir)
 	for _, ranks := range []int{1, 2, 8} {
 		s := settings(t.TempDir(), source)
 		s.Ranks = ranks
@@ -133,7 +122,7 @@ func TestSameBytes(t *testing.T) {
 				break
 			}
 		}
-		if got := content(t, s.Dir); !maps.Equal(got, want) {
+		if got := scaletest.Digests(t, s.Dir); !maps.Equal(got, want) {
 			t.Errorf("%d ranks: %d files that differ from the %d of one process", ranks, len(got), len(want))
 		}
 	}
@@ -148,13 +137,13 @@ func TestWhatIsMadeAgain(t *testing.T) {
 	}
 	check := func(what string, latents, texts int) {
 		t.Helper()
-		before := content(t, s.Dir)
+		before := scaletest.Digests(t, s.Dir)
 		r, err := encode(t, s)
 		if err != nil {
 			t.Fatal(what, err)
 		}
 		made := map[string]int{}
-		for name := range content(t, s.Dir) {
+		for name := range scaletest.Digests(t, s.Dir) {
 			if _, ok := before[name]; !ok {
 				made[filepath.Dir(name)]++
 			}
