@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -36,13 +35,8 @@ type bringing struct {
 
 // bring takes a rank's value.
 func (h *hub) bring(w http.ResponseWriter, r *http.Request, rank int) {
-	number, err := strconv.Atoi(r.URL.Query().Get("number"))
-	var value []byte
-	if err == nil {
-		value, err = io.ReadAll(r.Body)
-	}
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
+	number, value, ok := numbered(w, r)
+	if !ok {
 		return
 	}
 	h.take(number, rank, value)

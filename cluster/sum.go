@@ -62,15 +62,22 @@ type summing struct {
 	read  []bool
 }
 
-// summed takes a rank's part of a sum and answers with the sum, or with nothing where parts are missing yet.
-func (h *hub) summed(w http.ResponseWriter, r *http.Request, rank int) {
+// numbered reads the number and the body of a rank's call, or answers that they cannot be read.
+func numbered(w http.ResponseWriter, r *http.Request) (number int, body []byte, ok bool) {
 	number, err := strconv.Atoi(r.URL.Query().Get("number"))
-	var part []byte
 	if err == nil {
-		part, err = io.ReadAll(r.Body)
+		body, err = io.ReadAll(r.Body)
 	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
+	}
+	return number, body, err == nil
+}
+
+// summed takes a rank's part of a sum and answers with the sum, or with nothing where parts are missing yet.
+func (h *hub) summed(w http.ResponseWriter, r *http.Request, rank int) {
+	number, part, ok := numbered(w, r)
+	if !ok {
 		return
 	}
 	h.mu.Lock()
