@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"maps"
+	"slices"
 
 	"fewstep/model/nn"
 
@@ -282,14 +283,26 @@ func (e *Engine) addAll(a, b []*Array) ([]*Array, error) {
 	if len(b) == 0 {
 		return a, nil
 	}
-	for i := range a {
-		sum, err := e.add(a[i], b[i])
-		if err != nil {
-			return nil, err
-		}
-		b[i] = sum
+	p, err := e.addition(shapesOf(a))
+	if err != nil {
+		return nil, err
 	}
-	return b, nil
+	return e.execute(p, slices.Concat(a, b), slices.Repeat([]bool{true}, 2*len(a)))
+}
+
+// addition is the program that adds two lists of arrays of these shapes, one by one, in place of the first list's: one program for a
+// block's gradients, of which a network has hundreds, and not one for each.
+func (e *Engine) addition(of []shapes.Shape) (*program, error) {
+	return e.declare(fmt.Sprintf("sum of two|%v", of), func(g *graph.Graph, p *program) []*graph.Node {
+		in := nodes(inputNodes(g, slices.Concat(of, of)))
+		p.aliases = map[int]int{}
+		out := make([]*graph.Node, len(of))
+		for i := range of {
+			p.aliases[i] = i
+			out[i] = graph.Add(in[i], in[len(of)+i])
+		}
+		return out
+	})
 }
 
 // update is one optimizer step for a block's parameters, of which this device makes those that it owns.
