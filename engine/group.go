@@ -234,7 +234,7 @@ func (e *Engine) reduction(what string, in dtypes.DType, of []shapes.Shape) (*pr
 		for i := range of {
 			p.aliases[i] = i
 		}
-		out := allReduce(nodes(inputNodes(g, of)), in)
+		out := allReduceIn(in, nodes(inputNodes(g, of)))
 		for i := range out {
 			if what == "mean" {
 				out[i] = graph.MulScalar(out[i], 1/float64(n))
@@ -244,15 +244,40 @@ func (e *Engine) reduction(what string, in dtypes.DType, of []shapes.Shape) (*pr
 	})
 }
 
-// allReduce adds nodes up over the devices, in a dtype.
-func allReduce(of []*graph.Node, in dtypes.DType) []*graph.Node {
+// Arrays of this many bytes are sent from where they lie. XLA copies those that share a transfer into one buffer and back: of SDXL's
+// gradients on two H200, 270 µs for the 139 MB of a wide block, as much as 8 MB and the start of a transfer are worth.
+const ownTransfer = 8 << 20
+
+// allReduceIn is allReduce in a dtype.
+func allReduceIn(in dtypes.DType, of []*graph.Node) []*graph.Node {
 	out := make([]*graph.Node, len(of))
 	for i, x := range of {
 		out[i] = graph.ConvertDType(x, in)
 	}
-	out = of[0].Graph().Distributed().AllReduce(out, compute.ReduceOpSum)
+	out = allReduce(out)
 	for i, x := range of {
 		out[i] = graph.ConvertDType(out[i], x.DType())
+	}
+	return out
+}
+
+// allReduce adds nodes up over the devices: large ones each for itself, the others together.
+func allReduce(of []*graph.Node) []*graph.Node {
+	over := of[0].Graph().Distributed()
+	out := make([]*graph.Node, len(of))
+	var small []*graph.Node
+	var at []int
+	for i, x := range of {
+		if bytesOf(x.Shape()) >= ownTransfer {
+			out[i] = over.AllReduceOne(x, compute.ReduceOpSum)
+		} else {
+			small, at = append(small, x), append(at, i)
+		}
+	}
+	if len(small) > 0 {
+		for k, x := range over.AllReduce(small, compute.ReduceOpSum) {
+			out[at[k]] = x
+		}
 	}
 	return out
 }

@@ -7,7 +7,6 @@ import (
 
 	"fewstep/model/nn"
 
-	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
@@ -249,7 +248,7 @@ func (e *Engine) publication(of []shapes.Shape) (*program, error) {
 			ours := graph.GreaterThan(number(owned, i), graph.ScalarZero(g, dtypes.Float32))
 			all[i] = graph.Where(graph.BroadcastToDims(ours, x.Shape().Dimensions...), x, graph.ZerosLike(x))
 		}
-		p.give(argParam, g.Distributed().AllReduce(all, compute.ReduceOpSum)...)
+		p.give(argParam, allReduce(all)...)
 		p.replace(argParam)
 		return p.given
 	})

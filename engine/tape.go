@@ -221,6 +221,6 @@ func (e *Engine) backward(b backward, bind Bind) (*program, error) {
 			p.aliases[g.NumParameters()] = len(results) + i
 			owed[i] = graph.Parameter(g, fmt.Sprintf("owed%d", i), shape)
 		}
-		return append(results, allReduce(owed, together.Reduce)...)
+		return append(results, allReduceIn(together.Reduce, owed)...)
 	})
 }

@@ -117,6 +117,8 @@ func prepareCUDA(c Candidate, programs string) (notes []string) {
 	// Products of one input stay apart: merged, their weights are joined and their result is cut apart in every call, which
 	// takes 3 % of SDXL's forward pass.
 	setFlag("--xla_gpu_dot_merger_threshold_mb", "0")
+	// So do sums over devices, which it would copy into one buffer up to 30 MB: the engine joins those that gain by it.
+	setFlag("--xla_gpu_all_reduce_combine_threshold_bytes", "0")
 	tuned, note := tunedFlags(c.Path, os.Getenv(flagsEnv), programs)
 	if note != "" {
 		notes = append(notes, note)
