@@ -37,7 +37,7 @@ func (p *planned) scale(c *configs.Recipe, s planScale, speed planSpeed) {
 		return
 	}
 	p.Scaled = longest.Stage + "/" + longest.Phase
-	p.Scales, p.Enough = longest.Scales(c, cost.Fabric{PerNode: s.perNode, Link: s.link * 1e9, Network: s.network * 1e9, Disk: s.disk * 1e9}, speed.tflops*1e12, s.most)
+	p.Scales, p.Enough = longest.Scales(c, cost.Fabric{PerNode: s.perNode, Link: s.link * 1e9, Network: s.network * 1e9, Disk: s.disk * 1e9, Loss: cost.MeasuredLoss}, speed.tflops*1e12, s.most)
 	p.Notes = append(p.Notes, "scale: "+cost.ScaleAssumes)
 }
 
@@ -45,7 +45,7 @@ func (p planned) printScales(to io.Writer) error {
 	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "GPUs\t%s, update\tof it adding up\tsamples/s\tof ideal\tphase\ta checkpoint\n", p.Scaled)
 	for _, s := range p.Scales {
-		fmt.Fprintf(w, "%d\t%.3g s\t%.3g s, %s\t%.4g\t%.1f %%\t%.3g h\t%.3g s\n", s.Devices, s.Compute+s.Reduce, s.Reduce, bytesText(s.Traffic), s.SamplesPS, 100*s.Efficiency, s.Phase/3600, s.Save)
+		fmt.Fprintf(w, "%d\t%.3g s\t%.3g s, %s\t%.4g\t%.1f %%\t%.3g h\t%.3g s\n", s.Devices, s.Update(), s.Reduce, bytesText(s.Traffic), s.SamplesPS, 100*s.Efficiency, s.Phase/3600, s.Save)
 	}
 	if err := w.Flush(); err != nil {
 		return err

@@ -23,6 +23,30 @@ func TestAllReduceOfTwo(t *testing.T) {
 	}
 }
 
+// The two-device rows that were measured, of steps of two samples on each device: seconds on one, bytes added up, seconds on two.
+func TestScalesAsMeasured(t *testing.T) {
+	f := cost.Fabric{PerNode: 8, Link: 348e9, Network: 50e9, Disk: 1e9, Loss: cost.MeasuredLoss}
+	for _, row := range []struct {
+		step                   string
+		accumulate             int
+		one                    float64
+		student, discriminator int64
+		two                    float64
+	}{
+		{"adv-full", 1, 0.482, 2_567_463_684, 1_380_000_000, 0.548},
+		{"adv-full", 4, 2.211, 2_567_463_684, 1_380_000_000, 2.365},
+		{"adv-lora", 1, 0.471, 197_000_000, 1_380_000_000, 0.510},
+	} {
+		batch := 4 * row.accumulate // of two devices
+		c := &configs.Recipe{Train: configs.Train{Batch: batch / row.accumulate, Accumulate: row.accumulate, Reduce: "f32", Compute: "bf16", Shard: configs.ShardReplicated}}
+		p := cost.Phase{Trained: row.student, Discriminator: row.discriminator, Model: 1e12, Samples: int64(batch)}
+		all, _ := p.Scales(c, f, float64(batch)*1e12/(2*row.one), 2)
+		if got := all[1].Update(); math.Abs(got/row.two-1) > 0.01 {
+			t.Errorf("%s, %d micro-batches: %.3f s on two devices, measured were %.3f", row.step, row.accumulate, got, row.two)
+		}
+	}
+}
+
 func TestScales(t *testing.T) {
 	c := &configs.Recipe{Train: configs.Train{Batch: 64, Accumulate: 2, Reduce: "f32", Compute: "bf16", Shard: configs.ShardReplicated}}
 	p := cost.Phase{Trained: 1e9, Discriminator: 5e8, Model: 1e12, Samples: 12_800, Checkpoint: 20e9}
