@@ -29,6 +29,7 @@ import (
 // the same order, so every queue has the same order.
 type Group struct {
 	Reduce  dtypes.DType // in which gradients are added up over the devices: Float32 or BFloat16
+	Bucket  int64        // with Overlap, how many bytes of gradients are added up at once, at least; 0 = each block's alone
 	Overlap bool         // gradients are added up while the devices compute; NewGroup sets it on GPUs, where no other process takes part
 
 	engines []*Engine

@@ -44,6 +44,7 @@ type dealing struct {
 	shard  bool
 	job    *engine.Job
 	apart  bool // gradients are added up by programs of their own
+	bucket int64
 }
 
 // dealOut takes two steps of several micro-batches of 12 samples, dealt out over n devices: what every device then holds of
@@ -56,7 +57,7 @@ func dealOut(t *testing.T, rt *xla.Runtime, d dealing, compute dtypes.DType, n i
 	lead = engine.New(rt.Backend, compute, lead.Granularity)
 	lead.Split, lead.Shard = d.mode == "split", d.shard
 	g := must[*engine.Group](t)(engine.NewGroup(lead, n, d.reduce, d.job))
-	g.Overlap = !d.apart
+	g.Overlap, g.Bucket = !d.apart, d.bucket
 	first, total := 0, n
 	switch {
 	case d.job == nil:
@@ -145,9 +146,9 @@ func near(t *testing.T, got, want engine.Tensors, told, wantTold []float64, tole
 func TestGroupTrainsAsOneDevice(t *testing.T) {
 	rt := virtual(t, 4)
 	for _, mode := range modes {
-		for _, d := range []dealing{{mode, 0, 1, dtypes.Float32, false, nil, false}, {mode, 0, 3, dtypes.Float32, false, nil, false}, {mode, 0.01, 1, dtypes.Float32, false, nil, false},
-			{mode, 0.5, 2, dtypes.Float32, false, nil, false}, {mode, 0, 1, dtypes.BFloat16, false, nil, false},
-			{mode, 0, 1, dtypes.Float32, true, nil, false}, {mode, 0, 3, dtypes.Float32, true, nil, false}, {mode, 0.01, 1, dtypes.Float32, true, nil, false}, {mode, 0.5, 2, dtypes.Float32, true, nil, false}} {
+		for _, d := range []dealing{{mode, 0, 1, dtypes.Float32, false, nil, false, 0}, {mode, 0, 3, dtypes.Float32, false, nil, false, 0}, {mode, 0.01, 1, dtypes.Float32, false, nil, false, 0},
+			{mode, 0.5, 2, dtypes.Float32, false, nil, false, 0}, {mode, 0, 1, dtypes.BFloat16, false, nil, false, 0},
+			{mode, 0, 1, dtypes.Float32, true, nil, false, 0}, {mode, 0, 3, dtypes.Float32, true, nil, false, 0}, {mode, 0.01, 1, dtypes.Float32, true, nil, false, 0}, {mode, 0.5, 2, dtypes.Float32, true, nil, false, 0}} {
 			if d.shard && mode != "tape" {
 				continue // refused
 			}
@@ -175,26 +176,31 @@ func TestGroupTrainsAsOneDevice(t *testing.T) {
 // programs for that are compiled before the walk.
 func TestOverlapChangesNoBit(t *testing.T) {
 	rt := virtual(t, 4)
-	for _, d := range []dealing{{"tape", 0, 1, dtypes.Float32, false, nil, false}, {"tape", 0, 1, dtypes.BFloat16, false, nil, false}, {"tape", 0, 1, dtypes.Float32, true, nil, false},
-		{"tape", 0, 3, dtypes.Float32, false, nil, false}} {
+	for _, d := range []dealing{{"tape", 0, 1, dtypes.Float32, false, nil, false, 0}, {"tape", 0, 1, dtypes.BFloat16, false, nil, false, 0}, {"tape", 0, 1, dtypes.Float32, true, nil, false, 0},
+		{"tape", 0, 3, dtypes.Float32, false, nil, false, 0}} {
 		for _, compute := range []dtypes.DType{dtypes.Float32, dtypes.BFloat16} {
 			for _, n := range []int{2, 4} {
 				d.apart = true
 				want, wantTold := dealOut(t, rt, d, compute, n)
 				d.apart = false
-				got, told := dealOut(t, rt, d, compute, n)
-				for rank := range want {
-					sameBits(t, got[rank], want[rank])
-				}
-				if !slices.Equal(told, wantTold) {
-					t.Errorf("%+v: losses and norms %v, apart %v", d, told, wantTold)
+				for _, d.bucket = range []int64{0, 200, 1 << 40} {
+					got, told := dealOut(t, rt, d, compute, n)
+					for rank := range want {
+						sameBits(t, got[rank], want[rank])
+					}
+					if !slices.Equal(told, wantTold) {
+						t.Errorf("%+v: losses and norms %v, apart %v", d, told, wantTold)
+					}
 				}
 			}
 		}
 	}
-	for _, overlap := range []bool{true, false} {
+	for _, how := range []struct {
+		overlap bool
+		bucket  int64
+	}{{true, 0}, {true, 200}, {true, 1 << 40}, {false, 0}} {
 		g := groupOf(t, rt, "tape", 2, dtypes.Float32)
-		g.Overlap = overlap
+		g.Overlap, g.Bucket = how.overlap, how.bucket
 		lead := g.Engines()[0]
 		step := func(e *engine.Engine) error {
 			params := perceptronParams(t, e)
@@ -213,16 +219,16 @@ func TestOverlapChangesNoBit(t *testing.T) {
 			t.Fatal(err)
 		}
 		if now := lead.Compiled().Programs; now != programs || programs == 0 {
-			t.Errorf("overlap %v: %d programs were compiled ahead, and %d more were needed", overlap, programs, now-programs)
+			t.Errorf("%+v: %d programs were compiled ahead, and %d more were needed", how, programs, now-programs)
 		}
-		t.Logf("overlap %v: %d programs, run %d times", overlap, programs, lead.Runs()-before)
+		t.Logf("%+v: %d programs, run %d times", how, programs, lead.Runs()-before)
 	}
 }
 
 // In bf16 the devices compute with copies of the owners' masters: the same bits as where every device keeps its own.
 func TestShardedInBF16(t *testing.T) {
 	rt := virtual(t, 2)
-	for _, d := range []dealing{{"tape", 0, 1, dtypes.Float32, false, nil, false}, {"tape", 0.5, 3, dtypes.Float32, false, nil, false}} {
+	for _, d := range []dealing{{"tape", 0, 1, dtypes.Float32, false, nil, false, 0}, {"tape", 0.5, 3, dtypes.Float32, false, nil, false, 0}} {
 		want, wantTold := dealOut(t, rt, d, dtypes.BFloat16, 2)
 		d.shard = true
 		got, told := dealOut(t, rt, d, dtypes.BFloat16, 2)
@@ -405,7 +411,7 @@ func TestSpanOfOneProcess(t *testing.T) {
 	if len(span.IDs) != 2 || span.First != 0 {
 		t.Fatalf("the span is %+v", span)
 	}
-	d := dealing{"tape", 0.5, 2, dtypes.Float32, true, nil, false}
+	d := dealing{"tape", 0.5, 2, dtypes.Float32, true, nil, false, 0}
 	want, wantTold := dealOut(t, rt, d, dtypes.Float32, 2)
 	d.job = &engine.Job{Span: span}
 	got, told := dealOut(t, rt, d, dtypes.Float32, 2)

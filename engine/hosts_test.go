@@ -93,8 +93,8 @@ func TestHostsTrainAsOneDevice(t *testing.T) {
 				continue
 			}
 			for _, mode := range modes {
-				for _, d := range []dealing{{mode, 0, 1, dtypes.Float32, false, nil, false}, {mode, 0.5, 3, dtypes.Float32, false, nil, false}, {mode, 0, 1, dtypes.BFloat16, false, nil, false},
-					{mode, 0, 1, dtypes.Float32, true, nil, false}, {mode, 0.5, 2, dtypes.Float32, true, nil, false}} {
+				for _, d := range []dealing{{mode, 0, 1, dtypes.Float32, false, nil, false, 0}, {mode, 0.5, 3, dtypes.Float32, false, nil, false, 0}, {mode, 0, 1, dtypes.BFloat16, false, nil, false, 0},
+					{mode, 0, 1, dtypes.Float32, true, nil, false, 0}, {mode, 0.5, 2, dtypes.Float32, true, nil, false, 0}} {
 					if d.shard && mode != "tape" {
 						continue // refused
 					}

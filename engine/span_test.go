@@ -78,8 +78,8 @@ type spanResult struct {
 }
 
 // spanned are trainings over two processes.
-var spanned = []dealing{{"tape", 0, 1, dtypes.Float32, false, nil, false}, {"tape", 0.5, 3, dtypes.Float32, false, nil, false}, {"fused", 0, 1, dtypes.Float32, false, nil, false},
-	{"tape", 0, 1, dtypes.Float32, true, nil, false}, {"tape", 0.5, 3, dtypes.Float32, true, nil, false}}
+var spanned = []dealing{{"tape", 0, 1, dtypes.Float32, false, nil, false, 0}, {"tape", 0.5, 3, dtypes.Float32, false, nil, false, 0}, {"fused", 0, 1, dtypes.Float32, false, nil, false, 0},
+	{"tape", 0, 1, dtypes.Float32, true, nil, false, 0}, {"tape", 0.5, 3, dtypes.Float32, true, nil, false, 0}}
 
 // TestProcessOfTwo is a process of TestTwoProcesses.
 func TestProcessOfTwo(t *testing.T) {

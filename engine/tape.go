@@ -172,11 +172,11 @@ type backward struct {
 	needsIn []bool // which inputs want a cotangent
 	hasOut  []bool // which outputs come with one
 	trained []string
-	owed    []shapes.Shape // gradients of another block, which the program adds up over the devices; nil = none
+	owed    []shapes.Shape // gradients of other blocks, which the program adds up over the devices; nil = none
 }
 
-// backward is the program of one block's backward: inputs, cotangents of outputs, parameters and gradients of another block →
-// cotangents of the inputs that need one, gradients of the trained parameters, sums of the other block's over the devices.
+// backward is the program of one block's backward: inputs, cotangents of outputs, parameters and gradients of other blocks →
+// cotangents of the inputs that need one, gradients of the trained parameters, sums of the other blocks' over the devices.
 func (e *Engine) backward(b backward, bind Bind) (*program, error) {
 	key := fmt.Sprintf("backward|%s|%v|%v|%s", b.call.key, b.needsIn, b.hasOut, strings.Join(b.trained, ","))
 	var together *Group

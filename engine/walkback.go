@@ -104,7 +104,7 @@ type walker struct {
 	left      map[string]int      // visits to come per site
 	norm2     *Array              // squared norm of the gradients applied so far; not finite = apply no more
 	pending   map[string][]*Array // gradients of blocks that are visited more than once
-	owed      *owed               // the gradients that are added up over the devices beside the next block
+	owed      *owed               // the gradients that are added up over the devices beside a later block
 	ferry     ferry
 }
 
@@ -167,8 +167,8 @@ func (w *walker) visit(rec *entry) error {
 	}
 	if any {
 		b := backward{call: rec.call, in: shapesIn, out: outShapes, needsIn: needsIn, hasOut: hasOut, trained: rec.trained}
-		before := w.owed
-		if w.owed = nil; before != nil && !e.alone() {
+		before := w.due()
+		if before != nil && !e.alone() {
 			b.owed = shapesOf(before.grads)
 		}
 		p, err := e.backward(b, w.bind)
@@ -198,7 +198,7 @@ func (w *walker) visit(rec *entry) error {
 			out = out[1:]
 		}
 		if before != nil {
-			if err := w.update(before.indices, sums); err != nil {
+			if err := w.paid(before, sums); err != nil {
 				return err
 			}
 		}
@@ -244,7 +244,8 @@ func (w *walker) gradients(rec *entry, grads []*Array) (err error) {
 	}
 	delete(w.pending, site)
 	if w.immediate && e.overlaps() {
-		return w.owe(indices, grads)
+		w.owe(indices, grads)
+		return nil
 	}
 	if grads, err = e.sum(grads); err != nil {
 		return err
@@ -363,7 +364,8 @@ func (e *Engine) add(a, b *Array) (*Array, error) {
 func (t *tape) programsBack(entries []planEntry, immediate bool) ([]func() (*program, error), error) {
 	marked, left, overlaps := map[int]bool{t.plan.loss: true}, maps.Clone(t.plan.visits), immediate && t.e.overlaps() && !t.e.alone()
 	var jobs []func() (*program, error)
-	var owed []shapes.Shape // of the block before
+	var owed []shapes.Shape // of the blocks before
+	var bytes int64
 	if t.o != nil && !immediate {
 		jobs = t.e.apart(t.o)
 	}
@@ -403,11 +405,16 @@ func (t *tape) programsBack(entries []planEntry, immediate bool) ([]func() (*pro
 				}
 			}
 		}
-		b := backward{call: en.call, in: shapesIn, out: outShapes, needsIn: needsIn, hasOut: hasOut, trained: trained, owed: owed}
+		b := backward{call: en.call, in: shapesIn, out: outShapes, needsIn: needsIn, hasOut: hasOut, trained: trained}
+		if overlaps && bytes >= t.e.bucket() {
+			b.owed, owed, bytes = owed, nil, 0
+		}
 		jobs = append(jobs, func() (*program, error) { return t.e.backward(b, t.bind) })
-		owed = nil
 		if left[en.call.site()]--; left[en.call.site()] == 0 && overlaps {
-			owed = updated
+			owed = append(owed, updated...)
+			for _, shape := range updated {
+				bytes += bytesOf(shape)
+			}
 		}
 		if t.e.shards() && !t.e.alone() && len(trained) > 0 && immediate {
 			jobs = append(jobs, func() (*program, error) { return t.e.normOf(updated) })

@@ -127,6 +127,7 @@ func newBench(a *app) *cobra.Command {
 	f.StringVar(&table, "table", "", "measure nothing: print the lines of this file, results on one and on several devices, as a table of how they scale")
 	f.StringVar(&shard, "shard", "replicated", "where training state lies: replicated on every device, or sharded over them, at granularity stage or layer")
 	f.StringVar(&reduce, "reduce", "f32", "how gradients are added up over the devices: f32 or bf16")
+	f.Int64Var(&o.Bucket, "reduce-bucket", 0, "MiB of gradients that are added up at once, at least; 0 = each block's")
 	f.BoolVar(&o.Apart, "reduce-apart", false, "gradients are added up between the backward passes of two blocks, and not beside the second")
 	f.IntVar(&o.Rank, "rank", 64, "of the adapters")
 	f.IntVar(&o.Side, "side", 0, "side of the latents; 0 = the preset's")

@@ -29,6 +29,7 @@ type Options struct {
 	Devices      int          // that train together; 0 = 1
 	Reduce       dtypes.DType // in which they add up gradients
 	Apart        bool         // they do so by programs of their own: see engine.Group.Overlap
+	Bucket       int64        // in MiB, of what they add up at once: see engine.Group.Bucket
 	Iters        int
 	Side         int    // of the latents; 0 = the preset's
 	Critic       string // what of an adversarial step's discriminator is trained: full, or lora = adapters over the teacher
@@ -49,6 +50,7 @@ type Result struct {
 	Devices     int      `json:"devices"`
 	Reduce      string   `json:"reduce"`
 	Apart       bool     `json:"reduce_apart,omitempty"`
+	Bucket      int64    `json:"reduce_bucket,omitempty"`
 	Shard       string   `json:"shard"`
 	Compute     string   `json:"compute"`
 	Frozen      string   `json:"frozen"`
@@ -109,7 +111,7 @@ func Run(rt *xla.Runtime, e *engine.Engine, o Options) (*Result, error) {
 		return nil, err
 	}
 	lead := s.setups[0]
-	r := &Result{What: "fewstep", Device: rt.DeviceName(), Preset: o.Preset, Step: o.Step, Batch: o.Batch, Accumulate: max(o.Accumulate, 1), Devices: max(o.Devices, 1), Reduce: o.Reduce.String(), Apart: o.Apart, Shard: configs.ShardReplicated,
+	r := &Result{What: "fewstep", Device: rt.DeviceName(), Preset: o.Preset, Step: o.Step, Batch: o.Batch, Accumulate: max(o.Accumulate, 1), Devices: max(o.Devices, 1), Reduce: o.Reduce.String(), Apart: o.Apart, Bucket: o.Bucket, Shard: configs.ShardReplicated,
 		Compute: e.Compute.String(), Frozen: e.FrozenDType().String(), Critic: o.Critic, Moments: o.Moments.String(), Offload: configs.OffloadNone, Granularity: int(e.Granularity), Calls: int(max(e.Granularity, e.Calls)), Split: e.Split, Sites: e.Sites,
 		SetupS: seconds(time.Since(start)), FLOPs: cost.ModelCount, XLAFlags: os.Getenv("XLA_FLAGS")}
 	if e.Shard {
@@ -181,7 +183,7 @@ func newTeam(lead *engine.Engine, p Preset, o Options) (*team, error) {
 	if err != nil {
 		return nil, err
 	}
-	g.Overlap = g.Overlap && !o.Apart
+	g.Overlap, g.Bucket = g.Overlap && !o.Apart, o.Bucket<<20
 	t := &team{group: g, setups: make([]*setup, len(g.Engines()))}
 	return t, g.Together(func(rank int) (err error) {
 		t.setups[rank], err = newSetup(g.Engines()[rank], p, o, rank)
