@@ -71,10 +71,36 @@ func (w *wall) part(e *engine.Engine, name string, wait *engine.Array) error {
 	return nil
 }
 
-// finish adds speed and memory.
+// pace are the updates of the last second, or the last one where that took longer. Of one alone the time says little: where
+// several are ready when they are read, the first seems to have taken all of it and the others none.
+type pace []paced
+
+type paced struct {
+	samples int64
+	took    time.Duration
+}
+
+// add takes an update in, and gives the samples per second since the oldest that is kept; 0 = no time went by.
+func (p *pace) add(samples int64, took time.Duration) float64 {
+	*p = append(*p, paced{samples, took})
+	var all paced
+	for _, u := range *p {
+		all.samples, all.took = all.samples+u.samples, all.took+u.took
+	}
+	for len(*p) > 1 && all.took-(*p)[0].took >= time.Second {
+		all.samples, all.took = all.samples-(*p)[0].samples, all.took-(*p)[0].took
+		*p = (*p)[1:]
+	}
+	if all.took <= 0 {
+		return 0
+	}
+	return float64(all.samples) / all.took.Seconds()
+}
+
+// finishWall adds speed and memory.
 func (p *phase) finishWall(w *wall, samples int64, took time.Duration) monitor.Values {
-	if p.perSample > 0 && took > 0 {
-		speed := p.perSample * float64(samples) / took.Seconds() / 1e12
+	if rate := p.pace.add(samples, took); p.perSample > 0 && rate > 0 {
+		speed := p.perSample * rate / 1e12
 		w.values[monitor.TFLOPs] = speed
 		if p.card != nil {
 			if peak := p.card.PeakTFLOPs(); peak > 0 {

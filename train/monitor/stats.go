@@ -57,7 +57,7 @@ type Summary struct {
 
 // Names of wall-clock figures; others may be added freely.
 const (
-	TFLOPs     = "tflop_per_s"       // model operations per second of the step, in units of 1e12; cost.ModelCount says which count
+	TFLOPs     = "tflop_per_s"       // model operations per second, in units of 1e12, over the updates of the last second or the last one; cost.ModelCount says which count
 	MFU        = "mfu"               // of the device's peak in that, 0 to 1
 	MemoryLive = "memory_bytes"      // on the device now
 	MemoryPeak = "memory_peak_bytes" // most since the phase began, or since the process began where only the device knows
