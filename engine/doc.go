@@ -32,7 +32,7 @@
 //
 // Frozen weights may be kept in bf16 (frozen.go), moments in bf16 with stochastic rounding (moments.go), an optimizer's state in
 // the host's memory (offload.go) or dealt out over the devices of a [Group] (shard.go). The devices of a group go through the
-// same calls, each on its part of a batch, and add up their gradients (group.go), over several processes by XLA's collectives
+// same calls, each on its part of a batch, and add up their gradients (reduce.go), over several processes by XLA's collectives
 // or through their hosts' memory (hosts.go).
 //
 // # Devices that compute nothing
