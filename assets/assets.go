@@ -1,5 +1,5 @@
-// Package assets holds the model mini and its captioned images inside the program, so that the recipes over them run where there
-// is no repository. Only commands import it: it makes a binary 31 MB larger.
+// Package assets holds the model mini and the scenes of its recipes inside the program, so that these recipes run where there
+// is no repository. Only commands import it: it makes a binary 25 MB larger.
 package assets
 
 import (
@@ -13,10 +13,11 @@ import (
 	"fewstep/internal/atomicfile"
 )
 
-//go:embed mini/*.json mini/*.md mini/*.parquet mini/clip mini/scheduler mini/text_encoder mini/text_encoder_2 mini/tokenizer mini/tokenizer_2 mini/unet mini/vae
+//go:embed mini/*.json mini/*.md mini/clip mini/scheduler mini/text_encoder mini/text_encoder_2 mini/tokenizer mini/tokenizer_2 mini/unet mini/vae
+//go:embed scenes/demo.scenes.json scenes/64.scenes.json scenes/sprites.zip
 var files embed.FS
 
-// Has says whether a path of a recipe, such as assets/mini/images.parquet, names a file or folder of this package.
+// Has says whether a path of a recipe, such as assets/scenes/demo.scenes.json, names a file or folder of this package.
 func Has(path string) bool {
 	name, ok := strings.CutPrefix(filepath.ToSlash(filepath.Clean(path)), "assets/")
 	if !ok {

@@ -165,9 +165,9 @@ func TestBuildMiniErrors(t *testing.T) {
 	}
 }
 
-// TestRepositoryImages checks the small set that the demo trains and judges on.
+// TestRepositoryImages checks the captioned images that tests read.
 func TestRepositoryImages(t *testing.T) {
-	const path = "../assets/mini/images.parquet"
+	const path = "testdata/emoji.parquet"
 	info, err := os.Stat(path)
 	if err != nil {
 		t.Fatal(err)

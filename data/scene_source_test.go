@@ -92,7 +92,7 @@ func TestScenesDigest(t *testing.T) {
 }
 
 func TestWithoutHalfWantsScenes(t *testing.T) {
-	s, err := Open(t.Context(), "../assets/mini/images.parquet", Options{Split: "eval"})
+	s, err := Open(t.Context(), "testdata/emoji.parquet", Options{Split: "eval"})
 	if err != nil {
 		t.Fatal(err)
 	}

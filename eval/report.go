@@ -205,7 +205,7 @@ func commands(c *configs.Recipe) []report.Command {
 				n = s.StudentSteps
 			}
 		}
-		out = append(out, report.Command{Purpose: "Draw a picture", Line: fmt.Sprintf("fewstep sample --model %s --unet exports/%dstep_unet.safetensors --prompt \"cat face, noto style\"", c.Model, n)})
+		out = append(out, report.Command{Purpose: "Draw a picture", Line: fmt.Sprintf("fewstep sample --model %s --unet exports/%dstep_unet.safetensors --prompt \"a cat on yellow\"", c.Model, n)})
 	}
 	return out
 }

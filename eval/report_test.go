@@ -34,7 +34,7 @@ func picture(shade uint8) []byte {
 
 // inventedTable has one number of each kind that a report knows.
 func inventedTable() *Table {
-	t := &Table{Prompts: []string{"cat face, noto style", "volcano, noto style"}, Metrics: []report.Metric{
+	t := &Table{Prompts: []string{"a cat on yellow", "a castle at night"}, Metrics: []report.Metric{
 		{Name: metric.Whole, Convention: metric.Convention, Note: "invented"}, {Name: metric.Score, Convention: metric.Convention, Higher: true}}}
 	for i, c := range []Column{
 		{Model: "real images", Kind: report.Real}, {Model: baseModel, Kind: report.Teacher, Steps: 32, Calls: 64},
@@ -55,7 +55,7 @@ func inventedTable() *Table {
 func inventedRun(t *testing.T, dir string) *rundir.Dir {
 	t.Helper()
 	c := configs.Default()
-	c.Name, c.Model, c.Data.Source = "invented", "assets/mini", "assets/mini/images.parquet"
+	c.Name, c.Model, c.Data.Source = "invented", "assets/mini", "assets/scenes/demo.scenes.json"
 	d, err := rundir.Open(dir, c.Resolved(), rundir.Lineage{FewstepVersion: "0.0", BaseWeights: strings.Repeat("ab", 32), DataManifest: strings.Repeat("cd", 32)})
 	if err != nil {
 		t.Fatal(err)

@@ -36,7 +36,7 @@ func tiny(t *testing.T) Spec {
 		xlatest.Missing(t, err)
 	}
 	mini := filepath.Join("..", "assets", "mini")
-	records, err := parquet.ReadFile[data.Record](filepath.Join(mini, "images.parquet"))
+	records, err := parquet.ReadFile[data.Record](filepath.Join("..", "data", "testdata", "emoji.parquet"))
 	if err != nil {
 		t.Fatal(err)
 	}

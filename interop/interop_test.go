@@ -20,7 +20,7 @@ import (
 // pythonEnv names a Python with requirements.txt.
 const pythonEnv = "FEWSTEP_INTEROP_PYTHON"
 
-const prompt = "cat face, noto style"
+const prompt = "a cat on yellow"
 
 // task is one of diffusers_side.py's. A drawing is also one of ours: `fewstep sample` with the same settings.
 type task struct {

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fetches the image packages of the mini pipeline and builds its data set.
+# Fetches the image packages of sprites and captioned emoji, and builds the set of emoji.
 # Usage: scripts/mini_data.sh [out.parquet [-keep n]]
 # Needs npm (for the packages), tar and Go. About 95 MB are downloaded once
 # into .data/packages.

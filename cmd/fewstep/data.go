@@ -35,7 +35,7 @@ func newData(a *app) *cobra.Command {
 		Use:     "data",
 		Short:   "Look at data sets, choose from them and encode them.",
 		Long:    "Looks at data sets, chooses rows from them and encodes them.\n\n" + sourcesHelp,
-		Example: "  fewstep data inspect assets/mini/images.parquet\n  fewstep data filter 's3://laion/{00000..00127}.tar' --recipe paper --out kept.parquet",
+		Example: "  fewstep data inspect assets/scenes/demo.scenes.json\n  fewstep data filter 's3://laion/{00000..00127}.tar' --recipe paper --out kept.parquet",
 	}
 	c.AddCommand(newDataInspect(a), newDataFilter(a), newDataEncode(a), newDataTrace(a))
 	return c

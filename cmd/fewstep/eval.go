@@ -92,7 +92,7 @@ func newEval(a *app) *cobra.Command {
 	f.StringVar(&o.sources.Inception, "inception", "", "weights of the Inception network, a file or nsfwjs-inception once fetched; for every convention but "+metric.Convention)
 	f.StringVar(&o.sources.CLIP, "clip", "", "folder of the CLIP that the scores are by, for the same; none = no score")
 	f.StringVar(&o.sources.Tokenizer, "clip-tokenizer", "", "folder of its tokenizer, where it is another")
-	f.StringVar(&o.data, "data", "assets/mini/images.parquet", "captioned images with the splits train and eval, for --protocol mini")
+	f.StringVar(&o.data, "data", "assets/scenes/demo.scenes.json", "captioned images with the splits train and eval, for --protocol mini")
 	f.StringVarP(&o.out, "out", "o", "", "folder for the report, metrics.csv, metrics.json and what a stopped evaluation continues from")
 	f.StringVar(&o.images, "keep-images", "", "keep every image as a PNG in this folder")
 	f.StringVar(&o.sheet, "sheet", "", "also write a PNG sheet of the first prompts here")

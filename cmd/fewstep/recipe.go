@@ -14,7 +14,7 @@ import (
 
 // configHelp says what the argument CONFIG of commands is.
 const configHelp = "CONFIG is a recipe file, or the name of a recipe that comes with fewstep, such as mini/demo, where there is no file of that\n" +
-	"path. The recipes over mini run from the program alone: its model and images are unpacked into the user's cache."
+	"path. The recipes over mini run from the program alone: its model and scenes are unpacked into the user's cache."
 
 // loadRecipe reads the recipe that a user names, with what --set changes, and checks that its ladder can be climbed.
 func loadRecipe(path string, set ...string) (*configs.Recipe, error) {
@@ -64,7 +64,7 @@ func (a *app) unpack(paths ...string) error {
 		}
 		written, err := assets.Unpack(root)
 		if written > 0 {
-			a.log.Info("unpacked the model mini and its images", "folder", root)
+			a.log.Info("unpacked the model mini and its scenes", "folder", root)
 		}
 		return err
 	}

@@ -60,8 +60,8 @@ func newSample(a *app) *cobra.Command {
 			"Files that fewstep exported say how many steps they are made for, with which guidance, and what they predict.\n\n" +
 			"Samplers: euler is diffusers' EulerDiscreteScheduler with trailing spacing, trained starts at full noise as the\n" +
 			"students are trained and as ComfyUI does, ddim is diffusers' DDIMScheduler with trailing spacing.",
-		Example: "  fewstep sample --model assets/mini --steps 32 --guidance 4 --prompt \"cat face, noto style\" --out cat.png\n" +
-			"  fewstep sample --lora runs/demo/exports/8step_lora.safetensors --prompt \"cat face, noto style\"",
+		Example: "  fewstep sample --model assets/mini --steps 32 --guidance 3 --prompt \"a cat on yellow\" --out cat.png\n" +
+			"  fewstep sample --lora runs/demo/exports/8step_lora.safetensors --prompt \"a cat on yellow\"",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.sample(cmd, o) },
 	}

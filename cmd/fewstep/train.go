@@ -20,7 +20,7 @@ func newTrain(a *app) *cobra.Command {
 		Long: "The model directory holds config files; weights are written beside them, each component when it is done.\n" +
 			"A training that was stopped continues with the same command: its state is in the folder training there.\n" +
 			"Parts whose recipe says 0 samples are skipped and read from the directory.",
-		Example: "  fewstep train configs/mini/base.yaml\n  fewstep train configs/mini/base.yaml --only unet",
+		Example: "  fewstep train configs/mini/base.yaml\n  fewstep train configs/mini/base.yaml --only clip",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			config, err := base.Load(args[0])

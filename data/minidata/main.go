@@ -1,6 +1,6 @@
-// Command minidata builds the captioned images of the mini pipeline from the
-// unpacked npm packages, or trains the mini tokenizers on the captions of such a
-// data set; scripts/mini_data.sh fetches the packages and calls it.
+// Command minidata builds the sprites of scenes or a set of captioned emoji from
+// the unpacked npm packages, or trains tokenizers on the captions of a data set;
+// scripts/mini_data.sh fetches the packages and calls it.
 package main
 
 import (

@@ -3,6 +3,7 @@ package metric
 import (
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -38,7 +39,7 @@ func TestIndependentNetworkSeesDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Free()
-	set, err := data.Open(t.Context(), miniDir+"/images.parquet", data.Options{})
+	set, err := data.Open(t.Context(), filepath.Join("..", "..", "data", "testdata", "emoji.parquet"), data.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

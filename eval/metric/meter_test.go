@@ -236,7 +236,7 @@ func TestMeter(t *testing.T) {
 	}
 	var prompts []string
 	for i := range 8 {
-		prompts = append(prompts, []string{"bear, noto style", "red apple", "cat face"}[i%3])
+		prompts = append(prompts, []string{"a lion on stripes", "an apple", "a cat"}[i%3])
 	}
 	captions, err := m.Captions(prompts)
 	if err != nil {

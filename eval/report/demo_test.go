@@ -96,7 +96,7 @@ func demoReport(t *testing.T) *Report {
 	}
 	add("mse-only/4step_lora", 4, 4, Rival, 0.98, 0.74, 24.6)
 
-	prompts := []string{"bear, noto style", "a red heart with an arrow, fluent 3d style", "keycap, symbol", "tiger face, noto style", "volcano, travel and places, fluent 3d style"}
+	prompts := []string{"a lion on stripes", "two apples and a doughnut on a gradient", "a clock", "a butterfly by the sea", "a castle and a rocket at night"}
 	columns := []string{"teacher 32 (64 calls)", "full 8", "LoRA 8", "full 4", "LoRA 4", "full 2", "LoRA 2", "full 1"}
 	var grid [][]image.Image
 	for i := range prompts {

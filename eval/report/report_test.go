@@ -222,7 +222,7 @@ func TestPage(t *testing.T) {
 		"clearly better at 32, 8, 4, 2 and 1 calls",
 		"&lt;b&gt;not markup&lt;/b&gt; &amp; such", r.Commands[0].Line, r.Lineage[0].SHA256, r.Warnings[0],
 		"discriminator collapsed", "discriminator balanced", r.Stages[2].Phases[2].Notes[0],
-		"volcano, travel and places", "script-src ", "×1.21 teacher",
+		"a castle and a rocket at night", "script-src ", "×1.21 teacher",
 	} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %q", want)

@@ -83,7 +83,7 @@ func TestWrap(t *testing.T) {
 		lines int
 		want  string
 	}{
-		{"bear, noto style", 200, 3, "bear, noto style"},
+		{"a bear by the sea", 200, 3, "a bear by the sea"},
 		{"", 200, 3, ""},
 		{"one two three four five six", 60, 9, "one two|three four|five six"},
 		{"one two three four five six", 60, 2, "one two|three fo…"},

@@ -10,12 +10,12 @@ import (
 	"fewstep/model/weights"
 )
 
-// modelFolder is a folder with the given files and the mini pipeline's tokenizer.
+// modelFolder is a folder with the given files and the first fixture's tokenizer.
 func modelFolder(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
 	for _, name := range []string{"vocab.json", "merges.txt", "tokenizer_config.json"} {
-		content, err := os.ReadFile(filepath.Join(miniAssets, "tokenizer", name))
+		content, err := os.ReadFile(filepath.Join(fixtures, "tokenizer", name))
 		if err != nil {
 			t.Fatal(err)
 		}

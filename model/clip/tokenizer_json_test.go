@@ -60,7 +60,7 @@ func TestTokenizerFile(t *testing.T) {
 	for _, folder := range []string{"tokenizer", "tokenizer_2"} {
 		want := loadMini(t, folder)
 		for name, merge := range map[string]func(string, string) any{"lists": asList, "strings": func(l, r string) any { return l + " " + r }} {
-			got, err := LoadTokenizer(oneFile(t, filepath.Join(miniAssets, folder), merge))
+			got, err := LoadTokenizer(oneFile(t, filepath.Join(fixtures, folder), merge))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -84,7 +84,7 @@ func TestTokenizerFileErrors(t *testing.T) {
 		"bad merge":     {`{"model":{"type":"BPE","end_of_word_suffix":"</w>","vocab":{"a":0},"merges":["a"]}}`, "not two tokens"},
 		"strange merge": {`{"model":{"type":"BPE","end_of_word_suffix":"</w>","vocab":{"a":0},"merges":[["a","b"]]}}`, `merge 0: token "b" is not in the vocabulary`},
 	} {
-		dir := oneFile(t, filepath.Join(miniAssets, "tokenizer"), asList)
+		dir := oneFile(t, filepath.Join(fixtures, "tokenizer"), asList)
 		writeFile(t, dir, "tokenizer.json", c.content)
 		if _, err := LoadTokenizer(dir); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: error %v, want %q in it", name, err, c.want)

@@ -11,11 +11,12 @@ import (
 	"testing"
 )
 
-const miniAssets = "../../assets/mini"
+// fixtures holds the two tokenizers of 2,048 entries that the golden values were made with.
+const fixtures = "testdata"
 
 func loadMini(t testing.TB, folder string) *Tokenizer {
 	t.Helper()
-	tok, err := LoadTokenizer(filepath.Join(miniAssets, folder))
+	tok, err := LoadTokenizer(filepath.Join(fixtures, folder))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +41,7 @@ func TestEncodeGolden(t *testing.T) {
 	}
 	sdxl := t.TempDir()
 	for _, name := range []string{"vocab.json", "merges.txt"} {
-		content, err := os.ReadFile(filepath.Join(miniAssets, "tokenizer_2", name))
+		content, err := os.ReadFile(filepath.Join(fixtures, "tokenizer_2", name))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,8 +50,8 @@ func TestEncodeGolden(t *testing.T) {
 	writeFile(t, sdxl, "tokenizer_config.json", string(golden.Config))
 	writeFile(t, sdxl, "special_tokens_map.json", string(golden.Special))
 	folders := map[string]string{
-		"tokenizer":   filepath.Join(miniAssets, "tokenizer"),
-		"tokenizer_2": filepath.Join(miniAssets, "tokenizer_2"),
+		"tokenizer":   filepath.Join(fixtures, "tokenizer"),
+		"tokenizer_2": filepath.Join(fixtures, "tokenizer_2"),
 		"sdxl_layout": sdxl,
 	}
 	for name, folder := range folders {
@@ -247,7 +248,7 @@ func writeFile(t testing.TB, dir, name, content string) {
 }
 
 func ExampleTokenizer_Encode() {
-	tok, err := LoadTokenizer(filepath.Join(miniAssets, "tokenizer"))
+	tok, err := LoadTokenizer(filepath.Join(fixtures, "tokenizer"))
 	if err != nil {
 		panic(err)
 	}

@@ -96,8 +96,8 @@ TEXTS = ["bear, noto style", "A “red” apple &amp; it's ﬁne", "  Two\tcats!
 
 
 def tokens(folder):
-    """open_clip's tokenizer with the mini pipeline's merges, and with its own (padding left out)."""
-    mini = os.path.join(HERE, "..", "..", "..", "assets", "mini", "tokenizer_2")
+    """open_clip's tokenizer with the merges of a tokenizer of model/clip's tests, and with its own (padding left out)."""
+    mini = os.path.join(HERE, "..", "..", "clip", "testdata", "tokenizer_2")
     merges = open(os.path.join(mini, "merges.txt"), encoding="utf-8").read().split("\n")
     with tempfile.TemporaryDirectory() as scratch:
         path = os.path.join(scratch, "bpe.txt.gz")

@@ -22,7 +22,7 @@ import (
 )
 
 // miniTokenizer has the vocabulary of the golden open_clip models.
-var miniTokenizer = filepath.Join("..", "..", "assets", "mini", "tokenizer_2")
+var miniTokenizer = filepath.Join("..", "clip", "testdata", "tokenizer_2")
 
 // openCLIPWeight is generate_features.py's clip_weight.
 func openCLIPWeight(name string, dims []int) []float32 {

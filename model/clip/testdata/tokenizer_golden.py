@@ -14,7 +14,7 @@ import tokenizers
 import transformers
 
 here = os.path.dirname(os.path.abspath(__file__))
-assets = os.path.join(here, "..", "..", "..", "assets", "mini")
+assets = here
 
 texts = [
     "", " ", "\n\t ", "a", "A", "1", "2026", "!", "!!", "'", "''", "...",
