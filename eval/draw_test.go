@@ -48,7 +48,7 @@ func random(t *testing.T) Spec {
 func randomOn(t *testing.T, rt *xla.Runtime) Spec {
 	t.Helper()
 	dir := t.TempDir()
-	if _, err := tinypipeline.Write(dir, filepath.Join("..", "assets", "mini")); err != nil {
+	if _, err := tinypipeline.Write(dir, filepath.Join("..", "model", "clip", "testdata")); err != nil {
 		t.Fatal(err)
 	}
 	p, err := pipeline.Open(filepath.Join(dir, "tinymodel"))

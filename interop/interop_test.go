@@ -67,7 +67,7 @@ func TestInterop(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	side := startDiffusers(t, python)
-	mini := filepath.Join(root(t), "assets", "mini")
+	mini, tokenizers := filepath.Join(root(t), "assets", "mini"), filepath.Join(root(t), "model", "clip", "testdata")
 	t.Run("mini", func(t *testing.T) {
 		s := &scene{dir: t.TempDir(), model: mini, fewstep: fewstep, side: side}
 		s.written(t)
@@ -75,7 +75,7 @@ func TestInterop(t *testing.T) {
 	})
 	t.Run("random", func(t *testing.T) {
 		dir := t.TempDir()
-		must(t, tinypipeline.Model(filepath.Join(dir, "base"), mini))
+		must(t, tinypipeline.Model(filepath.Join(dir, "base"), tokenizers))
 		s := &scene{dir: dir, model: filepath.Join(dir, "base"), fewstep: fewstep, side: side, formats: true}
 		s.written(t)
 		s.saved(t)
@@ -86,7 +86,7 @@ func TestInterop(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			must(t, tinypipeline.SD(filepath.Join(dir, "base"), mini, version))
+			must(t, tinypipeline.SD(filepath.Join(dir, "base"), tokenizers, version))
 			s := &scene{dir: dir, model: filepath.Join(dir, "base"), fewstep: fewstep, side: side, formats: true}
 			s.writtenSD(t)
 			s.saved(t)

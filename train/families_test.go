@@ -22,7 +22,7 @@ func TestStableDiffusionWalksTheLadder(t *testing.T) {
 `
 	for version, name := range map[int]string{1: "version 1", 2: "version 2"} {
 		t.Run(name, func(t *testing.T) {
-			recipe, err := tinypipeline.WriteSD(t.TempDir(), filepath.Join("..", "assets", "mini"), version)
+			recipe, err := tinypipeline.WriteSD(t.TempDir(), filepath.Join("..", "model", "clip", "testdata"), version)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -77,7 +77,7 @@ func sized(t *testing.T, sizes []bucket.Size) string {
 // openTiny is a run over the tiny pipeline, whose samples are opened.
 func openTiny(t *testing.T, log slog.Handler, set ...string) *Run {
 	t.Helper()
-	recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "assets", "mini"))
+	recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "model", "clip", "testdata"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -121,7 +121,7 @@ func same(t *testing.T, want, got map[string]string) {
 
 func tiny(t *testing.T) string {
 	t.Helper()
-	recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "assets", "mini"))
+	recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "model", "clip", "testdata"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -39,7 +39,7 @@ func BenchmarkUpdates(b *testing.B) {
 		b.Skip(err)
 	}
 	defer rt.Close()
-	recipe, err := tinypipeline.Write(b.TempDir(), "../assets/mini")
+	recipe, err := tinypipeline.Write(b.TempDir(), "../model/clip/testdata")
 	if err != nil {
 		b.Fatal(err)
 	}

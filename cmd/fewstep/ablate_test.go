@@ -21,7 +21,7 @@ func TestAblationIsWalked(t *testing.T) {
 		t.Skip("walks several ladders")
 	}
 	home := t.TempDir()
-	if _, err := tinypipeline.Write(home, filepath.Join("..", "..", "assets", "mini")); err != nil {
+	if _, err := tinypipeline.Write(home, filepath.Join("..", "..", "model", "clip", "testdata")); err != nil {
 		t.Fatal(err)
 	}
 	for name, text := range map[string]string{

@@ -20,7 +20,7 @@ import (
 func tinyModel(t *testing.T) string {
 	t.Helper()
 	model := filepath.Join(t.TempDir(), "model")
-	if err := tinypipeline.Model(model, filepath.Join("..", "..", "assets", "mini")); err != nil {
+	if err := tinypipeline.Model(model, filepath.Join("..", "..", "model", "clip", "testdata")); err != nil {
 		t.Fatal(err)
 	}
 	return model

@@ -15,7 +15,7 @@ import (
 // Each bad input of a run gets one clear error, an exit code, and leaves no run directory behind.
 func TestRunBadInput(t *testing.T) {
 	master := t.TempDir()
-	if _, err := tinypipeline.Write(master, filepath.Join("..", "..", "assets", "mini")); err != nil {
+	if _, err := tinypipeline.Write(master, filepath.Join("..", "..", "model", "clip", "testdata")); err != nil {
 		t.Fatal(err)
 	}
 	unet := filepath.Join("tinymodel", "unet", "diffusion_pytorch_model.safetensors")
@@ -141,7 +141,7 @@ func TestRunDisk(t *testing.T) {
 		t.Skip("mounting a small disk, and giving up permissions, need root")
 	}
 	dir := t.TempDir()
-	recipe, err := tinypipeline.Write(dir, filepath.Join("..", "..", "assets", "mini"))
+	recipe, err := tinypipeline.Write(dir, filepath.Join("..", "..", "model", "clip", "testdata"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,7 +50,7 @@ func entry(old, new string) func(*testing.T, string) {
 func TestDamagedModels(t *testing.T) {
 	home := t.TempDir()
 	good := filepath.Join(home, "good")
-	if err := tinypipeline.Model(good, filepath.Join("..", "..", "assets", "mini")); err != nil {
+	if err := tinypipeline.Model(good, filepath.Join("..", "..", "model", "clip", "testdata")); err != nil {
 		t.Fatal(err)
 	}
 	all := []string{"inspect", "sample", "convert", "merge", "extract"}
@@ -171,7 +171,7 @@ func kernel() []float32 {
 func TestLoRAOfAnotherModel(t *testing.T) {
 	dir := t.TempDir()
 	model := filepath.Join(dir, "model")
-	if err := tinypipeline.Model(model, filepath.Join("..", "..", "assets", "mini")); err != nil {
+	if err := tinypipeline.Model(model, filepath.Join("..", "..", "model", "clip", "testdata")); err != nil {
 		t.Fatal(err)
 	}
 	for layer, want := range map[string]string{
@@ -201,7 +201,7 @@ func TestReadOnlyTargets(t *testing.T) {
 	}
 	dir := t.TempDir()
 	model := filepath.Join(dir, "model")
-	if err := tinypipeline.Model(model, filepath.Join("..", "..", "assets", "mini")); err != nil {
+	if err := tinypipeline.Model(model, filepath.Join("..", "..", "model", "clip", "testdata")); err != nil {
 		t.Fatal(err)
 	}
 	closed, run := stranger(t, dir)

@@ -87,7 +87,7 @@ func TestDoctorClusterAlone(t *testing.T) {
 
 // SIGUSR1, which a launcher sends before a job's time is over, stops a run as SIGTERM does, and a second one does it no harm.
 func TestUserSignal(t *testing.T) {
-	recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "..", "assets", "mini"))
+	recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "..", "model", "clip", "testdata"))
 	if err != nil {
 		t.Fatal(err)
 	}

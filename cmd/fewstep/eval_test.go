@@ -13,7 +13,7 @@ import (
 // TestEval measures a random model by a list of captions, twice: the second time nothing is left to do.
 func TestEval(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := tinypipeline.Write(dir, filepath.Join("..", "..", "assets", "mini")); err != nil {
+	if _, err := tinypipeline.Write(dir, filepath.Join("..", "..", "model", "clip", "testdata")); err != nil {
 		t.Fatal(err)
 	}
 	captions, rows, out, images := filepath.Join(dir, "captions.json"), filepath.Join(dir, "rows.yaml"), filepath.Join(dir, "out"), filepath.Join(dir, "images")

@@ -22,7 +22,7 @@ func TestStableDiffusionFiles(t *testing.T) {
 		t.Run(family, func(t *testing.T) {
 			dir := t.TempDir()
 			at := func(name string) string { return filepath.Join(dir, name) }
-			if err := tinypipeline.SD(at("model"), filepath.Join("..", "..", "assets", "mini"), version); err != nil {
+			if err := tinypipeline.SD(at("model"), filepath.Join("..", "..", "model", "clip", "testdata"), version); err != nil {
 				t.Fatal(err)
 			}
 			run := func(args ...string) string {

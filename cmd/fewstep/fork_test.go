@@ -13,7 +13,7 @@ import (
 // A run that begins with another's first stages ends with the bytes of one that trained them itself, also when the other
 // is gone in between.
 func TestForkedRunEndsTheSame(t *testing.T) {
-	recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "..", "assets", "mini"))
+	recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "..", "model", "clip", "testdata"))
 	if err != nil {
 		t.Fatal(err)
 	}

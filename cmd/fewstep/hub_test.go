@@ -21,7 +21,7 @@ import (
 func TestHalfDownloaded(t *testing.T) {
 	dir := t.TempDir()
 	model, single := filepath.Join(dir, "model"), filepath.Join(dir, "tiny.safetensors")
-	if err := tinypipeline.Model(model, filepath.Join("..", "..", "assets", "mini")); err != nil {
+	if err := tinypipeline.Model(model, filepath.Join("..", "..", "model", "clip", "testdata")); err != nil {
 		t.Fatal(err)
 	}
 	if _, errs, code := runCommand(t, "convert", model, single); code != 0 {

@@ -87,7 +87,7 @@ func TestRunInterruptedWhileCompiling(t *testing.T) {
 		signal os.Signal
 	}{{"before the first update", 1, syscall.SIGTERM}, {"after it", 2, os.Interrupt}} {
 		t.Run(c.name, func(t *testing.T) {
-			recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "..", "assets", "mini"))
+			recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "..", "model", "clip", "testdata"))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -38,7 +38,7 @@ func metricsOf(t *testing.T, run string) map[string]string {
 // happened are named.
 func TestRivalsInReports(t *testing.T) {
 	home := t.TempDir()
-	recipe, err := tinypipeline.Write(home, filepath.Join("..", "..", "assets", "mini"))
+	recipe, err := tinypipeline.Write(home, filepath.Join("..", "..", "model", "clip", "testdata"))
 	if err != nil {
 		t.Fatal(err)
 	}

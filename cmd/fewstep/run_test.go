@@ -92,7 +92,7 @@ func TestKilledRunEndsTheSame(t *testing.T) {
 	if testing.Short() {
 		t.Skip("walks the ladder twice")
 	}
-	recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "..", "assets", "mini"))
+	recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "..", "model", "clip", "testdata"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +222,7 @@ func waitForLines(t *testing.T, cmd *exec.Cmd, out *bytes.Buffer, path string, n
 
 // A loss that is not finite ends the run before anything is made of it.
 func TestRunNotFinite(t *testing.T) {
-	recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "..", "assets", "mini"))
+	recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "..", "model", "clip", "testdata"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,7 +253,7 @@ func TestRunNotFinite(t *testing.T) {
 // make no report.
 func TestRunWithoutMetrics(t *testing.T) {
 	home := t.TempDir()
-	recipe, err := tinypipeline.Write(home, filepath.Join("..", "..", "assets", "mini"))
+	recipe, err := tinypipeline.Write(home, filepath.Join("..", "..", "model", "clip", "testdata"))
 	if err != nil {
 		t.Fatal(err)
 	}

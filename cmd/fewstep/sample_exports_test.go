@@ -14,7 +14,7 @@ import (
 // a single file, and the files of a release.
 func TestSampleEveryExport(t *testing.T) {
 	dir := t.TempDir()
-	recipe, err := tinypipeline.Write(dir, filepath.Join("..", "..", "assets", "mini"))
+	recipe, err := tinypipeline.Write(dir, filepath.Join("..", "..", "model", "clip", "testdata"))
 	if err != nil {
 		t.Fatal(err)
 	}

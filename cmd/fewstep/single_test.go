@@ -16,7 +16,7 @@ import (
 // weights.
 func TestSingleFileAsDirectory(t *testing.T) {
 	dir := t.TempDir()
-	recipe, err := tinypipeline.Write(dir, filepath.Join("..", "..", "assets", "mini"))
+	recipe, err := tinypipeline.Write(dir, filepath.Join("..", "..", "model", "clip", "testdata"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +56,7 @@ func TestSingleFileAsDirectory(t *testing.T) {
 func TestForeignSingleFile(t *testing.T) {
 	dir := t.TempDir()
 	model := filepath.Join(dir, "model")
-	if err := tinypipeline.Model(model, filepath.Join("..", "..", "assets", "mini")); err != nil {
+	if err := tinypipeline.Model(model, filepath.Join("..", "..", "model", "clip", "testdata")); err != nil {
 		t.Fatal(err)
 	}
 	whole, foreign := filepath.Join(dir, "whole.safetensors"), filepath.Join(dir, "foreign.safetensors")

@@ -31,7 +31,7 @@ const shortLadder = `stages:
 // tinyRecipe writes the tiny pipeline and its recipe, with these stages.
 func tinyRecipe(t *testing.T, stages string) string {
 	t.Helper()
-	recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "..", "assets", "mini"))
+	recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "..", "model", "clip", "testdata"))
 	if err != nil {
 		t.Fatal(err)
 	}

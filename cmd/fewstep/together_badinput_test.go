@@ -19,7 +19,7 @@ import (
 // Ranks that were not started alike are refused, on every one by the same sentence with the name of the rank, before there is a
 // run directory.
 func TestRanksRefused(t *testing.T) {
-	recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "..", "assets", "mini"))
+	recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "..", "model", "clip", "testdata"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -325,7 +325,7 @@ func TestTogetherWholeLadder(t *testing.T) {
 	if testing.Short() {
 		t.Skip("walks the ladder twice")
 	}
-	recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "..", "assets", "mini"))
+	recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "..", "model", "clip", "testdata"))
 	if err != nil {
 		t.Fatal(err)
 	}

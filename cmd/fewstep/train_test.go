@@ -13,7 +13,7 @@ import (
 // A base is trained from nothing, part after part, into a folder that holds config files only; what comes out draws.
 func TestTrainBase(t *testing.T) {
 	home := t.TempDir()
-	if _, err := tinypipeline.Write(home, filepath.Join("..", "..", "assets", "mini")); err != nil {
+	if _, err := tinypipeline.Write(home, filepath.Join("..", "..", "model", "clip", "testdata")); err != nil {
 		t.Fatal(err)
 	}
 	model := filepath.Join(home, "tinymodel")

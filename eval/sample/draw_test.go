@@ -32,7 +32,7 @@ type studio struct {
 func open(t *testing.T) *studio {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "model")
-	if err := tinypipeline.Model(dir, "../../assets/mini"); err != nil {
+	if err := tinypipeline.Model(dir, "../../model/clip/testdata"); err != nil {
 		t.Fatal(err)
 	}
 	if os.Getenv("XLA_FLAGS") == "" {
@@ -246,7 +246,7 @@ func TestLatentsRefuse(t *testing.T) {
 		{sample.Options{Steps: 1, Batch: 1, Noise: [][]float32{{1}}}, "noise for 1 pictures, and there are 3 prompts"},
 		{sample.Options{Steps: 1, Batch: 1, Noise: [][]float32{{1}, {2}, {3}}}, "starting noise 0 has 1 values"},
 		{sample.Options{Steps: 1, Batch: 1, TimeIDs: []float32{1}}, "takes 6 values a sample, not 1"},
-		{sample.Options{Steps: 1, Batch: 1, Guidance: 2, Negative: family.Conditions{family.Text: []float32{1}}}, "takes 192 values a sample, not 1"},
+		{sample.Options{Steps: 1, Batch: 1, Guidance: 2, Negative: family.Conditions{family.Text: []float32{1}}}, "takes 384 values a sample, not 1"},
 	} {
 		c.o.Size = s.p.Native()
 		_, err := sample.Latents(context.Background(), s.e, s.p, s.model, s.text, c.o)

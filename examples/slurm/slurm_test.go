@@ -227,7 +227,7 @@ func (s *slurm) ended(id string, limit time.Duration) (state, code, restarts str
 
 func recipe(t *testing.T) string {
 	t.Helper()
-	path, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "..", "assets", "mini"))
+	path, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "..", "model", "clip", "testdata"))
 	if err != nil {
 		t.Fatal(err)
 	}

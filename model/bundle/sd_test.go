@@ -34,7 +34,7 @@ func TestStableDiffusionAsASingleFile(t *testing.T) {
 			continue
 		}
 		dir := filepath.Join(t.TempDir(), "model")
-		if err := tinypipeline.SD(dir, "../../assets/mini", version); err != nil {
+		if err := tinypipeline.SD(dir, "../../model/clip/testdata", version); err != nil {
 			t.Fatal(err)
 		}
 		b := open(t, dir)
@@ -111,7 +111,7 @@ func TestStableDiffusionAsASingleFile(t *testing.T) {
 // projection: they are left out.
 func TestWholeOpenCLIP(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "model")
-	if err := tinypipeline.SD(dir, "../../assets/mini", 2); err != nil {
+	if err := tinypipeline.SD(dir, "../../model/clip/testdata", 2); err != nil {
 		t.Fatal(err)
 	}
 	single, whole := filepath.Join(t.TempDir(), "single.safetensors"), filepath.Join(t.TempDir(), "whole.safetensors")
@@ -158,7 +158,7 @@ func TestWholeOpenCLIP(t *testing.T) {
 // A safety checker is no part of what is written, and so not listed: diffusers would look for its folder.
 func TestSafetyCheckerIsNotListed(t *testing.T) {
 	dir, out := filepath.Join(t.TempDir(), "model"), filepath.Join(t.TempDir(), "out")
-	if err := tinypipeline.SD(dir, "../../assets/mini", 1); err != nil {
+	if err := tinypipeline.SD(dir, "../../model/clip/testdata", 1); err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, "model_index.json")

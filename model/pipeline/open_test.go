@@ -46,7 +46,7 @@ func change(t *testing.T, model, file string, keys map[string]any) {
 func tiny(t *testing.T) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "model")
-	if err := tinypipeline.Model(dir, "../../assets/mini"); err != nil {
+	if err := tinypipeline.Model(dir, "../../model/clip/testdata"); err != nil {
 		t.Fatal(err)
 	}
 	return dir
@@ -79,8 +79,8 @@ func TestOpenRefuses(t *testing.T) {
 		keys map[string]any
 		says string
 	}{
-		{"text_encoder/config.json", map[string]any{"max_position_embeddings": 8}, "text_encoder takes 8 tokens and text_encoder_2 16"},
-		{"text_encoder/config.json", map[string]any{"hidden_size": 16}, "make the condition text of the shape [16 24], and the UNet takes [16 12]"},
+		{"text_encoder/config.json", map[string]any{"max_position_embeddings": 16}, "text_encoder takes 16 tokens and text_encoder_2 32"},
+		{"text_encoder/config.json", map[string]any{"hidden_size": 16}, "make the condition text of the shape [32 24], and the UNet takes [32 12]"},
 		{"text_encoder_2/config.json", map[string]any{"architectures": []string{"CLIPTextModel"}}, "text_encoder_2 has no text projection"},
 		{"text_encoder_2/config.json", map[string]any{"projection_dim": 9}, "make the condition pooled of the shape [9], and the UNet takes [8]"},
 		{"vae/config.json", map[string]any{"latent_channels": 16}, "the VAE has 16 latent channels, the UNet takes 4"},

@@ -33,7 +33,7 @@ func (c stopAfter) Err() error {
 func recipe(t *testing.T) *Config {
 	t.Helper()
 	dir := t.TempDir()
-	if _, err := tinypipeline.Write(dir, "../../assets/mini"); err != nil {
+	if _, err := tinypipeline.Write(dir, "../../model/clip/testdata"); err != nil {
 		t.Fatal(err)
 	}
 	c := &Config{Seed: 3, Model: filepath.Join(dir, "tinymodel"), Data: filepath.Join(dir, "images.parquet"), Resolution: tinypipeline.Resolution,

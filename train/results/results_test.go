@@ -57,7 +57,7 @@ func undisturbed(finish func() error) error { return finish() }
 
 func tiny(t *testing.T) string {
 	t.Helper()
-	recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "..", "assets", "mini"))
+	recipe, err := tinypipeline.Write(t.TempDir(), filepath.Join("..", "..", "model", "clip", "testdata"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,7 +35,7 @@ var sdxl = map[string]object{
 		"flip_sin_to_cos": true, "freq_shift": 0, "downsample_padding": 1,
 	},
 	"vae/config.json":            vae(1),
-	"text_encoder/config.json":   text("CLIPTextModel", "quick_gelu", 897, firstWidth, firstWidth),
+	"text_encoder/config.json":   text("CLIPTextModel", "quick_gelu", 2047, firstWidth, firstWidth),
 	"text_encoder_2/config.json": text("CLIPTextModelWithProjection", "gelu", 0, width, width),
 	"clip/config.json":           metric,
 }
@@ -93,11 +93,11 @@ var metric = object{
 	},
 }
 
-// text is a text encoder's config; the vocabulary is the mini pipeline's.
+// text is a text encoder's config; the vocabulary is that of the tokenizers in model/clip/testdata.
 func text(class, act string, pad, hidden, projection int) object {
 	c := object{
 		"model_type": "clip_text_model", "hidden_act": act, "hidden_size": hidden, "intermediate_size": 2 * hidden, "num_hidden_layers": 2,
-		"num_attention_heads": 2, "max_position_embeddings": 16, "vocab_size": 898, "bos_token_id": 896, "eos_token_id": 897,
+		"num_attention_heads": 2, "max_position_embeddings": 32, "vocab_size": 2048, "bos_token_id": 2046, "eos_token_id": 2047,
 		"pad_token_id": pad, "projection_dim": projection,
 	}
 	if class != "" {

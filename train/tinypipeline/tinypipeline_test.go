@@ -12,7 +12,7 @@ import (
 func TestWriteIsReproducible(t *testing.T) {
 	one, two := t.TempDir(), t.TempDir()
 	for _, dir := range []string{one, two} {
-		if _, err := Write(dir, filepath.Join("..", "..", "assets", "mini")); err != nil {
+		if _, err := Write(dir, filepath.Join("..", "..", "model", "clip", "testdata")); err != nil {
 			t.Fatal(err)
 		}
 	}

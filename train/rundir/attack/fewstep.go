@@ -27,7 +27,7 @@ func (a *attacker) onFewstep(times int) error {
 	if err != nil {
 		return err
 	}
-	recipe, err := tinypipeline.Write(filepath.Join(a.work, "model"), filepath.Join(strings.TrimSpace(string(module)), "assets", "mini"))
+	recipe, err := tinypipeline.Write(filepath.Join(a.work, "model"), filepath.Join(strings.TrimSpace(string(module)), "model", "clip", "testdata"))
 	if err != nil {
 		return err
 	}
