@@ -106,8 +106,12 @@ func (e *Engine) trainSplit(f Function, bind Bind, network string, o *Optimizer,
 		if step.Micro == 0 {
 			Free(o.acc...)
 			o.acc = grads
-		} else if o.acc, err = e.addAll(o.acc, grads); err != nil {
-			return nil, err
+		} else {
+			for i := range grads { // tensors of one shape share a program, which a CPU compiles sooner than one for all
+				if o.acc[i], err = e.add(o.acc[i], grads[i]); err != nil {
+					return nil, err
+				}
+			}
 		}
 		if !step.last() {
 			return &Result{Outputs: outputs}, nil
