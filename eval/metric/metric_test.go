@@ -21,8 +21,8 @@ import (
 
 const (
 	side       = 64
-	references = 1200
-	measured   = 600
+	references = 2000
+	measured   = 1000
 	captioned  = 96
 )
 
