@@ -55,3 +55,10 @@ func (e *Engine) ResetPeak() {
 }
 
 func bytesOf(s shapes.Shape) int64 { return int64(s.Size()) * int64(s.DType.Size()) }
+
+func bytesOfAll(of []shapes.Shape) (bytes int64) {
+	for _, s := range of {
+		bytes += bytesOf(s)
+	}
+	return bytes
+}

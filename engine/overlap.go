@@ -14,7 +14,6 @@ package engine
 type owed struct {
 	blocks [][]int // of each block, the indices of its parameters in the optimizer
 	grads  []*Array
-	bytes  int64
 }
 
 // overlaps says whether gradients are added up beside the walk back.
@@ -35,15 +34,12 @@ func (w *walker) owe(indices []int, grads []*Array) {
 	}
 	w.owed.blocks = append(w.owed.blocks, indices)
 	w.owed.grads = append(w.owed.grads, grads...)
-	for _, g := range grads {
-		w.owed.bytes += bytesOf(g.shape)
-	}
 }
 
 // due takes what is owed where it is enough for a program.
 func (w *walker) due() *owed {
 	o := w.owed
-	if o == nil || o.bytes < w.e.bucket() {
+	if o == nil || bytesOfAll(shapesOf(o.grads)) < w.e.bucket() {
 		return nil
 	}
 	w.owed = nil

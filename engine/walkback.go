@@ -224,7 +224,6 @@ func (t *tape) programsBack(entries []planEntry, immediate bool) ([]func() (*pro
 	marked, left, overlaps := map[int]bool{t.plan.loss: true}, maps.Clone(t.plan.visits), immediate && t.e.overlaps() && !t.e.alone()
 	var jobs []func() (*program, error)
 	var owed []shapes.Shape // of the blocks before
-	var bytes int64
 	if t.o != nil && !immediate {
 		jobs = t.e.apart(t.o)
 	}
@@ -265,15 +264,12 @@ func (t *tape) programsBack(entries []planEntry, immediate bool) ([]func() (*pro
 			}
 		}
 		b := backward{call: en.call, in: shapesIn, out: outShapes, needsIn: needsIn, hasOut: hasOut, trained: trained}
-		if overlaps && bytes >= t.e.bucket() {
-			b.owed, owed, bytes = owed, nil, 0
+		if overlaps && bytesOfAll(owed) >= t.e.bucket() {
+			b.owed, owed = owed, nil
 		}
 		jobs = append(jobs, func() (*program, error) { return t.e.backward(b, t.bind) })
 		if left[en.call.site()]--; left[en.call.site()] == 0 && overlaps {
 			owed = append(owed, updated...)
-			for _, shape := range updated {
-				bytes += bytesOf(shape)
-			}
 		}
 		if t.e.shards() && !t.e.alone() && len(trained) > 0 && immediate {
 			jobs = append(jobs, func() (*program, error) { return t.e.normOf(updated) })

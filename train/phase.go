@@ -34,7 +34,7 @@ type phase struct {
 	since   int64        // samples since then
 	asked   bool         // all ranks were asked to save
 
-	pace     pace
+	recent   recent
 	read     time.Time     // when an update's numbers were read last
 	measured time.Time     // when an update's parts were measured last
 	waited   time.Duration // for other processes, when that was told last

@@ -71,25 +71,25 @@ func (w *wall) part(e *engine.Engine, name string, wait *engine.Array) error {
 	return nil
 }
 
-// pace are the updates of the last second, or the last one where that took longer. Of one alone the time says little: where
+// recent are the updates of the last second, or the last one where that took longer. Of one alone the time says little: where
 // several are ready when they are read, the first seems to have taken all of it and the others none.
-type pace []paced
+type recent []trained
 
-type paced struct {
+type trained struct {
 	samples int64
 	took    time.Duration
 }
 
 // add takes an update in, and gives the samples per second since the oldest that is kept; 0 = no time went by.
-func (p *pace) add(samples int64, took time.Duration) float64 {
-	*p = append(*p, paced{samples, took})
-	var all paced
-	for _, u := range *p {
+func (r *recent) add(samples int64, took time.Duration) float64 {
+	*r = append(*r, trained{samples, took})
+	var all trained
+	for _, u := range *r {
 		all.samples, all.took = all.samples+u.samples, all.took+u.took
 	}
-	for len(*p) > 1 && all.took-(*p)[0].took >= time.Second {
-		all.samples, all.took = all.samples-(*p)[0].samples, all.took-(*p)[0].took
-		*p = (*p)[1:]
+	for len(*r) > 1 && all.took-(*r)[0].took >= time.Second {
+		all.samples, all.took = all.samples-(*r)[0].samples, all.took-(*r)[0].took
+		*r = (*r)[1:]
 	}
 	if all.took <= 0 {
 		return 0
@@ -99,7 +99,7 @@ func (p *pace) add(samples int64, took time.Duration) float64 {
 
 // finishWall adds speed and memory.
 func (p *phase) finishWall(w *wall, samples int64, took time.Duration) monitor.Values {
-	if rate := p.pace.add(samples, took); p.perSample > 0 && rate > 0 {
+	if rate := p.recent.add(samples, took); p.perSample > 0 && rate > 0 {
 		speed := p.perSample * rate / 1e12
 		w.values[monitor.TFLOPs] = speed
 		if p.card != nil {
