@@ -45,8 +45,8 @@ func newAblate(a *app) *cobra.Command {
 			"LIST names recipes and seeds, most important first. A row begins with what the main recipe's run of its seed has made\n" +
 			"before the two differ. A run that fails costs the others nothing. When the time is over, runs save and end; the same\n" +
 			"command goes on. Each run is a process of its own, with its log in DIR/logs.\n\n" +
-			"At the end DIR/page has the page of what is measured so far (see 'fewstep compare --page'), and DIR/small what is needed\n" +
-			"to write it again elsewhere: tables, recipes, statistics, without weights.\n\n" +
+			"Whenever a run is measured, DIR/page has the page of what is measured so far (see 'fewstep compare --page'), and DIR/small what\n" +
+			"is needed to write it again elsewhere: tables, recipes, statistics, without weights.\n\n" +
 			"Ends with exit code 3 where something is left to do, 1 where a run failed.",
 		Example: "  fewstep ablate examples/ablation/scenes.yaml --dir runs/ablation --minutes 30 --gpus 0,1 --side-by-side 2",
 		Args:    cobra.ExactArgs(1),
@@ -84,7 +84,12 @@ func (a *app) ablate(cmd *cobra.Command, path string, o ablateOptions) error {
 		end = begun.Add(time.Duration(o.minutes * float64(time.Minute)))
 	}
 	w := series.Options{Dir: o.dir, Accept: o.accept, Set: o.set, Stop: end.Add(-ablateStop), Kill: end.Add(-ablateKill), Slots: slots(o.gpus, o.sideBySide),
-		Say:  func(text string) { a.log.Info(text) },
+		Say: func(text string) { a.log.Info(text) },
+		Done: func() { // what is measured is on the page at once: this machine may be gone before the end
+			if err := a.ablatePage(o.dir, s); err != nil {
+				a.log.Warn("the page is not written", "error", err)
+			}
+		},
 		Args: []string{"--backend", a.backend, "--memory-fraction", strconv.FormatFloat(a.memory/float64(o.sideBySide), 'g', 4, 64)},
 		Start: func(j series.Job) *exec.Cmd {
 			c := exec.Command(self, j.Args...)

@@ -49,6 +49,7 @@ type Options struct {
 	Stop   time.Time     // when jobs are asked to save and to end
 	Kill   time.Time     // when those that are still there are killed, which loses no more than what came since their last checkpoint
 	Say    func(string)  // is told what begins and ends
+	Done   func()        // is called when a job is done and the next ones have begun; may be nil
 	Every  time.Duration // how often to look; 0 = a second
 	Args   []string      // of every command, such as --backend
 	Start  func(Job) *exec.Cmd
@@ -173,14 +174,16 @@ func (w *walk) until(ctx context.Context) error {
 	if err := begin(); err != nil {
 		return err
 	}
-	done := ctx.Done()
+	cancelled := ctx.Done()
 	for len(w.running) > 0 || !stopping && w.pending() {
+		done := false
 		select {
 		case e := <-w.results:
 			w.ended(e)
+			done = w.outcomes[e.job.Name].State == Done
 		case <-tick.C:
-		case <-done:
-			stopping, done = true, nil
+		case <-cancelled:
+			stopping, cancelled = true, nil
 			w.signal(syscall.SIGINT)
 		case <-stop:
 			if !stopping {
@@ -194,6 +197,9 @@ func (w *walk) until(ctx context.Context) error {
 		if err := begin(); err != nil {
 			w.signal(syscall.SIGINT)
 			return err
+		}
+		if done && w.Done != nil {
+			w.Done()
 		}
 	}
 	return ctx.Err()

@@ -15,7 +15,7 @@ import (
 
 // On two places with two slots each the most important jobs begin first, in places where nothing runs; what waits for a run
 // that is on its way is overtaken in the other place and not beside that run; a job that does not end when it is asked to is
-// killed.
+// killed. What is done is told once its place is taken.
 func TestOrderOfJobs(t *testing.T) {
 	home := t.TempDir()
 	write := func(name, text string) string {
@@ -34,7 +34,7 @@ func TestOrderOfJobs(t *testing.T) {
 	}
 	dir := filepath.Join(home, "runs")
 	var said []string
-	o := Options{Dir: dir, Accept: true, Set: []string{"eval.samples=8"}, Every: 20 * time.Millisecond, Say: func(text string) { said = append(said, text) },
+	o := Options{Dir: dir, Accept: true, Set: []string{"eval.samples=8"}, Every: 20 * time.Millisecond, Say: func(text string) { said = append(said, text) }, Done: func() { said = append(said, "page") },
 		Slots: []Slot{{"GPU 0", []string{"PLACE=0"}}, {"GPU 1", []string{"PLACE=1"}}, {"GPU 0", []string{"PLACE=0"}}, {"GPU 1", []string{"PLACE=1"}}},
 		Stop:  time.Now().Add(3 * time.Second), Kill: time.Now().Add(4 * time.Second)}
 	// Jobs: the acceptance test takes a second; the main run of seed 1 makes its first stage in two, and then neither ends nor
@@ -83,6 +83,9 @@ func TestOrderOfJobs(t *testing.T) {
 		if i >= len(begins) || !strings.HasPrefix(begins[i], want[i]) {
 			t.Fatalf("%q, want %q", begins, want)
 		}
+	}
+	if at := slices.Index(said, "page"); at < 0 || !strings.HasPrefix(said[at-1], "main-2 begins") && !strings.HasPrefix(said[at-1], "main-3 begins") || slices.Contains(said[at+1:], "page") {
+		t.Errorf("%q: want the page once, after the acceptance test and what begins in its place", said)
 	}
 	if log, err := os.ReadFile(filepath.Join(dir, "logs", "main-2.log")); err != nil || !strings.Contains(string(log), "\n0\n") {
 		t.Errorf("%s, %v", log, err)
