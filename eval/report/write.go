@@ -81,7 +81,19 @@ type jsonRow struct {
 	Samples    int      `json:"samples"`
 }
 
+type jsonVerdict struct {
+	Opponent   string `json:"opponent"`
+	Calls      int    `json:"calls"`
+	Metric     string `json:"metric"`
+	Convention string `json:"convention"`
+	Verdict    string `json:"verdict"`
+}
+
 func writeJSON(w io.Writer, r *Report) error {
+	var verdicts []jsonVerdict
+	for _, j := range Judge(r.Rows, r.Metrics) {
+		verdicts = append(verdicts, jsonVerdict{j.Opponent, j.Calls, j.Metric.Name, j.Metric.Convention, j.Verdict.Words()})
+	}
 	rows := make([]jsonRow, len(r.Rows))
 	for i, row := range r.Rows {
 		rows[i] = jsonRow{row.Model, row.Steps, row.Calls, row.Kind, row.Metric, row.Convention, row.Value, nil, nil, row.Samples}
@@ -93,15 +105,16 @@ func writeJSON(w io.Writer, r *Report) error {
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
 	return e.Encode(struct {
-		Title     string     `json:"title"`
-		Generated string     `json:"generated,omitempty"`
-		Facts     []Fact     `json:"facts,omitempty"`
-		Warnings  []string   `json:"warnings,omitempty"`
-		Commands  []Command  `json:"commands,omitempty"`
-		Lineage   []Artifact `json:"lineage,omitempty"`
-		Metrics   []Metric   `json:"metrics"`
-		Rows      []jsonRow  `json:"rows"`
-		Targets   []Target   `json:"targets,omitempty"`
-		Timings   []Timing   `json:"timings,omitempty"`
-	}{r.Title, r.Generated, r.Facts, r.warnings(), r.Commands, r.Lineage, r.metricsInUse(), rows, Targets(r.Rows, r.Metrics), r.Timings})
+		Title     string        `json:"title"`
+		Generated string        `json:"generated,omitempty"`
+		Facts     []Fact        `json:"facts,omitempty"`
+		Warnings  []string      `json:"warnings,omitempty"`
+		Commands  []Command     `json:"commands,omitempty"`
+		Lineage   []Artifact    `json:"lineage,omitempty"`
+		Metrics   []Metric      `json:"metrics"`
+		Rows      []jsonRow     `json:"rows"`
+		Verdicts  []jsonVerdict `json:"verdicts,omitempty"`
+		Targets   []Target      `json:"targets,omitempty"`
+		Timings   []Timing      `json:"timings,omitempty"`
+	}{r.Title, r.Generated, r.Facts, r.warnings(), r.Commands, r.Lineage, r.metricsInUse(), rows, verdicts, Targets(r.Rows, r.Metrics), r.Timings})
 }
