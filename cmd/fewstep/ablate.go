@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -79,6 +80,9 @@ func (a *app) ablate(cmd *cobra.Command, path string, o ablateOptions) error {
 	if err != nil {
 		return err
 	}
+	if o.sideBySide > 1 && len(o.gpus) > 0 && !servesMPS() {
+		a.log.Warn("runs side by side take turns on a GPU, which gains little: NVIDIA's Multi-Process Service lets their kernels run at once", "start it with", "nvidia-cuda-mps-control -d")
+	}
 	end := begun.Add(100 * 365 * 24 * time.Hour)
 	if o.minutes > 0 {
 		end = begun.Add(time.Duration(o.minutes * float64(time.Minute)))
@@ -104,6 +108,12 @@ func (a *app) ablate(cmd *cobra.Command, path string, o ablateOptions) error {
 		return err
 	}
 	return a.ablated(outcomes)
+}
+
+// servesMPS tells whether NVIDIA's Multi-Process Service is there for the processes of this one.
+func servesMPS() bool {
+	_, err := os.Stat(filepath.Join(cmp.Or(os.Getenv("CUDA_MPS_PIPE_DIRECTORY"), "/tmp/nvidia-mps"), "control"))
+	return err == nil
 }
 
 // slots are the places where runs go on side by side.

@@ -59,8 +59,8 @@ func TestAblationIsWalked(t *testing.T) {
 	}
 
 	// Second call: to the end, but for the row that fails.
-	ablate := func(code int) string {
-		cmd, out := fewstep(t, "ablate", list, "--dir", dir, "--backend", "go", "--side-by-side", "2")
+	ablate := func(code int, more ...string) string {
+		cmd, out := fewstep(t, append([]string{"ablate", list, "--dir", dir, "--backend", "go", "--side-by-side", "2"}, more...)...)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -85,9 +85,19 @@ func TestAblationIsWalked(t *testing.T) {
 		}
 	}
 
-	// Third call: what failed is all that is left, and fails again.
-	if again := ablate(exitFailure); strings.Contains(again, "late-1 begins") || !strings.Contains(again, "broken-1 begins") {
+	// Third call: what failed is all that is left, and fails again. Who lets runs share a GPU is told of the service without
+	// which they take turns, until it is there.
+	pipe := t.TempDir()
+	t.Setenv("CUDA_MPS_PIPE_DIRECTORY", pipe)
+	again := ablate(exitFailure, "--gpus", "0")
+	if strings.Contains(again, "late-1 begins") || !strings.Contains(again, "broken-1 begins on GPU 0") || !strings.Contains(again, "nvidia-cuda-mps-control -d") {
 		t.Errorf("third call:\n%s", again)
+	}
+	if err := os.WriteFile(filepath.Join(pipe, "control"), nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if again := ablate(exitFailure, "--gpus", "0"); !strings.Contains(again, "broken-1 begins on GPU 0") || strings.Contains(again, "nvidia-cuda-mps-control") {
+		t.Errorf("fourth call:\n%s", again)
 	}
 
 	// What is small says the same.
