@@ -37,7 +37,7 @@ func (p *planned) scale(c *configs.Recipe, s planScale, speed planSpeed) {
 		return
 	}
 	p.Scaled = longest.Stage + "/" + longest.Phase
-	p.Scales, p.Enough = longest.Scales(c, cost.Fabric{PerNode: s.perNode, Link: s.link * 1e9, Network: s.network * 1e9, Disk: s.disk * 1e9, Loss: cost.MeasuredLoss}, speed.tflops*1e12, s.most)
+	p.Scales, p.Enough = longest.Scales(c, cost.Fabric{PerNode: s.perNode, Link: s.link * 1e9, Network: s.network * 1e9, Disk: s.disk * 1e9, Loss: cost.MeasuredLoss, Sharded: cost.MeasuredShardedLoss}, speed.tflops*1e12, s.most)
 	p.Notes = append(p.Notes, "scale: "+cost.ScaleAssumes)
 }
 

@@ -12,17 +12,22 @@ type Fabric struct {
 	Link    float64 // within a node
 	Network float64 // of each device, between nodes
 	Disk    float64 // bytes per second that each node writes of a checkpoint, while all do
-	Loss    float64 // share of an update's arithmetic that several devices lose beside what they add up; see MeasuredLoss
+	Loss    float64 // share of an update's arithmetic that several devices lose beside what they send; see MeasuredLoss
+	Sharded float64 // the same where state is sharded
 }
 
 // MeasuredLoss is Fabric.Loss of two H200 that train SDXL with two samples each: 4.4 % of adv-full, 4.0 of adv-lora, 4.9 of adv-full
 // with four micro-batches (train/bench/README.md). Mostly the host queues too slowly for several devices, and XLA copies.
-const MeasuredLoss = 0.045
+// MeasuredShardedLoss is Fabric.Sharded, of one row alone: new weights are sent while nothing is computed.
+const (
+	MeasuredLoss        = 0.045
+	MeasuredShardedLoss = 0.43
+)
 
 // ScaleAssumes says what Scales is made of.
 const ScaleAssumes = "a device's speed does not depend on its part of the batch, which flatters small parts; gradients are added up once per update, " +
 	"or with each micro-batch where state is sharded, by rings within and between nodes, as if nothing were computed meanwhile; several devices lose " +
-	"4.5 % more, as two H200 were seen to; data, checkpoints, evaluation and lost devices take no time"
+	"4.5 % more, as two H200 were seen to, and 43 % where state is sharded; data, checkpoints, evaluation and lost devices take no time"
 
 // AllReduce is the time in seconds in which n devices add up so many bytes each: within nodes, then, each device its part,
 // between nodes.
@@ -72,7 +77,10 @@ func (p Phase) Scales(c *configs.Recipe, f Fabric, speed float64, most int) (all
 	for n := 1; n <= most && n <= c.Train.GlobalBatch(); n *= 2 {
 		s := Scale{Devices: n, Traffic: p.Traffic(c, n), Compute: batch / float64(n) * p.Model / speed}
 		s.Reduce = f.AllReduce(float64(s.Traffic), n)
-		if n > 1 {
+		switch {
+		case n > 1 && c.Train.Shard == configs.ShardSharded:
+			s.Lost = f.Sharded * s.Compute
+		case n > 1:
 			s.Lost = f.Loss * s.Compute
 		}
 		s.SamplesPS = batch / s.Update()
