@@ -14,7 +14,7 @@ import (
 )
 
 func TestShippedRecipes(t *testing.T) {
-	for _, file := range []string{"mini/demo.yaml", "mini/full.yaml", "sdxl/lightning.yaml"} {
+	for _, file := range []string{"mini/demo.yaml", "scenes/full.yaml", "sdxl/lightning.yaml"} {
 		c, err := configs.Load(file)
 		if err != nil {
 			t.Error(err)

@@ -33,7 +33,7 @@ func newAccept(a *app) *cobra.Command {
 			"CLIP, in an independent network, in the Laplacian's energy and in the CLIP score, as far as each can see it.\n\n" +
 			configHelp + "\n\n" +
 			"Ends with exit code 1 where a criterion is not met or could not be measured.",
-		Example: "  python3 scripts/fetch_nsfwjs.py\n  fewstep eval accept configs/mini/full.yaml --inception nsfwjs-inception --out acceptance",
+		Example: "  python3 scripts/fetch_nsfwjs.py\n  fewstep eval accept configs/scenes/full.yaml --inception nsfwjs-inception --out acceptance",
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.accept(cmd, args[0], o) },
 	}

@@ -24,7 +24,7 @@ func TestShippedListBeginsWhereRowsDiffer(t *testing.T) {
 		"conditional-1": "8/lora-uncond", "fresh-discriminator-1": "8/lora-uncond",
 		"continued-1": "8/full-uncond", "no-full-1": "4/lora-cond", "own-grid-1": "2/lora-cond", "stage-teacher-1": "2/lora-uncond",
 		"longer-1": "2/lora-cond", "epsilon-1": "1/full-cond", "no-levels-1": "1/full-cond", "equal-weights-1": "1/full-uncond",
-		"no-closed-form-1": "1/x0", "low-levels-1": "1/full-cond", "carry-optimizer-1": "8/lora-cond", "faster-discriminator-1": "8/lora-cond", "r1-1": "8/lora-cond", "feature-levels-1": "8/lora-cond", "ema-1": "32/mse-lora", "lcm-1": "lcm/lora",
+		"no-closed-form-1": "1/x0", "low-levels-1": "1/full-cond", "carry-optimizer-1": "8/lora-cond", "faster-discriminator-1": "8/lora-cond", "r1-1": "8/lora-cond", "feature-levels-1": "8/lora-cond", "ema-1": "32/mse-lora", "lcm-1": "lcm/lora", "mse-same-rates-1": "8/lora",
 	}
 	for _, r := range s.Runs {
 		if r.From != from[r.Name] {
