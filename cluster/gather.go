@@ -11,6 +11,9 @@ import (
 // Gather returns the values of all ranks, by rank, once all have called it; so it is a barrier too. For each name all ranks must call
 // it equally often. A message about a rank that others wait for gives the name.
 func (m *Member) Gather(ctx context.Context, name string, value []byte) ([][]byte, error) {
+	if m.hasLeft() {
+		return nil, fmt.Errorf("%s: the ranks have left each other", name)
+	}
 	m.mu.Lock()
 	m.sequence[name]++
 	unique := name

@@ -23,6 +23,12 @@ func TestGather(t *testing.T) {
 		if hosts := m.Hosts(); hosts[3] != "node3" {
 			t.Errorf("hosts %v", hosts)
 		}
+		if err := m.Leave(t.Context()); err != nil {
+			return err
+		}
+		if _, err := m.Gather(t.Context(), "x", nil); err == nil || !strings.Contains(err.Error(), "left") { // nobody else will come
+			t.Errorf("a rank that has left waits for the others: %v", err)
+		}
 		return m.Leave(t.Context())
 	}))
 }

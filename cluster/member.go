@@ -83,6 +83,7 @@ type Member struct {
 	sequence map[string]int // of gathers, by name
 	sums     int            // messages of sums so far
 	brings   int            // calls of Bring
+	left     bool           // all ranks were done
 }
 
 // Join brings the ranks together: it blocks until all are there and names those that are late. Rank 0 serves.
@@ -374,16 +375,29 @@ func (m *Member) Fail(code int, err error) *Failure {
 	return f
 }
 
-// Leave waits for all ranks to be done. After it none is missed by the others.
+// Leave waits for all ranks to be done. After it none is missed by the others, and there is nobody left to decide with: Leave
+// does nothing any more, and Gather fails.
 func (m *Member) Leave(ctx context.Context) error {
+	if m.hasLeft() {
+		return nil
+	}
 	if _, err := m.Gather(ctx, "the end", nil); err != nil {
 		return err
 	}
 	if err := m.call(ctx, "POST", "/leave", nil, nil); err != nil {
 		return err
 	}
+	m.mu.Lock()
+	m.left = true
+	m.mu.Unlock()
 	m.quit()
 	return nil
+}
+
+func (m *Member) hasLeft() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.left
 }
 
 // Close ends this process's part. Rank 0 first waits a few seconds for the others to hear of a failure.

@@ -144,23 +144,35 @@ func (p *phase) watchAgain() error {
 
 // finish saves the phase's result, once all updates are known to be finite: the averaged weights where EMA is on. Rank 0
 // does, from what its devices hold; where state is dealt out over several processes, from a checkpoint that all of them save.
-func (p *phase) finish() (err error) {
+// The others have something to lose until the result is there.
+func (p *phase) finish() error {
 	if err := p.settle(0); err != nil {
 		return err
 	}
 	var from *rundir.Checkpoint
 	if p.s.Engine.Shard && p.nodes() > 1 {
-		if err := p.checkpoint(); err != nil {
+		err := p.checkpoint()
+		if err != nil {
 			return err
 		}
 		if from, err = p.Dir.Checkpoint(p.point()); err != nil {
 			return err
 		}
 	}
-	if !p.leads() {
-		p.unsaved.Store(false)
-		return nil
+	if p.leads() {
+		if err := p.saveResult(from); err != nil {
+			return err
+		}
 	}
+	if err := p.hear("the phase's result", nil); err != nil {
+		return err
+	}
+	p.unsaved.Store(false)
+	return nil
+}
+
+// saveResult writes the phase's result, from the devices or from a checkpoint.
+func (p *phase) saveResult(from *rundir.Checkpoint) error {
 	var files []rundir.File
 	for _, role := range p.s.Trained() {
 		made, err := p.learnt(from, role)
@@ -178,11 +190,7 @@ func (p *phase) finish() (err error) {
 			files = append(files, optimizerFile(name, p.s.Optimizer(role), made.specs, made.state, p.finite(name)))
 		}
 	}
-	if err := p.Dir.SaveResult(p.point(), p.summary(), files...); err != nil {
-		return err
-	}
-	p.unsaved.Store(false)
-	return nil
+	return p.Dir.SaveResult(p.point(), p.summary(), files...)
 }
 
 // learnt is what training made of a network: its parameters, and the tensors of its optimizer's state, one at a time.

@@ -57,7 +57,7 @@ func (p *phase) train(ctx context.Context, checkpoint *rundir.Checkpoint) (err e
 		return err
 	}
 	p.Working("")
-	for {
+	for p.s.Done < p.s.Step.Samples { // none is left where a checkpoint was made at the phase's end
 		if stop, err := p.pause(ctx); err != nil {
 			return err
 		} else if stop {
@@ -66,18 +66,16 @@ func (p *phase) train(ctx context.Context, checkpoint *rundir.Checkpoint) (err e
 		if err := p.update(); err != nil {
 			return err
 		}
-		if p.s.Done == p.s.Step.Samples {
-			err := p.finish()
-			p.during(ctx)
-			return err
-		}
-		if p.due() {
+		if p.s.Done < p.s.Step.Samples && p.due() {
 			if err := p.checkpoint(); err != nil {
 				return err
 			}
 		}
 		p.during(ctx)
 	}
+	err = p.finish()
+	p.during(ctx)
+	return err
 }
 
 // during has the engines wait for compilations no longer than ctx, while nothing is lost by an update that is half done.

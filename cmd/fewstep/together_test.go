@@ -319,6 +319,27 @@ func TestRunTogether(t *testing.T) {
 	})
 }
 
+// Rank 0 draws when the others have ended. Asked to stop then, it ends at once, with what there is.
+func TestTogetherStoppedWhileDrawing(t *testing.T) {
+	recipe := tinyRecipe(t, "stages:\n  - {name: \"8\", teacher_steps: 16, phases: [{name: lora-cond, samples: 8, lr: 3e-4}]}\n")
+	s, dir := &shared{recipe}, filepath.Join(t.TempDir(), "run")
+	r := startRanks(t, 2, nil, s.args(dir, "--set", "eval.sheet_samples=400", "--set", "eval.teacher_steps=200")...)
+	_ = r.cmds[1].Wait()
+	start := time.Now()
+	_ = r.cmds[0].Process.Signal(syscall.SIGUSR1)
+	defer time.AfterFunc(30*time.Second, func() { _ = r.cmds[0].Process.Kill() }).Stop()
+	_ = r.cmds[0].Wait()
+	if code := r.cmds[0].ProcessState.ExitCode(); code != exitInterrupted || time.Since(start) > 10*time.Second || r.cmds[1].ProcessState.ExitCode() != exitOK {
+		t.Errorf("code %d after %v\n%s", code, time.Since(start), r.text())
+	}
+	if out, errs, code := runCommand(t, "check", dir); code != exitOK {
+		t.Errorf("check: %s%s", out, errs)
+	}
+	if found, _ := filepath.Glob(filepath.Join(dir, "exports", "*.safetensors")); len(found) == 0 {
+		t.Error("nothing was exported")
+	}
+}
+
 // The whole ladder, every phase from what the one before made, on two devices and on one: rounding grows from phase to phase, from
 // 1e-7 after the first stage to 4e-3 after the last, seen here, where weights have moved by up to 3e-2.
 func TestTogetherWholeLadder(t *testing.T) {
