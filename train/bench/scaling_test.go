@@ -36,8 +36,23 @@ func TestTable(t *testing.T) {
 }
 
 // fake stands in for fewstep in the script: it answers a measurement with its own arguments, and the table with the lines.
+// Of its trainings the first makes a checkpoint and goes on until it is killed, the second makes updates until it is told to end.
 const fake = `#!/bin/sh
 case "$*" in *--table*) cat "$3"; exit ;; esac
+case "$1" in
+run)
+	echo "$*" >>"$4.runs"
+	mkdir -p "$4"
+	echo update >>"$4/stats.jsonl"
+	trap 'exit 3' TERM
+	case "$(wc -l <"$4.runs")$LOST" in
+	1) mkdir -p "$4/stages/32/mse-lora/checkpoints/000000000016"; while :; do sleep 0.05; done ;;
+	2) while :; do echo update >>"$4/stats.jsonl"; sleep 0.05; done ;;
+	3*) exit 0 ;;
+	esac
+	exit 1 ;;
+check) exit 0 ;;
+esac
 case "$*" in *sharded*) [ -n "${FAIL:-}" ] && { echo "no memory" >&2; exit 1; } ;; esac
 echo "$*"
 `
@@ -63,16 +78,24 @@ func TestScalingScript(t *testing.T) {
 		}
 		return string(raw), errs.String()
 	}
-	if _, told := run("BUDGET=0"); strings.Count(told, "no time for") != 7 {
+	if _, told := run("BUDGET=0"); strings.Count(told, "no time for") != 8 {
 		t.Errorf("without time it told\n%s", told)
 	}
 	table, told := run("FAIL=1", "DEVICES=1 2")
 	if strings.Count(table, "--step mse-lora") != 6 || !strings.Contains(told, "mse-lora 2 2 1 sharded f32: status 1") || !strings.Contains(told, "no memory") {
 		t.Errorf("a failed measurement:\n%s%s", table, told)
 	}
+	if !strings.Contains(told, "on 2 devices killed at a checkpoint (status 137), continued and stopped (status 3), ended on 1 (status 0), checked (status 0)") {
+		t.Errorf("killed and continued:\n%s", told)
+	}
 	table, told = run()
 	if strings.Count(told, "status 0") != 1 {
 		t.Errorf("it did not go on with the one that failed:\n%s", told)
+	}
+	if _, told := run("LOST=1", "OUT="+filepath.Join(dir, "lost")); !strings.Contains(told, "killed at a checkpoint (status 1)") {
+		t.Errorf("a training that fails:\n%s", told)
+	} else if _, err := os.Stat(filepath.Join(dir, "lost", "survived")); err == nil {
+		t.Error("a training that fails survived")
 	}
 	// One device with one sample and with two; two devices replicated, sharded and in bf16; two micro-batches on one and two.
 	for _, want := range []string{"--devices 1 --batch 1 --accumulate 1 --shard replicated --reduce f32", "--devices 1 --batch 2 --accumulate 1 --shard replicated --reduce f32",
