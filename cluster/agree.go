@@ -143,6 +143,7 @@ func (m *Member) Next(ctx context.Context) (Action, error) {
 		}
 		if m.held == nil || m.held.Update != m.begun {
 			m.begun++
+			m.progress.Doing = ""
 			m.mu.Unlock()
 			return None, nil
 		}

@@ -38,7 +38,7 @@ func TestBehind(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	alike(t, failed, CodeLost, "rank 2 (node2): stands still at update 0 for 2s while others have begun update 1; it is at compiling")
+	alike(t, failed, CodeLost, "rank 2 (node2): stands still: it stays behind for 2s while others have begun update 1; it is at compiling")
 	log.await(t, "rank 2 (node2) is behind")
 }
 

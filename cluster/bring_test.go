@@ -14,7 +14,7 @@ func TestBring(t *testing.T) {
 	value := func(rank, call int) []byte { return bytes.Repeat([]byte{byte(10*rank + call)}, rank*call*1000) }
 	sound(t, together(t, n, func(m *Member) error {
 		for call := range 4 {
-			got, err := m.Bring(t.Context(), value(m.Rank(), call))
+			got, err := m.Bring(t.Context(), "parts", value(m.Rank(), call))
 			if err != nil {
 				return err
 			}
@@ -44,7 +44,7 @@ func TestBringOfFailedRank(t *testing.T) {
 		if m.Rank() == 1 {
 			return m.Fail(CodeError, errors.New("no such image"))
 		}
-		_, err := m.Bring(t.Context(), nil)
+		_, err := m.Bring(t.Context(), "parts", nil)
 		return err
 	}), CodeError, "rank 1 (node1)", "no such image")
 }

@@ -52,17 +52,15 @@ type peer struct {
 	told     int       // version of the news that it has
 	left     bool
 	progress Progress
-	advanced time.Time // when it began its last update, or told of work that goes on
+	advanced time.Time // when it began its last update, came to its last meeting, or told of work that goes on
 	behind   time.Time // when it was last named for being behind
 }
 
 // gathering collects one value of each rank.
 type gathering struct {
+	meeting
 	values [][]byte
-	have   []bool
 	read   []bool
-	since  time.Time
-	named  time.Time // when those missing were logged
 }
 
 // listenAgain is how long rank 0 waits for a port that the previous attempt's process may still hold.
@@ -244,7 +242,7 @@ func (h *hub) beat(w http.ResponseWriter, r *http.Request, rank int) {
 	}
 	h.mu.Lock()
 	p := &h.ranks[rank]
-	if b.Progress.Begun != p.progress.Begun || b.Progress.Work != p.progress.Work || p.advanced.IsZero() {
+	if b.Progress.Begun != p.progress.Begun || b.Progress.Work != p.progress.Work {
 		p.advanced = time.Now()
 	}
 	p.progress = b.Progress
@@ -282,12 +280,12 @@ func (h *hub) gather(w http.ResponseWriter, r *http.Request, rank int) {
 	h.mu.Lock()
 	g := h.gathers[name]
 	if g == nil {
-		g = &gathering{values: make([][]byte, n), have: make([]bool, n), read: make([]bool, n), since: time.Now()}
+		g = &gathering{meeting: h.newMeeting(name, everyRank), values: make([][]byte, n), read: make([]bool, n)}
 		h.gathers[name] = g
 	}
 	if !g.have[rank] {
-		g.values[rank], g.have[rank] = value, true
-		h.change()
+		g.values[rank] = value
+		h.come(&g.meeting, rank)
 	}
 	h.mu.Unlock()
 	h.wait(r.Context(), pollTime, func() bool { return !slices.Contains(g.have, false) })
@@ -299,15 +297,6 @@ func (h *hub) gather(w http.ResponseWriter, r *http.Request, rank int) {
 	}
 	reply(w, gathered{Values: g.values})
 	g.read[rank] = true
-}
-
-func falses(have []bool) (out []int) {
-	for i, ok := range have {
-		if !ok {
-			out = append(out, i)
-		}
-	}
-	return out
 }
 
 func (h *hub) fail(w http.ResponseWriter, r *http.Request, rank int) {

@@ -90,6 +90,9 @@ func (h *hub) admit(from hello) *welcome {
 	p.hello, p.joined, p.seen, p.gone = from, true, time.Now(), time.Time{}
 	if !h.started && h.news.Failure == nil && len(h.missing()) == 0 {
 		h.started = true
+		for i := range h.ranks {
+			h.ranks[i].advanced = time.Now()
+		}
 		h.change()
 	}
 	return nil
@@ -128,8 +131,11 @@ func (h *hub) watch(ctx context.Context) {
 		case h.news.Failure != nil:
 		case h.started:
 			h.findLost(now)
-			h.findBehind(now)
-			h.nameLate(now)
+			h.forgetGathers(now)
+			open := h.meetings()
+			waiting := h.waiting(open)
+			h.findStill(now, open, waiting)
+			h.nameLate(now, open, waiting)
 		default:
 			h.forget(now)
 			missing := h.missing()
@@ -169,57 +175,12 @@ func (h *hub) findLost(now time.Time) {
 	}
 }
 
-// findBehind names ranks that have not begun an update that others have begun, and ends the cluster where one does not for
-// very long: its process lives, but what it waits for does not come. The lock is held.
-func (h *hub) findBehind(now time.Time) {
-	farthest := 0
-	for i := range h.ranks {
-		farthest = max(farthest, h.ranks[i].progress.Begun)
-	}
-	for i := range h.ranks {
-		p := &h.ranks[i]
-		stands := now.Sub(p.advanced)
-		switch {
-		case p.progress.Begun == farthest || p.left || p.advanced.IsZero():
-		case stands > h.opt.StallTime:
-			h.lost(i, "stands still at update %d for %v while others have begun update %d; it is at %s", p.progress.Begun, h.opt.StallTime, farthest, h.doing(i))
-		case stands > 3*h.opt.nameEvery && now.Sub(p.behind) > h.opt.nameEvery:
-			p.behind = now
-			h.opt.Log.Warn(rankName(i, p.Host)+" is behind", "update", p.progress.Begun, "others", farthest, "since", stands.Round(time.Second), "at", h.doing(i))
-		}
-	}
-}
-
-// doing is what a rank tells of itself. The lock is held.
-func (h *hub) doing(rank int) string {
-	if d := h.ranks[rank].progress.Doing; d != "" {
-		return d
-	}
-	return "something that it does not tell"
-}
-
-// nameLate tells whom the others wait for, ends the cluster where they do for very long, and lets go of values that all have
-// read. The lock is held.
-func (h *hub) nameLate(now time.Time) {
+// forgetGathers lets go of values that all have read. The lock is held.
+func (h *hub) forgetGathers(now time.Time) {
 	for name, g := range h.gathers {
-		missing := falses(g.have)
 		// An answer may have been lost on its way: its rank asks again.
 		if len(falses(g.read)) == 0 && now.Sub(g.since) > time.Minute {
 			delete(h.gathers, name)
 		}
-		if len(missing) > 0 && now.Sub(g.since) > h.opt.StallTime && now.Sub(h.ranks[missing[0]].advanced) > h.opt.StallTime {
-			h.lost(missing[0], "stands still: it does not come to %q, where others wait for %v; it is at %s", name, h.opt.StallTime, h.doing(missing[0]))
-		}
-		if len(missing) == 0 || now.Sub(g.since) < h.opt.nameEvery || now.Sub(g.named) < h.opt.nameEvery {
-			continue
-		}
-		g.named = now
-		var doing []any
-		for _, r := range missing[:min(len(missing), 3)] {
-			if d := h.ranks[r].progress.Doing; d != "" {
-				doing = append(doing, fmt.Sprintf("rank %d", r), d)
-			}
-		}
-		h.opt.Log.Warn("waiting for "+rankNames(missing, h.host), append([]any{"at", name, "since", now.Sub(g.since).Round(time.Second)}, doing...)...)
 	}
 }

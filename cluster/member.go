@@ -21,7 +21,7 @@ type Options struct {
 	Secret      []byte        // of the job, see Secret
 	JoinTimeout time.Duration // for all ranks to come; default 15 minutes
 	PeerTimeout time.Duration // a rank that is silent for longer is lost; default 30 seconds
-	StallTime   time.Duration // a rank that is behind the others, and tells of no work that goes on, for longer is lost; default 30 minutes
+	StallTime   time.Duration // a rank that lives, but does not advance for longer while others wait for it, or while none does, is lost; default 30 minutes
 	Host        string        // of this process, for messages; "" = as the launcher names it, or Host()
 	Log         *slog.Logger  // nil = nowhere
 
@@ -35,7 +35,7 @@ type Options struct {
 const (
 	JoinTimeout = 15 * time.Minute
 	PeerTimeout = 30 * time.Second
-	StallTime   = 30 * time.Minute // programs may be compiled in it
+	StallTime   = 30 * time.Minute // one program may be compiled in it
 )
 
 func (o *Options) complete() {
@@ -333,7 +333,7 @@ func (m *Member) Tell(p Progress) {
 }
 
 // Working tells the other ranks what this one is doing. Long work calls it again and again; otherwise the others, who wait, take
-// this rank for one that hangs. "" ends it.
+// this rank for one that hangs. "" ends it, and so does the next update.
 func (m *Member) Working(doing string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

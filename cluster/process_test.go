@@ -18,8 +18,8 @@ import (
 	"time"
 )
 
-// Ranks in processes of their own, which are killed and stopped. The work of each is a loop of updates that needs a value of
-// every rank in each, as a reduction of gradients does, and that hangs for ever where a rank is gone.
+// Ranks in processes of their own, which are killed and stopped. The work of each is a loop of updates with a sum over all ranks
+// in each, as of gradients on CPUs, that hangs for ever where a rank is gone.
 
 const worker = "FEWSTEP_CLUSTER_TEST_WORKER" // the folder that a rank writes its updates to
 
@@ -106,7 +106,7 @@ func updates(m *Member, out *os.File) int {
 			err = m.Fail(codeNonFinite, fmt.Errorf("update %d: loss is NaN", n))
 		}
 		if err == nil {
-			_, err = m.Gather(context.Background(), "update", nil)
+			err = m.Sum(context.Background(), make([]float32, 8))
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "error:", err)
@@ -309,7 +309,7 @@ func TestHangingRank(t *testing.T) {
 	t.Parallel()
 	p := start(t, 3, "1:HANG_AT=5")
 	p.await(5)
-	p.end(10*time.Second, CodeLost, `rank 1 (node1): stands still: it does not come to "update (6)", where others wait for 3s; it is at reading a file that never comes`, 0, 1, 2)
+	p.end(10*time.Second, CodeLost, `rank 1 (node1): stands still: it does not come to "sum 6", where others wait for 3s; it is at reading a file that never comes`, 0, 1, 2)
 }
 
 func TestOtherRecipe(t *testing.T) {

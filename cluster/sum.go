@@ -57,6 +57,7 @@ func (m *Member) sum(ctx context.Context, v []float32) error {
 
 // summing is one message's sum on its way.
 type summing struct {
+	meeting
 	parts [][]byte // by rank
 	sum   []byte   // nil until all are there
 	read  []bool
@@ -88,7 +89,7 @@ func (h *hub) summed(w http.ResponseWriter, r *http.Request, rank int) {
 	}
 	s := h.sums[number]
 	if s == nil {
-		s = &summing{parts: make([][]byte, len(h.ranks)), read: make([]bool, len(h.ranks))}
+		s = &summing{meeting: h.newMeeting(fmt.Sprintf("sum %d", number), everyRank), parts: make([][]byte, len(h.ranks)), read: make([]bool, len(h.ranks))}
 		h.sums[number] = s
 	}
 	if s.sum == nil {
@@ -97,9 +98,7 @@ func (h *hub) summed(w http.ResponseWriter, r *http.Request, rank int) {
 			http.Error(w, fmt.Sprintf("sum %d has %d numbers here, and %d on %s: the ranks do not do the same", number, len(part)/4, len(s.parts[other])/4, rankName(other, h.host(other))), http.StatusConflict)
 			return
 		}
-		if s.sum != nil {
-			h.change()
-		}
+		h.come(&s.meeting, rank)
 	}
 	h.mu.Unlock()
 	h.wait(r.Context(), pollTime, func() bool { return s.sum != nil })

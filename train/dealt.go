@@ -81,7 +81,7 @@ func (d *dealt) lead(first, end int) ([][]float32, error) {
 		return nil, err
 	}
 	m := d.member
-	all, err := m.Bring(m.Context(), nil)
+	all, err := m.Bring(m.Context(), "a part of "+d.name, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +120,7 @@ func (d *dealt) follow() error {
 				return err
 			}
 		}
-		if _, err := m.Bring(m.Context(), raw); err != nil {
+		if _, err := m.Bring(m.Context(), "a part of "+d.name, raw); err != nil {
 			return err
 		}
 	}

@@ -16,11 +16,11 @@ import (
 
 // clusterFlags say where this process stands among those of several nodes, where the launcher does not.
 type clusterFlags struct {
-	set                   *pflag.FlagSet
-	launcher              string
-	nodes, rank           int
-	rendezvous, secret    string
-	joinTimeout, peerTime time.Duration
+	set                              *pflag.FlagSet
+	launcher                         string
+	nodes, rank                      int
+	rendezvous, secret               string
+	joinTimeout, peerTime, stallTime time.Duration
 }
 
 func (o *clusterFlags) add(f *pflag.FlagSet) {
@@ -32,6 +32,7 @@ func (o *clusterFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&o.secret, "secret-file", "", "file with the job's secret (default: $"+cluster.SecretEnv+", or the file $"+cluster.SecretFileEnv+")")
 	f.DurationVar(&o.joinTimeout, "join-timeout", cluster.JoinTimeout, "how long ranks wait for those that are late")
 	f.DurationVar(&o.peerTime, "peer-timeout", cluster.PeerTimeout, "after how long a silent rank is lost, and all end with exit code 6")
+	f.DurationVar(&o.stallTime, "stall-timeout", cluster.StallTime, "after how long a rank that lives, but whose work stands still, is lost, and all end with exit code 6")
 }
 
 // XLA's clients of several processes find each other through the ranks' store.
@@ -51,8 +52,8 @@ func (o *clusterFlags) place() (cluster.Place, error) {
 	if !known {
 		return cluster.Place{}, withHint(usageErrorf("unknown launcher %q", o.launcher), "choose one of %s", strings.Join(cluster.Launchers(), ", "))
 	}
-	if o.joinTimeout <= 0 || o.peerTime < time.Second {
-		return cluster.Place{}, usageErrorf("--join-timeout %v, --peer-timeout %v: they are positive, the latter at least a second", o.joinTimeout, o.peerTime)
+	if o.joinTimeout <= 0 || o.peerTime < time.Second || o.stallTime < time.Second {
+		return cluster.Place{}, usageErrorf("--join-timeout %v, --peer-timeout %v, --stall-timeout %v: they are positive, the latter two at least a second", o.joinTimeout, o.peerTime, o.stallTime)
 	}
 	p, err := cluster.Detect(cluster.Given{Launcher: o.launcher, Nodes: o.nodes, Rank: o.rank, Ranked: o.set.Changed("rank"), Address: o.rendezvous}, os.Getenv)
 	return p, ofCluster(err)
@@ -67,7 +68,7 @@ func (a *app) join(ctx context.Context, place cluster.Place, o *clusterFlags) (*
 	if weak {
 		a.log.Warn("the ranks' secret is made of the job's number and user, which others can guess: set " + cluster.SecretEnv + " in the batch script, to the output of: openssl rand -hex 32")
 	}
-	m, err := cluster.Join(ctx, place, cluster.Options{Secret: secret, JoinTimeout: o.joinTimeout, PeerTimeout: o.peerTime, Log: a.log})
+	m, err := cluster.Join(ctx, place, cluster.Options{Secret: secret, JoinTimeout: o.joinTimeout, PeerTimeout: o.peerTime, StallTime: o.stallTime, Log: a.log})
 	return m, ofCluster(err)
 }
 

@@ -72,6 +72,7 @@ func TestDoctorClusterAlone(t *testing.T) {
 		{[]string{"--launcher", "ssh"}, `unknown launcher "ssh"`},
 		{[]string{"--launcher", "slurm"}, "the variables of slurm are not set"},
 		{[]string{"--peer-timeout", "1ms"}, "--peer-timeout"},
+		{[]string{"--stall-timeout", "0s"}, "--stall-timeout"},
 		{[]string{"--config", "nowhere.yaml"}, "nowhere.yaml"},
 	} {
 		if _, errs, code := runCommand(t, append([]string{"doctor", "--cluster"}, c.args...)...); code != exitUsage || !strings.Contains(errs, c.want) {
