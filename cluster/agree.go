@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"net/http"
+	"slices"
 )
 
 // Action is what all ranks do before the same update.
@@ -16,27 +17,35 @@ const (
 
 func (a Action) String() string { return [...]string{"nothing", "save", "stop"}[a] }
 
-// How ranks agree on an action. A rank proposes it; the hub chooses an update that no rank has begun by what it knows and
-// asks all ranks whether they can still wait before that update (a round). Each that has not begun it says yes, and from
-// then on does not begin it before the round is decided; one that has says no and how far it is. When all have said yes the
-// round is decided and every rank acts before that update. After a no there is another round, for a later update. An update
-// never waits unless a rank reaches the round's own before the answers are in, which take a few milliseconds.
+// How ranks agree on an action. A rank proposes it, and the hub asks all ranks how far they are (a round). Each tells it and begins
+// nothing more before the round is decided: all act where the farthest is. That is the next place at which every rank can; nobody
+// waits longer for it than the answers take, a few milliseconds. Answers are given beside training, so that a rank which waits
+// within an update for another, which is held before it, waits no longer either.
+
+// position is how far a rank is: updates that it has begun, and parts of the last one, see Part.
+type position struct {
+	Update int `json:"update"`
+	Part   int `json:"part,omitempty"`
+}
+
+func (p position) before(q position) bool {
+	return p.Update < q.Update || p.Update == q.Update && p.Part < q.Part
+}
 
 // round is a proposal under way, or the last that was decided.
 type round struct {
 	proposal
-	ID      int    `json:"id"`
-	Rank    int    `json:"rank"` // that proposed
-	Host    string `json:"host"`
-	Update  int    `json:"update"` // the number of updates begun before the action
-	Decided bool   `json:"decided"`
+	ID      int      `json:"id"`
+	Rank    int      `json:"rank"` // that proposed
+	Host    string   `json:"host"`
+	Decided bool     `json:"decided"`
+	At      position `json:"at"` // what all ranks have begun before the action, once it is decided
 }
 
 // agreement is the hub's part. A round that is decided stays the hub's current one until all ranks have seen that.
 type agreement struct {
 	next  *round // proposed, while a round is under way
 	votes []*vote
-	ahead int // updates between the farthest rank and the round's
 }
 
 func (h *hub) propose(w http.ResponseWriter, r *http.Request, rank int) {
@@ -74,22 +83,16 @@ func (h *hub) vote(w http.ResponseWriter, r *http.Request, rank int) {
 func (h *hub) settle() {
 	now := h.news.Round
 	if now != nil && !now.Decided {
-		farthest, yes := 0, true
+		decided := *now
 		for _, v := range h.votes {
 			if v == nil {
 				return
 			}
-			farthest, yes = max(farthest, v.Begun), yes && v.Yes
+			if decided.At.before(v.At) {
+				decided.At = v.At
+			}
 		}
-		decided := *now
-		if yes {
-			decided.Decided = true
-		} else {
-			h.ahead *= 2
-			decided.ID++
-			decided.Update = farthest + h.ahead
-			clear(h.votes)
-		}
+		decided.Decided = true
 		h.news.Round = &decided
 		h.tell()
 		return
@@ -97,55 +100,75 @@ func (h *hub) settle() {
 	if h.next == nil {
 		return
 	}
-	id, farthest := 1, 0
+	h.next.ID = 1
 	if now != nil {
-		id, farthest = now.ID+1, now.Update // one action at an update
-	}
-	for i := range h.ranks {
-		if p := &h.ranks[i]; now != nil && p.told < h.news.Version {
-			return // it may not know yet that the last round is decided
+		for i := range h.ranks {
+			if h.ranks[i].told < h.news.Version {
+				return // it may not know yet that the last round is decided
+			}
 		}
-		farthest = max(farthest, h.ranks[i].progress.Begun)
+		h.next.ID = now.ID + 1
 	}
-	h.ahead = 2
 	h.votes = make([]*vote, len(h.ranks))
-	h.next.ID, h.next.Update = id, farthest+h.ahead
 	h.news.Round, h.next = h.next, nil
 	h.tell()
 }
 
 // acting is a member's part.
 type acting struct {
-	begun   int            // updates
-	held    *round         // voted yes for, not decided
-	agreed  map[int]*round // decided and not done yet, by update
-	decided int            // ID of the last round that was seen decided
-	wake    chan struct{}  // closed and made anew when something here changes
-	stopped *round         // the stop that was decided
-	stop    chan struct{}  // closed with it
+	at      position      // what was begun
+	held    *round        // told of, not decided
+	agreed  []*round      // decided and not done yet, oldest first, and so earliest first
+	decided int           // ID of the last round that was seen decided
+	wake    chan struct{} // closed and made anew when something here changes
+	stopped *round        // the stop that was decided
 }
 
 // Next is called before every update, by all ranks equally often. It answers what all of them do before this update: Save
 // asks for a checkpoint and another call of Next; Stop for a checkpoint and the end. None begins the update; in a cluster of
-// one the answer is as with many. It returns at once unless a decision is due within this update.
+// one the answer is as with many. It returns at once unless a decision is due.
 //
 // Errors: a *Failure, or the context's.
-func (m *Member) Next(ctx context.Context) (Action, error) {
+func (m *Member) Next(ctx context.Context) (action Action, err error) {
+	err = m.pass(ctx, func() {
+		if len(m.agreed) > 0 && !m.at.before(m.agreed[0].At) {
+			action = m.agreed[0].Action
+			m.agreed = m.agreed[1:]
+			return
+		}
+		m.at = position{Update: m.at.Update + 1}
+		m.progress.Doing = ""
+	})
+	return action, err
+}
+
+// Part is called within an update before everything that it can be left at, by all ranks equally often. It says whether all ranks
+// leave the update there, to stop: what they have done of it is dropped, and Next is not called any more. A checkpoint that is
+// asked for waits for the update's end.
+//
+// Errors: as Next's.
+func (m *Member) Part(ctx context.Context) (leave bool, err error) {
+	err = m.pass(ctx, func() {
+		leave = slices.ContainsFunc(m.agreed, func(r *round) bool { return r.Action == Stop && !m.at.before(r.At) })
+		if !leave {
+			m.at.Part++
+			m.progress.Work++
+		}
+	})
+	return leave, err
+}
+
+// pass calls f, with the lock held, once no round is under way.
+func (m *Member) pass(ctx context.Context, f func()) error {
 	for {
 		if err := m.err(ctx); err != nil {
-			return None, err
+			return err
 		}
 		m.mu.Lock()
-		if r := m.agreed[m.begun]; r != nil {
-			delete(m.agreed, m.begun)
+		if m.held == nil {
+			f()
 			m.mu.Unlock()
-			return r.Action, nil
-		}
-		if m.held == nil || m.held.Update != m.begun {
-			m.begun++
-			m.progress.Doing = ""
-			m.mu.Unlock()
-			return None, nil
+			return nil
 		}
 		wake := m.wake
 		m.mu.Unlock()
@@ -156,9 +179,6 @@ func (m *Member) Next(ctx context.Context) (Action, error) {
 		}
 	}
 }
-
-// Stopping is closed once it is agreed that all ranks stop, at an update that may still be to come.
-func (m *Member) Stopping() <-chan struct{} { return m.stop }
 
 // Stopped tells who asked for the stop that was agreed on, and why.
 func (m *Member) Stopped() (rank int, host, why string) {
@@ -180,23 +200,18 @@ func (m *Member) Propose(ctx context.Context, a Action, why string) error {
 func (m *Member) hear(r *round) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if r == nil || r.ID <= m.decided || m.held != nil && (r.ID < m.held.ID || r.ID == m.held.ID && !r.Decided) {
+	if r == nil || r.ID <= m.decided || m.held != nil && m.held.ID == r.ID && !r.Decided {
 		return
 	}
-	m.held = nil
 	if r.Decided {
-		m.decided = r.ID
-		m.agreed[r.Update] = r
+		m.held, m.decided = nil, r.ID
+		m.agreed = append(m.agreed, r)
 		if r.Action == Stop && m.stopped == nil {
 			m.stopped = r
-			close(m.stop)
 		}
 	} else {
-		v := vote{Round: r.ID, Begun: m.begun, Yes: m.begun <= r.Update}
-		if v.Yes {
-			m.held = r
-		}
-		go m.call(m.ctx, "POST", "/vote", v, nil)
+		m.held = r
+		go m.call(m.ctx, "POST", "/vote", vote{r.ID, m.at}, nil)
 	}
 	close(m.wake)
 	m.wake = make(chan struct{})

@@ -53,7 +53,8 @@ func TestFailureReachesAll(t *testing.T) {
 	}), 5, "rank 1 (node1): loss of samples 7, 8 is NaN")
 }
 
-// Whoever asks, whenever, however uneven the ranks: all act before the same update, and each update is begun by all or none.
+// Whoever asks, whenever, however uneven the ranks: all act before the same update, or leave it before the same part, and each part
+// is begun by all or none.
 func TestAgreement(t *testing.T) {
 	t.Parallel()
 	const ranks = 4
@@ -76,14 +77,26 @@ func TestAgreement(t *testing.T) {
 				if action != None {
 					acted[m.Rank()] = append(acted[m.Rank()], fmt.Sprintf("%v at %d", action, n))
 				}
+				if action == Save {
+					continue
+				}
 				if action == Stop {
 					if _, _, why := m.Stopped(); why != "signal" {
 						t.Errorf("stopped by %q", why)
 					}
 					return m.Leave(t.Context())
 				}
-				if action == None {
-					n++
+				n++
+				time.Sleep(time.Duration(r.Int64N(int64(pause))))
+				for part := range n % 4 {
+					leave, err := m.Part(t.Context())
+					if err != nil {
+						return err
+					}
+					if leave {
+						acted[m.Rank()] = append(acted[m.Rank()], fmt.Sprintf("left %d before part %d", n, part))
+						return m.Leave(t.Context())
+					}
 					time.Sleep(time.Duration(r.Int64N(int64(pause))))
 				}
 			}
@@ -96,6 +109,53 @@ func TestAgreement(t *testing.T) {
 		if len(acted[0]) < 2 {
 			t.Errorf("seed %d: only %v", seed, acted[0])
 		}
+	}
+}
+
+// Ranks that are asked to stop do so at the first place that all of them have before them: in the update under way before its next
+// part, or else before the next update, however long an update takes. A rank that waits within an update for another does not keep
+// that one from going on.
+func TestStopsAtTheNextPlace(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ parts, want int }{"without parts": {0, 1}, "in parts": {3, 2}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			places := make([]int, 3)
+			sound(t, together(t, 3, func(m *Member) error {
+				work := func() error { // each part ends when all have done it
+					if places[m.Rank()]++; places[m.Rank()] == c.want && m.Rank() == 1 {
+						if err := m.Propose(t.Context(), Stop, "signal"); err != nil {
+							return err
+						}
+					}
+					time.Sleep(time.Duration(m.Rank()) * 200 * time.Millisecond) // so rank 0 waits for the others, and rank 2 comes last
+					_, err := m.Gather(t.Context(), "sum", nil)
+					return err
+				}
+				for range 10 {
+					if action, err := m.Next(t.Context()); err != nil || action == Stop {
+						return errors.Join(err, m.Leave(t.Context()))
+					}
+					if err := work(); err != nil {
+						return err
+					}
+					for range c.parts {
+						if leave, err := m.Part(t.Context()); err != nil || leave {
+							return errors.Join(err, m.Leave(t.Context()))
+						}
+						if err := work(); err != nil {
+							return err
+						}
+					}
+				}
+				return errors.New("nobody stopped")
+			}))
+			for rank, n := range places {
+				if n != c.want {
+					t.Errorf("rank %d has done %d parts, asked to stop in number %d", rank, n, c.want)
+				}
+			}
+		})
 	}
 }
 

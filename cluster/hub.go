@@ -52,7 +52,7 @@ type peer struct {
 	told     int       // version of the news that it has
 	left     bool
 	progress Progress
-	advanced time.Time // when it began its last update, came to its last meeting, or told of work that goes on
+	advanced time.Time // when it began its last update or part of one, came to its last meeting, or told of work that goes on
 	behind   time.Time // when it was last named for being behind
 }
 

@@ -104,7 +104,7 @@ func joinAt(ctx context.Context, place Place, opt Options, l net.Listener) (_ *M
 		return nil, err
 	}
 	m := &Member{place: place, opt: opt, id: rand.Text(), base: "https://" + place.Address,
-		acting: acting{agreed: map[int]*round{}, wake: make(chan struct{}), stop: make(chan struct{})}, sequence: map[string]int{}}
+		acting: acting{wake: make(chan struct{})}, sequence: map[string]int{}}
 	m.http = &http.Client{Transport: &http.Transport{
 		TLSClientConfig:     conf,
 		DialContext:         (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
@@ -274,7 +274,7 @@ func (m *Member) beat(ctx context.Context) {
 	for ctx.Err() == nil && m.ctx.Err() == nil {
 		m.mu.Lock()
 		p := m.progress
-		p.Begun = m.begun
+		p.Begun = m.at.Update
 		m.mu.Unlock()
 		var n news
 		short, stop := context.WithTimeout(ctx, min(answerTime, m.opt.PeerTimeout))

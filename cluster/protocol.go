@@ -58,11 +58,10 @@ type clock struct {
 	Time    time.Time `json:"time"`
 }
 
-// vote answers a round.
+// vote answers a round: how far this rank is, which begins nothing more before the round is decided.
 type vote struct {
-	Round int  `json:"round"`
-	Begun int  `json:"begun"` // updates
-	Yes   bool `json:"yes"`   // this rank waits before the round's update
+	Round int      `json:"round"`
+	At    position `json:"at"`
 }
 
 // gathered answers a call of gather: values of all ranks, or those that are awaited.

@@ -61,10 +61,12 @@ func (p *phase) train(ctx context.Context, checkpoint *rundir.Checkpoint) (err e
 		if stop, err := p.pause(ctx); err != nil {
 			return err
 		} else if stop {
-			return ErrInterrupted
+			return p.interrupted()
 		}
-		if err := p.update(); err != nil {
+		if left, err := p.update(ctx); err != nil {
 			return err
+		} else if left {
+			return p.interrupted()
 		}
 		if p.s.Done < p.s.Step.Samples && p.due() {
 			if err := p.checkpoint(); err != nil {
@@ -93,7 +95,15 @@ func during(ctx context.Context, engines []*engine.Engine) {
 	}
 }
 
-// pause saves before an update what is to be saved, and says whether training stops: once ctx has ended or, where several
+// interrupted saves, and ends training.
+func (p *phase) interrupted() error {
+	if err := p.save(); err != nil {
+		return err
+	}
+	return ErrInterrupted
+}
+
+// pause saves before an update what is to be saved then, and says whether training stops: once ctx has ended or, where several
 // ranks train, when all have agreed to.
 func (p *phase) pause(ctx context.Context) (stop bool, err error) {
 	m := p.member
@@ -101,7 +111,7 @@ func (p *phase) pause(ctx context.Context) (stop bool, err error) {
 		if ctx.Err() == nil {
 			return false, nil
 		}
-		return true, p.save()
+		return true, nil
 	}
 	if p.leads() && p.overdue() && !p.asked {
 		p.asked = true
@@ -114,13 +124,13 @@ func (p *phase) pause(ctx context.Context) (stop bool, err error) {
 		if err != nil || action == cluster.None {
 			return false, err
 		}
+		if action == cluster.Stop {
+			return true, nil
+		}
 		if err := p.save(); err != nil {
 			return false, err
 		}
 		p.asked = false
-		if action == cluster.Stop {
-			return true, nil
-		}
 	}
 }
 

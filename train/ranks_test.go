@@ -1,6 +1,7 @@
 package train_test
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net"
@@ -20,6 +21,7 @@ import (
 type rank struct {
 	*train.Run
 	member *cluster.Member
+	stop   context.CancelFunc // asks this process alone to stop
 	walked chan error
 }
 
@@ -32,9 +34,10 @@ func startRanks(t *testing.T, n int, recipe, dir, until string, shown []monitor.
 	}
 	address := l.Addr().String()
 	l.Close()
-	out, opened := make([]*rank, n), make(chan error)
+	out, opened, ctx := make([]*rank, n), make(chan error), map[*rank]context.Context{}
 	for i := range out {
 		r := &rank{walked: make(chan error, 1)}
+		ctx[r], r.stop = context.WithCancel(t.Context())
 		out[i] = r
 		go func() {
 			opened <- func() error {
@@ -68,9 +71,9 @@ func startRanks(t *testing.T, n int, recipe, dir, until string, shown []monitor.
 	}
 	for _, r := range out {
 		go func() {
-			_, err := r.Walk(t.Context())
-			if err == nil {
-				err = r.member.Leave(r.member.Context())
+			_, err := r.Walk(ctx[r])
+			if err == nil || errors.Is(err, train.ErrInterrupted) {
+				err = errors.Join(err, r.member.Leave(r.member.Context()))
 			}
 			r.walked <- errors.Join(err, r.Close())
 		}()
@@ -150,4 +153,56 @@ func TestCheckpointAtThePhasesEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(t, want, walk())
+}
+
+// Asked to stop, one of two ranks has both leave the update under way at the same micro-batch, or complete it where a network was
+// updated already; continued, they come to the bytes of a run that was not stopped.
+func TestRanksLeaveAnUpdate(t *testing.T) {
+	recipe := with(t, tiny(t), "  - {name: \"8\", teacher_steps: 16, phases: [{name: lora-cond, samples: 96, lr: 3e-4}]}\n")
+	walk := func(dir string, want error) (updates int) {
+		first := make(chan struct{})
+		count := atRecord(func(r monitor.Record) {
+			if r.Kind == monitor.KindStep {
+				if updates++; updates == 1 {
+					close(first)
+				}
+			}
+		})
+		ranks := startRanks(t, 2, recipe, dir, "8", []monitor.Reporter{count}, "train.batch=4", "train.accumulate=4", "train.checkpoint_samples=0")
+		if want != nil {
+			<-first
+			ranks[1].stop()
+		}
+		for i, r := range ranks {
+			if err := <-r.walked; !errors.Is(err, want) {
+				t.Fatalf("rank %d: %v", i, err)
+			}
+		}
+		return updates
+	}
+	straight, left := filepath.Join(t.TempDir(), "straight"), filepath.Join(t.TempDir(), "left")
+	walk(straight, nil)
+	n := walk(left, train.ErrInterrupted)
+	if n > 3 { // one while the other process is asked
+		t.Errorf("asked to stop after an update, %d are made", n)
+	}
+	if again := walk(left, nil); n+again != 6 {
+		t.Errorf("%d updates and %d", n, again)
+	}
+	same(t, made(t, straight), made(t, left))
+}
+
+// A checkpoint that is due by rank 0's clock is one of all ranks.
+func TestRanksSaveByTheClock(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	for i, r := range startRanks(t, 2, with(t, tiny(t), onePhase), dir, "8", nil, "train.batch=2", "train.checkpoint_samples=0", "train.checkpoint_minutes=1e-6") {
+		if err := <-r.walked; err != nil {
+			t.Fatalf("rank %d: %v", i, err)
+		}
+	}
+	for _, of := range []string{"1", "2"} {
+		if found, _ := filepath.Glob(filepath.Join(dir, "stages", "8", "lora-cond", "checkpoints", "*", "*-0000"+of+"-of-00002.safetensors")); len(found) == 0 {
+			t.Errorf("process %s has saved nothing", of)
+		}
+	}
 }

@@ -1,31 +1,46 @@
 package train
 
 import (
+	"context"
+	"errors"
+	"sync"
+
 	"fewstep/distill/method"
 	"fewstep/engine"
 	"fewstep/train/monitor"
 )
 
-// update is one optimizer update of what the phase trains. It queues it, and reads the numbers of an earlier one.
-func (p *phase) update() error {
+// errLeft ends an update that was left: it changed nothing, and its samples are trained on again when the run continues.
+var errLeft = errors.New("the update was left")
+
+// update is one optimizer update of what the phase trains. It queues it, and reads the numbers of an earlier one. Where training
+// is to stop the update is left if it can be.
+func (p *phase) update(ctx context.Context) (left bool, err error) {
 	w, err := p.newWall()
 	if err != nil {
-		return err
+		return false, err
 	}
 	s := p.s
 	n := int64(p.Config.Train.GlobalBatch())
 	u := &queued{numbers: &numbers{values: monitor.Values{}, of: p.Config.Train.Accumulate}, first: s.Step.First + s.Done, count: n, wall: w, start: w.last}
 	waited := p.feed.Waited
+	parts := &leaving{ask: func() (bool, error) { return p.leaves(ctx) }}
 	if err := p.together(func(of *worker) error {
-		if of == p.worker {
-			return of.update(u.numbers, w)
+		of.s.Go = parts.of()
+		read, times := u.numbers, w
+		if of != p.worker {
+			of.s.Done, of.s.Gate = s.Done, s.Gate
+			defer of.s.Forget()
+			read, times = &numbers{values: monitor.Values{}}, &wall{}
 		}
-		of.s.Done, of.s.Gate = s.Done, s.Gate
-		defer of.s.Forget()
-		return of.update(&numbers{values: monitor.Values{}}, &wall{})
-	}); err != nil {
-		u.free()
+		err := of.update(read, times)
+		if errors.Is(err, errLeft) { // on all devices alike, so none waits for another
+			return nil
+		}
 		return err
+	}); err != nil || parts.left {
+		u.free()
+		return parts.left, err
 	}
 	w.values[monitor.DataWait] = (p.feed.Waited - waited).Seconds()
 	p.count(u.values)
@@ -40,12 +55,53 @@ func (p *phase) update() error {
 		behind = 0
 	}
 	if err := p.settle(behind); err != nil {
-		return err
+		return false, err
 	}
 	if s.Gate.Warm && s.Done < s.Step.Warmup {
 		s.Done = s.Step.Warmup // what is left of the warm-up is left out
 	}
-	return nil
+	return false, nil
+}
+
+// leaves says whether the update is left at this part of it: once ctx has ended or, where several ranks train, when all have
+// agreed to.
+func (p *phase) leaves(ctx context.Context) (bool, error) {
+	if m := p.member; m != nil {
+		return m.Part(m.Context())
+	}
+	return ctx.Err() != nil, nil
+}
+
+// leaving asks before every part of an update whether it is left there, once for all devices of the process: the first that comes
+// to the part asks, the others get its answer. They walk through the same parts.
+type leaving struct {
+	ask func() (bool, error)
+
+	mu   sync.Mutex
+	next int // first part that was not asked for
+	left bool
+	err  error
+}
+
+// of is the question of one device. Its error is errLeft where the update is left.
+func (l *leaving) of() func() error {
+	part := -1
+	return func() error {
+		part++
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if part >= l.next && !l.left && l.err == nil {
+			l.next++
+			l.left, l.err = l.ask()
+		}
+		switch {
+		case part < l.next-1: // others went on from there
+			return nil
+		case l.left:
+			return errLeft
+		}
+		return l.err
+	}
 }
 
 // update is an update's work on one device, with its part of the samples. The numbers are those of all devices.

@@ -41,6 +41,12 @@ type Session struct {
 	// Part, if not nil, is told that a part of the update is queued: waiting for data, or what is done for a role. wait, if
 	// not nil, is a result of it.
 	Part func(what Role, wait *engine.Array) error
+
+	// Go, if not nil, is asked again and again whether the update goes on, as long as leaving it loses nothing but the work: no
+	// network has been updated yet, only gradients of some micro-batches added up, which the next update begins anew. Its error
+	// ends the update. All devices ask equally often.
+	Go      func() error
+	applied bool // the update has changed a network
 }
 
 // Data stands for waiting for samples, as a part of an update.
@@ -181,8 +187,16 @@ func (s *Session) Forget() {
 
 // Update queues one update of what is trained.
 func (s *Session) Update() error {
-	s.Results, s.Moved = nil, false
+	s.Results, s.Moved, s.applied = nil, false, false
 	return s.Method.Update(s)
+}
+
+// goOn asks whether the update goes on.
+func (s *Session) goOn() error {
+	if s.Go == nil || s.applied {
+		return nil
+	}
+	return s.Go()
 }
 
 // Batch is a micro-batch of an update, with what the teacher makes of it.
@@ -204,6 +218,9 @@ func (s *Session) Batches() (out []Batch, err error) {
 		walked[i] = true
 	}
 	for i := range s.Recipe.Train.Accumulate {
+		if err := s.goOn(); err != nil {
+			return out, err
+		}
 		in, err := s.Source.Take(s.First(i))
 		if err != nil {
 			return out, err
@@ -302,6 +319,9 @@ func network(role Role) string {
 // Train differentiates a loss by a role's network over micro-batch i and, with the last one, updates the network. Its
 // outputs' numbers are reported by these names.
 func (s *Session) Train(role Role, loss engine.Function, i int, names []string, in ...*engine.Array) error {
+	if err := s.goOn(); err != nil {
+		return err
+	}
 	res, err := s.Engine.Train(loss, s.Bind(), network(role), s.optimizer[role], s.StepOf(role, i), in...)
 	return s.Keep(role, res, err, names...)
 }
@@ -314,6 +334,7 @@ func (s *Session) StepOf(role Role, i int) engine.Step {
 		rate = s.Phase.StudentRate(done, of)
 		s.Moved, s.Rate = true, rate
 	}
+	s.applied = s.applied || i+1 == s.Recipe.Train.Accumulate
 	return engine.Step{LR: rate, Micro: i, Of: s.Recipe.Train.Accumulate}
 }
 
