@@ -123,19 +123,21 @@ func TestStandsStill(t *testing.T) {
 func TestBusyIsNotStill(t *testing.T) {
 	t.Parallel()
 	const stall = 5 * time.Second // a busy machine may hold a process up for a second
-	busy := func(m *Member) {
+	busy := func(m *Member, tell func(m *Member)) {
 		for start := time.Now(); time.Since(start) < stall*8/5; time.Sleep(50 * time.Millisecond) {
-			m.Working("encoding the data set")
+			tell(m)
 		}
 	}
+	encoding := func(m *Member) { m.Working("encoding the data set") }
 	for name, c := range map[string]struct {
 		busy int
+		tell func(m *Member)
 		meet func(t *testing.T, m *Member) error
 		at   string
 	}{
-		"a sum":                 {1, func(t *testing.T, m *Member) error { return m.Sum(t.Context(), make([]float32, 3)) }, `"sum 1"`},
-		"a sum, rank 0 is busy": {0, func(t *testing.T, m *Member) error { return m.Sum(t.Context(), make([]float32, 3)) }, `"sum 1"`},
-		"handing in": {1, func(t *testing.T, m *Member) error {
+		"a sum":                  {1, encoding, func(t *testing.T, m *Member) error { return m.Sum(t.Context(), make([]float32, 3)) }, `"sum 1"`},
+		"a sum, rank 0 compiles": {0, (*Member).Advance, func(t *testing.T, m *Member) error { return m.Sum(t.Context(), make([]float32, 3)) }, `"sum 1"`},
+		"handing in": {1, encoding, func(t *testing.T, m *Member) error {
 			if _, err := m.Bring(t.Context(), "a part", nil); err != nil {
 				return err
 			}
@@ -151,7 +153,7 @@ func TestBusyIsNotStill(t *testing.T) {
 					return err
 				}
 				if m.Rank() == c.busy {
-					busy(m)
+					busy(m, c.tell)
 				}
 				return c.meet(t, m)
 			}))

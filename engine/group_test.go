@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"fewstep/engine"
@@ -304,6 +305,8 @@ func TestGroupCompilesOnce(t *testing.T) {
 	count := map[int]int{}
 	for _, n := range []int{1, 2, 4} {
 		g := groupOf(t, rt, "tape", n, dtypes.Float32)
+		var told atomic.Int64
+		g.Engines()[0].OnCompiled(func() { told.Add(1) })
 		err := g.Together(func(rank int) error {
 			e := g.Engines()[rank]
 			o, err := e.NewOptimizer(engine.Adam{Beta2: 0.99}, perceptronParams(t, e))
@@ -315,7 +318,9 @@ func TestGroupCompilesOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		count[n] = g.Engines()[0].Compiled().Programs
+		if count[n] = g.Engines()[0].Compiled().Programs; int(told.Load()) != count[n] {
+			t.Errorf("%d devices: %d of %d programs are told", n, told.Load(), count[n])
+		}
 	}
 	if count[2] != count[4] || count[2]-count[1] > 4 { // two blocks' gradients, the squared norm, the loss
 		t.Errorf("programs by number of devices: %v", count)

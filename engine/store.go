@@ -16,6 +16,7 @@ type store struct {
 	compiled CompileStats
 	busy     int       // compilations that are going on
 	since    time.Time // when the first of them began
+	told     func()    // see OnCompiled
 }
 
 // CompileStats counts the programs compiled so far and the seconds that took (summed over goroutines).
@@ -36,6 +37,10 @@ func (s *store) Compiled() CompileStats {
 	defer s.mu.Unlock()
 	return s.compiled
 }
+
+// OnCompiled has told called whenever a program has been compiled, by whichever goroutine compiled it. It is called once, before
+// anything is compiled.
+func (s *store) OnCompiled(told func()) { s.told = told }
 
 // plans are what walks over functions found out, by their keys.
 type plans struct {
@@ -104,5 +109,8 @@ func (s *store) compile(p *program, on device) {
 			s.compiled.Wall += time.Since(s.since)
 		}
 		s.mu.Unlock()
+		if s.told != nil {
+			s.told()
+		}
 	})
 }

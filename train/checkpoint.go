@@ -88,9 +88,13 @@ func (p *phase) trainedFiles(role method.Role) []rundir.File {
 	return []rundir.File{tensorFile(name, specs, p.download(o), p.finite(name)), optimizerFile(stateName, o, state, value, p.finite(stateName))}
 }
 
-// finite refuses to save what is not, in a file.
+// finite refuses to save what is not, in a file, and tells the other ranks of each tensor.
 func (p *phase) finite(file string) func(tensor string, values []float32) error {
-	return finite(file, p.s.Step, p.updates)
+	check := finite(file, p.s.Step, p.updates)
+	return func(tensor string, values []float32) error {
+		p.Working("saving " + file)
+		return check(tensor, values)
+	}
 }
 
 // download gives trained parameters' values, one at a time, from whichever device keeps them.

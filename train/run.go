@@ -82,6 +82,9 @@ func Open(ctx context.Context, c *configs.Recipe, opt Options) (*Run, error) {
 	r := &Run{opt: opt, Engine: NewEngine(opt.Backend, c.Train, opt.Split), interrupt: func() {},
 		Setup: Setup{Config: c, ranks: &ranks{opt.Cluster, max(opt.Devices, 1)}, folder: opt.Dir, backend: opt.Backend, log: opt.Log}}
 	r.Engine.Sites = opt.Sites
+	if opt.Cluster != nil {
+		r.Engine.OnCompiled(opt.Cluster.Advance)
+	}
 	if err := r.checkDevices(); err != nil {
 		return nil, err
 	}

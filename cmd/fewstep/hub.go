@@ -13,7 +13,13 @@ func (a *app) local(ctx context.Context, name string) (string, error) {
 		return name, nil
 	}
 	progress := a.byteProgress("fetch")
-	path, err := hub.Fetch(ctx, name, hub.Options{Progress: progress.update, Warn: func(text string) { a.log.Warn(text) }})
+	show := func(done, total int64) {
+		if a.working != nil {
+			a.working("fetching " + name)
+		}
+		progress.update(done, total)
+	}
+	path, err := hub.Fetch(ctx, name, hub.Options{Progress: show, Warn: func(text string) { a.log.Warn(text) }})
 	if cerr := progress.Close(); err == nil {
 		err = cerr
 	}

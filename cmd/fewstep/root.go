@@ -33,6 +33,8 @@ type app struct {
 	profile  string       // --cpu-profile: file for a profile of the host
 	ended    func() error // ends that profile
 
+	working func(doing string) // tells the other ranks of a cluster that this one works; nil = there are none
+
 	settings *configs.Settings // of the user, with these flags
 
 	started bool // a command's own code was reached: errors are no longer about the command line

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"strconv"
 	"strings"
@@ -25,6 +26,8 @@ func (a *app) runTogether(ctx context.Context, place cluster.Place, path string,
 		a.quiet = true
 		a.log = a.newLogger()
 	}
+	a.working = m.Working
+	a.log = slog.New(working{a.log.Handler(), m.Working})
 	err = interruptible(ctx, unsaved, func() error {
 		return untilLost(m, func() error {
 			config, err := a.recipeOf(ctx, path, o)
