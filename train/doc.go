@@ -25,6 +25,8 @@
 //
 // # Interruption
 //
-// Once the context of [Open] or [Run.Walk] has ended, they return as soon as what was trained is saved. They wait for no
+// Once the context of [Open] or [Run.Walk] has ended, they return as soon as what was trained is saved. An update under
+// way is left before its next micro-batch, and its samples are trained on again, as long as it has changed no network
+// (TestUpdateIsLeft); after that it is completed: an adversarial one once its discriminator is updated. They wait for no
 // compilation where nothing would be lost by that (TestRunInterruptedWhileCompiling).
 package train

@@ -15,7 +15,7 @@ const (
 	exitOK          = 0 // done
 	exitFailure     = 1 // any error without a code of its own
 	exitUsage       = 2 // wrong command line or wrong configuration: nothing was started
-	exitInterrupted = 3 // Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP: the step was finished and saved; the same command continues
+	exitInterrupted = 3 // Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP: what was trained is saved; the same command continues
 	exitRefused     = 4 // the run directory was made by another configuration, nodes of a cluster differ, or the plan does not fit the device
 	exitNonFinite   = 5 // a loss, gradient or weight was not finite: nothing of it was saved
 	exitLost        = 6 // a rank of a cluster is dead, stalled or did not come: all ranks end; starting all again continues

@@ -147,6 +147,8 @@ type planned struct {
 	Scaled string       `json:"scaled_phase,omitempty"`
 	Enough int          `json:"enough_devices,omitempty"` // from which on doubling helps little
 
+	Stop float64 `json:"stop_seconds,omitempty"` // the longest from a signal to the saved state, where a speed is told
+
 	Fits []cost.Change `json:"fits,omitempty"` // where the recipe takes more than --memory
 }
 
@@ -188,6 +190,7 @@ func (a *app) plan(path string, set []string, speed planSpeed, brief bool, limit
 	p.Image, p.Caption = m.Encoded(c)
 	p.Notes = append(p.Notes, encodingNotes(rt.Backend, c, p.Image, p.Caption)...)
 	p.add(c.Train.KeepCheckpoints, speed)
+	p.stop(speed, scale, devices)
 	tooMuch := limit > 0 && p.Memory > limit
 	if tooMuch {
 		load := func(more ...string) (*configs.Recipe, error) {

@@ -49,3 +49,41 @@ func TestPlanTimes(t *testing.T) {
 		}
 	}
 }
+
+// A plan that knows the speed tells how long a stop may take, and what launchers must give where that is long.
+func TestPlanStop(t *testing.T) {
+	const recipe = "../../configs/sdxl/lightning.yaml"
+	planned := func(args ...string) (p planned, note string) {
+		t.Helper()
+		out, errs, code := runCommand(t, append([]string{"plan", recipe, "--json"}, args...)...)
+		if err := json.Unmarshal([]byte(out), &p); err != nil || code != exitOK {
+			t.Fatalf("code %d, %v: %s", code, err, errs)
+		}
+		for _, n := range p.Notes {
+			if strings.HasPrefix(n, "stop: ") {
+				note = n
+			}
+		}
+		return p, note
+	}
+	if p, note := planned(); p.Stop != 0 || note != "" {
+		t.Errorf("without a speed: %g, %s", p.Stop, note)
+	}
+	one, note := planned("--tflops", "200")
+	var longest float64
+	for _, ph := range one.Phases {
+		if ph.Updates > 0 {
+			longest = max(longest, ph.Seconds/float64(ph.Updates))
+		}
+		if critic := ph.Discriminator > 0; ph.Updates > 0 && (critic && (ph.Bound < 0.2 || ph.Bound > 0.6) || !critic && ph.Bound > 0.04) {
+			t.Errorf("%s/%s: a stop waits for %.2g of an update", ph.Stage, ph.Phase, ph.Bound)
+		}
+	}
+	if one.Stop < longStop || one.Stop > longest || !strings.Contains(note, "--signal=USR1@") || !strings.Contains(note, "terminationGracePeriodSeconds") {
+		t.Errorf("%g of %g s: %s", one.Stop, longest, note)
+	}
+	many, note := planned("--tflops", "200", "--devices", "8", "--disk", "10")
+	if many.Stop > one.Stop/4 || strings.Contains(note, "launchers") || note == "" {
+		t.Errorf("on eight: %g s: %s", many.Stop, note)
+	}
+}

@@ -49,6 +49,7 @@ type Phase struct {
 	FLOPsPerSample float64 `json:"flops_per_sample"`
 	FLOPs          float64 `json:"flops"`
 	Model          float64 `json:"model_flops_per_sample"` // as ModelCount says
+	Bound          float64 `json:"bound_share"`            // most of an update's operations that a stop waits for
 	Seconds        float64 `json:"seconds,omitempty"`      // at the speed that a plan was asked for
 	Checkpoint     int64   `json:"checkpoint_bytes"`       // resumable state on disk
 	Result         int64   `json:"result_bytes"`           // the student, kept for ever
@@ -203,6 +204,8 @@ func (n *networks) phase(c *configs.Recipe, m Model, s distill.Step) (Phase, err
 		model.critic--
 	}
 	p.Model = n.operations(s, p.TeacherCalls, model)
+	own := n.afterCritic(s, model) / p.Model
+	p.Bound = own + (1-own)/float64(c.Train.Accumulate)
 
 	moments := int64(method.ComputeTypes[c.Train.Moments].Size())
 	if phase.Beta1 > 0 {
@@ -264,4 +267,17 @@ func (n *networks) operations(s distill.Step, calls int, p passes) float64 {
 	}
 	sum += p.ofStudent.FLOPs + p.critic*views*p.ofCritic.FLOPs + p.head*judged*p.ofHead.FLOPs
 	return sum + p.through*(p.ofCritic.FLOPs+p.ofHead.FLOPs) + start*p.ofCritic.FLOPs
+}
+
+// afterCritic are those operations that follow the discriminator's update, between which and the student's own an update cannot be
+// left; none where there is no discriminator. Before them it is left between micro-batches.
+func (n *networks) afterCritic(s distill.Step, p passes) float64 {
+	if !s.Method().Critic {
+		return 0
+	}
+	start := 0.0
+	if s.Form == configs.FormConditional {
+		start = 1
+	}
+	return p.student*p.ofStudent.FLOPs + p.through*(p.ofCritic.FLOPs+p.ofHead.FLOPs) + start*p.ofCritic.FLOPs
 }
