@@ -303,17 +303,24 @@ func TestNoRequeue(t *testing.T) {
 	}
 }
 
-// Ranks on several nodes find each other by what srun tells, doctor compares them, and they train together. One is killed: the
-// others end, the job queues itself again, and the run goes on to its end.
+// Ranks on several nodes find each other by what srun tells, doctor compares them, and they train together. One is killed while
+// doctor compares, and one of the next start while they train: each time the others end and the job queues itself again, and
+// the run goes on to its end.
 func TestSeveralNodes(t *testing.T) {
 	s := start(t)
+	s.killsDoctor(1)
 	id := s.submit("--nodes", fmt.Sprint(fakeNodes), "distil.sbatch", recipe(t), s.path("run"), "--backend", "go", "--set", "train.batch=6", "--until", "8",
 		"--set", "stages.8.phases.lora-cond.samples=120", "--peer-timeout", "5s")
+	s.requeued(id, "1")
+	if log := s.log("work/*.log"); !strings.Contains(log, "rank 1 ("+node(1)+") did not come within") || strings.Contains(log, "all ranks are there") {
+		t.Errorf("%s", log)
+	}
 	s.until(2*time.Minute, func() bool { return strings.Count(s.log("run/stats.jsonl"), "\n") >= 12 })
 	victim := s.rank(1)
 	if err := syscall.Kill(victim, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
+	s.requeued(id, "2")
 	state, code, restarts := s.ended(id, 4*time.Minute)
 	log := s.log("work/*.log")
 	for _, want := range []string{"3 nodes by slurm, rendezvous 127.0.0.1:6", "every rank reaches every other", node(2), "all ranks are there", "rank 1 (" + node(1) + ")",
@@ -322,8 +329,22 @@ func TestSeveralNodes(t *testing.T) {
 			t.Errorf("the log does not say %q", want)
 		}
 	}
-	if state != "COMPLETED" || code != "0:0" || restarts != "1" || t.Failed() {
+	if state != "COMPLETED" || code != "0:0" || restarts != "2" || t.Failed() {
 		t.Errorf("%s, code %s, %s restarts\n%s", state, code, restarts, log)
+	}
+}
+
+// killsDoctor has a rank's first process of doctor killed; the others do not wait long for it.
+func (s *slurm) killsDoctor(rank int) {
+	s.t.Helper()
+	script := fmt.Sprintf(`#!/bin/sh
+[ "$1" = doctor ] && [ -z "$SLURM_RESTART_COUNT" ] || exec %[1]s "$@"
+[ "$SLURM_PROCID" = %[2]d ] && kill -9 $$
+exec %[1]s "$@" --join-timeout 2s
+`, s.binary, rank)
+	s.binary = s.path("killed")
+	if err := os.WriteFile(s.binary, []byte(script), 0o755); err != nil {
+		s.t.Fatal(err)
 	}
 }
 
