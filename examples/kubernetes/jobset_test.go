@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -72,7 +73,7 @@ func TestSchema(t *testing.T) {
 	}
 	for _, c := range [][2]string{ // what the schema must see
 		{"podFailurePolicy:", "podFailurePolicies:"}, {"action: FailJobSet", "action: FailEverything"}, {"values: [3]", "values: [three]"},
-		{"containerPort: 9090", "containerPort: nine"}, {"maxRestarts: 3", "maxRestart: 3"}, {"restartPolicy: Never", "restart: Never"},
+		{"containerPort: 9090", "containerPort: nine"}, {"maxRestarts: 100", "maxRestart: 100"}, {"initContainers:", "initContainer:"}, {"restartPolicy: Never", "restart: Never"},
 	} {
 		if !strings.Contains(good, c[0]) {
 			t.Errorf("the manifest has no %q", c[0])
@@ -107,24 +108,16 @@ type jobSet struct {
 						Rules []struct {
 							Action      string
 							OnExitCodes struct {
-								Operator string
-								Values   []int
+								ContainerName string `yaml:"containerName"`
+								Operator      string
+								Values        []int
 							} `yaml:"onExitCodes"`
 						}
 					} `yaml:"podFailurePolicy"`
 					Template struct {
 						Spec struct {
-							Containers []struct {
-								Args []string
-								Env  []struct {
-									Name, Value string
-									ValueFrom   struct {
-										FieldRef struct {
-											FieldPath string `yaml:"fieldPath"`
-										} `yaml:"fieldRef"`
-									} `yaml:"valueFrom"`
-								}
-							}
+							InitContainers []container `yaml:"initContainers"`
+							Containers     []container
 						}
 					}
 				}
@@ -133,7 +126,20 @@ type jobSet struct {
 	}
 }
 
-// Codes that no new attempt can mend fail the set; one that asks for a new attempt is not counted; all others are, and restart
+type container struct {
+	Name string
+	Args []string
+	Env  []struct {
+		Name, Value string
+		ValueFrom   struct {
+			FieldRef struct {
+				FieldPath string `yaml:"fieldPath"`
+			} `yaml:"fieldRef"`
+		} `yaml:"valueFrom"`
+	}
+}
+
+// Codes that no new attempt can mend fail the set, whether doctor or the run ends with them; one that asks for a new attempt is not counted; all others are, and restart
 // all ranks together.
 func TestExitCodes(t *testing.T) {
 	var j jobSet
@@ -143,25 +149,43 @@ func TestExitCodes(t *testing.T) {
 	job := j.Spec.ReplicatedJobs[0].Template.Spec
 	action := func(code int) string {
 		for _, r := range job.PodFailurePolicy.Rules {
-			if r.OnExitCodes.Operator == "In" && slices.Contains(r.OnExitCodes.Values, code) {
+			if r.OnExitCodes.ContainerName == "" && r.OnExitCodes.Operator == "In" && slices.Contains(r.OnExitCodes.Values, code) {
 				return r.Action
 			}
 		}
 		return ""
 	}
 	const interrupted, nonFinite = 3, 5
-	for code, want := range map[int]string{cluster.CodeError: "", cluster.CodeMisplaced: "FailJob", interrupted: "Ignore", cluster.CodeDiffers: "FailJob",
+	for code, want := range map[int]string{cluster.CodeError: "FailJob", cluster.CodeMisplaced: "FailJob", interrupted: "Ignore", cluster.CodeDiffers: "FailJob",
 		nonFinite: "FailJob", cluster.CodeLost: "", 137: ""} {
 		if got := action(code); got != want {
 			t.Errorf("code %d leads to %q, want %q", code, got, want)
 		}
 	}
 	policy := j.Spec.FailurePolicy
-	if job.BackoffLimit != 0 || policy.MaxRestarts != 3 || policy.Rules[0].Action != "FailJobSet" || policy.Rules[0].OnJobFailureReasons[0] != "PodFailurePolicy" {
+	if job.BackoffLimit != 0 || policy.MaxRestarts != 100 || policy.Rules[0].Action != "FailJobSet" || policy.Rules[0].OnJobFailureReasons[0] != "PodFailurePolicy" {
 		t.Errorf("%+v", policy)
 	}
 	if j.Metadata.Labels["kueue.x-k8s.io/queue-name"] == "" {
 		t.Error("no queue")
+	}
+}
+
+// Doctor compares the nodes that the run is to use, on the same folder and with the same recipe, before each run.
+func TestDoctorFirst(t *testing.T) {
+	var j jobSet
+	if err := yaml.Unmarshal([]byte(manifest(t)), &j); err != nil {
+		t.Fatal(err)
+	}
+	pod := j.Spec.ReplicatedJobs[0].Template.Spec.Template.Spec
+	if len(pod.InitContainers) != 1 || len(pod.Containers) != 1 {
+		t.Fatalf("%+v", pod)
+	}
+	doctor, run := pod.InitContainers[0], pod.Containers[0]
+	after := func(args []string, flag string) string { return args[slices.Index(args, flag)+1] }
+	if doctor.Args[0] != "doctor" || doctor.Args[1] != "--cluster" || run.Args[0] != "run" || after(doctor.Args, "--config") != run.Args[1] ||
+		after(doctor.Args, "--dir") != after(run.Args, "--dir") || !reflect.DeepEqual(doctor.Env, run.Env) {
+		t.Errorf("%+v", pod)
 	}
 }
 
