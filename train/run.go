@@ -88,11 +88,6 @@ func Open(ctx context.Context, c *configs.Recipe, opt Options) (*Run, error) {
 	if err := r.checkDevices(); err != nil {
 		return nil, err
 	}
-	if !r.leads() { // what rank 0 finds out about the data lies in the directory then
-		if err := r.hear("the run directory", nil); err != nil {
-			return nil, err
-		}
-	}
 	if err := r.Engine.CheckOffload(); err != nil {
 		return nil, fmt.Errorf("train.offload: %w; set it to none, or use another --backend", err)
 	}
@@ -117,11 +112,11 @@ func Open(ctx context.Context, c *configs.Recipe, opt Options) (*Run, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := r.openDir(lineage, seen); err != nil {
+	if err := r.sameInputs(c, lineage); err != nil { // before there is a directory that remembers wrong ones
 		return nil, err
 	}
-	if err := r.sameInputs(c, lineage); err != nil {
-		return nil, errors.Join(err, r.Dir.Close())
+	if err := r.openDir(lineage, seen); err != nil {
+		return nil, err
 	}
 	r.models = &models{Setup: &r.Setup}
 	r.networks = []*method.Networks{r.models.networks(r.Engine)}
@@ -131,6 +126,9 @@ func Open(ctx context.Context, c *configs.Recipe, opt Options) (*Run, error) {
 // openDir opens the run directory; ranks other than 0 open it to read, once rank 0 has made it.
 func (r *Run) openDir(lineage rundir.Lineage, seen *data.Seen) (err error) {
 	if !r.leads() {
+		if err := r.hear("the run directory", nil); err != nil {
+			return err
+		}
 		err := r.visible(func() (err error) {
 			r.Dir, err = rundir.View(r.folder)
 			return err

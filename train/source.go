@@ -11,14 +11,18 @@ import (
 )
 
 // openData opens the data set. Images that are encoded before training are decoded once, to know that they can be, unless an
-// earlier process of the run did so and nothing has changed since; what that one found out is returned.
+// earlier process of the run did so, or rank 0, and nothing has changed since; what an earlier process found out is returned.
 func (s *Setup) openData(ctx context.Context) (*data.Seen, error) {
 	seen := &data.Seen{}
-	if rundir.ReadSource(s.folder, seen) != nil {
+	var err error
+	if !s.leads() {
+		if err = s.hear("the data set", seen); err != nil {
+			return nil, err
+		}
+	} else if rundir.ReadSource(s.folder, seen) != nil {
 		seen = nil // the first start, or of an earlier version: it costs time only
 	}
 	c := s.Config
-	var err error
 	if s.Data, err = data.Open(ctx, c.SourcePath(), data.Options{MaxBad: c.Data.MaxBad, Seen: seen, Unchecked: s.mostAhead() == 0, MostChecked: s.mostAhead(),
 		Indexing: monitor.LogProgress(s.log, "indexing the data set", "shards", 0), Checked: monitor.LogProgress(s.log, "checking the data set", "images", 0)}); err != nil {
 		return nil, err
@@ -34,6 +38,15 @@ func (s *Setup) openData(ctx context.Context) (*data.Seen, error) {
 		s.log.Warn("not all of the data source is used", "left out", strings.Join(what, "; "))
 	}
 	s.tellCutCaptions()
+	if s.leads() {
+		now, err := s.Data.Seen()
+		if err != nil {
+			return nil, err
+		}
+		if err := s.hear("the data set", now); err != nil {
+			return nil, err
+		}
+	}
 	return seen, nil
 }
 

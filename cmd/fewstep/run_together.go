@@ -72,10 +72,14 @@ func untilLost(m *cluster.Member, work func() error) error {
 	}
 }
 
-// alike ends all ranks unless they are to do the same. Devices are compared as far as they are known before a client is made:
-// clients of unlike nodes wait for each other for minutes.
+// alike ends all ranks unless they are to do the same. Devices and plugins are compared as far as they are known before a client
+// is made: clients of unlike nodes wait for each other for minutes.
 func (a *app) alike(m *cluster.Member, recipe string, o runOptions) error {
 	binary, err := binaryDigest()
+	if err != nil {
+		return err
+	}
+	plugin, err := a.firstPlugin()
 	if err != nil {
 		return err
 	}
@@ -83,10 +87,27 @@ func (a *app) alike(m *cluster.Member, recipe string, o runOptions) error {
 	return m.Same(m.Context(), cluster.Fact{Name: "fewstep's version", Value: readVersion().Version}, cluster.Fact{Name: "fewstep's binary", Value: binary},
 		cluster.Fact{Name: "the recipe", Value: recipe}, cluster.Fact{Name: "the command line", Value: command},
 		cluster.Fact{Name: "XLA_FLAGS", Value: os.Getenv("XLA_FLAGS")}, cluster.Fact{Name: "the NVIDIA driver", Value: xla.DriverVersion()},
-		cluster.Fact{Name: "the number of GPUs", Value: strconv.Itoa(xla.GPUs())})
+		cluster.Fact{Name: "the number of GPUs", Value: strconv.Itoa(xla.GPUs())}, cluster.Fact{Name: "the plugin", Value: plugin})
 }
 
-// spanned compares the ranks' open backends, and tells which devices they drive together: nil where they add up through their
+// firstPlugin is the digest of the plugin that is tried first; "" where there is none.
+func (a *app) firstPlugin() (string, error) {
+	search, kinds := xla.DefaultSearch(), []string{a.backend}
+	switch {
+	case a.backend == xla.Auto && search.HasGPU:
+		kinds = []string{xla.CUDA, xla.CPU}
+	case a.backend == xla.Auto:
+		kinds = []string{xla.CPU}
+	}
+	for _, kind := range kinds {
+		if found := search.Candidates(kind); len(found) > 0 {
+			return shortDigest(found[0].Path)
+		}
+	}
+	return "", nil
+}
+
+// spanned compares the ranks' open backends, whose plugin need not be the one that was tried first, and tells which devices they drive together: nil where they add up through their
 // hosts' memory, as CPUs do.
 func (a *app) spanned(m *cluster.Member, rt *xla.Runtime, devices int) (*xla.Span, error) {
 	plugin := ""

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -23,6 +24,19 @@ func TestRanksRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	others := t.TempDir()
+	program := filepath.Join(others, "fewstep")
+	longer(t, self, program)
+	plugins := []string{filepath.Join(others, "0", "pjrt_c_api_cpu_plugin.so"), filepath.Join(others, "1", "pjrt_c_api_cpu_plugin.so")}
+	for rank, path := range plugins { // they are refused before one is opened
+		if err := errors.Join(os.Mkdir(filepath.Dir(path), 0o755), os.WriteFile(path, fmt.Appendf(nil, "plugin %d", rank), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for name, c := range map[string]struct {
 		more []string
 		code int
@@ -30,11 +44,14 @@ func TestRanksRefused(t *testing.T) {
 	}{
 		"another recipe":       {[]string{"1:+--set", "1:+train.ema=0.5"}, exitRefused, []string{"the recipe differs: rank 0 (", "rank 1 ("}},
 		"another command line": {[]string{"1:+--until", "1:+8"}, exitRefused, []string{"the command line differs: rank 0 (", "--until 8"}},
-		"other flags of XLA":   {[]string{"1:XLA_FLAGS=--xla_gpu_deterministic_ops=true"}, exitRefused, []string{"XLA_FLAGS differs"}},
-		"no recipe on rank 1":  {[]string{"1:+--set", "1:+train.bach=3"}, exitUsage, []string{"rank 1 (", "train.bach"}},
-		"another rank count":   {[]string{"1:WORLD_SIZE=3"}, exitUsage, []string{"rank 1 (", "says that there are 3 nodes"}},
-		"two rank 0s":          {[]string{"1:RANK=0"}, exitUsage, []string{"rank 0 (", "is there twice"}},
-		"a batch of 3":         {[]string{"0:+--set", "0:+train.batch=3", "1:+--set", "1:+train.batch=3"}, exitUsage, []string{"rank ", "train.batch is 3, and 2 devices"}},
+		"another binary":       {[]string{"1:@" + program}, exitRefused, []string{"fewstep's binary differs: rank 0 (", "rank 1 ("}},
+		"another plugin": {[]string{"0:+--backend", "0:+cpu", "1:+--backend", "1:+cpu", "0:FEWSTEP_PJRT_PLUGIN=" + plugins[0], "1:FEWSTEP_PJRT_PLUGIN=" + plugins[1]}, exitRefused,
+			[]string{"the plugin differs: rank 0 (", "rank 1 ("}},
+		"other flags of XLA":  {[]string{"1:XLA_FLAGS=--xla_gpu_deterministic_ops=true"}, exitRefused, []string{"XLA_FLAGS differs"}},
+		"no recipe on rank 1": {[]string{"1:+--set", "1:+train.bach=3"}, exitUsage, []string{"rank 1 (", "train.bach"}},
+		"another rank count":  {[]string{"1:WORLD_SIZE=3"}, exitUsage, []string{"rank 1 (", "says that there are 3 nodes"}},
+		"two rank 0s":         {[]string{"1:RANK=0"}, exitUsage, []string{"rank 0 (", "is there twice"}},
+		"a batch of 3":        {[]string{"0:+--set", "0:+train.batch=3", "1:+--set", "1:+train.batch=3"}, exitUsage, []string{"rank ", "train.batch is 3, and 2 devices"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "run")
@@ -118,6 +135,9 @@ func TestRanksRefused(t *testing.T) {
 					t.Errorf("rank %d: code %d\n%s", rank, code, r.errs[rank])
 				}
 			}
+			if _, err := os.Stat(dir); err == nil {
+				t.Error("a run directory was made")
+			}
 		})
 	}
 
@@ -129,6 +149,18 @@ func TestRanksRefused(t *testing.T) {
 			t.Errorf("code %d, %s", code, errs)
 		}
 	})
+}
+
+// longer copies a program and appends a byte, which no loader minds.
+func longer(t *testing.T, from, to string) {
+	t.Helper()
+	raw, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(to, append(raw, 0), 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // A loss that is not finite ends all ranks before the same update, with its samples.

@@ -33,8 +33,8 @@ type ranks struct {
 }
 
 // startRanks starts a command line as the ranks of a cluster, each in a process of its own; more are variables of single ranks,
-// as "2:NAME=value"; "1:+ARGUMENT" is one more argument of rank 1, "1:+=FOLDER" the folder in which it is started, and "1:!SCRIPT"
-// a shell script that is run before it, both in a mount namespace of their own.
+// as "2:NAME=value"; "1:+ARGUMENT" is one more argument of rank 1, "1:+=FOLDER" the folder in which it is started, "1:@FILE"
+// the program in place of this one, and "1:!SCRIPT" a shell script that is run before it, both in a mount namespace of their own.
 func startRanks(t *testing.T, n int, more []string, args ...string) *ranks {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -45,7 +45,7 @@ func startRanks(t *testing.T, n int, more []string, args ...string) *ranks {
 	l.Close()
 	r := &ranks{}
 	for rank := range n {
-		own, env, folder, script := slices.Clone(args), []string{}, "", ""
+		own, env, folder, script, program := slices.Clone(args), []string{}, "", "", ""
 		for _, v := range more {
 			who, v, _ := strings.Cut(v, ":")
 			if who != fmt.Sprint(rank) {
@@ -53,6 +53,8 @@ func startRanks(t *testing.T, n int, more []string, args ...string) *ranks {
 			}
 			if in, ok := strings.CutPrefix(v, "+="); ok {
 				folder = in
+			} else if path, ok := strings.CutPrefix(v, "@"); ok {
+				program = path
 			} else if before, ok := strings.CutPrefix(v, "!"); ok {
 				script = before
 			} else if argument, ok := strings.CutPrefix(v, "+"); ok {
@@ -62,6 +64,9 @@ func startRanks(t *testing.T, n int, more []string, args ...string) *ranks {
 			}
 		}
 		cmd, _ := fewstep(t, own...)
+		if program != "" {
+			cmd.Path = program
+		}
 		if script != "" {
 			with := exec.Command("unshare", append([]string{"--mount", "bash", "-ec", script + `; exec -a fewstep "$0" "$@"`, cmd.Path}, own...)...)
 			with.Env = cmd.Env
