@@ -8,17 +8,56 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
+	"syscall"
 	"time"
 )
 
-// refusedByPeer says whether something answered that does not speak TLS 1.3.
+// refusedByPeer says whether something took the connection that does not speak TLS 1.3: it says something else, nothing, or
+// closes.
 func refusedByPeer(err error) bool {
 	var header tls.RecordHeaderError
 	var alert tls.AlertError
-	return errors.As(err, &header) || errors.As(err, &alert) || errors.Is(err, http.ErrSchemeMismatch)
+	var silent *shakeError
+	return errors.As(err, &header) || errors.As(err, &alert) || errors.Is(err, http.ErrSchemeMismatch) || errors.As(err, &silent)
+}
+
+// shakeError is a TLS handshake to which the other side said nothing.
+type shakeError struct{ err error }
+
+func (e *shakeError) Error() string {
+	if errors.Is(e.err, context.DeadlineExceeded) {
+		return "it takes the connection and says nothing"
+	}
+	return "it closes the connection: " + e.err.Error()
+}
+
+// shakeTime is how long a TLS handshake may take.
+const shakeTime = 5 * time.Second
+
+// dialer connects and makes the TLS handshake, within limit.
+func dialer(conf *tls.Config, limit time.Duration) func(ctx context.Context, network, address string) (net.Conn, error) {
+	plain := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := plain.DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		secure := tls.Client(c, conf)
+		short, stop := context.WithTimeout(ctx, limit)
+		defer stop()
+		if err = secure.HandshakeContext(short); err == nil {
+			return secure, nil
+		}
+		c.Close()
+		if ctx.Err() == nil && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
+			err = &shakeError{err}
+		}
+		return nil, err
+	}
 }
 
 // plain is an error without the request that it came from.

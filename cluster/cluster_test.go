@@ -62,6 +62,31 @@ func quick(rank int, log *lines) Options {
 	return o
 }
 
+// A port that a rank cannot connect to is told by the rank that tried.
+func TestUnreachable(t *testing.T) {
+	t.Parallel()
+	closed := freeAddress(t)
+	sound(t, together(t, 3, func(m *Member) error {
+		if m.Rank() == 1 { // tells of a port at which nobody listens
+			if _, err := m.Gather(t.Context(), "addresses", []byte(closed)); err != nil {
+				return err
+			}
+			if _, err := m.Gather(t.Context(), "connections", nil); err != nil {
+				return err
+			}
+			return m.Leave(t.Context())
+		}
+		failed, err := m.Unreachable(t.Context())
+		if err != nil {
+			return err
+		}
+		if len(failed) != 1 || !strings.Contains(failed[0], "rank 1 (node1)") || !strings.Contains(failed[0], closed) {
+			t.Errorf("rank %d: %q", m.Rank(), failed)
+		}
+		return m.Leave(t.Context())
+	}))
+}
+
 // together joins n ranks and runs f in each; it returns their errors.
 func together(t *testing.T, n int, f func(m *Member) error) []error {
 	t.Helper()

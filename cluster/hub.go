@@ -81,8 +81,7 @@ func listen(ctx context.Context, place Place, opt Options) (net.Listener, error)
 			return nil, &Failure{Rank: 0, Host: opt.Host, Code: CodeError, Text: fmt.Sprintf("cannot serve the rendezvous: %v", err)}
 		}
 		if time.Since(start) > opt.listenAgain {
-			return nil, &Failure{Rank: 0, Host: opt.Host, Code: CodeError,
-				Text: fmt.Sprintf("port %s is in use by another program, perhaps another job: choose another with --rendezvous %s:PORT on all ranks", port, hostOf(place.Address))}
+			return nil, portTaken(place, opt.Host, err.Error())
 		}
 		if other := opt.probe(ctx); other != nil {
 			return nil, other
@@ -93,6 +92,17 @@ func listen(ctx context.Context, place Place, opt Options) (net.Listener, error)
 		case <-time.After(500 * time.Millisecond):
 		}
 	}
+}
+
+// portTaken is every rank's failure where rank 0 cannot have the port of the rendezvous: rank 0 alone sees why, the others see
+// who answers. host is rank 0's, "" where it is not known.
+func portTaken(place Place, host, why string) *Failure {
+	at, port, _ := net.SplitHostPort(place.Address)
+	if host == "" {
+		host = at
+	}
+	return &Failure{Rank: 0, Host: host, Code: CodeMisplaced,
+		Text: fmt.Sprintf("port %s is in use by another program, perhaps another job: choose another with --rendezvous %s:PORT on all ranks (%s)", port, at, why)}
 }
 
 func hostOf(address string) string {

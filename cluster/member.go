@@ -106,9 +106,7 @@ func joinAt(ctx context.Context, place Place, opt Options, l net.Listener) (_ *M
 	m := &Member{place: place, opt: opt, id: rand.Text(), base: "https://" + place.Address,
 		acting: acting{wake: make(chan struct{})}, sequence: map[string]int{}}
 	m.http = &http.Client{Transport: &http.Transport{
-		TLSClientConfig:     conf,
-		DialContext:         (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
-		TLSHandshakeTimeout: 5 * time.Second,
+		DialTLSContext:      dialer(conf, min(shakeTime, opt.listenAgain)),
 		MaxIdleConnsPerHost: 16,
 	}}
 	m.ctx, m.cancel = context.WithCancelCause(context.Background())
@@ -204,8 +202,15 @@ func (m *Member) join(ctx context.Context) error {
 		return &Failure{Rank: m.place.Rank, Host: m.opt.Host, Code: CodeLost, Text: fmt.Sprintf(format, args...)}
 	}
 	answered := false
+	var strange time.Time // since when what answers is no rendezvous of this job
 	for {
+		tried := time.Now()
 		w, err := m.hello(ctx, m.base)
+		if !errors.Is(err, errOtherSecret) && !refusedByPeer(err) {
+			strange = time.Time{}
+		} else if strange.IsZero() {
+			strange = tried
+		}
 		late := time.Since(named) > m.opt.nameEvery
 		if late {
 			named = time.Now()
@@ -232,13 +237,12 @@ func (m *Member) join(ctx context.Context) error {
 			if time.Since(begun) < m.opt.JoinTimeout+answerTime { // rank 0 watches that time
 				continue
 			}
-		case waited < m.opt.listenAgain && (errors.Is(err, errOtherSecret) || refusedByPeer(err)): // perhaps the last of another job
+		case !strange.IsZero() && time.Since(strange) < m.opt.listenAgain: // perhaps the last of another job
 		case errors.Is(err, errOtherSecret):
 			return &Failure{Rank: m.place.Rank, Host: m.opt.Host, Code: CodeMisplaced,
 				Text: fmt.Sprintf("the rendezvous at %s has another secret: give all ranks of a job the same one, and every job its own address", m.place.Address)}
 		case refusedByPeer(err):
-			return &Failure{Rank: m.place.Rank, Host: m.opt.Host, Code: CodeMisplaced,
-				Text: fmt.Sprintf("what answers at %s is no rendezvous of fewstep: %v; another program has the port", m.place.Address, plain(err))}
+			return portTaken(m.place, m.hostOf(0), fmt.Sprintf("what answers at %s is no rendezvous of fewstep: %v", m.place.Address, plain(err)))
 		case late:
 			m.opt.Log.Warn("waiting for rank 0 at "+m.place.Address, "since", waited, "error", plain(err))
 		}

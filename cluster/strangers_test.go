@@ -2,12 +2,14 @@ package cluster
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 func TestStrangers(t *testing.T) {
@@ -66,16 +68,58 @@ func TestStrangers(t *testing.T) {
 	wg.Wait()
 }
 
+// Where another program has the port, each rank says so by itself, soon, and with one code: rank 0 cannot tell the others.
 func TestPortInUse(t *testing.T) {
 	t.Parallel()
-	other := httptest.NewServer(http.NotFoundHandler())
-	defer other.Close()
-	address := strings.TrimPrefix(other.URL, "http://")
-	_, err := Join(t.Context(), Place{Rank: 0, Nodes: 2, Address: address}, quick(0, nil))
-	_, port, _ := net.SplitHostPort(address)
-	alike(t, []error{err}, CodeError, "rank 0 (node0)", "port "+port+" is in use by another program", "--rendezvous")
-	_, err = Join(t.Context(), Place{Rank: 1, Nodes: 2, Address: address}, quick(1, nil))
-	alike(t, []error{err}, CodeMisplaced, "no rendezvous of fewstep")
+	page := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(page.Close)
+	for _, c := range []struct {
+		what, address, why string
+	}{
+		{"a web server", strings.TrimPrefix(page.URL, "http://"), "is no rendezvous of fewstep"},
+		{"who says nothing", taken(t, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }), "says nothing"},
+		{"who closes", taken(t, func(c net.Conn) {}), "closes the connection"},
+		{"who greets", taken(t, func(c net.Conn) { _, _ = c.Write([]byte("SSH-2.0-x\r\n")) }), "is no rendezvous of fewstep"},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			t.Parallel()
+			_, port, _ := net.SplitHostPort(c.address)
+			sentence := "port " + port + " is in use by another program, perhaps another job: choose another with --rendezvous 127.0.0.1:PORT on all ranks"
+			_, err := Join(t.Context(), Place{Rank: 0, Nodes: 2, Address: c.address}, quick(0, nil))
+			alike(t, []error{err}, CodeMisplaced, "rank 0 (node0)", sentence, "address already in use")
+			begun := time.Now()
+			opt := quick(1, nil)
+			opt.JoinTimeout = time.Minute
+			_, err = Join(t.Context(), Place{Rank: 1, Nodes: 2, Address: c.address, Hosts: []string{"node0", "node1"}}, opt)
+			alike(t, []error{err}, CodeMisplaced, "rank 0 (node0)", sentence, c.why)
+			if took := time.Since(begun); took > 20*time.Second {
+				t.Errorf("found out after %v", took)
+			}
+		})
+	}
+}
+
+// taken is an address at which connections are given to serve, and closed.
+func taken(t *testing.T, serve func(c net.Conn)) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				serve(c)
+				c.Close()
+			}()
+		}
+	}()
+	return l.Addr().String()
 }
 
 // A process of an earlier start is told so.
