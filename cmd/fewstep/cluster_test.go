@@ -2,7 +2,9 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -10,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"fewstep/internal/xla"
+	"fewstep/internal/xla/xlatest"
 	"fewstep/train/tinypipeline"
 )
 
@@ -57,6 +61,76 @@ func TestDoctorCluster(t *testing.T) {
 	for rank := range 2 {
 		if codes[rank] != exitUsage || !strings.Contains(errs[rank], "is there twice") {
 			t.Errorf("two rank 0s: code %d, %s", codes[rank], errs[rank])
+		}
+	}
+}
+
+// What keeps ranks from training together is every rank's error, with the name of the rank that has it.
+func TestDoctorClusterFinds(t *testing.T) {
+	if err := exec.Command("unshare", "--mount", "true").Run(); err != nil {
+		t.Skip("folders of single ranks cannot be made here: ", err)
+	}
+	for name, c := range map[string]struct {
+		ranks  int
+		script string // of the last rank; DIR is the folder
+		args   []string
+		want   []string
+	}{
+		"a folder that is not shared":     {2, "mount -t tmpfs none DIR", nil, []string{"rank 1 (", " is not rank 0's: put the run directory on a file system that all nodes share"}},
+		"a folder that cannot be written": {2, "mount --bind DIR DIR; mount -o remount,ro,bind DIR", nil, []string{"rank 1 (", "read-only file system"}},
+		"a disk with too little room":     {1, "mount -t tmpfs -o size=1m none DIR", []string{"--config", "../../configs/mini/demo.yaml"}, []string{"rank 0 (", " free, and the run's checkpoints and results take "}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			script := fmt.Sprintf("%d:!", c.ranks-1) + strings.ReplaceAll(c.script, "DIR", dir)
+			out, errs, codes := nodes(t, c.ranks, []string{script}, append([]string{"doctor", "--cluster", "--backend", "go", "--dir", filepath.Join(dir, "run")}, c.args...)...)
+			for rank, code := range codes {
+				for _, want := range append(c.want, "cannot train together") {
+					if code != exitRefused || !strings.Contains(errs[rank], want) {
+						t.Errorf("rank %d: code %d, want %d and %q\n%s", rank, code, exitRefused, want, errs[rank])
+					}
+				}
+			}
+			if n := strings.Count(out[0], "problem:"); n != 1 {
+				t.Errorf("%d problems\n%s", n, out[0])
+			}
+		})
+	}
+}
+
+// Two files of the CPU plugin, of which one has a byte more, are two plugins.
+func TestDoctorClusterPlugins(t *testing.T) {
+	found := xla.DefaultSearch().Candidates(xla.CPU)
+	if len(found) == 0 {
+		xlatest.Missing(t, "no CPU plugin")
+	}
+	real := found[0].Path
+	other := filepath.Join(t.TempDir(), "pjrt_c_api_cpu_plugin.so")
+	longer(t, real, other)
+	_, errs, codes := nodes(t, 2, []string{"0:FEWSTEP_PJRT_PLUGIN=" + real, "1:FEWSTEP_PJRT_PLUGIN=" + other}, "doctor", "--cluster", "--backend", "cpu")
+	for rank, code := range codes {
+		if code != exitRefused || !strings.Contains(errs[rank], "plugin differs: rank 0 (") {
+			t.Errorf("rank %d: code %d\n%s", rank, code, errs[rank])
+		}
+	}
+}
+
+func TestDoctorClusterRules(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{promised(0, 0), ""}, {promised(8, 8), ""}, {promised(0, 8), ""},
+		{promised(8, 7), "promises 8 GPUs, and 7 are seen"}, {promised(1, 0), "promises 1 GPUs, and 0 are seen"},
+		{clocksApart(mostClockDifference, 0), ""}, {clocksApart(-3*time.Second, time.Second), ""},
+		{clocksApart(3*time.Second, 0), "differ by 3s"}, {clocksApart(-time.Hour, time.Second), "differ by 1h0m0s"},
+		{tooFull("/runs", 100, 0, 100), ""}, {tooFull("/runs", 100, 60, 40), ""}, {tooFull("/runs", 100, 200, 0), ""},
+		{tooFull("/runs", 100e9, 20e9, 50e9), "/runs has "},
+	} {
+		switch {
+		case c.err == nil && c.want != "", c.err != nil && (c.want == "" || !strings.Contains(c.err.Error(), c.want)):
+			t.Errorf("%v, want %q", c.err, c.want)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -16,6 +17,7 @@ import (
 	"fewstep/cluster"
 	"fewstep/configs"
 	"fewstep/internal/xla"
+	"fewstep/train/cost"
 )
 
 // clusterDiagnosis is what `fewstep doctor --cluster --json` prints, on rank 0.
@@ -163,8 +165,12 @@ func (a *app) examineRank(ctx context.Context, m *cluster.Member, place cluster.
 			r.Plugin, err = shortDigest(c.Plugin)
 			problem(err)
 		}
-		if r.Promised > 0 && c.Kind == xla.CUDA && r.Promised != r.Devices {
-			problem(fmt.Errorf("the launcher promises %d GPUs, and %d are seen", r.Promised, r.Devices))
+		seen := xla.GPUs()
+		if c.Kind == xla.CUDA {
+			seen = r.Devices
+		}
+		if a.backend == xla.Auto || a.backend == xla.CUDA {
+			problem(promised(r.Promised, seen))
 		}
 	}
 	ahead, trip, err := m.Clock(ctx)
@@ -172,9 +178,7 @@ func (a *app) examineRank(ctx context.Context, m *cluster.Member, place cluster.
 		return nil, err
 	}
 	r.ClockAhead, r.Trip = ahead.Seconds(), trip.Seconds()
-	if ahead.Abs() > mostClockDifference+trip {
-		problem(fmt.Errorf("its clock and rank 0's differ by %v: let both follow a time server", ahead.Abs().Round(time.Millisecond)))
-	}
+	problem(clocksApart(ahead, trip))
 	if r.Unreachable, err = m.Unreachable(ctx); err != nil {
 		return nil, err
 	}
@@ -187,7 +191,69 @@ func (a *app) examineRank(ctx context.Context, m *cluster.Member, place cluster.
 	r.Folder = shared
 	r.Free, err = xla.DiskFree(shared)
 	problem(err)
+	if err == nil && m.Rank() == 0 && dir != "" && config != nil { // the folder is everybody's
+		need, err := diskNeeded(config)
+		if err != nil {
+			a.log.Warn("how much the run writes is not known", "error", err)
+		} else {
+			problem(tooFull(shared, need, held(dir), r.Free))
+		}
+	}
 	return r, nil
+}
+
+// promised says that a launcher's number of GPUs is not that which is seen; promised = 0 is not told.
+func promised(promised, seen int) error {
+	if promised == 0 || promised == seen {
+		return nil
+	}
+	return fmt.Errorf("the launcher promises %d GPUs, and %d are seen", promised, seen)
+}
+
+// clocksApart says that a clock differs from rank 0's by more than the time that a question and its answer take explains.
+func clocksApart(ahead, trip time.Duration) error {
+	if ahead.Abs() <= mostClockDifference+trip {
+		return nil
+	}
+	return fmt.Errorf("its clock and rank 0's differ by %v: let both follow a time server", ahead.Abs().Round(time.Millisecond))
+}
+
+// diskNeeded is what a run's checkpoints and results take, as 'fewstep plan' tells it. The encoded data set is not in it.
+func diskNeeded(c *configs.Recipe) (int64, error) {
+	m, _, err := planModel(c)
+	if err != nil {
+		return 0, err
+	}
+	rt, phases, err := planPhases(c, m, cost.Device{Devices: 1})
+	if err != nil {
+		return 0, err
+	}
+	rt.Close()
+	p := planned{Phases: phases}
+	p.add(c.Train.KeepCheckpoints, planSpeed{})
+	return p.Disk, nil
+}
+
+// held is how many bytes a folder's files have; one that is not there has none.
+func held(dir string) (sum int64) {
+	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			if info, err := d.Info(); err == nil {
+				sum += info.Size()
+			}
+		}
+		return nil // what vanishes meanwhile does not count
+	})
+	return sum
+}
+
+// tooFull says that a run which needs so many bytes, and holds some already, has too few free ones.
+func tooFull(folder string, need, held, free int64) error {
+	if free >= need-held {
+		return nil
+	}
+	return fmt.Errorf("%s has %s free, and the run's checkpoints and results take %s more, without the encoded data set: make room, or keep fewer with train.keep_checkpoints",
+		folder, bytesText(free), bytesText(need-held))
 }
 
 // sharedFolder checks that dir, or the nearest folder above it that exists, is the same folder on all ranks and takes files

@@ -305,11 +305,11 @@ func TestNoRequeue(t *testing.T) {
 
 // Ranks on several nodes find each other by what srun tells, doctor compares them, and they train together. One is killed while
 // doctor compares, and one of the next start while they train: each time the others end and the job queues itself again, and
-// the run goes on to its end.
+// the run goes on to its end. No GPUs are promised, which doctor would miss.
 func TestSeveralNodes(t *testing.T) {
 	s := start(t)
 	s.killsDoctor(1)
-	id := s.submit("--nodes", fmt.Sprint(fakeNodes), "distil.sbatch", recipe(t), s.path("run"), "--backend", "go", "--set", "train.batch=6", "--until", "8",
+	id := s.submit("--nodes", fmt.Sprint(fakeNodes), "--gpus-per-node", "0", "distil.sbatch", recipe(t), s.path("run"), "--backend", "go", "--set", "train.batch=6", "--until", "8",
 		"--set", "stages.8.phases.lora-cond.samples=120", "--peer-timeout", "5s")
 	s.requeued(id, "1")
 	if log := s.log("work/*.log"); !strings.Contains(log, "rank 1 ("+node(1)+") did not come within") || strings.Contains(log, "all ranks are there") {
