@@ -107,8 +107,8 @@ func (a *app) firstPlugin() (string, error) {
 	return "", nil
 }
 
-// spanned compares the ranks' open backends, whose plugin need not be the one that was tried first, and tells which devices they drive together: nil where they add up through their
-// hosts' memory, as CPUs do.
+// spanned compares the ranks' open backends, whose plugin need not be the one that was tried first, and tells which devices they
+// drive together: nil where they add up through their hosts' memory, as CPUs do.
 func (a *app) spanned(m *cluster.Member, rt *xla.Runtime, devices int) (*xla.Span, error) {
 	plugin := ""
 	if rt.Plugin != "" {
