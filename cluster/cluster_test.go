@@ -90,12 +90,18 @@ func TestUnreachable(t *testing.T) {
 // together joins n ranks and runs f in each; it returns their errors.
 func together(t *testing.T, n int, f func(m *Member) error) []error {
 	t.Helper()
+	return togetherBy(t, n, func(rank int) Options { return quick(rank, nil) }, f)
+}
+
+// togetherBy is together with options of each rank.
+func togetherBy(t *testing.T, n int, options func(rank int) Options, f func(m *Member) error) []error {
+	t.Helper()
 	address := freeAddress(t)
 	failed := make([]error, n)
 	var wg sync.WaitGroup
 	for rank := range n {
 		wg.Go(func() {
-			m, err := Join(t.Context(), Place{Rank: rank, Nodes: n, Address: address}, quick(rank, nil))
+			m, err := Join(t.Context(), Place{Rank: rank, Nodes: n, Address: address}, options(rank))
 			if err != nil {
 				failed[rank] = err
 				return

@@ -5,36 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 )
 
-// patient joins n ranks, whose limit for standing still is given, and runs f in each; it returns their errors. A rank whose f
-// ends without one is held until the cluster fails, as one that hangs, unless it has left.
+// patient is together with a limit for standing still, and with a log of rank 0.
 func patient(t *testing.T, n int, stall time.Duration, log *lines, f func(m *Member) error) []error {
 	t.Helper()
-	address := freeAddress(t)
-	failed := make([]error, n)
-	var wg sync.WaitGroup
-	for rank := range n {
-		wg.Go(func() {
-			opt := quick(rank, nil)
-			if rank == 0 {
-				opt = quick(rank, log)
-			}
-			opt.StallTime = stall
-			m, err := Join(t.Context(), Place{Rank: rank, Nodes: n, Address: address}, opt)
-			if err != nil {
-				failed[rank] = err
-				return
-			}
-			defer m.Close()
-			failed[rank] = f(m)
-		})
-	}
-	wg.Wait()
-	return failed
+	return togetherBy(t, n, func(rank int) Options {
+		opt := quick(rank, nil)
+		if rank == 0 {
+			opt = quick(rank, log)
+		}
+		opt.StallTime = stall
+		return opt
+	}, f)
 }
 
 // hang waits, as in a call that nothing ends, until this rank hears that the cluster has failed.
