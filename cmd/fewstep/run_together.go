@@ -92,17 +92,8 @@ func (a *app) alike(m *cluster.Member, recipe string, o runOptions) error {
 
 // firstPlugin is the digest of the plugin that is tried first; "" where there is none.
 func (a *app) firstPlugin() (string, error) {
-	search, kinds := xla.DefaultSearch(), []string{a.backend}
-	switch {
-	case a.backend == xla.Auto && search.HasGPU:
-		kinds = []string{xla.CUDA, xla.CPU}
-	case a.backend == xla.Auto:
-		kinds = []string{xla.CPU}
-	}
-	for _, kind := range kinds {
-		if found := search.Candidates(kind); len(found) > 0 {
-			return shortDigest(found[0].Path)
-		}
+	if c, ok := xla.DefaultSearch().First(a.backend); ok {
+		return shortDigest(c.Path)
 	}
 	return "", nil
 }

@@ -74,6 +74,23 @@ func DefaultSearch() *Search {
 	return s
 }
 
+// First is the plugin that Open tries first for a choice; false = it tries none.
+func (s *Search) First(choice string) (Candidate, bool) {
+	kinds := []string{choice}
+	if choice == Auto || choice == "" {
+		kinds = []string{CPU}
+		if s.HasGPU {
+			kinds = []string{CUDA, CPU}
+		}
+	}
+	for _, kind := range kinds {
+		if found := s.Candidates(kind); len(found) > 0 {
+			return found[0], true
+		}
+	}
+	return Candidate{}, false
+}
+
 // Candidates lists the plugins of a kind (CUDA or CPU) in the order in which they are to be tried.
 // Files that do not exist or that cannot be told to be of that kind are left out.
 func (s *Search) Candidates(kind string) []Candidate {
